@@ -1,0 +1,1 @@
+"""Continual learning as pure JAX functions."""
