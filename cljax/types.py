@@ -260,6 +260,7 @@ class Method(NamedTuple):
       candidates: None, or `(learner, clock) -> hyper` whose leaves have a leading axis of candidates: each visit is
         then run once a candidate, and `choose` keeps one (see `training.search`).
       choose: `(scores [C], learners [C, ...], clock) -> int32`, from validation accuracies.
+      network: the network it was made for; its shapes are checked against the stream's.
     """
 
     name: str
@@ -279,6 +280,7 @@ class Method(NamedTuple):
     forgets_nothing: bool
     candidates: Callable[[Learner, Clock], dict[str, Array]] | None
     choose: Callable[[Array, Learner, Clock], Array]
+    network: Network
 
 
 class Table(NamedTuple):

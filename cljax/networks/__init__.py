@@ -1,0 +1,18 @@
+"""Networks: pure functions over plain dicts of arrays, made with Flax. The only folder that knows Flax."""
+
+from cljax.networks.adaptors import from_linen as from_linen
+from cljax.networks.cnn import Pool as Pool
+from cljax.networks.cnn import clnp_cnn as clnp_cnn
+from cljax.networks.cnn import cnn as cnn
+from cljax.networks.cnn import df_cnn_base as df_cnn_base
+from cljax.networks.convolution import convolve as convolve
+from cljax.networks.convolution import max_pool as max_pool
+from cljax.networks.layers import BatchNorm as BatchNorm
+from cljax.networks.layers import Convolution as Convolution
+from cljax.networks.layers import FeatureNorm as FeatureNorm
+from cljax.networks.layers import activate as activate
+from cljax.networks.layers import gate_features as gate_features
+from cljax.networks.linen import make_network as make_network
+from cljax.networks.linen import standardize as standardize
+from cljax.networks.mlp import mlp as mlp
+from cljax.networks.nnx import from_nnx as from_nnx

@@ -1,0 +1,25 @@
+"""The training loop. It knows only the protocol of `cljax.types`; no method is a special case in it."""
+
+from cljax.training.checks import NonFiniteLoss, check, raise_failure
+from cljax.training.engine import Patience, Settings, make_engine
+from cljax.training.evaluation import Evaluation, evaluate
+from cljax.training.fit import make_fit, search
+from cljax.training.run import Result, make_run
+from cljax.training.step import make_learner, make_train_step
+
+__all__ = [
+    "Evaluation",
+    "NonFiniteLoss",
+    "Patience",
+    "Result",
+    "Settings",
+    "check",
+    "evaluate",
+    "make_engine",
+    "make_fit",
+    "make_learner",
+    "make_run",
+    "make_train_step",
+    "raise_failure",
+    "search",
+]

@@ -1,0 +1,113 @@
+"""Checks of a user's arrays, made before anything else: each error names the thing and the cure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def check_images(images: Any, what: str) -> np.ndarray:
+    """Checks inputs: uint8 or float32 `[n, H, W, C]` (or vectors `[n, D]`), not empty, finite.
+
+    Args:
+      images: the array.
+      what: how errors call it, such as `'train_images'`.
+
+    Returns:
+      The array itself.
+
+    Raises:
+      TypeError: wrong dtype. ValueError: wrong rank, no examples, or a value that is not finite.
+    """
+    images = np.asarray(images)
+    if images.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
+        raise TypeError(
+            f"{what} are {images.dtype}, but inputs must be uint8 (0 to 255) or float32. "
+            f"Convert them, for example with images.astype(numpy.float32)."
+        )
+    if images.ndim not in (2, 4):
+        raise ValueError(
+            f"{what} have shape {images.shape}, but inputs must be images [n, H, W, C] or vectors [n, D]. "
+            f"Grey images need a last axis of one channel: images[..., None]."
+        )
+    if images.size == 0:
+        raise ValueError(f"{what} have shape {images.shape} and so hold no examples. At least one is needed.")
+    _check_finite(images, what)
+    return images
+
+
+def check_labels(labels: Any, images: np.ndarray, what: str, images_what: str, classes: int | None) -> np.ndarray:
+    """Checks labels: whole numbers `[n]` in 0..K-1, or float32 `[n, K]` in [0, 1] (multi-label).
+
+    Args:
+      labels: the array.
+      images: the inputs they belong to.
+      what: how errors call the labels.
+      images_what: how errors call the inputs.
+      classes: K; None where it is not known yet (then only negative labels are out of range).
+
+    Returns:
+      The labels, int32 `[n]` or float32 `[n, K]`.
+
+    Raises:
+      TypeError: wrong dtype. ValueError: wrong shape, another length than the images, out of range, not finite.
+    """
+    labels = np.asarray(labels)
+    multi_label = np.issubdtype(labels.dtype, np.floating)
+    if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == np.float32):
+        raise TypeError(
+            f"{what} are {labels.dtype}, but labels must be whole numbers [n], a class each, or float32 [n, K] "
+            f"in [0, 1], several classes each. Convert them with labels.astype(...)."
+        )
+    if labels.ndim != (2 if multi_label else 1):
+        raise ValueError(
+            f"{what} are {labels.dtype} of shape {labels.shape}, but labels must be whole numbers [n], a class each, "
+            f"or float32 [n, K] in [0, 1], several classes each."
+        )
+    if len(labels) != len(images):
+        raise ValueError(
+            f"{images_what} hold {len(images)} examples, but {what} hold {len(labels)} labels. "
+            f"There must be one label for each example."
+        )
+    if multi_label:
+        _check_finite(labels, what)
+        wrong = np.flatnonzero(((labels < 0) | (labels > 1)).any(axis=1))
+        allowed, cure = "0 to 1", "Multi-label targets are probabilities."
+        if not wrong.size and classes is not None and labels.shape[1] != classes:
+            raise ValueError(f"{what} have {labels.shape[1]} columns, but there are {classes} classes, a column each.")
+    else:
+        upper = np.inf if classes is None else classes
+        wrong = np.flatnonzero((labels < 0) | (labels >= upper))
+        allowed = "0 upwards" if classes is None else f"0 to {classes - 1}"
+        cure = "Number the classes from 0, and give the same classes to the training and the test part."
+    if wrong.size:
+        raise ValueError(
+            f"{what} are out of range: example {wrong[0]} has label {labels[wrong[0]]}, but labels must be {allowed}. "
+            f"{cure}"
+        )
+    return labels if multi_label else labels.astype(np.int32)
+
+
+def check_pair(train: np.ndarray, test: np.ndarray, train_what: str, test_what: str) -> None:
+    """Checks that two arrays have examples of the same shape and dtype.
+
+    Raises:
+      ValueError: they differ.
+    """
+    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+        raise ValueError(
+            f"{train_what} have examples of shape {train.shape[1:]} ({train.dtype}), but {test_what} have examples of "
+            f"shape {test.shape[1:]} ({test.dtype}). All must be the same: resize, pad or convert them beforehand."
+        )
+
+
+def _check_finite(array: np.ndarray, what: str) -> None:
+    if not np.issubdtype(array.dtype, np.floating):
+        return
+    wrong = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    if wrong.size:
+        raise ValueError(
+            f"{what} hold NaN or infinity in {wrong.size} of {len(array)} examples, the first being example "
+            f"{wrong[0]}. Remove or repair them: a single such value spoils every weight."
+        )

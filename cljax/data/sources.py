@@ -1,0 +1,285 @@
+"""Data sets as arrays in memory: from prepared TFDS files, decoded once, or from a user's own arrays."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cljax.data.checks import check_images, check_labels, check_pair
+
+_DECODED = "cljax-decoded.npz"
+_KNOWN = ("cifar10", "cifar100", "fashion_mnist", "mnist")
+
+
+class Dataset(NamedTuple):
+    """Labelled images, training part first, in one array that all streams share.
+
+    Attributes:
+      images: `[n, H, W, C]` uint8 (or float32; or vectors `[n, D]`).
+      labels: `[n]` int32, or `[n, K]` float32 in [0, 1], multi-label.
+      train_size: number of training examples; those that follow are the test part.
+      classes: K names.
+      name: such as `'digits'`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    train_size: int
+    classes: tuple[str, ...]
+    name: str
+
+    @property
+    def train_images(self) -> np.ndarray:
+        """The training part's images, a view."""
+        return self.images[: self.train_size]
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """The training part's labels, a view."""
+        return self.labels[: self.train_size]
+
+    @property
+    def test_images(self) -> np.ndarray:
+        """The test part's images, a view."""
+        return self.images[self.train_size :]
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """The test part's labels, a view."""
+        return self.labels[self.train_size :]
+
+
+def from_arrays(
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any,
+    test_labels: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> Dataset:
+    """Makes a data set of NumPy arrays.
+
+    Args:
+      train_images: `[n, H, W, C]` or `[n, D]`, uint8 (0 to 255) or float32.
+      train_labels: `[n]` whole numbers 0..K-1, or `[n, K]` float32 in [0, 1], multi-label.
+      test_images: like `train_images`, n may differ.
+      test_labels: like `train_labels`.
+      classes: K names; numbers where None, K being the largest training label plus one (or the number of columns).
+      name: of the data set.
+
+    Raises:
+      TypeError, ValueError: wrong dtypes, ranks or lengths, differing shapes, labels out of range, NaN or infinity.
+
+    Example:
+      >>> images = np.zeros((6, 4, 4, 1), np.uint8)
+      >>> data = from_arrays(images, [0, 1, 2, 0, 1, 2], images[:3], [0, 1, 2])
+      >>> data.classes, data.train_size, data.test_images.shape
+      (('0', '1', '2'), 6, (3, 4, 4, 1))
+    """
+    train_images, test_images = check_images(train_images, "train_images"), check_images(test_images, "test_images")
+    check_pair(train_images, test_images, "train_images", "test_images")
+    count = None if classes is None else len(classes)
+    train_labels = check_labels(train_labels, train_images, "train_labels", "train_images", count)
+    if count is None:
+        count = train_labels.shape[1] if train_labels.ndim == 2 else int(train_labels.max()) + 1
+    test_labels = check_labels(test_labels, test_images, "test_labels", "test_images", count)
+    if train_labels.ndim != test_labels.ndim:
+        raise ValueError(
+            f"train_labels have shape {train_labels.shape}, but test_labels have shape {test_labels.shape}. "
+            f"Either both are whole numbers [n], or both are float32 [n, K]."
+        )
+    images = np.concatenate([train_images, test_images])
+    labels = np.concatenate([train_labels, test_labels])
+    names = tuple(str(label) for label in (range(count) if classes is None else classes))
+    return Dataset(images, labels, len(train_images), names, name)
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """Loads `'digits'`, or any image-classification set that TFDS has prepared as ArrayRecord files.
+
+    The set needs a feature `image` of fixed shape, a feature `label`, a split `train` and a split `test` (else
+    `validation`). Images are decoded once; the arrays are kept beside the files for the next time, where that folder
+    can be written.
+
+    Args:
+      name: as TFDS calls it, with the configuration where there is one: `'cifar100'`, `'rock_you/config'`.
+      data_dir: where TFDS's prepared data sets are. By default `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`; for the
+        digits, which are prepared on demand, `$TFDS_DATA_DIR`, else `$XDG_CACHE_HOME/cljax` or `~/.cache/cljax`.
+
+    Raises:
+      ValueError: no such data set (the message says what there is), or one that is not image classification.
+
+    Example:
+      >>> load("digits").train_images.shape  # doctest: +SKIP
+      (1438, 8, 8, 1)
+    """
+    folder = _folder(name, data_dir)
+    arrays = _decoded(folder)
+    if arrays is None:
+        arrays = _decode(name, folder)
+        _keep(folder, arrays)
+    data = from_arrays(
+        *(arrays[part] for part in ("train_images", "train_labels", "test_images", "test_labels")),
+        classes=[str(label) for label in arrays["classes"]],
+        name=name,
+    )
+    return data
+
+
+def available(data_dir: str | os.PathLike | None = None) -> list[tuple[str, str, bool]]:
+    """Lists the data sets that `load` knows: `(name, one-line description, prepared)`.
+
+    Those prepared in `data_dir` (by default as in `load`), then those that TFDS could prepare.
+    """
+    found = {name: _describe(folder) for name, folder in _prepared(_directory(data_dir)).items()}
+    rows = [(name, text, True) for name, text in sorted(found.items())]
+    if "digits" not in found:
+        ready = data_dir is None and "digits" in _prepared(_cache())
+        rows.insert(0, ("digits", "1,797 images 8x8x1, 10 classes, of scikit-learn; prepared on first use", ready))
+    rows += [(name, "not prepared: " + _recipe(name), False) for name in _KNOWN if name not in found]
+    return rows
+
+
+def _directory(data_dir: str | os.PathLike | None) -> pathlib.Path:
+    return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _cache() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cljax"
+
+
+def _prepared(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The newest version's folder of every prepared data set (`name` or `name/configuration`)."""
+    found: dict[str, tuple[tuple[int, ...], pathlib.Path]] = {}
+    for pattern in ("[!.]*/*/dataset_info.json", "[!.]*/*/*/dataset_info.json"):
+        for path in directory.glob(pattern):
+            parts = path.parent.name.split(".")
+            if not all(part.isdigit() for part in parts):
+                continue
+            name = path.parent.parent.relative_to(directory).as_posix()
+            version = tuple(int(part) for part in parts)
+            if name not in found or found[name][0] < version:
+                found[name] = (version, path.parent)
+    return {name: folder for name, (_, folder) in found.items()}
+
+
+def _folder(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
+    """The folder of a prepared data set; the digits are prepared on demand."""
+    directory = _directory(data_dir)
+    found = _prepared(directory)
+    if name in found:
+        return found[name]
+    if name == "digits":
+        from cljax.data import digits
+
+        if data_dir:
+            return digits.prepare(directory)
+        try:
+            return digits.prepare(os.environ.get("TFDS_DATA_DIR") or _cache())
+        except OSError:
+            return digits.prepare(_cache())  # a shared $TFDS_DATA_DIR is often not ours to write
+    names = sorted({"digits", *found})
+    close = difflib.get_close_matches(name, sorted({*names, *_KNOWN}), n=3)
+    raise ValueError(
+        f"There is no data set {name!r} in {directory}. "
+        + (f"Did you mean {' or '.join(repr(match) for match in close)}? " if close and name not in close else "")
+        + f"Ready for use: {', '.join(names)}. Any image-classification set that TFDS has prepared as ArrayRecord "
+        f"files can be used: {_recipe(close[0] if close else name)}; "
+        f"and $TFDS_DATA_DIR, or the option data_dir, says where prepared sets are."
+    )
+
+
+def _recipe(name: str) -> str:
+    return f"prepare it with `tfds build {name} --file_format=array_record` (this once, TFDS needs TensorFlow)"
+
+
+def _describe(folder: pathlib.Path) -> str:
+    """Sizes from the folder's JSON files alone, without importing TFDS."""
+    try:
+        splits = json.loads((folder / "dataset_info.json").read_text()).get("splits", [])
+        features = json.loads((folder / "features.json").read_text())["featuresDict"]["features"]
+        shape = "x".join(features["image"]["image"]["shape"]["dimensions"])
+        classes = features["label"]["classLabel"]["numClasses"]
+    except (OSError, KeyError, ValueError):
+        return "prepared, but not image classification"
+    sizes = [f"{sum(map(int, split.get('shardLengths', []))):,} {split['name']}" for split in splits]
+    return f"images {shape}, {classes} classes, {' and '.join(sizes)} examples"
+
+
+def _decode(name: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads and decodes both splits of a prepared data set through TFDS's data source."""
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    builder = tfds.builder_from_directory(folder)
+    features, splits = dict(builder.info.features), sorted(builder.info.splits)
+    if not isinstance(features.get("image"), tfds.features.Image) or not isinstance(
+        features.get("label"), tfds.features.ClassLabel
+    ):
+        raise ValueError(
+            f"The data set {name!r} is not image classification: it needs a feature 'image' (an image) and a feature "
+            f"'label' (a class), but has {', '.join(sorted(features))}. Read it yourself and pass NumPy arrays to "
+            f"data.from_arrays."
+        )
+    test = next((split for split in ("test", "validation") if split in splits), None)
+    if "train" not in splits or test is None:
+        raise ValueError(
+            f"The data set {name!r} has the splits {', '.join(splits)}, but 'train' and 'test' (or 'validation') are "
+            f"needed. Divide it yourself and pass NumPy arrays to data.from_arrays."
+        )
+    if builder.info.file_format.value != "array_record":
+        raise ValueError(
+            f"The data set {name!r} is prepared as {builder.info.file_format.value} files, which cannot be read "
+            f"without TensorFlow. Prepare it anew as ArrayRecord files: {_recipe(name)}."
+        )
+    shape = features["image"].shape
+    if None in shape:
+        raise ValueError(
+            f"The images of the data set {name!r} differ in size (shape {shape}), but one size is needed. Resize them "
+            f"yourself and pass NumPy arrays to data.from_arrays."
+        )
+    arrays = {"classes": np.asarray(features["label"].names)}
+    for part, split in (("train", "train"), ("test", test)):
+        source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        images = np.empty((len(source), *shape), features["image"].np_dtype)
+        labels = np.empty(len(source), np.int64)
+        for start in range(0, len(source), 1024):
+            rows = range(start, min(start + 1024, len(source)))
+            for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
+                images[row] = np.asarray(Image.open(io.BytesIO(example["image"]))).reshape(shape)
+                labels[row] = example["label"]
+        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
+    return arrays
+
+
+def _decoded(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
+    """The kept arrays, or None where there are none, or none that can be read."""
+    try:
+        with np.load(folder / _DECODED, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _keep(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Keeps decoded arrays beside their files, atomically; leaves it where the folder cannot be written."""
+    try:
+        handle, draft = tempfile.mkstemp(prefix=".draft-", suffix=".npz", dir=folder)
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        os.chmod(draft, (folder / "dataset_info.json").stat().st_mode & 0o777)
+        os.replace(draft, folder / _DECODED)
+    except OSError:
+        pathlib.Path(draft).unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""Mean and standard deviation of a data set, for the network's standardisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def channel_statistics(arrays: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 inputs over 255, or of float inputs as they are.
+
+    uint8 is counted exactly, value by value; floats are summed in float64. A standard deviation of 0 becomes 1.
+
+    Args:
+      arrays: `[n, ..., C]`, of one dtype.
+
+    Returns:
+      mean and standard deviation, C numbers each.
+
+    Example:
+      >>> channel_statistics([np.array([[0], [255]], np.uint8)])
+      ((0.5,), (0.5,))
+    """
+    channels = arrays[0].shape[-1]
+    if arrays[0].dtype == np.uint8:
+        counts = np.zeros((channels, 256))
+        for array in arrays:
+            for channel in range(channels):
+                counts[channel] += np.bincount(array[..., channel].ravel(), minlength=256)
+        levels = np.arange(256) / 255
+        share = counts / counts.sum(axis=1, keepdims=True)
+        mean = share @ levels
+        variance = (share * (levels - mean[:, None]) ** 2).sum(axis=1)
+    else:
+        pieces = [array[i : i + 1024].reshape(-1, channels) for array in arrays for i in range(0, len(array), 1024)]
+        number = sum(len(piece) for piece in pieces)
+        mean = sum(piece.sum(axis=0, dtype=np.float64) for piece in pieces) / number
+        variance = sum(((piece - mean) ** 2).sum(axis=0) for piece in pieces) / number
+    std = np.sqrt(variance)
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())

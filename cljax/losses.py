@@ -1,0 +1,326 @@
+r"""Losses: classification, distillation of responses, attention and features, and penalties on parameters.
+
+Those of examples return `[B]`, one value an example, in nats: take a mean weighted by the batch's weights. Those of
+parameters return a scalar. None has a strength: multiply. Teachers are constants: no gradient flows into them.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from cljax.types import Array, Tree
+
+
+def _classes(classes: ArrayLike | None, logits: Array) -> Array:
+    """`[B, K]` bool from None, `[K]` or `[B, K]`."""
+    classes = jnp.asarray(True if classes is None else classes)
+    chex.assert_type(classes, bool)
+    if classes.ndim:
+        chex.assert_axis_dimension(classes, -1, logits.shape[-1])
+    return jnp.broadcast_to(classes, logits.shape)
+
+
+def mask_logits(logits: Array, classes: ArrayLike) -> Array:
+    """Sets the logits of classes that do not exist to the least finite number, so that softmax gives them exactly 0.
+
+    No gradient flows into a masked logit, be it infinite or NaN.
+
+    Args:
+      logits: `[..., K]`.
+      classes: bool `[K]` or `[..., K]`, the classes there are.
+
+    Returns:
+      `[..., K]`, of the logits' dtype.
+
+    Example:
+      >>> jax.nn.softmax(mask_logits(jnp.array([1.0, 1.0, 9.0]), jnp.array([True, True, False]))).tolist()
+      [0.5, 0.5, 0.0]
+    """
+    return jnp.where(_classes(classes, logits), logits, jnp.finfo(logits.dtype).min)
+
+
+def cross_entropy(logits: Array, labels: Array, *, classes: ArrayLike | None = None) -> Array:
+    r"""Cross-entropy of one label, or the sum of binary cross-entropies of several.
+
+    .. math::
+        \text{int labels:} \quad -\log \frac{e^{z_y}}{\sum_{k \in C} e^{z_k}}, \qquad
+        \text{float labels:} \quad -\sum_{k \in C} y_k \log \sigma(z_k) + (1 - y_k) \log (1 - \sigma(z_k))
+
+    Args:
+      logits: `[B, K]`.
+      labels: `[B]` int, a class each, which must be among `classes`; or `[B, K]` float in [0, 1], multi-label.
+      classes: bool `[K]` or `[B, K]`, the set C of classes there are; None: all. The others have no part in the value,
+        and a gradient of exactly 0.
+
+    Returns:
+      `[B]`, nats.
+
+    Example:
+      >>> logits = jnp.array([[0.0, 0.0, 5.0]])
+      >>> print(cross_entropy(logits, jnp.array([1]), classes=jnp.array([True, True, False])))  # log 2
+      [0.6931472]
+    """
+    chex.assert_rank(logits, 2)
+    valid = _classes(classes, logits)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        chex.assert_shape(labels, logits.shape[:1])
+        logits = mask_logits(logits, valid)
+        chosen = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+        return jax.nn.logsumexp(logits, axis=-1) - chosen
+    chex.assert_equal_shape([logits, labels])
+    return _binary(logits, labels.astype(logits.dtype), valid)
+
+
+def _binary(logits: Array, targets: Array, valid: Array) -> Array:
+    """Sum over valid classes of binary cross-entropies, `[B]`; exact for large logits of either sign."""
+    logits = jnp.where(valid, logits, 0)
+    terms = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
+    return jnp.sum(jnp.where(valid, terms, 0), axis=-1)
+
+
+def distillation(
+    logits: Array, teacher_logits: Array, *, temperature: ArrayLike, classes: ArrayLike | None = None
+) -> Array:
+    r"""Knowledge distillation: cross-entropy of softened outputs with a teacher's.
+
+    .. math:: -\sum_k p'_k \log q'_k, \qquad p' = \mathrm{softmax}(t / T), \quad q' = \mathrm{softmax}(z / T)
+
+    It is not multiplied by the squared temperature, and it is the cross-entropy, not the divergence: its least value is
+    the teacher's entropy. To a teacher known by its probabilities p, pass :math:`\log p`.
+
+    Args:
+      logits: `[B, K]`.
+      teacher_logits: `[B, K]`, a constant.
+      temperature: T, a positive scalar.
+      classes: bool `[K]` or `[B, K]`, the classes there are; None: all.
+
+    Returns:
+      `[B]`, nats.
+
+    Example:
+      >>> teacher, student = jnp.array([[2.0, 1.0, 0.0]]), jnp.array([[1.0, 1.0, 1.0]])
+      >>> print(distillation(student, teacher, temperature=2.0))  # a uniform student: log 3
+      [1.0986123]
+
+    Reference: Li and Hoiem, Learning without Forgetting, 2017, equations 2 and 3.
+    """
+    chex.assert_rank(logits, 2)
+    chex.assert_equal_shape([logits, teacher_logits])
+    valid, temperature = _classes(classes, logits), jnp.asarray(temperature, logits.dtype)
+    target = jax.nn.softmax(mask_logits(_constant(teacher_logits, logits) / temperature, valid), axis=-1)
+    output = jax.nn.log_softmax(mask_logits(logits / temperature, valid), axis=-1)
+    return -jnp.sum(target * jnp.where(valid, output, 0), axis=-1)
+
+
+def _constant(teacher: Array, like: Array) -> Array:
+    return jax.lax.stop_gradient(teacher).astype(like.dtype)
+
+
+def sigmoid_distillation(
+    logits: Array, teacher_logits: Array, *, temperature: ArrayLike = 1.0, classes: ArrayLike | None = None
+) -> Array:
+    r"""Distillation of independent outputs: the sum of binary cross-entropies with a teacher's.
+
+    .. math:: -\sum_k p_k \log q_k + (1 - p_k) \log (1 - q_k), \qquad p = \sigma(t / T), \quad q = \sigma(z / T)
+
+    Args:
+      logits: `[B, K]`.
+      teacher_logits: `[B, K]`, a constant.
+      temperature: T, a positive scalar; of multi-label outputs it softens the pair (p, 1 - p).
+      classes: bool `[K]` or `[B, K]`, the classes there are; None: all.
+
+    Returns:
+      `[B]`, nats.
+
+    Example:
+      >>> print(sigmoid_distillation(jnp.zeros([1, 2]), jnp.array([[3.0, -1.0]])))  # 2 log 2
+      [1.3862944]
+
+    Reference: Rebuffi et al., iCaRL, 2017, algorithm 3; Dhar et al., Learning without Memorizing, 2019, equation 1,
+    whose second term is left out in print.
+    """
+    chex.assert_rank(logits, 2)
+    chex.assert_equal_shape([logits, teacher_logits])
+    temperature = jnp.asarray(temperature, logits.dtype)
+    targets = jax.nn.sigmoid(_constant(teacher_logits, logits) / temperature)
+    valid = _classes(classes, logits)
+    return _binary(logits / temperature, jnp.where(valid, targets, 0), valid)
+
+
+def _absolute(values: Array) -> Array:
+    """Absolute values with gradient 0 at 0, where that of `jnp.abs` is 1."""
+    return values * jax.lax.stop_gradient(jnp.sign(values))
+
+
+def _response_change(logits: Array, teacher_logits: Array, classes: ArrayLike | None) -> Array:
+    chex.assert_rank(logits, 2)
+    chex.assert_equal_shape([logits, teacher_logits])
+    valid = _classes(classes, logits)
+    target = jax.nn.softmax(mask_logits(_constant(teacher_logits, logits), valid), axis=-1)
+    return jax.nn.softmax(mask_logits(logits, valid), axis=-1) - target
+
+
+def l1_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | None = None) -> Array:
+    r"""The absolute change of the outputs' probabilities.
+
+    .. math:: \sum_k |q_k - p_k|, \qquad p = \mathrm{softmax}(t), \quad q = \mathrm{softmax}(z)
+
+    Args:
+      logits: `[B, K]`.
+      teacher_logits: `[B, K]`, a constant.
+      classes: bool `[K]` or `[B, K]`, the classes there are; None: all.
+
+    Returns:
+      `[B]`, in [0, 2].
+
+    Example:
+      >>> print(l1_response(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 50.0]])))  # |1/2 - 0| + |1/2 - 1|
+      [1.]
+
+    Reference: Li and Hoiem, Learning without Forgetting, 2017, section 4.2.
+    """
+    return jnp.sum(_absolute(_response_change(logits, teacher_logits, classes)), axis=-1)
+
+
+def l2_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | None = None) -> Array:
+    r"""Half the squared change of the outputs' probabilities.
+
+    .. math:: \tfrac{1}{2} \sum_k (q_k - p_k)^2, \qquad p = \mathrm{softmax}(t), \quad q = \mathrm{softmax}(z)
+
+    Args:
+      logits: `[B, K]`.
+      teacher_logits: `[B, K]`, a constant.
+      classes: bool `[K]` or `[B, K]`, the classes there are; None: all.
+
+    Returns:
+      `[B]`, in [0, 1].
+
+    Example:
+      >>> print(l2_response(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 50.0]])))  # (1/4 + 1/4) / 2
+      [0.25]
+
+    Reference: Li and Hoiem, Learning without Forgetting, 2017, section 4.2.
+    """
+    return 0.5 * jnp.sum(_response_change(logits, teacher_logits, classes) ** 2, axis=-1)
+
+
+def attention_distillation(map: Array, teacher_map: Array) -> Array:
+    r"""The absolute difference of two attention maps, each normalised to unit length.
+
+    .. math:: \sum_j \left| \frac{Q'_j}{\|Q'\|_2} - \frac{Q_j}{\|Q\|_2} \right|
+
+    Where either map is zero everywhere (its rectifier let nothing through) there is no direction to compare: the value
+    and the gradient are 0.
+
+    Args:
+      map: `[B, ...]`, the student's, differentiable.
+      teacher_map: of the same shape, a constant.
+
+    Returns:
+      `[B]`; unchanged by positive scaling of either map.
+
+    Example:
+      >>> print(attention_distillation(jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 1.0]])))  # |0.6 - 0| + |0.8 - 1|
+      [0.8]
+
+    Reference: Dhar et al., Learning without Memorizing, 2019, equation 6.
+    """
+    chex.assert_equal_shape([map, teacher_map])
+    rows, teacher_rows = (part.reshape(part.shape[0], -1) for part in (map, _constant(teacher_map, map)))
+    alive = jnp.any(rows != 0, axis=-1) & jnp.any(teacher_rows != 0, axis=-1)
+    difference = _unit_rows(rows) - _unit_rows(teacher_rows)
+    return jnp.where(alive, jnp.sum(_absolute(difference), axis=-1), 0)
+
+
+def _unit_rows(rows: Array) -> Array:
+    """Rows of unit length; zero rows stay zero, with a zero gradient. Scaled first, so that no square overflows."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
+    alive = largest > 0
+    rows = jnp.where(alive, rows / jnp.where(alive, largest, 1), 0)
+    return rows / jnp.sqrt(jnp.where(alive, jnp.sum(rows**2, axis=-1, keepdims=True), 1))
+
+
+def feature_distillation(features: Array, teacher_features: Array) -> Array:
+    r"""The squared distance of features from a teacher's.
+
+    .. math:: \|f - f'\|_2^2
+
+    There is no factor of one half: multiply by half the strength where a paper has it (less-forgetting learning).
+
+    Args:
+      features: `[B, ...]`, differentiable.
+      teacher_features: of the same shape, a constant.
+
+    Returns:
+      `[B]`.
+
+    Example:
+      >>> print(feature_distillation(jnp.array([[3.0, 4.0]]), jnp.zeros([1, 2])))
+      [25.]
+
+    Reference: Jung et al., Less-Forgetting Learning in Deep Neural Networks, 2016, equation 3.
+    """
+    chex.assert_equal_shape([features, teacher_features])
+    return jnp.sum((features - _constant(teacher_features, features)) ** 2, axis=tuple(range(1, features.ndim)))
+
+
+def quadratic_penalty(params: Tree, anchor: Tree, importance: Tree | None = None) -> Array:
+    r"""The weighted squared distance of parameters from an anchor.
+
+    .. math:: \sum_i \Omega_i (\theta_i - \theta^*_i)^2
+
+    There is no factor of one half: multiply by half the strength where a paper has it (elastic weight consolidation),
+    by the whole where not (synaptic intelligence, memory-aware synapses).
+
+    Args:
+      params: any tree of arrays.
+      anchor: a tree like it, :math:`\theta^*`.
+      importance: a tree like it, :math:`\Omega`, each leaf of the parameter's shape or a scalar; None: 1.
+
+    Returns:
+      A scalar; 0 for an empty tree.
+
+    Example:
+      >>> quadratic_penalty({'w': jnp.array([1.0, 2.0])}, {'w': jnp.array([0.0, 0.0])}, {'w': jnp.array([1.0, 0.5])})
+      Array(3., dtype=float32)
+
+    Reference: Kirkpatrick et al., Overcoming Catastrophic Forgetting in Neural Networks, 2017, equation 3.
+    """
+    chex.assert_trees_all_equal_shapes(params, anchor)
+    return _weighted_sum(jax.tree.map(lambda p, a: (p - a) ** 2, params, anchor), importance)
+
+
+def _weighted_sum(tree: Tree, weights: Tree | None) -> Array:
+    if weights is not None:
+        chex.assert_trees_all_equal_structs(tree, weights)
+        tree = jax.tree.map(lambda value, weight: weight * value, tree, weights)
+    return reduce(jnp.add, map(jnp.sum, jax.tree.leaves(tree))) if jax.tree.leaves(tree) else jnp.float32(0)
+
+
+def l1_sparsity(params: Tree, weights: Tree | None = None) -> Array:
+    r"""The weighted sum of absolute values.
+
+    .. math:: \sum_i \alpha_i |\theta_i|
+
+    Its gradient at 0 is 0. Like any term of a loss it moves frozen weights unless they are masked.
+
+    Args:
+      params: any tree of arrays.
+      weights: a tree like it, :math:`\alpha`, each leaf of the parameter's shape or a scalar (0 for biases, a layer's
+        own strength, a mask of free weights); None: 1.
+
+    Returns:
+      A scalar; 0 for an empty tree.
+
+    Example:
+      >>> l1_sparsity({'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([5.0])}, {'kernel': 0.5, 'bias': 0.0})
+      Array(1.5, dtype=float32)
+
+    Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, section 2.2.
+    """
+    return _weighted_sum(jax.tree.map(_absolute, params), weights)

@@ -1,0 +1,45 @@
+"""Joint training: the examples of all tasks seen so far, each with its own head. The upper bound of most papers."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from cljax import losses
+from cljax.methods.finetune import apply_kept, finetune, mean
+from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
+
+
+def joint(network: Network) -> Method:
+    r"""Joint training: at task t, cross-entropy on the examples of tasks 0 to t, each by its own task's leaves.
+
+    $$ \theta \leftarrow \arg\min_\theta \mathbb{E}_{(x, y, s) \sim D_0 \cup \dots \cup D_t}
+    \left[ -\log \mathrm{softmax}(z_s(x))_y \right] $$
+
+    It keeps all data, so it is no continual learner but what one is compared to.
+
+    Args:
+      network: an ordinary network. All `per_task` leaves stay stacked and train whole.
+
+    Returns:
+      The method.
+
+    Example:
+      >>> from cljax import networks
+      >>> joint(networks.mlp((8, 8, 1), 2)).draws_from
+      'seen'
+
+    Reference: the baseline "Joint Training" of Li & Hoiem, Learning without Forgetting, 2016, section 2.
+    """
+
+    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
+        del clock
+        output = apply_kept(network, learner, params, batch.inputs, key=key)
+        if network.per_task:
+            chosen = jnp.take_along_axis(output.logits, batch.tasks[None, :, None], axis=0)[0]
+        else:
+            chosen = output.logits
+        classes = learner.classes[batch.tasks]
+        value = mean(losses.cross_entropy(chosen, batch.labels, classes=classes), batch.weights)
+        return value, (output.collections, {})
+
+    return finetune(network)._replace(name="joint", loss=loss, keeps_rows=network.per_task, draws_from="seen")

@@ -1,0 +1,30 @@
+"""Single-task learning: a network of its own for each task, no transfer and no forgetting."""
+
+from __future__ import annotations
+
+import jax
+
+from cljax import rows
+from cljax.methods.finetune import finetune
+from cljax.types import Method, Network
+
+
+def single_task(network: Network) -> Method:
+    """Single-task learning: every leaf belongs to a task, normalisation statistics included.
+
+    Args:
+      network: an ordinary network.
+
+    Returns:
+      The method.
+
+    Example:
+      >>> from cljax import networks
+      >>> len(single_task(networks.mlp((8, 8, 1), 2, hidden=(4,))).per_task)
+      5
+
+    Reference: the baseline STL of Lee et al., Deconvolutional Factorized CNN, 2019, section 5.
+    """
+    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    every = rows.leaf_paths(params) + rows.leaf_paths(collections)
+    return finetune(network)._replace(name="single_task", per_task=every, forgets_nothing=True)

@@ -1,0 +1,291 @@
+"""Any user's Flax Linen module as a `Network`, unchanged: its head found, its features captured, its layers gated."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from cljax.networks.layers import gate_features
+from cljax.networks.linen import Scalars, check_paths, parameter_dtype, standardize
+from cljax.types import Array, Network, Tree, Wire
+
+_INVERTED = ("deterministic", "use_running_average", "eval", "inference")
+
+
+class _Call(NamedTuple):
+    """A call of a submodule: its path, an unbound copy, its arguments and its (gated) outputs."""
+
+    path: str
+    module: nn.Module
+    arguments: tuple
+    options: dict[str, Any]
+    outputs: Any
+
+
+class _Run(NamedTuple):
+    """A run of a method: its result, the calls within it in order of their ends, gated activations, new variables."""
+
+    result: Any
+    calls: list[_Call]
+    activations: dict[str, Array]
+    updated: Tree
+
+
+class _Source(NamedTuple):
+    """The user's module, its keyword for training mode, and the methods whose composition is its `__call__`."""
+
+    module: nn.Module
+    train_argument: str | None
+    methods: tuple[str | None, ...]
+
+    def mode(self, train: bool) -> dict[str, Any]:
+        return {self.train_argument: train != (self.train_argument in _INVERTED)} if self.train_argument else {}
+
+    def init(self, key: Array, shape: tuple[int, ...]) -> Tree:
+        variables = self.module.init(key, jnp.zeros((1, *shape), jnp.float32), **self.mode(False))
+        return {name: value for name, value in variables.items() if name != "intermediates"}
+
+    def run(
+        self,
+        method: str | None,
+        variables: Tree,
+        value: Array,
+        gates: Mapping[str, Array],
+        train: bool = False,
+        key: Array | None = None,
+    ) -> _Run:
+        calls: list[_Call] = []
+        activations: dict[str, Array] = {}
+
+        def intercept(call: Callable, arguments: tuple, options: dict[str, Any], context: Any) -> Any:
+            result = call(*arguments, **options)
+            path = "/".join(context.module.path)
+            if context.method_name == "__call__" and path:
+                if path in gates:
+                    result = activations[path] = gate_features(result, gates[path])
+                calls.append(_Call(path, context.module.clone(parent=None), arguments, options, result))
+            return result
+
+        with nn.intercept_methods(intercept):
+            result, updated = self.module.apply(
+                variables,
+                value,
+                **self.mode(train),
+                method=method,
+                rngs=None if key is None else {"dropout": key},
+                mutable=[name for name in variables if name != "params"] if train else [],
+            )
+        return _Run(result, calls, activations, updated)
+
+    def evaluate(self, variables: Tree, value: Any, gates: Mapping[str, Array]) -> tuple[Any, list[_Call]]:
+        calls: list[_Call] = []
+        for method in self.methods:
+            value, more, _, _ = self.run(method, variables, value, gates)
+            calls += more
+        return value, calls
+
+
+def from_linen(
+    module: nn.Module,
+    inputs: Sequence[int],
+    *,
+    outputs: int,
+    per_task: Sequence[str] | str = "last",
+    train_argument: str | None = "train",
+    encode_method: str | None = None,
+    decode_method: str | None = None,
+    gates: Sequence[str] = (),
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+) -> Network:
+    """Makes a network of any Flax Linen module, with its dropout and its `BatchNorm`, as it is.
+
+    The seam: the head is the innermost submodule whose outputs are the logits (the very array that the module
+    returns). Without methods given, `encode` runs the module and keeps the head's input, and `decode` applies the head
+    alone; maps and features are then both what enters the head. With `encode_method` and `decode_method`, which
+    composed must be the module's `__call__`, the maps are what the first returns, and Grad-CAM can see them.
+
+    Gates: the outputs of each named submodule are multiplied by `collections['gates'][path]` `[C]`, and are its
+    activations. Name the last submodule before the nonlinearity (the norm, where there is one); the nonlinearity must
+    map 0 to 0. The wiring assumes that the layers form a chain, in the order in which they are called, and this is
+    tried out on random parameters. Gates do not reach into `nn.remat`, `nn.scan` and other lifted transformations.
+
+    Training mode gives dropout the `'dropout'` stream and lets all the module's collections change. To start from
+    trained variables, replace the initialisation: `network._replace(init=lambda key: (params, collections))`.
+
+    Args:
+      module: unbound; called with standardised inputs `[B, ...]`, it returns logits `[B, K]`.
+      inputs: shape of one example.
+      outputs: K.
+      per_task: full leaf paths of params (or of collections, their name first) that belong to a task, such as
+        `'Dense_2/kernel'` and `'batch_stats/BatchNorm_0/mean'`; `'last'` is the head's leaves.
+      train_argument: the module's keyword for training mode (one of the name `deterministic`, `use_running_average`,
+        `eval` or `inference` gets its opposite); None if there is no such keyword.
+      encode_method: of the module, by name: `inputs -> maps`.
+      decode_method: of the module, by name: `maps -> logits` or `maps -> (logits, features)`.
+      gates: paths of submodules, such as `('Conv_0', 'Block_1/Dense_0')`.
+      mean: of inputs in [0, 1], one number or one for each channel.
+      std: likewise.
+
+    Returns:
+      The network; its wiring is empty without gates.
+
+    Raises:
+      ValueError: if the logits are not `[B, K]`; if the head cannot be found; if a path of per_task or gates does not
+        exist; if gated layers do not form a chain.
+
+    Example:
+      >>> class Small(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, inputs, train):
+      ...         hidden = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(inputs))
+      ...         return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(nn.relu(hidden)))
+      >>> network = from_linen(Small(), (4,), outputs=2, gates=('BatchNorm_0',))
+      >>> network.per_task
+      ('Dense_1/bias', 'Dense_1/kernel')
+      >>> network.wiring[-2]
+      Wire(path='Dense_1/kernel', inputs='BatchNorm_0', outputs=None, repeat=1)
+    """
+    if (encode_method is None) != (decode_method is None):
+        raise ValueError("Give both encode_method and decode_method, or neither.")
+    shape, split = tuple(inputs), encode_method is not None
+    source = _Source(module, train_argument, (encode_method, decode_method) if split else (None,))
+    shapes = jax.eval_shape(lambda key: source.init(key, shape), jax.random.key(0))
+    names = [name for name in shapes if name != "params"]
+    head, calls = _find_head(source, shapes, shape, outputs, needed=per_task == "last")
+
+    leaves = {"/".join(path): leaf for path, leaf in flatten_dict(shapes["params"]).items()}
+    states = ["/".join((name, *path)) for name in names for path in flatten_dict(shapes[name])]
+    if per_task == "last":
+        per_task = tuple(path for path in leaves if head is not None and path.startswith(f"{head.path}/"))
+    check_paths("per_task", per_task, [*leaves, *states])
+    sizes = {call.path: call.outputs.shape[-1] for call in calls if call.outputs.shape}
+    check_paths("gates", gates, [path for path in sizes if head is None or path != head.path])
+    sizes = {path: sizes[path] for path in gates}
+    wiring = _chain(calls, leaves, sizes) if gates else ()
+    _check_chain(source, wiring, sizes, shape)
+
+    def init(key: Array) -> tuple[Tree, Tree]:
+        collections = source.init(key, shape)
+        params = collections.pop("params")
+        if gates:
+            collections["gates"] = {path: jnp.ones(size, jnp.float32) for path, size in sizes.items()}
+        return params, collections
+
+    def run(method: str | None, params: Tree, collections: Tree, value: Array, train: bool, key: Array | None):
+        variables = {"params": params, **{name: collections[name] for name in names}}
+        done = source.run(method, variables, value, collections.get("gates", {}), train, key)
+        entering = [call.arguments[0] for call in done.calls if head is not None and call.path == head.path]
+        return done.result, entering, done.activations, {**collections, **done.updated}
+
+    def encode(params: Tree, collections: Tree, inputs: Array, *, train: bool, key: Array | None):
+        chex.assert_shape(inputs, (None, *shape))
+        values = standardize(inputs, mean, std, dtype=parameter_dtype(params))
+        result, entering, activations, collections = run(encode_method, params, collections, values, train, key)
+        return result if split else entering[0], activations, collections
+
+    def decode(params: Tree, collections: Tree, maps: Array, *, train: bool, key: Array | None):
+        if head is not None and not split:
+            own = params
+            for name in head.path.split("/"):
+                own = own[name]
+            return (head.module.apply({"params": own}, maps), maps), {}, collections
+        result, entering, activations, collections = run(decode_method, params, collections, maps, train, key)
+        return (result if isinstance(result, tuple) else (result, entering[0])), activations, collections
+
+    return Network(init, encode, decode, tuple(per_task), wiring, shape, outputs)
+
+
+def _find_head(
+    source: _Source, shapes: Tree, shape: tuple[int, ...], outputs: int, *, needed: bool
+) -> tuple[_Call | None, list[_Call]]:
+    """The innermost submodule whose outputs are the logits, and all calls, their outputs as shapes."""
+    found: list[Any] = []
+
+    def evaluate(variables: Tree, value: Array) -> None:
+        result, calls = source.evaluate(variables, value, {})
+        logits = result[0] if isinstance(result, tuple) else result
+        heads = [call for call in calls if call.outputs is logits]
+        found.extend((heads[0] if heads else None, needed or not isinstance(result, tuple), jnp.shape(logits)))
+        found.append([call._replace(outputs=jax.eval_shape(jnp.asarray, call.outputs)) for call in calls])
+
+    jax.eval_shape(evaluate, shapes, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    head, needed, size, calls = found
+    if size != (1, outputs):
+        raise ValueError(f"The module's logits of one example have shape {size}, but outputs={outputs}.")
+    if head is None and needed:
+        raise ValueError(
+            "The module's logits are not the outputs of any of its submodules, so the head is not known. Give "
+            "encode_method and decode_method, the latter returning (logits, features), and name the leaves of per_task."
+        )
+    if head is not None and needed and (len(head.arguments) != 1 or head.options):
+        raise ValueError(f"The head {head.path!r} is not called with one array. Give encode_method and decode_method.")
+    return head, calls
+
+
+def _chain(calls: Sequence[_Call], leaves: Mapping[str, Any], sizes: Mapping[str, int]) -> tuple[Wire, ...]:
+    """Wires the layers as a chain: between two gates, the first kernel reads the one, the last feeds the other."""
+    wiring: list[Wire] = []
+    segment: list[str] = []
+    before: str | None = None
+
+    def close(after: str | None) -> None:
+        kernels = [path for path in segment if len(leaves[path].shape) > 1]
+        last = segment.index(kernels[-1]) if kernels else 0
+        feeding = {path.rsplit("/", 1)[0] for path in segment[last:]}
+        for path in segment:
+            shape = leaves[path].shape
+            reads = before if kernels and path == kernels[0] else None
+            feeds = after if path.rsplit("/", 1)[0] in feeding else None
+            size = sizes[reads] if reads else 1
+            if (reads and shape[-2] % size) or (feeds and shape[-1] != sizes[feeds]):
+                raise ValueError(
+                    f"{path} has shape {shape}, which does not fit the gates {reads!r} on its inputs and {feeds!r} on "
+                    f"its outputs: gates need layers that form a chain."
+                )
+            wiring.append(Wire(path, reads, feeds, shape[-2] // size if reads else 1))
+
+    seen: set[str] = set()
+    for call in calls:
+        own = [path for path in leaves if path.rsplit("/", 1)[0] == call.path and path not in seen]
+        segment += sorted(own, key=lambda path: (-len(leaves[path].shape), path))
+        seen.update(own)
+        if call.path in sizes:
+            close(call.path)
+            segment, before = [], call.path
+    close(None)
+    if seen != set(leaves):
+        raise ValueError(f"No submodule owns {', '.join(sorted(set(leaves) - seen))}, so gates cannot be wired.")
+    return tuple(wiring)
+
+
+def _check_chain(source: _Source, wiring: Sequence[Wire], sizes: Mapping[str, int], shape: tuple[int, ...]) -> None:
+    """Closes every second feature of each gate, on random parameters: its reader must see zeros there."""
+    if not wiring:
+        return
+    with jax.ensure_compile_time_eval():
+        key = jax.random.key(0)
+        variables = source.init(key, shape)
+        flat, structure = jax.tree.flatten(variables["params"])
+        keys = jax.random.split(key, len(flat))
+        noisy = [leaf + jax.random.uniform(one, leaf.shape, leaf.dtype) for leaf, one in zip(flat, keys, strict=True)]
+        variables["params"] = jax.tree.unflatten(structure, noisy)
+        example = jax.random.normal(key, (4, *shape))
+        for wire in wiring:
+            if wire.inputs is None:
+                continue
+            mask = (jnp.arange(sizes[wire.inputs]) % 2).astype(jnp.float32)
+            reader = wire.path.rsplit("/", 1)[0]
+            _, calls = source.evaluate(variables, example, {wire.inputs: mask})
+            entering = next(call.arguments[0] for call in calls if call.path == reader)
+            if bool(jnp.any(entering[..., jnp.tile(mask, wire.repeat) == 0] != 0)):
+                raise ValueError(
+                    f"{reader!r} still reads features that the gate {wire.inputs!r} has closed: something between the "
+                    "two (a norm's shift, a nonlinearity with f(0) != 0, a skip connection, a transposition before "
+                    "flattening) lets them through. Gate the last submodule before the nonlinearity, of layers that "
+                    "form a chain."
+                )

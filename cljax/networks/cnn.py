@@ -1,0 +1,278 @@
+"""Convolutional networks that flatten their last maps, and those of the CLNP and DF-CNN papers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cljax.networks.convolution import Padding, max_pool
+from cljax.networks.layers import (
+    Convolution,
+    Initializer,
+    Normalization,
+    activate,
+    default_kernel_init,
+    make_norm,
+)
+from cljax.networks.linen import Scalars, head_wires, layer_wires, make_network
+from cljax.types import Network
+
+Array = jax.Array
+
+
+class Pool(NamedTuple):
+    """Max-pooling: window, stride (both spatial axes) and padding, as of `max_pool`. `Pool(1, 1)` does nothing."""
+
+    window: int = 2
+    stride: int = 2
+    padding: Padding = "VALID"
+
+
+class _CNN(nn.Module):
+    outputs: int
+    channels: tuple[tuple[int, ...], ...]
+    windows: tuple[int, ...]
+    pools: tuple[Pool, ...]
+    dropout: tuple[float, ...]
+    dense_features: tuple[int, ...]
+    dense_dropout: float
+    normalization: Normalization
+    kernel_init: Initializer
+    bias_init: Initializer
+
+    def setup(self) -> None:
+        init: dict[str, Any] = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
+        self.conv = [
+            [Convolution(features, window, **init) for features in block]
+            for block, window in zip(self.channels, self.windows, strict=True)
+        ]
+        self.conv_norm = [[make_norm(self.normalization) for _ in block] for block in self.channels]
+        self.dense = [nn.Dense(features, **init) for features in self.dense_features]
+        self.dense_norm = [make_norm(self.normalization) for _ in self.dense_features]
+        self.conv_drop = [nn.Dropout(rate) for rate in self.dropout]
+        self.dense_drop = nn.Dropout(self.dense_dropout)
+        self.head = nn.Dense(self.outputs, **init)
+
+    def encode(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        activations: dict[str, Array] = {}
+        values = inputs
+        for block, pool in enumerate(self.pools):
+            if block:
+                values = self.conv_drop[block - 1](values, deterministic=not train)
+            for index, (layer, norm) in enumerate(zip(self.conv[block], self.conv_norm[block], strict=True)):
+                name = f"conv_{block}_{index}"
+                values = activate(layer, norm, values, gate=gates[name], frozen=frozen.get(name), train=train)
+                activations[name] = values
+            values = max_pool(values, window=pool.window, stride=pool.stride, padding=pool.padding)
+        return values, activations
+
+    def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        activations: dict[str, Array] = {}
+        features = maps.reshape(maps.shape[0], -1)
+        values = self.conv_drop[-1](features, deterministic=not train)
+        for index, (layer, norm) in enumerate(zip(self.dense, self.dense_norm, strict=True)):
+            name = f"dense_{index}"
+            features = activate(layer, norm, values, gate=gates[name], frozen=frozen.get(name), train=train)
+            activations[name] = features
+            values = self.dense_drop(features, deterministic=not train)
+        return (self.head(values), features), activations
+
+    def __call__(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        maps, _ = self.encode(inputs, gates, frozen, train=train)
+        return self.decode(maps, gates, frozen, train=train)
+
+
+def cnn(
+    inputs: Sequence[int],
+    outputs: int,
+    *,
+    channels: Sequence[Sequence[int]] = ((32, 32), (64, 64)),
+    kernel: int | Sequence[int] = 3,
+    pool: Pool | Sequence[Pool] = Pool(),  # noqa: B008
+    dropout: float | Sequence[float] = 0.0,
+    dense: Sequence[int] = (512,),
+    dense_dropout: float = 0.0,
+    normalization: Normalization = None,
+    kernel_init: Initializer = default_kernel_init,
+    bias_init: Initializer = nn.initializers.zeros,
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+    per_task: Sequence[str] | None = None,
+) -> Network:
+    """Blocks of convolutions, each closed by max-pooling, then dense layers, then the head.
+
+    A convolution (`'SAME'`, stride 1) or dense layer is followed by norm, ReLU and gate; a block by pooling and
+    dropout; a dense layer by dropout. The maps are the last pooled ones; the features are those that enter the head.
+    Both are as they are before dropout.
+
+    Parameters are `conv_b_i`, `conv_norm_b_i`, `dense_i`, `dense_norm_i` and `head`; a gate has its layer's name.
+
+    Args:
+      inputs: shape of one example, `(H, W, C)`.
+      outputs: number of logits.
+      channels: features of each convolution, one tuple a block.
+      kernel: size of the kernels, one number or one for each block.
+      pool: one `Pool` or one for each block.
+      dropout: rate after each block, one number or one for each block.
+      dense: features of each dense layer; may be empty.
+      dense_dropout: rate after each dense layer.
+      normalization: `'batch'`, `'feature'` (see `FeatureNorm`) or None, of convolutions and dense layers.
+      kernel_init: initialiser of all kernels.
+      bias_init: initialiser of the layers' biases.
+      mean: of inputs in [0, 1], one number or one for each channel.
+      std: likewise.
+      per_task: leaf paths that belong to a task; the head's if None.
+
+    Returns:
+      The network.
+
+    Raises:
+      ValueError: if kernel, pool or dropout are neither one nor as many as the blocks.
+
+    Example:
+      >>> network = cnn((8, 8, 1), 2, channels=((4,), (6,)), dense=(5,))
+      >>> params, collections = network.init(jax.random.key(0))
+      >>> output = network.apply(params, collections, jnp.zeros((3, 8, 8, 1), jnp.uint8))
+      >>> output.maps.shape, output.features.shape, output.logits.shape
+      ((3, 2, 2, 6), (3, 5), (3, 2))
+      >>> network.wiring[4]
+      Wire(path='dense_0/kernel', inputs='conv_1_0', outputs='dense_0', repeat=4)
+    """
+    make_norm(normalization)
+    blocks = tuple(tuple(block) for block in channels)
+    if not blocks or not all(blocks):
+        raise ValueError("A CNN needs at least one block of at least one convolution: channels=((32,),), for example.")
+    windows = _each_block("kernel", kernel, len(blocks))
+    pools = _each_block("pool", (pool,) * len(blocks) if isinstance(pool, Pool) else pool, len(blocks))
+    module = _CNN(
+        outputs,
+        blocks,
+        windows,
+        pools,
+        _each_block("dropout", dropout, len(blocks)),
+        tuple(dense),
+        dense_dropout,
+        normalization,
+        kernel_init,
+        bias_init,
+    )
+
+    gates: dict[str, int] = {}
+    wiring, previous = [], None
+    for block, sizes in enumerate(blocks):
+        for index, size in enumerate(sizes):
+            name, norm = f"conv_{block}_{index}", f"conv_norm_{block}_{index}" if normalization else None
+            wiring += layer_wires(name, norm, inputs=previous, outputs=name)
+            gates[name], previous = size, name
+    repeat = _positions(tuple(inputs), pools)
+    for index, size in enumerate(dense):
+        name, norm = f"dense_{index}", f"dense_norm_{index}" if normalization else None
+        wiring += layer_wires(name, norm, inputs=previous, outputs=name, repeat=repeat)
+        gates[name], previous, repeat = size, name, 1
+    return make_network(
+        module,
+        inputs,
+        outputs,
+        gates=gates,
+        wiring=[*wiring, *head_wires(previous, repeat)],
+        frozen=tuple(gates) if normalization == "batch" else (),
+        per_task=per_task,
+        mean=mean,
+        std=std,
+    )
+
+
+def _each_block(name: str, value: Any, blocks: int) -> tuple:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * blocks
+    if len(values) != blocks:
+        raise ValueError(f"{name} has {len(values)} values for {blocks} blocks of channels; give one, or one a block.")
+    return values
+
+
+def _positions(inputs: tuple[int, ...], pools: Sequence[Pool]) -> int:
+    """The number of places H * W of the last maps, which flattening turns into features."""
+
+    def pooled(values: Array) -> Array:
+        for pool in pools:
+            values = max_pool(values, window=pool.window, stride=pool.stride, padding=pool.padding)
+        return values
+
+    maps = jax.eval_shape(pooled, jax.ShapeDtypeStruct((1, *inputs), jnp.float32))
+    return maps.shape[1] * maps.shape[2]
+
+
+def clnp_cnn(*, mean: Scalars = 0.0, std: Scalars = 1.0) -> Network:
+    """The narrow network of the CLNP paper for CIFAR tasks of ten classes: maps of 32, 16 and 8 positions a side.
+
+    Two blocks of two 3x3 convolutions (32, 64 features), each closed by overlapping 3x3 pooling and dropout of 0.25;
+    512 dense features with dropout of 0.5.
+
+    Example:
+      >>> params, _ = clnp_cnn().init(jax.random.key(0))
+      >>> params['dense_0']['kernel'].shape
+      (4096, 512)
+
+    Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, section 3.2.
+    """
+    pool = Pool(3, 2, ((1, 1), (1, 1)))
+    return cnn((32, 32, 3), 10, pool=pool, dropout=0.25, dense_dropout=0.5, mean=mean, std=std)
+
+
+def df_cnn_base(
+    data: Literal["mnist", "cifar", "office_home"],
+    outputs: int,
+    *,
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+) -> Network:
+    """The single-task network of the DF-CNN paper for MNIST, CIFAR-10 and CIFAR-100, or Office-Home.
+
+    Kernels are drawn from a truncated normal distribution of standard deviation 0.05, biases are 0.2. Dropout of 0.5
+    precedes the first dense layer.
+
+    Args:
+      data: which of the paper's three networks; it fixes the shape of the inputs.
+      outputs: number of logits: 10, and 13 for Office-Home.
+      mean: of inputs in [0, 1], one number or one for each channel.
+      std: likewise.
+
+    Returns:
+      The network. With the paper's outputs: 152,810 parameters (MNIST), 328,426 (CIFAR), 2,679,437 (Office-Home).
+
+    Raises:
+      ValueError: for another name of data.
+
+    Example:
+      >>> params, _ = df_cnn_base('cifar', 10).init(jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+      328426
+
+    Reference: Lee, Stokes and Eaton, Learning Shared Knowledge for Deep Lifelong Learning using Deconvolutional
+    Networks, 2019, section 5 and appendix.
+    """
+    pool, wide = Pool(2, 2, "SAME"), Pool(3, 3, "SAME")
+    options: dict[str, dict[str, Any]] = {
+        "mnist": {"inputs": (28, 28, 1), "channels": ((32,), (64,)), "kernel": 5, "pool": pool, "dense": (32,)},
+        "cifar": {"inputs": (32, 32, 3), "channels": ((32, 32), (64, 64)), "kernel": 3, "pool": pool, "dense": (64,)},
+        "office_home": {
+            "inputs": (128, 128, 3),
+            "channels": ((64,), (256,), (256,), (256,)),
+            "kernel": (11, 5, 3, 3),
+            "pool": (wide, wide, pool, pool),
+            "dense": (256, 64),
+        },
+    }
+    if data not in options:
+        raise ValueError(f"The DF-CNN paper has networks for {', '.join(options)}, not for {data!r}.")
+    chosen = options[data]
+    return cnn(
+        outputs=outputs,
+        **chosen,
+        dropout=(0.0,) * (len(chosen["channels"]) - 1) + (0.5,),
+        kernel_init=nn.initializers.truncated_normal(0.05),
+        bias_init=nn.initializers.constant(0.2),
+        mean=mean,
+        std=std,
+    )

@@ -1,0 +1,196 @@
+"""Layers whose state and gates are explicit: convolution, normalisation, and the unit that a gate closes."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cljax.networks.convolution import Padding, convolve
+
+Array = jax.Array
+Initializer = Callable[..., Array]
+Normalization = Literal["batch", "feature"] | None
+
+default_kernel_init = nn.initializers.lecun_normal()
+
+
+class Convolution(nn.Module):
+    """Two-dimensional convolution with the gradients of `convolve`; parameters `kernel` `[h, w, C, C_out]` and `bias`.
+
+    Example:
+      >>> layer = Convolution(features=8, window=3)
+      >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 6, 6, 3)))
+      >>> variables['params']['kernel'].shape, layer.apply(variables, jnp.ones((2, 6, 6, 3))).shape
+      ((3, 3, 3, 8), (2, 6, 6, 8))
+    """
+
+    features: int
+    window: int = 3
+    stride: int = 1
+    padding: Padding = "SAME"
+    use_bias: bool = True
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Maps `[B, H, W, C]` to `[B, H_out, W_out, features]`."""
+        shape = (self.window, self.window, inputs.shape[-1], self.features)
+        outputs = convolve(
+            inputs, self.param("kernel", self.kernel_init, shape), stride=self.stride, padding=self.padding
+        )
+        if self.use_bias:
+            outputs = outputs + self.param("bias", self.bias_init, (self.features,))[None, None, None]
+        return outputs
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of which single channels can be frozen.
+
+    `scale * (x - mean) / sqrt(variance + epsilon) + bias`, with the batch's moments in training and the stored ones in
+    evaluation. A frozen channel uses its stored ones in training too, and they stay, bit by bit: an earlier task's
+    feature keeps its value while the others learn. The stored moments follow
+    `momentum * stored + (1 - momentum) * batch`, the variance being the biased one.
+
+    Parameters `scale`, `bias` `[C]`; collection `batch_stats` with `mean`, `var` `[C]`.
+
+    Example:
+      >>> norm, inputs = BatchNorm(), jnp.array([[0.0, 0.0], [2.0, 2.0]])
+      >>> variables = norm.init(jax.random.key(0), inputs, train=False)
+      >>> frozen = jnp.array([True, False])
+      >>> outputs, state = norm.apply(variables, inputs, train=True, frozen=frozen, mutable='batch_stats')
+      >>> outputs.round(2)
+      Array([[ 0., -1.],
+             [ 2.,  1.]], dtype=float32)
+      >>> state['batch_stats']['var']
+      Array([1., 1.], dtype=float32)
+
+    Reference: Ioffe and Szegedy, Batch Normalization, 2015, algorithm 1.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, inputs: Array, *, train: bool, frozen: Array | None = None) -> Array:
+        """Normalises `[B, ..., C]` over all axes but the last; `frozen` is `[C]` bool, none if None."""
+        shape, axes = inputs.shape[-1:], tuple(range(inputs.ndim - 1))
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        stored_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        stored_variance = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean, variance = stored_mean.value, stored_variance.value
+        if train:
+            frozen = jnp.zeros(shape, jnp.bool_) if frozen is None else frozen
+            chex.assert_shape(frozen, shape)
+            batch_mean = jnp.mean(inputs, axes)
+            batch_variance = jnp.mean(jnp.square(inputs - jnp.expand_dims(batch_mean, axes)), axes)
+            if not self.is_initializing():
+                for stored, batch in ((stored_mean, batch_mean), (stored_variance, batch_variance)):
+                    moved = self.momentum * stored.value + (1 - self.momentum) * batch
+                    stored.value = jnp.where(frozen, stored.value, jax.lax.stop_gradient(moved))
+            mean = jnp.where(frozen, mean, batch_mean)
+            variance = jnp.where(frozen, variance, batch_variance)
+        mean, factor, bias = (
+            jnp.expand_dims(value, axes) for value in (mean, scale * jax.lax.rsqrt(variance + self.epsilon), bias)
+        )
+        return (inputs - mean) * factor + bias
+
+
+class FeatureNorm(nn.Module):
+    """Feature normalisation: `scale_i * x_i + bias_i`, an affine map of each feature, without statistics.
+
+    Parameters `scale` (ones at first) and `bias` (zeros) `[C]`. Meant to be task-specific.
+
+    Example:
+      >>> FeatureNorm().apply({'params': {'scale': jnp.array([2.0]), 'bias': jnp.array([1.0])}}, jnp.array([[3.0]]))
+      Array([[7.]], dtype=float32)
+
+    Reference: Masana et al., Ternary Feature Masks, 2021, equation 7.
+    """
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Maps `[B, ..., C]` to the same shape."""
+        shape, axes = inputs.shape[-1:], tuple(range(inputs.ndim - 1))
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        return inputs * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
+
+
+def gate_features(activations: Array, gate: Array) -> Array:
+    """Multiplies features by their gate: `activations[..., c] * gate[c]`.
+
+    A feature whose gate is 0 is 0, so that nothing downstream depends on it.
+
+    Args:
+      activations: `[B, ..., C]`.
+      gate: `[C]`, usually 0 or 1; takes the activations' dtype.
+
+    Returns:
+      `[B, ..., C]`.
+
+    Example:
+      >>> gate_features(jnp.array([[3.0, 4.0]]), jnp.array([0.0, 1.0]))
+      Array([[0., 4.]], dtype=float32)
+    """
+    chex.assert_shape(gate, activations.shape[-1:])
+    return activations * jnp.expand_dims(gate.astype(activations.dtype), tuple(range(activations.ndim - 1)))
+
+
+def make_norm(normalization: Normalization) -> nn.Module | None:
+    """Makes the norm of that name: `'batch'`, `'feature'` or None.
+
+    Raises:
+      ValueError: for another name.
+
+    Example:
+      >>> make_norm('batch').momentum, make_norm(None)
+      (0.9, None)
+    """
+    if normalization not in (None, "batch", "feature"):
+        raise ValueError(f"normalization is 'batch', 'feature' or None, not {normalization!r}.")
+    return {"batch": BatchNorm, "feature": FeatureNorm}[normalization]() if normalization else None
+
+
+def activate(
+    layer: nn.Module,
+    norm: nn.Module | None,
+    inputs: Array,
+    *,
+    gate: Array,
+    frozen: Array | None = None,
+    train: bool,
+) -> Array:
+    """A hidden unit's whole path: layer, norm, ReLU, gate. The gate comes last, so that no norm's shift passes it.
+
+    `gate * relu(norm(layer(inputs)))`
+
+    Args:
+      layer: `Convolution` or `flax.linen.Dense`, bound.
+      norm: `BatchNorm`, `FeatureNorm` or None, bound.
+      inputs: `[B, ...]`.
+      gate: `[C]`, multiplies the features.
+      frozen: `[C]` bool, the channels that `BatchNorm` normalises with its stored moments; None for other norms.
+      train: whether `BatchNorm` uses the batch's moments.
+
+    Returns:
+      The gated activations `[B, ..., C]`.
+
+    Example:
+      >>> class Hidden(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, inputs, gate):
+      ...         return activate(nn.Dense(2, kernel_init=nn.initializers.ones), None, inputs, gate=gate, train=False)
+      >>> Hidden().init_with_output(jax.random.key(0), jnp.ones((1, 3)), jnp.array([1.0, 0.0]))[0]
+      Array([[3., 0.]], dtype=float32)
+    """
+    outputs = layer(inputs)
+    if isinstance(norm, BatchNorm):
+        outputs = norm(outputs, train=train, frozen=frozen)
+    elif norm is not None:
+        outputs = norm(outputs)
+    return gate_features(nn.relu(outputs), gate)

@@ -1,0 +1,173 @@
+"""From a Flax Linen module with explicit gates to a `Network` of pure functions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cljax.types import Array, Network, Tree, Wire
+
+Scalars = float | Sequence[float]
+
+
+def standardize(inputs: Array, mean: Scalars = 0.0, std: Scalars = 1.0, *, dtype: Any = None) -> Array:
+    """Scales and standardises raw inputs: `(x - mean) / std`, where `x = inputs / 255` if the inputs are integers.
+
+    Args:
+      inputs: `[B, ..., C]`, uint8 (scaled to [0, 1]) or floating point (taken as they are).
+      mean: one number, or one for each channel.
+      std: likewise.
+      dtype: of the result; float32 for integers and the inputs' own for floats if None.
+
+    Returns:
+      `[B, ..., C]`, floating point.
+
+    Example:
+      >>> standardize(jnp.array([[0, 255]], jnp.uint8), mean=0.5, std=0.25)
+      Array([[-2.,  2.]], dtype=float32)
+    """
+    integers = jnp.issubdtype(inputs.dtype, jnp.integer)
+    dtype = dtype or (jnp.float32 if integers else inputs.dtype)
+    values = inputs.astype(dtype)
+    if integers:
+        values = values / 255
+    moments = []
+    for name, moment in (("mean", mean), ("std", std)):
+        value = jnp.asarray(moment, dtype)
+        if value.shape not in ((), (1,), inputs.shape[-1:]):
+            raise ValueError(
+                f"{name} has shape {value.shape}, but the inputs have {inputs.shape[-1]} channels (their last axis): "
+                "give one number, or one for each channel."
+            )
+        moments.append(jnp.broadcast_to(value, (1,) * (inputs.ndim - 1) + inputs.shape[-1:]))
+    return (values - moments[0]) / moments[1]
+
+
+def parameter_dtype(params: Tree) -> Any:
+    """The dtype of the parameters, in which a network computes: that of the first leaf.
+
+    Example:
+      >>> parameter_dtype({'head': {'kernel': jnp.ones((2, 2))}})
+      dtype('float32')
+    """
+    return jax.tree.leaves(params)[0].dtype
+
+
+def make_network(
+    module: nn.Module,
+    inputs: Sequence[int],
+    outputs: int,
+    *,
+    gates: Mapping[str, int],
+    wiring: Sequence[Wire],
+    frozen: Sequence[str] = (),
+    per_task: Sequence[str] | None = None,
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+) -> Network:
+    """Makes a network of a Linen module that takes its gates as arguments.
+
+    The module has two methods, and its `__call__` is one after the other:
+
+    - `encode(inputs, gates, frozen, *, train) -> maps, activations`
+    - `decode(maps, gates, frozen, *, train) -> (logits, features), activations`
+
+    with standardised inputs, `gates` and `frozen` as dicts `{name: [C]}`, and dropout from the stream `'dropout'`. The
+    gates and the frozen channels are data that the module never changes; so they are arguments, and in the network's
+    collections they are flat: `collections['gates'][name]`, `collections['frozen'][name]`. Both have the gate's name,
+    that of the features.
+
+    Args:
+      module: the unbound module.
+      inputs: shape of one example.
+      outputs: number of logits.
+      gates: number of features of each gate.
+      wiring: as of `Network`.
+      frozen: names of the gates whose features pass a `BatchNorm`.
+      per_task: leaf paths that belong to a task; those of the module named `head` if None.
+      mean: of inputs, one number or one for each channel; see `standardize`.
+      std: likewise.
+
+    Returns:
+      The network. Training mode is `train=True`; only then does a collection change, and only `batch_stats`.
+    """
+    shape = tuple(inputs)
+
+    def init(key: Array) -> tuple[Tree, Tree]:
+        collections = {
+            "gates": {name: jnp.ones(size, jnp.float32) for name, size in gates.items()},
+            "frozen": {name: jnp.zeros(gates[name], jnp.bool_) for name in frozen},
+        }
+        example = jnp.zeros((1, *shape), jnp.float32)
+        variables = module.init(key, example, collections["gates"], collections["frozen"], train=False)
+        rest = {name: value for name, value in variables.items() if name != "params"}
+        return variables["params"], {**rest, **{name: value for name, value in collections.items() if value}}
+
+    def run(method: str, params: Tree, collections: Tree, value: Array, train: bool, key: Array | None):
+        statistics = {name: collections[name] for name in ("batch_stats",) if name in collections}
+        result, updated = module.apply(
+            {"params": params, **statistics},
+            value,
+            collections["gates"],
+            collections.get("frozen", {}),
+            train=train,
+            method=method,
+            rngs=None if key is None else {"dropout": key},
+            mutable=list(statistics) if train else [],
+        )
+        return *result, {**collections, **updated}
+
+    def encode(params: Tree, collections: Tree, inputs: Array, *, train: bool, key: Array | None):
+        chex.assert_shape(inputs, (None, *shape))
+        values = standardize(inputs, mean, std, dtype=parameter_dtype(params))
+        return run("encode", params, collections, values, train, key)
+
+    def decode(params: Tree, collections: Tree, maps: Array, *, train: bool, key: Array | None):
+        return run("decode", params, collections, maps, train, key)
+
+    if per_task is None:
+        per_task = tuple(wire.path for wire in wiring if wire.path.startswith("head/"))
+    return Network(init, encode, decode, tuple(per_task), tuple(wiring), shape, outputs)
+
+
+def layer_wires(layer: str, norm: str | None, *, inputs: str | None, outputs: str, repeat: int = 1) -> list[Wire]:
+    """The wires of a gated layer with bias and, if there is one, of the norm behind it.
+
+    Example:
+      >>> [wire.path for wire in layer_wires('dense_0', 'norm_0', inputs=None, outputs='dense_0')]
+      ['dense_0/kernel', 'dense_0/bias', 'norm_0/scale', 'norm_0/bias']
+    """
+    affine = [f"{layer}/bias"] + ([f"{norm}/scale", f"{norm}/bias"] if norm else [])
+    return [Wire(f"{layer}/kernel", inputs, outputs, repeat), *(Wire(path, None, outputs) for path in affine)]
+
+
+def head_wires(inputs: str | None, repeat: int = 1) -> list[Wire]:
+    """The wires of the head, whose outputs are logits.
+
+    Example:
+      >>> head_wires('dense_1')[0]
+      Wire(path='head/kernel', inputs='dense_1', outputs=None, repeat=1)
+    """
+    return [Wire("head/kernel", inputs, None, repeat), Wire("head/bias", None, None)]
+
+
+def check_paths(option: str, paths: Sequence[str], existing: Sequence[str]) -> None:
+    """Checks that every path exists.
+
+    Raises:
+      ValueError: for one that does not, with a list of those that do.
+
+    Example:
+      >>> check_paths('per_task', ('head',), ['head/kernel', 'head/bias'])
+      Traceback (most recent call last):
+        ...
+      ValueError: per_task names 'head', which does not exist. There are: head/kernel, head/bias.
+    """
+    if isinstance(paths, str):
+        raise ValueError(f"{option} is a sequence of paths, not the string {paths!r}: {option}=({paths!r},).")
+    for path in paths:
+        if path not in existing:
+            raise ValueError(f"{option} names {path!r}, which does not exist. There are: {', '.join(existing)}.")

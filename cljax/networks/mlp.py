@@ -1,0 +1,105 @@
+"""Multilayer perceptron."""
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+
+from cljax.networks.layers import Normalization, activate, make_norm
+from cljax.networks.linen import Scalars, head_wires, layer_wires, make_network
+from cljax.types import Network
+
+Array = jax.Array
+
+
+class _MLP(nn.Module):
+    outputs: int
+    hidden: tuple[int, ...]
+    normalization: Normalization
+    dropout: float
+
+    def setup(self) -> None:
+        self.dense = [nn.Dense(features) for features in self.hidden]
+        self.norm = [make_norm(self.normalization) for _ in self.hidden]
+        self.drop = nn.Dropout(self.dropout)
+        self.head = nn.Dense(self.outputs)
+
+    def encode(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        activations: dict[str, Array] = {}
+        values = inputs.reshape(inputs.shape[0], -1)
+        for index, (layer, norm) in enumerate(zip(self.dense, self.norm, strict=True)):
+            if index:
+                values = self.drop(values, deterministic=not train)
+            name = f"dense_{index}"
+            values = activate(layer, norm, values, gate=gates[name], frozen=frozen.get(name), train=train)
+            activations[name] = values
+        return values, activations
+
+    def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        del gates, frozen
+        return (self.head(self.drop(maps, deterministic=not train)), maps), {}
+
+    def __call__(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        maps, _ = self.encode(inputs, gates, frozen, train=train)
+        return self.decode(maps, gates, frozen, train=train)
+
+
+def mlp(
+    inputs: Sequence[int],
+    outputs: int,
+    *,
+    hidden: Sequence[int] = (256, 256),
+    normalization: Normalization = None,
+    dropout: float = 0.0,
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+    per_task: Sequence[str] | None = None,
+) -> Network:
+    """Multilayer perceptron: flatten, then dense, norm, ReLU, gate, dropout for each hidden layer, then the head.
+
+    Parameters are `dense_i`, `norm_i` and `head`; the gate of layer i is `dense_i`. The maps are the last hidden
+    activations `[B, D]`; the features are the same, as they are before the last dropout.
+
+    Args:
+      inputs: shape of one example, such as `(28, 28, 1)`.
+      outputs: number of logits.
+      hidden: width of each hidden layer, at least one.
+      normalization: `'batch'`, `'feature'` (see `FeatureNorm`) or None.
+      dropout: rate after each hidden layer.
+      mean: of inputs in [0, 1], one number or one for each channel.
+      std: likewise.
+      per_task: leaf paths that belong to a task; the head's if None.
+
+    Returns:
+      The network.
+
+    Raises:
+      ValueError: if there is no hidden layer.
+
+    Example:
+      >>> network = mlp((8, 8, 1), 2, hidden=(16,))
+      >>> params, collections = network.init(jax.random.key(0))
+      >>> jax.tree.map(lambda leaf: leaf.shape, params)
+      {'dense_0': {'bias': (16,), 'kernel': (64, 16)}, 'head': {'bias': (2,), 'kernel': (16, 2)}}
+      >>> network.per_task, collections['gates']['dense_0'].shape
+      (('head/kernel', 'head/bias'), (16,))
+    """
+    if not hidden:
+        raise ValueError("An MLP needs at least one hidden layer: hidden=(256,), for example.")
+    make_norm(normalization)
+    wiring = []
+    for index in range(len(hidden)):
+        name, norm = f"dense_{index}", f"norm_{index}" if normalization else None
+        wiring += layer_wires(name, norm, inputs=f"dense_{index - 1}" if index else None, outputs=name)
+    names = [f"dense_{index}" for index in range(len(hidden))]
+    return make_network(
+        _MLP(outputs, tuple(hidden), normalization, dropout),
+        inputs,
+        outputs,
+        gates=dict(zip(names, hidden, strict=True)),
+        wiring=[*wiring, *head_wires(names[-1])],
+        frozen=names if normalization == "batch" else (),
+        per_task=per_task,
+        mean=mean,
+        std=std,
+    )

@@ -1,0 +1,25 @@
+"""Streams: what is learned and in which order, as index tables over one shared array of examples."""
+
+from cljax.streams.building import from_tasks, permuted, split
+from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, task_of
+from cljax.streams.schedules import lifelong, multi_task, visits, with_schedule
+from cljax.streams.stacking import align, capacity, stack
+
+__all__ = [
+    "align",
+    "apply_permutation",
+    "capacity",
+    "draw",
+    "epoch_order",
+    "from_tasks",
+    "gather",
+    "lifelong",
+    "multi_task",
+    "permuted",
+    "sequential",
+    "split",
+    "stack",
+    "task_of",
+    "visits",
+    "with_schedule",
+]

@@ -1,0 +1,296 @@
+"""Streams from data: class splits, permuted pixels, or arrays task by task.
+
+Examples are never copied per task: a task is a list of rows of one shared array. Division into training and
+validation part, class order and permutations are functions of the seed alone, each with random numbers of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cljax.data.checks import check_images, check_labels, check_pair
+from cljax.data.sources import Dataset
+from cljax.data.statistics import channel_statistics
+from cljax.streams.division import draw_class_order, group_classes, set_aside
+from cljax.streams.schedules import lifelong, make_table, with_schedule
+from cljax.types import Schedule, Stream, Tables
+
+_SCENARIOS = ("task", "class", "domain")
+
+
+def split(
+    dataset: Dataset,
+    *,
+    tasks: int,
+    scenario: str = "task",
+    seed: int = 0,
+    class_order: str | Sequence[int] | None = None,
+    validation: float = 0.1,
+    sizes: Sequence[int] | None = None,
+    epochs: int | Sequence[int] = 1,
+    schedule: Schedule | None = None,
+) -> Stream:
+    """Divides the classes of a data set among tasks; a label is the index of its class within its task.
+
+    Args:
+      dataset: single-label.
+      tasks: T.
+      scenario: `'task'`, `'class'` or `'domain'`-incremental: how logits will be read. The tables do not depend on it.
+      seed: of the class order, if random, and of the validation part.
+      class_order: None for 0..K-1, `'random'`, or the classes to use, in order (some may be left out).
+      validation: share of each class's training examples set aside, at least one example where the class has two.
+      sizes: number of classes of each task; as equal as possible where None, the first tasks being the larger ones.
+      epochs: of each visit, where `schedule` is None.
+      schedule: the rounds; lifelong where None. Tasks are renumbered by first visit.
+
+    Returns:
+      Stream with labels int32 and classes `[T, K]`, K the largest number of classes of a task.
+
+    Raises:
+      ValueError: more tasks than classes, sizes that do not add up, an order with unknown or repeated classes, a task
+        without training examples, multi-label data, an unknown scenario, a share outside [0, 1).
+
+    Example:
+      >>> from cljax.data import from_arrays
+      >>> images = np.zeros((10, 2, 2, 1), np.uint8)
+      >>> data = from_arrays(images, list(range(5)) * 2, images[:5], list(range(5)))
+      >>> stream = split(data, tasks=2)
+      >>> stream.facts["classes"], stream.tables.classes.sum(axis=1).tolist()
+      ([['0', '1', '2'], ['3', '4']], [3, 2])
+    """
+    _check_options(tasks, scenario, validation)
+    if dataset.labels.ndim == 2:
+        raise ValueError(
+            f"The data set {dataset.name!r} is multi-label, so that its classes cannot be divided among tasks without "
+            f"dividing its examples. Divide them yourself and use streams.from_tasks."
+        )
+    examples: Any = dataset.images
+    count = len(dataset.classes)
+    order = draw_class_order(class_order, count, seed)
+    groups = group_classes(order, tasks, sizes)
+    learn, validate = set_aside(dataset.train_labels, validation, seed)
+    test = np.arange(dataset.train_size, len(dataset.labels))
+    within = np.full(count, -1, np.int32)
+    for group in groups:
+        within[group] = np.arange(len(group))
+    parts = {}
+    for name, rows in (("train", learn), ("validation", validate), ("test", test)):
+        chosen = [rows[np.isin(dataset.labels[rows], group)] for group in groups]
+        parts[name] = make_table(chosen, [within[dataset.labels[part]] for part in chosen])
+    for task, group in enumerate(groups):
+        if not parts["train"].size[task]:
+            names = ", ".join(dataset.classes[label] for label in group)
+            raise ValueError(
+                f"Task {task} (classes {names}) has no training examples in the data set {dataset.name!r}. Leave these "
+                f"classes out with class_order, or give each task a class that has examples."
+            )
+    largest = max(len(group) for group in groups)
+    classes: Any = np.asarray([[label < len(group) for label in range(largest)] for group in groups])
+    tables = Tables(examples, parts["train"], parts["validation"], parts["test"], None, classes)
+    facts = {
+        "kind": "split",
+        "class_order": [int(label) for label in order],
+        "classes": [[dataset.classes[label] for label in group] for group in groups],
+    }
+    return _stream(tables, dataset.name, scenario, [dataset.train_images], seed, validation, facts, epochs, schedule)
+
+
+def permuted(
+    dataset: Dataset,
+    *,
+    tasks: int,
+    scenario: str = "domain",
+    seed: int = 0,
+    first_identity: bool = False,
+    validation: float = 0.1,
+    epochs: int | Sequence[int] = 1,
+    schedule: Schedule | None = None,
+) -> Stream:
+    """Shows the whole data set in every task, its pixels permuted differently.
+
+    Task t uses `jax.random.permutation(fold_in(key(seed), t), H * W)` (threefry keys) for training, validation and test
+    alike. Whole pixels move: the channels of a pixel stay together, so that statistics per channel stay true. Of
+    vectors `[n, D]`, the D elements are permuted.
+
+    Args:
+      dataset: single-label or multi-label.
+      tasks: T.
+      scenario: as in `split`.
+      seed: of the permutations and the validation part.
+      first_identity: whether task 0 shows the images as they are.
+      validation: as in `split`.
+      epochs: as in `split`.
+      schedule: as in `split`.
+
+    Returns:
+      Stream with a permutation `[T, P]` int32 over an example's P flattened elements; the tasks share all examples.
+
+    Raises:
+      ValueError: fewer than one task, an unknown scenario, a share outside [0, 1).
+
+    Example:
+      >>> from cljax.data import from_arrays
+      >>> images = np.zeros((4, 2, 2, 1), np.uint8)
+      >>> stream = permuted(from_arrays(images, [0, 1] * 2, images, [0, 1] * 2), tasks=2, first_identity=True)
+      >>> stream.tables.permutation[0].tolist(), stream.tables.permutation.shape
+      ([0, 1, 2, 3], (2, 4))
+
+    Source: I. Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting in Gradient-Based Neural
+    Networks, ICLR 2014, section 5.
+    """
+    _check_options(tasks, scenario, validation)
+    examples: Any = dataset.images
+    shape = examples.shape[1:]
+    channels = shape[-1] if len(shape) == 3 else 1
+    pixels = int(np.prod(shape)) // channels
+    key = jax.random.key(seed, impl="threefry2x32")
+    moves = np.stack([jax.random.permutation(jax.random.fold_in(key, task), pixels) for task in range(tasks)])
+    if first_identity:
+        moves[0] = np.arange(pixels)
+    permutation: Any = (moves[:, :, None] * channels + np.arange(channels)).reshape(tasks, -1).astype(np.int32)
+    learn, validate = set_aside(dataset.train_labels, validation, seed)
+    test = np.arange(dataset.train_size, len(dataset.labels))
+    train_table, validation_table, test_table = (
+        make_table([rows] * tasks, [dataset.labels[rows]] * tasks) for rows in (learn, validate, test)
+    )
+    classes: Any = np.ones((tasks, len(dataset.classes)), np.bool_)
+    tables = Tables(examples, train_table, validation_table, test_table, permutation, classes)
+    facts = {
+        "kind": "permuted",
+        "permutation": {
+            "rule": "jax.random.permutation(jax.random.fold_in(jax.random.key(seed), task), pixels)",
+            "seed": seed,
+            "pixels": pixels,
+            "first_identity": first_identity,
+            "sha256": hashlib.sha256(permutation.tobytes()).hexdigest(),
+        },
+        "classes": [list(dataset.classes)] * tasks,
+    }
+    return _stream(tables, dataset.name, scenario, [dataset.train_images], seed, validation, facts, epochs, schedule)
+
+
+def from_tasks(
+    tasks: Sequence[tuple[Any, Any, Any, Any]],
+    *,
+    scenario: str = "task",
+    seed: int = 0,
+    validation: float = 0.1,
+    epochs: int | Sequence[int] = 1,
+    schedule: Schedule | None = None,
+    name: str = "arrays",
+) -> Stream:
+    """Makes a stream of arrays given task by task, such as a sequence of data sets.
+
+    Args:
+      tasks: for each, `(train_images, train_labels, test_images, test_labels)` as in `data.from_arrays`; sizes and
+        numbers of classes may differ, shapes and dtypes of the images may not. Labels are within the task, from 0.
+      scenario: as in `split`.
+      seed: of the validation part.
+      validation: as in `split`; of multi-label tasks, a plain random choice.
+      epochs: as in `split`.
+      schedule: as in `split`.
+      name: of the data.
+
+    Returns:
+      Stream; labels int32, or float32 `[N, K]` padded with zero columns where a task has fewer classes.
+
+    Raises:
+      TypeError, ValueError: what `data.from_arrays` refuses, the message naming the task; tasks of differing shapes; or
+        single-label and multi-label tasks together.
+
+    Example:
+      >>> images = np.zeros((4, 2, 2, 1), np.uint8)
+      >>> stream = from_tasks([(images, [0, 1] * 2, images, [0, 1] * 2), (images, [0, 1, 2, 2], images[:1], [2])])
+      >>> stream.tables.train.size.tolist(), stream.tables.test.size.tolist(), stream.tables.classes.tolist()
+      ([2, 3], [4, 1], [[True, True, False], [True, True, True]])
+    """
+    _check_options(len(tasks), scenario, validation)
+    checked = [_check_task(number, *task) for number, task in enumerate(tasks)]
+    multi_label = [train_labels.ndim == 2 for _, train_labels, _, _, _ in checked]
+    if any(multi_label) and not all(multi_label):
+        raise ValueError(
+            f"Task {multi_label.index(True)} is multi-label (float32 labels [n, K]), but task "
+            f"{multi_label.index(False)} is not. Give all tasks labels of one kind."
+        )
+    for number, task in enumerate(checked[1:], 1):
+        check_pair(checked[0][0], task[0], "The images of task 0", f"the images of task {number}")
+    largest = max(count for *_, count in checked)
+    offset = 0
+    rows: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    labels: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    for number, (train_images, train_labels, test_images, test_labels, count) in enumerate(checked):
+        learn, validate = set_aside(train_labels, validation, seed, number)
+        test = len(train_images) + np.arange(len(test_images))
+        values = np.concatenate([train_labels, test_labels])
+        if values.ndim == 2:
+            values = np.pad(values, ((0, 0), (0, largest - count)))
+        for part, chosen in (("train", learn), ("validation", validate), ("test", test)):
+            rows[part].append(offset + chosen)
+            labels[part].append(values[chosen])
+        offset += len(values)
+    examples: Any = np.concatenate([images for task in checked for images in (task[0], task[2])])
+    classes: Any = np.asarray([[label < count for label in range(largest)] for *_, count in checked])
+    train_table, validation_table, test_table = (make_table(rows[part], labels[part]) for part in rows)
+    tables = Tables(examples, train_table, validation_table, test_table, None, classes)
+    facts = {"kind": "tasks", "classes": [[str(label) for label in range(count)] for *_, count in checked]}
+    return _stream(tables, name, scenario, [task[0] for task in checked], seed, validation, facts, epochs, schedule)
+
+
+def _check_options(tasks: int, scenario: str, validation: float) -> None:
+    if tasks < 1:
+        raise ValueError(f"A stream needs at least one task; got {tasks}.")
+    if scenario not in _SCENARIOS:
+        raise ValueError(f"The scenario is {scenario!r}, but must be 'task', 'class' or 'domain'.")
+    if not 0 <= validation < 1:
+        raise ValueError(f"The validation share is {validation}, but must be at least 0 and below 1, such as 0.1.")
+
+
+def _check_task(number: int, train_images: Any, train_labels: Any, test_images: Any, test_labels: Any) -> tuple:
+    """A task's arrays, checked, and its number of classes."""
+    what = [f"{part} of task {number}" for part in ("train_images", "train_labels", "test_images", "test_labels")]
+    train_images, test_images = check_images(train_images, what[0]), check_images(test_images, what[2])
+    check_pair(train_images, test_images, what[0], what[2])
+    train_labels = check_labels(train_labels, train_images, what[1], what[0], None)
+    count = train_labels.shape[1] if train_labels.ndim == 2 else int(train_labels.max()) + 1
+    test_labels = check_labels(test_labels, test_images, what[3], what[2], count)
+    if train_labels.ndim != test_labels.ndim:
+        raise ValueError(
+            f"{what[1]} have shape {train_labels.shape}, but {what[3]} have shape {test_labels.shape}. Either both are "
+            f"whole numbers [n], or both are float32 [n, K]."
+        )
+    return train_images, train_labels, test_images, test_labels, count
+
+
+def _stream(
+    tables: Tables,
+    name: str,
+    scenario: str,
+    train_images: Sequence[np.ndarray],
+    seed: int,
+    validation: float,
+    facts: dict[str, Any],
+    epochs: int | Sequence[int],
+    schedule: Schedule | None,
+) -> Stream:
+    """Adds what all streams have: statistics, common facts, the schedule."""
+    count = len(tables.classes)
+    parts = {"train": tables.train, "validation": tables.validation, "test": tables.test}
+    facts = {
+        "data": name,
+        "scenario": scenario,
+        "seed": seed,
+        "validation": validation,
+        **facts,
+        "tasks": list(range(count)),
+        "sizes": {part: table.size.tolist() for part, table in parts.items()},
+    }
+    mean, std = channel_statistics(train_images)
+    plain = lifelong(count, epochs if schedule is None else 1)
+    return with_schedule(
+        Stream(tables, plain, name, scenario, mean, std, facts), plain if schedule is None else schedule
+    )

@@ -1,0 +1,238 @@
+"""Batches from a stream's tables: pure functions of arrays, for use inside a compiled training step.
+
+A position is a row of a split's flat table. The rows of a task are contiguous and tasks follow one another in their
+order, so that a position tells its task: examples cannot, for permuted tasks share them. With N rows in the table, the
+numbers N, N + 1, ... stand for the slots of an exemplar memory.
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from cljax.types import Array, Batch, Clock, Memory, Table, Tables
+
+
+def task_of(table: Table, position: Array) -> Array:
+    """The task that a position belongs to: the last task that starts at or before it (and is not empty).
+
+    Args:
+      table: a split, with T tasks.
+      position: int32, any shape.
+
+    Returns:
+      int32 in 0..T-1, the shape of `position`.
+
+    Example:
+      >>> start, size = jnp.array([0, 3, 3]), jnp.array([3, 0, 2])
+      >>> table = Table(jnp.arange(5), jnp.zeros(5, jnp.int32), start, size)
+      >>> task_of(table, jnp.array([0, 2, 3, 4])).tolist()
+      [0, 0, 2, 2]
+    """
+    chex.assert_rank(table.start, 1)
+    starts = jnp.asarray(table.start, jnp.int32)
+    found = jnp.searchsorted(starts, jnp.asarray(position, jnp.int32), side="right").astype(jnp.int32)
+    return jnp.maximum(found - 1, 0)
+
+
+def apply_permutation(permutation: Array | None, inputs: Array, tasks: Array) -> Array:
+    """Permutes every example's flattened elements by its task: `y.flat[p] = x.flat[permutation[task, p]]`.
+
+    Args:
+      permutation: `[T, P]` int32, or None, which changes nothing.
+      inputs: `[B, ...]`, P elements an example.
+      tasks: `[B]` int32.
+
+    Returns:
+      Inputs of the same shape and dtype.
+
+    Example:
+      >>> apply_permutation(jnp.array([[0, 1], [1, 0]]), jnp.array([[5, 6], [5, 6]]), jnp.array([0, 1])).tolist()
+      [[5, 6], [6, 5]]
+    """
+    chex.assert_rank(tasks, 1)
+    chex.assert_equal_shape_prefix((inputs, tasks), 1)
+    if permutation is None:
+        return inputs
+    chex.assert_rank(permutation, 2)
+    flat = inputs.reshape(inputs.shape[0], -1)
+    chex.assert_equal(flat.shape[1], permutation.shape[1])
+    order = jnp.take(jnp.asarray(permutation, jnp.int32), tasks, axis=0, mode="clip")
+    return jnp.take_along_axis(flat, order, axis=1, mode="clip").reshape(inputs.shape)
+
+
+def gather(tables: Tables, table: Table, positions: Array) -> Batch:
+    """The examples at some positions, as their tasks show them.
+
+    Args:
+      tables: the stream's, for the examples and the permutation.
+      table: the split of `tables` that the positions are of.
+      positions: `[B]` int32 rows of the split's table.
+
+    Returns:
+      Batch with inputs as stored (permuted by task), `position` the place within the task's table, weights 1.
+
+    Example:
+      >>> table = Table(jnp.array([4, 2]), jnp.array([0, 0]), jnp.array([0, 1]), jnp.array([1, 1]))
+      >>> tables = Tables(10 * jnp.arange(5)[:, None], table, table, table, None, jnp.ones((2, 1), bool))
+      >>> batch = gather(tables, table, jnp.array([1, 0]))
+      >>> batch.inputs.tolist(), batch.tasks.tolist(), batch.position.tolist()
+      ([[20], [40]], [1, 0], [0, 0])
+    """
+    chex.assert_rank(positions, 1)
+    chex.assert_type(positions, int)
+    tasks = task_of(table, positions)
+    rows = jnp.take(jnp.asarray(table.index, jnp.int32), positions, mode="clip")
+    inputs = jnp.take(jnp.asarray(tables.examples), rows, axis=0, mode="clip")
+    labels = jnp.take(jnp.asarray(table.labels), positions, axis=0, mode="clip")
+    starts = jnp.take(jnp.asarray(table.start, jnp.int32), tasks, mode="clip")
+    weights = jnp.ones(positions.shape, jnp.float32)
+    inputs = apply_permutation(tables.permutation, inputs, tasks)
+    return Batch(inputs, labels, tasks, (positions - starts).astype(jnp.int32), weights)
+
+
+def epoch_order(
+    table: Table,
+    clock: Clock,
+    key: Array,
+    *,
+    draws_from: str,
+    capacity: int,
+    memory: Memory | None = None,
+) -> tuple[Array, Array]:
+    """A uniformly random order, without replacement, of an epoch's examples; built once an epoch.
+
+    Eligible are the examples of the clock's task ('current'), of every task up to the newest ('seen'), or of all
+    tasks ('all'), and the valid slots of memory. Every candidate draws 31 random bits, the others a larger number, and
+    a stable sort brings the eligible ones to the front. Table and memory draw from keys of their own, so that neither
+    the padding of a table nor a larger capacity changes the order of a task's examples.
+
+    Args:
+      table: the split to draw from, N rows.
+      clock: `task` and `newest` are read.
+      key: of this epoch.
+      draws_from: 'current', 'seen' or 'all'.
+      capacity: static bound on the size of a task; only 'current' needs it.
+      memory: exemplars, M slots, or None.
+
+    Returns:
+      order `[capacity + M]` (or `[N + M]`) int32, positions, N + slot for memory; what follows the first `count` has
+      no meaning. count int32, the number of examples in the epoch.
+
+    Raises:
+      ValueError: an unknown `draws_from`.
+
+    Example:
+      >>> from cljax.types import make_clock
+      >>> table = Table(jnp.arange(5), jnp.zeros(5, jnp.int32), jnp.array([0, 3]), jnp.array([3, 2]))
+      >>> order, count = epoch_order(table, make_clock(task=1), jax.random.key(0), draws_from="current", capacity=3)
+      >>> int(count), sorted(order[:2].tolist())
+      (2, [3, 4])
+    """
+    chex.assert_scalar_positive(capacity)
+    total = table.index.shape[0]
+    start, size = jnp.asarray(table.start, jnp.int32), jnp.asarray(table.size, jnp.int32)
+    if draws_from == "current":
+        places = jnp.arange(capacity, dtype=jnp.int32)
+        candidates = jnp.take(start, clock.task, mode="clip") + places
+        eligible = places < jnp.take(size, clock.task, mode="clip")
+    elif draws_from in ("seen", "all"):
+        candidates = jnp.arange(total, dtype=jnp.int32)
+        last = clock.newest if draws_from == "seen" else jnp.int32(start.shape[0] - 1)
+        eligible = candidates < jnp.take(start + size, last, mode="clip")
+    else:
+        raise ValueError(f"draws_from is {draws_from!r}, but batches are drawn from 'current', 'seen' or 'all' tasks.")
+    keys = jax.random.split(key)
+    bits = jax.random.bits(keys[0], candidates.shape, jnp.uint32)
+    if memory is not None:
+        slots = memory.valid.shape[0]
+        candidates = jnp.concatenate([candidates, total + jnp.arange(slots, dtype=jnp.int32)])
+        eligible = jnp.concatenate([eligible, memory.valid])
+        bits = jnp.concatenate([bits, jax.random.bits(keys[1], (slots,), jnp.uint32)])
+    rank = jnp.where(eligible, bits >> jnp.uint32(1), jnp.uint32(0xFFFFFFFF))
+    return jnp.take(candidates, jnp.argsort(rank)), jnp.sum(eligible, dtype=jnp.int32)
+
+
+def draw(
+    tables: Tables,
+    table: Table,
+    order: Array,
+    count: Array,
+    step: Array,
+    batch_size: int,
+    memory: Memory | None = None,
+) -> Batch:
+    """The `step`-th batch of an epoch; a last partial one wraps around, its surplus examples having weight 0.
+
+    Args:
+      tables: the stream's.
+      table: the split of `tables` that `order` is of.
+      order: of `epoch_order`.
+      count: of `epoch_order`.
+      step: int32, from 0; an epoch has `ceil(count / batch_size)` steps.
+      batch_size: B, static.
+      memory: the memory that `epoch_order` was given.
+
+    Returns:
+      Batch. Examples of memory come as memory holds them, with their own tasks and labels, and position -1.
+
+    Example:
+      >>> table = Table(jnp.arange(3), jnp.array([0, 1, 2]), jnp.array([0]), jnp.array([3]))
+      >>> tables = Tables(jnp.zeros((3, 1)), table, table, table, None, jnp.ones((1, 3), bool))
+      >>> batch = draw(tables, table, jnp.array([2, 0, 1]), jnp.int32(3), jnp.int32(1), 2)
+      >>> batch.labels.tolist(), batch.weights.tolist()
+      ([1, 2], [1.0, 0.0])
+    """
+    chex.assert_scalar_positive(batch_size)
+    chex.assert_rank(order, 1)
+    number = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    positions = jnp.take(order, number % jnp.maximum(count, 1), mode="clip")
+    weights = (number < count).astype(jnp.float32)
+    if memory is None:
+        return gather(tables, table, positions)._replace(weights=weights)
+    slots = positions - table.index.shape[0]
+    from_memory = slots >= 0
+    batch = gather(tables, table, jnp.where(from_memory, 0, positions))
+
+    def choose(kept: Array, drawn: Array) -> Array:
+        chex.assert_equal(kept.dtype, drawn.dtype)
+        kept = jnp.take(kept, jnp.maximum(slots, 0), axis=0, mode="clip")
+        return jnp.where(from_memory.reshape(-1, *(1,) * (drawn.ndim - 1)), kept, drawn)
+
+    return Batch(
+        choose(memory.inputs, batch.inputs),
+        choose(memory.labels, batch.labels),
+        choose(memory.tasks, batch.tasks),
+        jnp.where(from_memory, -1, batch.position),
+        weights,
+    )
+
+
+def sequential(tables: Tables, table: Table, task: Array, step: Array, batch_size: int) -> Batch:
+    """The `step`-th batch of a task in the order of its table, for folds and evaluation.
+
+    Args:
+      tables: the stream's.
+      table: a split of `tables`.
+      task: int32.
+      step: int32, from 0.
+      batch_size: B, static.
+
+    Returns:
+      Batch; beyond the task's size it wraps around with weight 0. A task without examples gives weights 0 only.
+
+    Example:
+      >>> table = Table(jnp.arange(5), jnp.arange(5), jnp.array([0, 2]), jnp.array([2, 3]))
+      >>> tables = Tables(jnp.zeros((5, 1)), table, table, table, None, jnp.ones((2, 5), bool))
+      >>> batch = sequential(tables, table, jnp.int32(1), jnp.int32(1), 2)
+      >>> batch.labels.tolist(), batch.position.tolist(), batch.weights.tolist()
+      ([4, 2], [2, 0], [1.0, 0.0])
+    """
+    chex.assert_scalar_positive(batch_size)
+    start = jnp.take(jnp.asarray(table.start, jnp.int32), task, mode="clip")
+    size = jnp.take(jnp.asarray(table.size, jnp.int32), task, mode="clip")
+    number = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    batch = gather(tables, table, start + number % jnp.maximum(size, 1))
+    tasks = jnp.broadcast_to(jnp.asarray(task, jnp.int32), number.shape)
+    return batch._replace(tasks=tasks, weights=(number < size).astype(jnp.float32))

@@ -1,0 +1,164 @@
+"""Schedules: in which order, and for how many epochs, tasks are visited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cljax.types import Schedule, Stream, Table
+
+
+def lifelong(tasks: int, epochs: int | Sequence[int]) -> Schedule:
+    """Every task once, in order, evaluated after each.
+
+    Args:
+      tasks: T.
+      epochs: of every task, or one number a task.
+
+    Raises:
+      ValueError: fewer than one task or epoch, or not one number a task.
+
+    Example:
+      >>> lifelong(3, 5).task.tolist(), lifelong(3, 5).epochs.tolist()
+      ([0, 1, 2], [5, 5, 5])
+    """
+    if np.ndim(epochs) and len(np.asarray(epochs)) != tasks:
+        raise ValueError(f"{len(np.asarray(epochs))} numbers of epochs were given for {tasks} tasks; give one a task.")
+    return _schedule(np.arange(tasks), np.broadcast_to(np.asarray(epochs), (tasks,)), np.ones(tasks, np.bool_))
+
+
+def multi_task(tasks: int, rounds: int, *, seed: int = 0, evaluate_every: int = 1) -> Schedule:
+    """Rounds of one epoch on a task picked uniformly at random, independently of the rounds before.
+
+    Args:
+      tasks: T.
+      rounds: R.
+      seed: of the picks.
+      evaluate_every: evaluate after each so many rounds, and after the last.
+
+    Raises:
+      ValueError: fewer than one task, round, or round between evaluations.
+
+    Example:
+      >>> multi_task(3, 5, evaluate_every=2).evaluate.tolist()
+      [False, True, False, True, True]
+
+    Source: the multi-task regime of S. Lee, J. Stokes and E. Eaton, Learning Shared Knowledge for Deep Lifelong
+    Learning Using Deconvolutional Networks, IJCAI 2019.
+    """
+    if min(tasks, rounds, evaluate_every) < 1:
+        raise ValueError(
+            f"A multi-task schedule needs at least one task, one round and one round between evaluations; "
+            f"got tasks={tasks}, rounds={rounds}, evaluate_every={evaluate_every}."
+        )
+    task = np.random.default_rng([seed, _PICKS]).integers(tasks, size=rounds)
+    number = np.arange(1, rounds + 1)
+    return _schedule(task, np.ones(rounds), (number % evaluate_every == 0) | (number == rounds))
+
+
+_PICKS = 3
+"""Keeps the random numbers of schedules apart from those of splits at the same seed."""
+
+
+def visits(sequence: Iterable[tuple[int, int]]) -> Schedule:
+    """Visits `(task, epochs)` in a free order, tasks may recur; evaluated after each.
+
+    Args:
+      sequence: the visits.
+
+    Raises:
+      ValueError: no visit, a negative task, or fewer than one epoch.
+
+    Example:
+      >>> visits([(0, 3), (1, 3), (0, 1)]).task.tolist()
+      [0, 1, 0]
+    """
+    pairs = np.asarray(list(sequence), np.int64).reshape(-1, 2)
+    return _schedule(pairs[:, 0], pairs[:, 1], np.ones(len(pairs), np.bool_))
+
+
+def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
+    """Gives a stream another schedule, and numbers its tasks by first visit.
+
+    The n-th task to be visited for the first time becomes task n; tasks that no round visits come last. Tables,
+    permutation, classes and facts follow, and `facts['tasks']` keeps the original numbers.
+
+    Args:
+      stream: as built, tables unstacked.
+      schedule: in the stream's present task numbers.
+
+    Raises:
+      ValueError: the schedule names a task that the stream has not.
+
+    Example:
+      >>> from cljax.data import from_arrays
+      >>> from cljax.streams import split
+      >>> images = np.zeros((6, 2, 2, 1), np.uint8)
+      >>> data = from_arrays(images, [0, 1, 2] * 2, images, [0, 1, 2] * 2)
+      >>> stream = with_schedule(split(data, tasks=3), visits([(2, 1), (0, 1), (2, 1), (1, 1)]))
+      >>> stream.schedule.task.tolist(), stream.facts["tasks"]
+      ([0, 1, 0, 2], [2, 0, 1])
+    """
+    tables, count = stream.tables, len(stream.tables.classes)
+    classes: Any = np.asarray(tables.classes)
+    schedule = _schedule(*schedule)
+    if schedule.task.max() >= count:
+        raise ValueError(
+            f"The schedule visits task {schedule.task.max()}, but the stream has {count} tasks, numbered 0 to "
+            f"{count - 1}."
+        )
+    visited = list(dict.fromkeys(schedule.task.tolist()))
+    order = visited + [task for task in range(count) if task not in visited]
+    permutation: Any = None if tables.permutation is None else np.asarray(tables.permutation)[order]
+    if order != list(range(count)):
+        tables = tables._replace(
+            train=_reorder(tables.train, order),
+            validation=_reorder(tables.validation, order),
+            test=_reorder(tables.test, order),
+            permutation=permutation,
+            classes=classes[order],
+        )
+    facts = dict(stream.facts)
+    for name in ("tasks", "classes"):
+        facts[name] = [facts[name][task] for task in order]
+    facts["sizes"] = {part: [sizes[task] for task in order] for part, sizes in facts["sizes"].items()}
+    new = np.argsort(order)
+    return stream._replace(
+        tables=tables, schedule=schedule._replace(task=new[schedule.task].astype(np.int32)), facts=facts
+    )
+
+
+def make_table(rows: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Table:
+    """A table of each task's rows and labels, one task after the other; one row of padding where all are empty."""
+    size: Any = np.asarray([len(part) for part in rows], np.int32)
+    index: Any = np.concatenate(rows).astype(np.int32)
+    values: Any = np.concatenate(labels)
+    if not len(index):
+        index, values = np.zeros(1, np.int32), np.zeros((1, *values.shape[1:]), values.dtype)
+    start: Any = np.concatenate([[0], np.cumsum(size)[:-1]]).astype(np.int32)
+    return Table(index, values, start, size)
+
+
+def _reorder(table: Table, order: Sequence[int]) -> Table:
+    slices = [slice(table.start[task], table.start[task] + table.size[task]) for task in order]
+    index, labels = np.asarray(table.index), np.asarray(table.labels)
+    return make_table([index[part] for part in slices], [labels[part] for part in slices])
+
+
+def _schedule(task: np.ndarray, epochs: np.ndarray, evaluate: np.ndarray) -> Schedule:
+    """Checks and converts."""
+    task, epochs, evaluate = (np.asarray(part) for part in (task, epochs, evaluate))
+    if not (task.shape == epochs.shape == evaluate.shape and task.ndim == 1 and task.size):
+        raise ValueError(
+            f"A schedule needs at least one round, and a task, a number of epochs and an evaluation flag for each; got "
+            f"shapes {task.shape}, {epochs.shape} and {evaluate.shape}."
+        )
+    if task.min() < 0 or epochs.min() < 1:
+        wrong = int(np.flatnonzero((task < 0) | (epochs < 1))[0])
+        raise ValueError(
+            f"Round {wrong} of the schedule visits task {task[wrong]} for {epochs[wrong]} epochs; tasks are numbered "
+            f"from 0, and a visit takes at least one epoch."
+        )
+    return Schedule(task.astype(np.int32), epochs.astype(np.int32), evaluate.astype(np.bool_))

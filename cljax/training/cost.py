@@ -1,0 +1,72 @@
+"""What a method costs: FLOPs and bytes of a step by the compiler, and bytes kept per task."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax import rows, streams
+from cljax.training.engine import Engine, Settings
+from cljax.types import Learner, Network, Stream, Tree, make_clock
+
+
+def step_cost(engine: Engine, settings: Settings, stream: Stream) -> tuple[float | None, int | None]:
+    """FLOPs and peak bytes of one train step, as the compiler counts them.
+
+    Args:
+      engine: of `make_engine`.
+      settings: those it was made with.
+      stream: for shapes.
+
+    Returns:
+      FLOPs, and bytes of arguments, results and temporaries together; None where the compiler does not tell.
+    """
+    tables = jax.eval_shape(lambda tables: jax.tree.map(jnp.asarray, tables), stream.tables)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    clock = jax.eval_shape(make_clock)
+    learner = jax.eval_shape(lambda *given: rows.focus(engine.init(*given), jnp.int32(0)), key, tables)
+    state = jax.eval_shape(engine.begin_phase, learner, clock, tables, key)
+
+    def first(tables):
+        return streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), settings.batch_size)
+
+    batch = jax.eval_shape(first, tables)
+    compiled = engine.step.lower(state.learner, state.mask, clock, batch, key).compile()
+    costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    flops = costs.get("flops") if costs else None
+    if memory is None:
+        return flops, None
+    sizes = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
+    return flops, int(sum(sizes) - memory.alias_size_in_bytes)
+
+
+def tree_bytes(tree: Tree) -> int:
+    """The bytes of a tree's arrays.
+
+    Example:
+      >>> tree_bytes({'a': jnp.zeros([3], jnp.float32), 'b': jnp.zeros([2], jnp.uint8)})
+      14
+    """
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def bytes_per_task(learner: Learner, network: Network) -> float:
+    r"""Bytes a learner keeps for each task, beside one set of shared weights.
+
+    $$ \frac{|\theta| + |c| + |s| + |m| - |\theta_\text{shared}| - |c_\text{shared}|}{T} $$
+    with params, collections, method state and memory of the learner at rest, and the shared leaves those of the bare
+    network which have no rows. What is kept once for all tasks (a teacher, Fisher information) counts by its T-th part;
+    the optimizer's state does not count, for a task can be learned without the last one's.
+
+    Args:
+      learner: at rest.
+      network: the bare network.
+
+    Returns:
+      Bytes a task.
+    """
+    kept = sum(tree_bytes(part) for part in (learner.params, learner.collections, learner.method_state, learner.memory))
+    bare = jax.eval_shape(network.init, jax.random.key(0))
+    shared = rows.map_leaves(lambda path, leaf: None if rows.has_rows(path, learner.rows) else leaf, bare[0])
+    stored = rows.map_leaves(lambda path, leaf: None if rows.has_rows(path, learner.rows) else leaf, bare[1])
+    return (kept - tree_bytes(shared) - tree_bytes(stored)) / learner.classes.shape[0]

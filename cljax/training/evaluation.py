@@ -1,0 +1,151 @@
+"""Evaluation: a task's accuracy as its scenario reads the logits, and a fingerprint of the logits' bits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cljax import streams
+from cljax.types import Array, Learner, Method, Tables
+
+
+class Evaluation(NamedTuple):
+    """What evaluation finds, `[T]` each (or scalars, for one task).
+
+    Attributes:
+      accuracy: float32 fraction, as the scenario reads the logits; NaN for a task with no examples.
+      task_aware: float32 fraction, with the task's own head, whatever the scenario.
+      fingerprint: uint32, a weighted sum of the bits of the task's own logits over the split: equal as long as no bit
+        of any logit has changed.
+    """
+
+    accuracy: Array
+    task_aware: Array
+    fingerprint: Array
+
+
+def number_of_batches(examples: Array, batch_size: int) -> Array:
+    """Batches that cover so many examples, the last perhaps partial."""
+    return (examples + batch_size - 1) // batch_size
+
+
+def correct(logits: Array, labels: Array, classes: Array) -> Array:
+    """How right each prediction is: `[B]` float32 in [0, 1].
+
+    Args:
+      logits: `[B, K]`.
+      labels: `[B]` int32, then 1 where the largest valid logit is the label's; or `[B, K]` float32, then the fraction
+        of valid labels on whose side of one half the sigmoid of the logit lies.
+      classes: `[K]` bool, the valid logits.
+    """
+    if labels.ndim == 1:
+        best = jnp.argmax(jnp.where(classes, logits, -jnp.inf), axis=-1)
+        return (best == labels).astype(jnp.float32)
+    agree = ((logits > 0) == (labels > 0.5)) & classes
+    return jnp.sum(agree, axis=-1).astype(jnp.float32) / jnp.sum(classes).astype(jnp.float32)
+
+
+def bits_sum(logits: Array, weights: Array, first: Array) -> Array:
+    """Sums the bits of logits of weight 1, each multiplied by an odd number of its place: uint32, modulo 2^32."""
+    bits = lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.uint32)
+    size, outputs = bits.shape
+    place = (first.astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32))[:, None] * jnp.uint32(outputs)
+    odd = (place + jnp.arange(outputs, dtype=jnp.uint32)[None, :]) * jnp.uint32(2654435762) + jnp.uint32(1)
+    return jnp.sum(jnp.where(weights[:, None] > 0, bits * odd, jnp.uint32(0)), dtype=jnp.uint32)
+
+
+def evaluate_task(
+    method: Method,
+    learner: Learner,
+    tables: Tables,
+    task: Array,
+    *,
+    split: str = "test",
+    scenario: str = "task",
+    newest: Array | None = None,
+    batch_size: int = 256,
+) -> Evaluation:
+    """Evaluates one task; see `evaluate`.
+
+    Args:
+      task: int32 scalar.
+
+    Returns:
+      `Evaluation` of scalars.
+    """
+    table = getattr(tables, split)
+    tasks, outputs = learner.classes.shape
+    newest = jnp.int32(tasks - 1) if newest is None else newest
+    everything = jnp.arange(tasks, dtype=jnp.int32)
+    seen = learner.classes & (everything <= newest)[:, None]
+
+    def body(step: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        right, aware, fingerprint = carry
+        batch = streams.sequential(tables, table, task, step, batch_size)
+        own_classes = learner.classes[task]
+        if scenario == "class":
+            stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
+            own = lax.dynamic_index_in_dim(stacked, task, keepdims=False)
+            flat = jnp.moveaxis(stacked, 0, 1).reshape(stacked.shape[1], tasks * outputs)
+            if batch.labels.ndim == 1:
+                labels = jnp.where(task <= newest, task * outputs + batch.labels, -1)
+            else:
+                place = jax.nn.one_hot(task, tasks, dtype=batch.labels.dtype)
+                labels = (place[None, :, None] * batch.labels[:, None, :]).reshape(flat.shape)
+            right += jnp.sum(batch.weights * correct(flat, labels, seen.reshape(-1)))
+        else:
+            own = method.predict(learner, batch.inputs, task)
+            right += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
+        aware += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
+        return right, aware, fingerprint + bits_sum(own, batch.weights, step * batch_size)
+
+    size = table.size[task]
+    start = (jnp.float32(0.0), jnp.float32(0.0), jnp.uint32(0))
+    right, aware, fingerprint = lax.fori_loop(0, number_of_batches(size, batch_size), body, start)
+    return Evaluation(right / size.astype(jnp.float32), aware / size.astype(jnp.float32), fingerprint)
+
+
+def evaluate(
+    method: Method,
+    learner: Learner,
+    tables: Tables,
+    *,
+    split: str = "test",
+    scenario: str = "task",
+    newest: Array | None = None,
+    batch_size: int = 256,
+) -> Evaluation:
+    r"""Evaluates the learner at rest on every task.
+
+    Task- and domain-incremental: argmax over the valid logits of the task's head. Class-incremental: argmax over the
+    logits of the heads of all tasks visited so far, the task being unknown; 0 for a task not yet visited.
+
+    Args:
+      method: whose `predict` is asked.
+      learner: at rest.
+      tables: the stream's data.
+      split: 'test', 'validation' or 'train'.
+      scenario: 'task', 'class' or 'domain'.
+      newest: int32 scalar, the newest task visited; None: all.
+      batch_size: of the forward passes.
+
+    Returns:
+      `Evaluation` with `[T]` arrays.
+    """
+
+    def one(task: Array) -> Evaluation:
+        return evaluate_task(
+            method,
+            learner,
+            tables,
+            task,
+            split=split,
+            scenario=scenario,
+            newest=newest,
+            batch_size=batch_size,
+        )
+
+    return lax.map(one, jnp.arange(learner.classes.shape[0], dtype=jnp.int32))

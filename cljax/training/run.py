@@ -1,0 +1,99 @@
+"""A whole stream in one program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from cljax import streams
+from cljax.training.checks import check
+from cljax.training.engine import Failure, Settings, clocks, epoch_table, make_engine
+from cljax.training.evaluation import Evaluation
+from cljax.training.fit import FitLog, first_failure, make_fit, search
+from cljax.training.step import TrainStep
+from cljax.types import Array, Clock, Learner, Method, Stream, Tables
+
+
+class Result(NamedTuple):
+    """What a run gives.
+
+    Attributes:
+      learner: at rest, after the last round.
+      evaluation: `Evaluation` of `[R, T]`: after each round, on the test split; accuracy NaN (fingerprint 0) for rounds
+        that the schedule does not evaluate.
+      log: `FitLog` with a leading axis of rounds.
+      failure: where the loss first turned non-finite; see `raise_failure`.
+    """
+
+    learner: Learner
+    evaluation: Evaluation
+    log: FitLog
+    failure: Failure
+
+
+class Run(NamedTuple):
+    """A compiled-on-first-use run.
+
+    Attributes:
+      run: `(key, tables) -> Result`, pure: jit it, vmap it over keys (and over the tables that differ by seed).
+      step: its train step; `step.traces` counts traces.
+    """
+
+    run: Callable[[Array, Tables], Result]
+    step: TrainStep
+
+    def __call__(self, key: Array, tables: Tables) -> Result:
+        """Carries out the run."""
+        return self.run(key, tables)
+
+
+def make_run(
+    method: Method, optimizer: optax.GradientTransformation, stream: Stream, settings: Settings | None = None
+) -> Run:
+    """Makes a run of a method over a stream: every round, phase, epoch and evaluation, in one program.
+
+    Args:
+      method: the method.
+      optimizer: an Optax transformation at unit rate, such as `optax.sgd(1.0, momentum=0.9)`.
+      stream: gives the schedule, the scenario and bounds on the sizes; its tables are an argument of the run, so that
+        other seeds' tables (see `streams.align`) run through the same program.
+      settings: how the run is carried out.
+
+    Returns:
+      `run(key, tables) -> Result`; under `vmap` over keys every seed stops on its own.
+
+    Raises:
+      ValueError: where the method, the stream and the settings do not fit together, before anything is compiled.
+    """
+    settings = settings or Settings()
+    check(method, stream, settings)
+    engine = make_engine(method, optimizer, settings, scenario=stream.scenario, capacity=streams.capacity(stream.tables))
+    schedule, table = stream.schedule, epoch_table(method, stream.schedule)
+    fit = make_fit(engine, settings, longest=int(table.max()))
+    if method.candidates is not None:
+        fit = search(fit, method.candidates, method.choose)
+
+    def run(key: Array, tables: Tables) -> Result:
+        tasks = tables.classes.shape[0]
+
+        def one_round(learner: Learner, entry: tuple[Clock, Array, Array]):
+            clock, epochs, evaluated = entry
+            learner, log = fit(learner, clock, tables, key, epochs)
+            missing = Evaluation(*[jnp.full(tasks, jnp.nan, jnp.float32)] * 2, jnp.zeros(tasks, jnp.uint32))
+            evaluation = lax.cond(
+                evaluated, lambda: engine.evaluate(learner, clock, tables), lambda: missing
+            )
+            return learner, (evaluation, log)
+
+        start = engine.init(jax.random.fold_in(key, 0), tables)
+        entries = jax.tree.map(jnp.asarray, (clocks(schedule), table, np.asarray(schedule.evaluate, np.bool_)))
+        learner, (evaluation, log) = lax.scan(one_round, start, entries)
+        return Result(learner, evaluation, log, first_failure(log.failure))
+
+    return Run(jax.jit(run), engine.step)

@@ -1,0 +1,171 @@
+"""The train step: one gradient, one masked update, for every method and every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cljax import rows, transforms
+from cljax.types import Array, Batch, Clock, Learner, Memory, Method, Tables, Tree
+
+
+def strengthen(tree: Tree) -> Tree:
+    """Strips weak types, which would make a second call with the same shapes trace again.
+
+    Example:
+      >>> jax.typeof(jnp.asarray(1.0)), jax.typeof(strengthen(jnp.asarray(1.0)))
+      (ShapedArray(float32[], weak_type=True), ShapedArray(float32[]))
+    """
+    return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, leaf.dtype), jax.tree.map(jnp.asarray, tree))
+
+
+def keep_signature(before: Learner, after: Learner, hook: str) -> Learner:
+    """Returns `after` with strong types, if it has the structure, shapes and dtypes of `before`.
+
+    Raises:
+      TypeError: naming the hook and the leaf. What a hook may change is values, never the learner's signature.
+    """
+    after = strengthen(after)
+    structures = [jax.tree.structure(tree) for tree in (before, after)]
+    if structures[0] != structures[1]:
+        raise TypeError(
+            f"{hook} changed the structure of the learner from {structures[0]} to {structures[1]}. State that appears "
+            f"during a run must be there from the start: create it in the method's init."
+        )
+    named = jax.tree_util.tree_flatten_with_path(before)[0]
+    for (path, old), new in zip(named, jax.tree.leaves(after), strict=True):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise TypeError(
+                f"{hook} changed '{rows.path_name(path)}' from {old.dtype}{list(old.shape)} to "
+                f"{new.dtype}{list(new.shape)}. A hook may change values, never shapes or dtypes; pad to a fixed size."
+            )
+    return after
+
+
+def make_learner(
+    method: Method, optimizer: optax.GradientTransformation, tables: Tables, rate: float, key: Array
+) -> Learner:
+    """Makes the learner of a run, at rest: per-task leaves stacked `[T, ...]`, each row drawn anew.
+
+    Args:
+      method: the method.
+      optimizer: at unit rate; the loop multiplies its updates by the learning rate.
+      tables: the stream's data; their `classes` `[T, K]` say how many rows there are.
+      rate: the learning rate, kept as `hyper['rate']`.
+      key: PRNG key.
+
+    Returns:
+      The learner. Build it with `jax.jit`, so that no two of its leaves share a buffer.
+
+    Raises:
+      ValueError: where the method's per-task paths do not name leaves.
+    """
+    classes = jnp.asarray(tables.classes)
+    tasks = classes.shape[0]
+    keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(jnp.arange(tasks))
+    resting = rows.resting(method.per_task, method.keeps_rows)
+    params, collections, method_state, hyper = method.init(keys[0])
+    rows.check_paths(params, collections, method.per_task, method.keeps_rows)
+    stacked = jax.vmap(method.init)(keys)
+
+    def choose(one: Tree, stack: Tree) -> Tree:
+        pairs = jax.tree_util.tree_map_with_path(
+            lambda path, leaf, row: row if rows.has_rows(rows.path_name(path), resting) else jnp.asarray(leaf),
+            one,
+            stack,
+        )
+        return strengthen(pairs)
+
+    params, collections, method_state = (
+        choose(one, stack) for one, stack in zip((params, collections, method_state), stacked[:3], strict=True)
+    )
+    opt_state = optimizer.init(rows.focus_tree(params, jnp.int32(0), resting))
+    memory = None
+    if method.capacity:
+        shape, labels = (method.capacity, *tables.examples.shape[1:]), tables.train.labels
+        memory = Memory(
+            jnp.zeros(shape, tables.examples.dtype),
+            jnp.zeros((method.capacity, *labels.shape[1:]), labels.dtype),
+            jnp.zeros(method.capacity, jnp.int32),
+            jnp.zeros(method.capacity, jnp.bool_),
+        )
+    hyper = {name: jnp.asarray(value, jnp.float32) for name, value in {**hyper, "rate": rate}.items()}
+    opt_state = rows.expand(strengthen(opt_state), tasks, resting)
+    return strengthen(Learner(params, collections, opt_state, method_state, hyper, memory, classes, resting))
+
+
+def phase_rate(method: Method, clock: Clock) -> Array:
+    """The learning-rate factor of the current phase, a float32 scalar."""
+    factors = [phase.rate for phase in method.phases]
+    if len(factors) == 1:
+        return jnp.asarray(factors[0](clock), jnp.float32)
+    branches = [lambda now, rate=rate: jnp.asarray(rate(now), jnp.float32) for rate in factors]
+    return lax.switch(clock.phase, branches, clock)
+
+
+class TrainStep:
+    """A train step that counts how often it was traced: once, if all is well, for a whole stream."""
+
+    def __init__(self, function: Callable) -> None:
+        self.traces = 0
+
+        def counted(*arguments):
+            self.traces += 1
+            return function(*arguments)
+
+        self._step = jax.jit(counted)
+
+    def __call__(
+        self, learner: Learner, mask: Tree, clock: Clock, batch: Batch, key: Array
+    ) -> tuple[Learner, Array, dict[str, Array]]:
+        """Takes one step; see `make_train_step`."""
+        return self._step(learner, mask, clock, batch, key)
+
+    def lower(self, *arguments) -> jax.stages.Lowered:
+        """Lowers the step for arguments, for its cost and memory analysis."""
+        return self._step.lower(*arguments)
+
+
+def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> TrainStep:
+    r"""Makes the train step of a method.
+
+    $$ \theta' = \begin{cases} \theta & m = 0 \\ \theta + \eta\, m\, u(m \ne 0\ ?\ g : 0) & \text{else} \end{cases} $$
+    with gradients g after the method's adjustment, the optimizer's update u, the update mask m and the learning rate
+    eta = `hyper['rate']` times the phase's factor. A parameter whose mask is 0 keeps every bit, whatever the optimizer
+    carries along and whatever the method does after the step.
+
+    Args:
+      method: the method.
+      optimizer: any Optax transformation at unit rate, such as `optax.sgd(1.0, momentum=0.9)`.
+
+    Returns:
+      `step(learner, mask, clock, batch, key) -> (learner, loss, metrics)` on the focused learner. It is jitted; its
+      attribute `traces` counts its traces.
+    """
+    masked = transforms.with_update_mask(optimizer)
+
+    def step(learner: Learner, mask: Tree, clock: Clock, batch: Batch, key: Array):
+        chex.assert_equal_shape_prefix([batch.inputs, batch.labels, batch.tasks, batch.weights], 1)
+
+        def objective(params: Tree) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
+            return method.loss(params, learner, clock, batch, key)
+
+        (loss, (collections, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(learner.params)
+        gradients = method.adjust_gradients(gradients, learner, clock, batch)
+        updates, opt_state = masked.update(gradients, learner.opt_state, learner.params, mask=mask)
+        rate = learner.hyper["rate"] * phase_rate(method, clock)
+        updates = jax.tree.map(lambda update: rate.astype(update.dtype) * update, updates)
+        moved = learner._replace(
+            params=optax.apply_updates(learner.params, updates), collections=collections, opt_state=opt_state
+        )
+        moved = keep_signature(learner, moved, f"the loss of {method.name} or the optimizer")
+        after = method.after_step(learner, moved, clock, batch, gradients)
+        after = keep_signature(learner, after, f"after_step of {method.name}")
+        return after._replace(params=transforms.keep_masked(learner.params, after.params, mask)), loss, metrics
+
+    return TrainStep(step)

@@ -1,0 +1,291 @@
+"""Data sets: the digits' builder, prepared TFDS sets, arrays, and what errors say."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from cljax import data
+from cljax.data import digits
+from cljax.data.statistics import channel_statistics
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A folder with the digits prepared."""
+    folder = tmp_path_factory.mktemp("tfds")
+    digits.prepare(folder)
+    return folder
+
+
+def arrays(count=6, classes=3, shape=(4, 4, 1), dtype=np.uint8):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, *shape)).astype(dtype)
+    return images, np.arange(count) % classes
+
+
+def test_digits_round_trip_equals_scikit_learn(cache):
+    source = load_digits()
+    loaded = data.load("digits", cache)
+    _, _, test = digits.arrays()
+    wanted = np.floor(source.images * 255 / 16 + 0.5).astype(np.uint8)[..., None]  # no value ends in one half
+    np.testing.assert_array_equal(loaded.train_images, wanted[~test])
+    np.testing.assert_array_equal(loaded.test_images, wanted[test])
+    np.testing.assert_array_equal(loaded.train_labels, source.target[~test])
+    np.testing.assert_array_equal(loaded.test_labels, source.target[test])
+    assert loaded.images.dtype == np.uint8
+    assert loaded.labels.dtype == np.int32
+    assert loaded.images.max() == 255
+    assert loaded.classes == tuple("0123456789")
+    assert (loaded.train_size, len(loaded.images), loaded.name) == (1438, 1797, "digits")
+    per_class = np.bincount(source.target)
+    np.testing.assert_array_equal(np.bincount(loaded.test_labels), (per_class + 2) // 5)
+
+
+def test_digits_are_read_by_the_stock_data_source(cache):
+    import tensorflow_datasets as tfds
+
+    source = tfds.data_source("digits", split="train", data_dir=cache, download=False)
+    loaded = data.load("digits", cache)
+    assert len(source) == loaded.train_size
+    for row in (0, 700, 1437):
+        np.testing.assert_array_equal(source[row]["image"], loaded.train_images[row])
+        assert source[row]["label"] == loaded.train_labels[row]
+    assert "tensorflow" not in sys.modules
+
+
+def test_decoded_arrays_are_kept_and_equal(cache):
+    first = data.load("digits", cache)
+    kept = cache / "digits" / "1.0.0" / "cljax-decoded.npz"
+    assert kept.exists()
+    kept.write_bytes(b"not an archive")  # a spoiled file is decoded anew
+    again = data.load("digits", cache)
+    np.testing.assert_array_equal(first.images, again.images)
+    with np.load(kept) as file:
+        np.testing.assert_array_equal(file["test_labels"], first.test_labels)
+    assert not list(kept.parent.glob(".draft*"))
+
+
+PREPARE = """
+import sys
+from cljax import data
+loaded = data.load("digits")
+assert loaded.train_images.shape == (1438, 8, 8, 1)
+assert "tensorflow" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("variable", ["TFDS_DATA_DIR", "XDG_CACHE_HOME"])
+def test_two_processes_prepare_at_once_in_silence(tmp_path, variable):
+    environment = {name: value for name, value in os.environ.items() if name != "TFDS_DATA_DIR"}
+    environment[variable] = str(tmp_path)
+    command = [sys.executable, "-W", "error", "-c", PREPARE]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pair = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
+    for process in pair:
+        assert process.communicate(timeout=120) == (b"", b"")
+        assert process.returncode == 0
+    root = tmp_path / "digits" if variable == "TFDS_DATA_DIR" else tmp_path / "cljax" / "digits"
+    assert [path.name for path in root.iterdir()] == ["1.0.0"]
+
+
+def test_prepare_that_loses_the_race_leaves_the_winner(tmp_path, monkeypatch):
+    plain = os.rename
+
+    def rename(source, target, **options):
+        plain(source, target, **options)
+        if target == tmp_path / "digits" / "1.0.0":  # as if another process had been faster
+            raise OSError("the folder is not empty")
+
+    monkeypatch.setattr(os, "rename", rename)
+    place = digits.prepare(tmp_path)
+    assert (place / "dataset_info.json").exists()
+    assert [path.name for path in place.parent.iterdir()] == ["1.0.0"]
+
+
+def test_a_failed_preparation_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(digits.Digits, "download_and_prepare", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        digits.prepare(tmp_path)
+    assert list((tmp_path / "digits").iterdir()) == []
+
+
+def test_available(cache, monkeypatch):
+    rows = {name: (text, prepared) for name, text, prepared in data.available(cache)}
+    assert rows["digits"] == ("images 8x8x1, 10 classes, 1,438 train and 359 test examples", True)
+    assert rows["mnist"][1] is False
+    assert "tfds build mnist --file_format=array_record" in rows["mnist"][0]
+    monkeypatch.setenv("TFDS_DATA_DIR", str(cache / "nowhere"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "nowhere"))
+    assert data.available()[0][::2] == ("digits", False)
+
+
+def test_an_unknown_data_set_names_its_neighbours(cache):
+    with pytest.raises(ValueError, match=r"There is no data set 'cifar1O'") as error:
+        data.load("cifar1O", cache)
+    for words in ("'cifar10'", "Ready for use: digits.", "tfds build cifar10", "$TFDS_DATA_DIR", str(cache)):
+        assert words in str(error.value)
+
+
+def prepared(folder, features, splits, **options):
+    """Prepares a small TFDS set of one example a split."""
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "tiny"
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(number) for number, split in enumerate(splits)}
+
+        def _generate_examples(self, number):
+            image = np.full((2, 3, 3), 40 * number + 5, np.uint8)
+            values = {"image": Image.fromarray(image), "label": number, "text": "words"}
+            yield number, {name: values[name] for name in features}
+
+    with digits._silence():
+        Tiny(data_dir=folder, file_format="array_record", **options).download_and_prepare()
+
+
+def test_any_prepared_set_with_named_classes_and_a_validation_split(tmp_path):
+    import tensorflow_datasets as tfds
+
+    label = tfds.features.ClassLabel(names=["cat", "dog"])
+    prepared(tmp_path, {"image": tfds.features.Image(shape=(2, 3, 3)), "label": label}, ["train", "validation"])
+    loaded = data.load("tiny", tmp_path)
+    assert loaded.classes == ("cat", "dog")
+    assert loaded.images.shape == (2, 2, 3, 3)
+    np.testing.assert_array_equal(loaded.images[:, 0, 0, 0], [5, 45])
+    np.testing.assert_array_equal(loaded.labels, [0, 1])
+    assert "tiny" in [name for name, _, ready in data.available(tmp_path) if ready]
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "splits", "words"),
+    [
+        ((2, 3, 3), ["image", "text"], ["train", "test"], "is not image classification.*has image, text"),
+        ((2, 3, 3), ["image", "label"], ["train"], "has the splits train, but 'train' and 'test'"),
+        ((None, None, 3), ["image", "label"], ["train", "test"], r"differ in size \(shape \(None, None, 3\)\)"),
+    ],
+)
+def test_sets_of_another_kind_are_refused(tmp_path, shape, features, splits, words):
+    import tensorflow_datasets as tfds
+
+    kinds = {
+        "image": tfds.features.Image(shape=shape),
+        "label": tfds.features.ClassLabel(num_classes=2),
+        "text": tfds.features.Text(),
+    }
+    prepared(tmp_path, {name: kinds[name] for name in features}, splits)
+    with pytest.raises(ValueError, match=f"'tiny'.*{words}"):
+        data.load("tiny", tmp_path)
+
+
+def test_files_that_need_tensorflow_are_refused(tmp_path, cache):
+    folder = tmp_path / "digits" / "1.0.0"
+    folder.mkdir(parents=True)
+    for name in ("dataset_info.json", "features.json"):
+        (folder / name).write_text((cache / "digits" / "1.0.0" / name).read_text())
+    info = json.loads((folder / "dataset_info.json").read_text()) | {"fileFormat": "tfrecord"}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="prepared as tfrecord files.*--file_format=array_record"):
+        data.load("digits", tmp_path)
+
+
+def test_the_newest_version_is_loaded(tmp_path, cache):
+    loaded = data.load("digits", cache)
+    for version in ("1.0.0", "1.10.0", "1.9.0"):
+        folder = tmp_path / "digits" / version
+        folder.mkdir(parents=True)
+        (folder / "dataset_info.json").write_text("{}")
+        train, test = loaded.train_images[:4], loaded.test_images[: int(version.split(".")[1]) + 1]
+        parts = {"train_images": train, "train_labels": [0, 1, 2, 3], "test_images": test}
+        np.savez(folder / "cljax-decoded.npz", classes=list("0123"), test_labels=np.zeros(len(test), int), **parts)
+    assert len(data.load("digits", tmp_path).test_images) == 11
+
+
+def test_from_arrays_keeps_one_array_and_views():
+    images, labels = arrays()
+    made = data.from_arrays(images, labels, images[:3], labels[:3], classes=["a", "b", "c"], name="mine")
+    np.testing.assert_array_equal(made.train_images, images)
+    np.testing.assert_array_equal(made.test_labels, labels[:3])
+    assert made.train_images.base is made.images
+    assert (made.labels.dtype, made.classes, made.name) == (np.int32, ("a", "b", "c"), "mine")
+
+
+def test_from_arrays_multi_label_and_vectors():
+    labels = np.array([[0, 1], [1, 1], [0.5, 0]], np.float32)
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    made = data.from_arrays(vectors, labels, vectors[:1], labels[:1])
+    assert made.labels.dtype == np.float32
+    assert made.classes == ("0", "1")
+    np.testing.assert_array_equal(made.images, [[0, 1], [2, 3], [4, 5], [0, 1]])
+
+
+IMAGES, LABELS = arrays()
+NAN = IMAGES.astype(np.float32)
+NAN[[2, 4], 1, 1, 0] = np.nan, np.inf
+SOFT = np.full((6, 2), 0.5, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "words"),
+    [
+        ((IMAGES.astype(float), LABELS, IMAGES, LABELS), TypeError, "train_images are float64.*uint8.*float32.*astype"),
+        (
+            (IMAGES[..., 0], LABELS, IMAGES, LABELS),
+            ValueError,
+            r"train_images have shape \(6, 4, 4\).*\[\.\.\., None\]",
+        ),
+        ((IMAGES[:0], LABELS[:0], IMAGES, LABELS), ValueError, "train_images have shape.*hold no examples"),
+        ((IMAGES, LABELS, IMAGES[:0], LABELS[:0]), ValueError, "test_images have shape.*hold no examples"),
+        ((NAN, LABELS, IMAGES, LABELS), ValueError, "NaN or infinity in 2 of 6 examples, the first.*example 2"),
+        ((IMAGES, LABELS, IMAGES[:, :3], LABELS), ValueError, r"\(4, 4, 1\).*\(3, 4, 1\).*must be the same"),
+        ((IMAGES, LABELS, IMAGES.astype(np.float32), LABELS), ValueError, "uint8.*float32.*must be the same"),
+        ((IMAGES, LABELS[:5], IMAGES, LABELS), ValueError, "train_images hold 6 examples, but train_labels hold 5"),
+        ((IMAGES, LABELS, IMAGES, LABELS[:5]), ValueError, "test_images hold 6 examples, but test_labels hold 5"),
+        ((IMAGES, LABELS - 1, IMAGES, LABELS), ValueError, "train_labels are out of range: example 0 has label -1"),
+        ((IMAGES, LABELS, IMAGES, LABELS + 1), ValueError, "test_labels.*example 2 has label 3, but.* 0 to 2"),
+        ((IMAGES, LABELS.astype(float), IMAGES, LABELS), TypeError, "train_labels are float64"),
+        ((IMAGES, LABELS[:, None], IMAGES, LABELS), ValueError, r"train_labels are int64 of shape \(6, 1\)"),
+        ((IMAGES, SOFT * 4, IMAGES, SOFT), ValueError, "example 0 has label .*must be 0 to 1"),
+        ((IMAGES, SOFT, IMAGES, SOFT[:, :1]), ValueError, "test_labels have 1 columns, but there are 2 classes"),
+        ((IMAGES, SOFT, IMAGES, LABELS % 2), ValueError, r"train_labels have shape \(6, 2\), but test_labels"),
+        ((IMAGES, SOFT * np.nan, IMAGES, SOFT), ValueError, "train_labels hold NaN or infinity in 6 of 6"),
+    ],
+)
+def test_arrays_are_checked_first(given, kind, words):
+    with pytest.raises(kind, match=words) as error:
+        data.from_arrays(*given)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_beyond_the_given_classes():
+    with pytest.raises(ValueError, match="train_labels are out of range: example 2 has label 2, but.* 0 to 1"):
+        data.from_arrays(IMAGES, LABELS, IMAGES, LABELS, classes=["a", "b"])
+
+
+def test_statistics_equal_numpy():
+    images = np.random.default_rng(1).integers(0, 256, (50, 4, 4, 3)).astype(np.uint8)
+    images[..., 2] = 51
+    mean, std = channel_statistics([images[:20], images[20:]])
+    scaled = images / 255.0
+    np.testing.assert_allclose(mean, scaled.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std[:2], scaled.std((0, 1, 2))[:2], rtol=1e-12)
+    assert std[2] == 1.0
+    floats = scaled.astype(np.float32)
+    mean, std = channel_statistics([floats])
+    np.testing.assert_allclose(mean, floats.mean((0, 1, 2), dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(std[:2], floats.std((0, 1, 2), dtype=np.float64)[:2], rtol=1e-12)
+    assert all(isinstance(number, float) for number in mean + std)

@@ -1,0 +1,229 @@
+"""Reference values, closed-form gradients, and exact zeros where there must be none."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cljax import losses
+
+TEACHER = jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+STUDENT = jnp.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]])
+PAIRED = [
+    lambda logits, teacher, **options: losses.distillation(logits, teacher, temperature=2.0, **options),
+    losses.sigmoid_distillation,
+    losses.l1_response,
+    losses.l2_response,
+]
+
+
+def close(value, expected, tolerance=2e-6):
+    np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance)
+
+
+def mean_of(loss):
+    return lambda *arguments: jnp.mean(loss(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "value", "slope"),
+    [(1.0, 1.217017, -0.165954), (2.0, 1.116696, -0.043287), (4.0, 1.100908, -0.010737)],
+)
+def test_distillation_against_reference_values(temperature, value, slope):
+    def loss(logits):
+        return jnp.mean(losses.distillation(logits, TEACHER, temperature=temperature))
+
+    close(loss(STUDENT), value)
+    close(jax.grad(loss)(STUDENT)[0, 0], slope)
+    change = jax.nn.softmax(STUDENT / temperature) - jax.nn.softmax(TEACHER / temperature)
+    close(jax.grad(loss)(STUDENT), change / temperature / 2)  # no squared temperature, mean of two
+
+
+def test_distillation_is_least_at_the_teacher():
+    entropy = jnp.mean(losses.distillation(TEACHER, TEACHER, temperature=2.0))
+    close(entropy, 0.963075)
+    close(jnp.mean(losses.distillation(STUDENT, TEACHER, temperature=2.0)) - entropy, 0.153621)
+    close(jax.grad(lambda logits: losses.distillation(logits, TEACHER, temperature=2.0).sum())(TEACHER), 0)
+
+
+def test_distillation_takes_logarithms_of_probabilities():
+    logs = jax.nn.log_softmax(TEACHER)
+    close(losses.distillation(STUDENT, logs, temperature=2.0), losses.distillation(STUDENT, TEACHER, temperature=2.0))
+
+
+def test_sigmoid_distillation_against_reference_values():
+    value = losses.sigmoid_distillation(STUDENT, TEACHER)
+    assert value.shape == (2,)
+    close(jnp.mean(value), 1.773288)
+    close(jnp.mean(value) / 3, 0.591096)
+    gradient = jax.grad(lambda logits: losses.sigmoid_distillation(logits, TEACHER, temperature=2.0).sum())(STUDENT)
+    close(gradient, (jax.nn.sigmoid(STUDENT / 2) - jax.nn.sigmoid(TEACHER / 2)) / 2)
+
+
+def test_sigmoid_distillation_pulls_a_confident_student_down():
+    gradient = jax.grad(lambda logit: losses.sigmoid_distillation(logit, jnp.zeros([1, 1])).sum())(
+        jnp.full([1, 1], 50.0)
+    )
+    close(gradient, 0.5)
+
+
+def test_responses_by_hand():
+    teacher, student = jnp.log(jnp.array([[0.2, 0.3, 0.5]])), jnp.log(jnp.array([[0.4, 0.4, 0.2]]))
+    close(losses.l1_response(student, teacher), [0.6])
+    close(losses.l2_response(student, teacher), [0.5 * (0.04 + 0.01 + 0.09)])
+
+
+@pytest.mark.parametrize("loss", [*PAIRED, losses.attention_distillation, losses.feature_distillation])
+def test_nothing_flows_into_teachers_and_something_into_students(loss):
+    student, teacher = jax.grad(lambda a, b: loss(a, b).sum(), argnums=(0, 1))(STUDENT, TEACHER)
+    np.testing.assert_array_equal(teacher, 0)
+    assert np.abs(student).max() > 1e-3
+
+
+@pytest.mark.parametrize("loss", PAIRED)
+@pytest.mark.parametrize("bad", [0.0, 1e30, np.inf, -np.inf, np.nan])
+def test_masked_classes_have_no_part(loss, bad):
+    classes = jnp.array([True, True, False, True])
+    pad = jnp.full([2, 1], bad)
+    student, teacher = (jnp.concatenate([x[:, :2], pad, x[:, 2:]], axis=1) for x in (STUDENT, TEACHER))
+    close(loss(student, teacher, classes=classes), loss(STUDENT, TEACHER))
+    gradient = jax.grad(lambda logits: loss(logits, teacher, classes=classes).sum())(student)
+    np.testing.assert_array_equal(gradient[:, 2], 0)
+    close(gradient[:, [0, 1, 3]], jax.grad(lambda logits: loss(logits, TEACHER).sum())(STUDENT))
+
+
+@pytest.mark.parametrize("labels", [jnp.array([1, 0]), jnp.array([[1.0, 0.0, np.nan], [0.25, 1.0, 0.0]])])
+@pytest.mark.parametrize("bad", [0.0, 1e30, np.inf, -np.inf, np.nan])
+def test_cross_entropy_leaves_masked_classes_out(labels, bad):
+    classes = jnp.array([[True, True, False], [True, True, True]])
+    logits = jnp.array([[1.0, 2.0, bad], [0.5, -1.0, 2.0]])
+
+    def loss(logits):
+        return losses.cross_entropy(logits, labels, classes=classes)
+
+    first = labels[:1] if labels.ndim == 1 else labels[:1, :2]
+    last = labels[1:]
+    expected = [losses.cross_entropy(logits[:1, :2], first)[0], losses.cross_entropy(logits[1:], last)[0]]
+    close(loss(logits), np.array(expected))
+    gradient = jax.grad(lambda logits: loss(logits).sum())(logits)
+    assert gradient[0, 2] == 0
+    chex.assert_tree_all_finite(gradient)
+    chex.assert_trees_all_close(jax.jit(loss)(logits), loss(logits), rtol=1e-6)
+
+
+def test_cross_entropy_by_hand():
+    logits = jnp.log(jnp.array([[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]]))
+    close(losses.cross_entropy(logits, jnp.array([2, 0])), -np.log([0.5, 0.1]))
+    close(losses.cross_entropy(logits, jnp.array([2, 0], jnp.uint8)), -np.log([0.5, 0.1]))
+    close(
+        losses.cross_entropy(logits, jnp.array([1, 0]), classes=jnp.array([True, True, False])),
+        -np.log([0.6, 0.5]),
+    )
+    gradient = jax.grad(lambda x: losses.cross_entropy(x, jnp.array([2, 0])).sum())(logits)
+    close(gradient, [[0.2, 0.3, -0.5], [-0.9, 0.1, 0.8]])
+
+
+def test_multi_label_by_hand_and_far_out():
+    half = losses.cross_entropy(jnp.zeros([1, 3]), jnp.array([[1.0, 0.0, 0.5]]))
+    close(half, [3 * np.log(2)])
+    logits = jnp.array([[100.0, -100.0, 100.0, -100.0]])
+    labels = jnp.array([[1.0, 0.0, 0.0, 1.0]])
+    close(losses.cross_entropy(logits, labels), [200.0])
+    gradient = jax.grad(lambda x: losses.cross_entropy(x, labels).sum())(logits)
+    close(gradient, [[0.0, 0.0, 1.0, -1.0]])
+
+
+def test_mask_logits():
+    masked = losses.mask_logits(jnp.ones([2, 3], jnp.bfloat16), jnp.array([[True, False, True], [False, True, False]]))
+    assert masked.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(jax.nn.softmax(masked.astype(jnp.float32)), [[0.5, 0, 0.5], [0, 1, 0]])
+    assert jnp.argmax(losses.mask_logits(jnp.array([-5.0, 1.0]), jnp.array([True, False]))) == 0
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(AssertionError):
+        losses.cross_entropy(jnp.ones([2, 3]), jnp.ones([2, 2]))
+    with pytest.raises(AssertionError):
+        losses.cross_entropy(jnp.ones([2, 3]), jnp.array([0]))
+    with pytest.raises(AssertionError):
+        losses.cross_entropy(jnp.ones([2, 3]), jnp.array([0, 1]), classes=jnp.ones([1], bool))
+    with pytest.raises(AssertionError):
+        losses.distillation(jnp.ones([2, 3]), jnp.ones([2, 2]), temperature=2.0)
+    with pytest.raises(AssertionError):
+        losses.attention_distillation(jnp.ones([2, 3]), jnp.ones([2, 2]))
+
+
+def test_attention_distillation_by_hand():
+    close(losses.attention_distillation(jnp.array([[1.0, 2.0, 2.0]]), jnp.array([[2.0, 1.0, 2.0]])), [2 / 3])
+    maps = jnp.array([[[1.0, 2.0], [2.0, 0.0]], [[3.0, 0.0], [0.0, 4.0]]])
+    close(losses.attention_distillation(maps, maps[::-1]), [1 / 15 * abs(5 - 9) + 2 / 3 * 2 + 0.8] * 2)
+    close(losses.attention_distillation(maps, maps), [0, 0])
+    gradient = jax.grad(lambda q: losses.attention_distillation(q, maps).sum())(maps)
+    np.testing.assert_array_equal(gradient, 0)  # at the least value nothing pulls
+
+
+def test_attention_gradient_by_hand():
+    """Of |q/|q| - (1, 0)| at (3, 4): signs (-1, +1) through the projection (I - uu')/5."""
+    gradient = jax.grad(lambda q: losses.attention_distillation(q, jnp.array([[1.0, 0.0]])).sum())
+    unit = np.array([0.6, 0.8])
+    close(gradient(jnp.array([[3.0, 4.0]]))[0], (np.eye(2) - np.outer(unit, unit)) @ np.array([-1, 1]) / 5)
+
+
+def test_zero_maps_give_zero_and_no_nan():
+    dead, alive = jnp.zeros([1, 2, 2]), jnp.ones([1, 2, 2])
+    for student, teacher in ((dead, alive), (alive, dead), (dead, dead)):
+        value, gradient = jax.value_and_grad(lambda q, t: losses.attention_distillation(q, t).sum())(student, teacher)
+        assert value == 0
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@given(st.floats(-15, 15))
+@settings(max_examples=20, deadline=None)
+def test_attention_ignores_scale(exponent):
+    maps = jnp.array([[1.0, 2.0, 2.0, 0.0]])
+    other = jnp.array([[2.0, 1.0, 2.0, 1.0]])
+    scaled = losses.attention_distillation(maps * 10.0**exponent, other * 10.0**-exponent)
+    close(scaled, losses.attention_distillation(maps, other), 1e-5)
+
+
+def test_feature_distillation_has_no_half():
+    features = jnp.arange(12.0).reshape(2, 2, 3)
+    close(losses.feature_distillation(features, jnp.zeros_like(features)), [55.0, 451.0])
+    gradient = jax.grad(lambda f: losses.feature_distillation(f, jnp.zeros_like(f)).sum())(features)
+    close(gradient, 2 * features)
+
+
+def test_quadratic_penalty_by_hand():
+    params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([[3.0]])}
+    anchor = {"a": jnp.array([0.0, 4.0]), "b": jnp.array([[1.0]])}
+    importance = {"a": jnp.array([10.0, 0.5]), "b": jnp.float32(0.25)}
+    close(losses.quadratic_penalty(params, anchor), 1 + 4 + 4)
+    close(losses.quadratic_penalty(params, anchor, importance), 10 + 2 + 1)
+    gradient = jax.grad(losses.quadratic_penalty)(params, anchor, importance)
+    close(gradient["a"], [20.0, -2.0])
+    close(gradient["b"], [[1.0]])
+    assert losses.quadratic_penalty({}, {}) == 0
+    with pytest.raises(AssertionError):
+        losses.quadratic_penalty(params, {"a": params["a"]})
+    with pytest.raises(AssertionError):
+        losses.quadratic_penalty(params, anchor, {"a": jnp.float32(1)})
+
+
+def test_the_anchor_is_data_under_jit():
+    """A compiled penalty must not keep the anchor that it was first called with."""
+    penalty = jax.jit(losses.quadratic_penalty)
+    params = {"w": jnp.array([3.0])}
+    assert [float(penalty(params, {"w": jnp.array([anchor])})) for anchor in (0.0, 1.0, 3.0)] == [9.0, 4.0, 0.0]
+
+
+def test_l1_sparsity_by_hand():
+    params = {"kernel": jnp.array([1.0, -2.0, 0.0]), "bias": jnp.array([5.0])}
+    close(losses.l1_sparsity(params), 8)
+    weights = {"kernel": jnp.array([1.0, 0.5, 1.0]), "bias": jnp.float32(0)}
+    close(losses.l1_sparsity(params, weights), 2)
+    gradient = jax.grad(losses.l1_sparsity)(params, weights)
+    close(gradient["kernel"], [1.0, -0.5, 0.0])
+    close(gradient["bias"], [0.0])

@@ -1,0 +1,240 @@
+"""The algebra of ownership: laws over random owners, hand-worked masks, and networks that keep their old outputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cljax import masks
+from cljax.types import Wire
+
+TASKS = 4
+SIZE = 6  # of every random array, so that nothing is compiled anew
+owners = st.lists(st.sampled_from([0, 1, 2, 3, masks.FREE]), min_size=SIZE, max_size=SIZE).map(
+    lambda drawn: jnp.array(drawn, jnp.int32)
+)
+laws = settings(max_examples=25, deadline=None)
+
+
+@given(owners)
+@laws
+def test_states_of_features(owner):
+    seen = np.array([masks.visible(owner, task) for task in range(TASKS)])
+    own = np.array([masks.learnable(owner, task) for task in range(TASKS)])
+    states = np.array([masks.ternary(owner, task) for task in range(TASKS)])
+    assert (seen[1:] >= seen[:-1]).all()  # later tasks see more
+    assert (own <= seen).all()
+    np.testing.assert_array_equal(own.sum(0), owner != masks.FREE)  # one owner each
+    np.testing.assert_array_equal(np.cumsum(own, 0), seen)  # the union of what all tasks so far made
+    np.testing.assert_array_equal(states, seen + 1 * own)
+    assert states.dtype == np.uint8
+    for task in range(TASKS):
+        np.testing.assert_array_equal(masks.unpack(masks.pack(jnp.asarray(states[task])), SIZE), states[task])
+
+
+@given(owners, owners, st.integers(0, TASKS - 1))
+@laws
+def test_ternary_weights_follow_the_published_equations(first, last, task):
+    mask = np.asarray(masks.weight_mask(first, last, task))
+    now = np.outer(masks.visible(first, task), masks.visible(last, task)) * 1.0
+    before = np.outer(masks.visible(first, task - 1), masks.visible(last, task - 1)) * 1.0
+    np.testing.assert_array_equal(mask, now - before)  # equation 5
+    either = np.asarray(masks.learnable(first, task))[:, None] | np.asarray(masks.learnable(last, task))[None]
+    np.testing.assert_array_equal(mask, now * either)  # equation 6, among the features there are
+
+
+@given(owners, owners)
+@laws
+def test_no_weight_has_two_tasks(first, last):
+    ternary = sum(np.asarray(masks.weight_mask(first, last, task)) for task in range(TASKS))
+    pruning = sum(np.asarray(masks.weight_mask(first, last, task, rule="pruning")) for task in range(TASKS))
+    claimed = np.outer(first != masks.FREE, last != masks.FREE)
+    np.testing.assert_array_equal(ternary, claimed)
+    np.testing.assert_array_equal(pruning, claimed & ~np.asarray(masks.interference(first, last)))
+
+
+def test_rules_differ_from_new_into_old_only():
+    first, last = jnp.array([0, 1]), jnp.array([0, 1])
+    assert masks.weight_mask(first, last, 1).tolist() == [[0, 1], [1, 1]]
+    assert masks.weight_mask(first, last, 1, rule="pruning").tolist() == [[0, 1], [0, 1]]
+    assert masks.interference(first, last).tolist() == [[False, False], [True, False]]
+    with pytest.raises(ValueError, match="'ternary' or 'pruning'"):
+        masks.weight_mask(first, last, 1, rule="both")
+
+
+@pytest.mark.parametrize("rule", ["ternary", "pruning"])
+def test_inputs_and_heads(rule):
+    owner = jnp.array([0, 1, 2, masks.FREE])
+    into = [masks.weight_mask(None, owner, task, rule=rule).tolist() for task in range(3)]
+    assert into == [[[1, 0, 0, 0]], [[0, 1, 0, 0]], [[0, 0, 1, 0]]]
+    heads = [masks.weight_mask(owner, None, task, rule=rule)[:, 0].tolist() for task in range(3)]
+    assert heads == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+    assert [masks.weight_mask(None, None, task, rule=rule).tolist() for task in range(2)] == [[[1]], [[1]]]
+
+
+def test_flattened_maps_repeat_their_channels():
+    owner, tasks = jnp.array([0, 1, 1]), jnp.array([1, 0])
+    mask = masks.weight_mask(owner, tasks, 1, repeat=4, rule="ternary")
+    maps = jnp.zeros([2, 2, 3]) + (owner == 1)  # [H, W, C]
+    np.testing.assert_array_equal(mask[:, 1], maps.reshape(-1))
+    assert mask.shape == (12, 2)
+    np.testing.assert_array_equal(masks.interference(owner, tasks, repeat=4)[:, 1], maps.reshape(-1))
+
+
+def test_the_task_is_data():
+    owner = jnp.array([0, 1, 2, masks.FREE])
+    every = jax.jit(jax.vmap(lambda task: masks.weight_mask(owner, owner, task)))(jnp.arange(3))
+    for task in range(3):
+        np.testing.assert_array_equal(every[task], masks.weight_mask(owner, owner, task))
+
+
+@given(owners, st.integers(0, SIZE + 2))
+@laws
+def test_claim(owner, count):
+    new = np.asarray(jax.jit(masks.claim)(owner, 7, count))
+    free = np.flatnonzero(np.asarray(owner) == masks.FREE)
+    expected = np.asarray(owner).copy()
+    expected[free[:count]] = 7
+    np.testing.assert_array_equal(new, expected)
+
+
+def test_claim_counts_through_all_axes():
+    owner = jnp.array([[masks.FREE, 0], [masks.FREE, masks.FREE]])
+    assert masks.claim(owner, 3, 2).tolist() == [[3, 0], [3, masks.FREE]]
+
+
+@given(owners, st.lists(st.floats(0, 1, width=32), min_size=SIZE, max_size=SIZE), st.floats(0, 1, width=32))
+@laws
+def test_prune_by_activity(owner, activity, threshold):
+    new = np.asarray(masks.prune_by_activity(owner, 1, jnp.array(activity, jnp.float32), threshold=threshold))
+    dead = (np.asarray(owner) == 1) & (np.array(activity, np.float32) <= np.float32(threshold))
+    np.testing.assert_array_equal(new, np.where(dead, masks.FREE, owner))
+
+
+def test_claiming_all_and_releasing_the_unused():
+    owner = masks.claim(jnp.array([0, masks.FREE, masks.FREE]), 1, 99)
+    owner = masks.prune_by_activity(owner, 1, jnp.array([0.0, 0.5, 0.0]), threshold=0.0)
+    assert owner.tolist() == [0, 1, masks.FREE]
+
+
+@given(
+    owners,
+    st.lists(st.integers(-8, 8), min_size=SIZE, max_size=SIZE),
+    st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
+)
+@laws
+def test_prune_by_magnitude_against_a_plain_way(owner, weights, fraction):
+    owner, weights = owner.reshape(2, 3), jnp.array(weights, jnp.float32).reshape(2, 3)
+    new = np.asarray(jax.jit(masks.prune_by_magnitude)(weights, owner, 1, fraction=fraction))
+    own, size = np.asarray(owner) == 1, np.abs(weights)
+    expected, rank = np.asarray(owner).copy(), round(fraction * own.sum())
+    if rank:
+        expected[own & (size <= np.sort(size[own])[rank - 1])] = masks.FREE
+    np.testing.assert_array_equal(new, expected)
+
+
+def test_prune_by_magnitude_frees_the_exact_number_of_distinct_weights():
+    weights = jax.random.normal(jax.random.key(0), [8, 16])
+    owner = jnp.where(jnp.arange(16) < 4, 0, jnp.full([8, 16], 1))
+    new = masks.prune_by_magnitude(weights, owner, 1, fraction=0.75)
+    freed = np.asarray(new == masks.FREE)
+    assert freed.sum() == 72
+    assert not freed[:, :4].any()
+    kept = np.asarray(new == 1)
+    assert np.abs(weights)[freed].max() < np.abs(weights)[kept].min()
+
+
+@given(st.integers(0, 9), st.integers(0, 2**18 - 1))
+@laws
+def test_packing_is_exact(count, word):
+    states = np.array([[(word >> (2 * index)) & 3 for index in range(count)]] * 2, np.uint8).reshape(2, count)
+    packed = masks.pack(jnp.asarray(states))
+    assert packed.shape == (2, -(-count // 4))
+    np.testing.assert_array_equal(masks.unpack(packed, count), states)
+
+
+def test_wrong_types_are_refused():
+    with pytest.raises(AssertionError):
+        masks.visible(jnp.array([0.0]), 0)
+    with pytest.raises(AssertionError):
+        masks.pack(jnp.array([4], jnp.int32))
+    with pytest.raises(AssertionError):
+        masks.unpack(jnp.zeros([1], jnp.uint8), 5)
+
+
+OWNERS = {"first": jnp.array([0, 1, 0, 2, 1, masks.FREE]), "second": jnp.array([2, 0, 1, masks.FREE, 0])}
+SHAPES = {"a": ((3, 6), None, "first"), "b": ((6, 5), "first", "second"), "c": ((5, 4), "second", None)}
+WIRING = [Wire(name, inputs, outputs) for name, (_, inputs, outputs) in SHAPES.items()]
+
+
+def random_params(seed):
+    keys = jax.random.split(jax.random.key(seed), len(SHAPES))
+    return {name: jax.random.normal(key, SHAPES[name][0]) for name, key in zip(SHAPES, keys, strict=True)}
+
+
+@jax.jit
+def gated(params, gates, inputs):
+    hidden = gates["first"][None] * jax.nn.relu(inputs @ params["a"])
+    hidden = gates["second"][None] * jax.nn.relu(hidden @ params["b"])
+    return hidden @ params["c"]
+
+
+def gates_of(task):
+    return {name: masks.visible(owner, task).astype(jnp.float32) for name, owner in OWNERS.items()}
+
+
+def task_mask(name, task, rule):
+    _, inputs, outputs = SHAPES[name]
+    return masks.weight_mask(OWNERS[inputs] if inputs else None, OWNERS[outputs] if outputs else None, task, rule=rule)
+
+
+def test_later_tasks_leave_older_ones_every_bit():
+    """Weights that the ternary rule lets tasks 1 and 2 change are arbitrary; task 0's logits stay, under its gates."""
+    params, other, inputs = random_params(0), random_params(1), jax.random.normal(jax.random.key(2), (8, 3))
+    before = gated(params, gates_of(0), inputs)
+    for task in (1, 2):
+        params = {
+            name: jnp.where((task_mask(name, task, "ternary") == 1) & (name != "c"), other[name] * 10, params[name])
+            for name in params
+        }
+        np.testing.assert_array_equal(gated(params, gates_of(0), inputs), before)
+        assert np.abs(gated(params, gates_of(task), inputs) - before).max() > 0.1
+
+
+def test_pruned_networks_need_no_gates():
+    """With interference weights at 0, changes by the pruning rule stay unseen though all gates are open."""
+    params, other, inputs = random_params(0), random_params(1), jax.random.normal(jax.random.key(2), (8, 3))
+    params["b"] = jnp.where(masks.interference(OWNERS["first"], OWNERS["second"]), 0, params["b"])
+    params["c"] = jnp.where(masks.visible(OWNERS["second"], 0)[:, None], params["c"], 0)
+    everything = {name: jnp.ones(len(owner)) for name, owner in OWNERS.items()}
+    before = gated(params, everything, inputs)
+    for task in (1, 2):
+        for name in "ab":
+            params[name] = jnp.where(task_mask(name, task, "pruning") == 1, other[name] * 10, params[name])
+        np.testing.assert_array_equal(gated(params, everything, inputs), before)
+
+
+@pytest.mark.parametrize("task", [0, 1, 2])
+def test_an_extracted_network_has_the_same_logits(task):
+    params, inputs = random_params(0), jax.random.normal(jax.random.key(2), (8, 3))
+    gates = {name: np.asarray(masks.visible(owner, task)) for name, owner in OWNERS.items()}
+    small = masks.extract(params, WIRING, gates)
+    sizes = [gates["first"].sum(), gates["second"].sum()]
+    assert [leaf.shape for leaf in small.values()] == [(3, sizes[0]), (sizes[0], sizes[1]), (sizes[1], 4)]
+    ones = {name: jnp.ones(int(gate.sum())) for name, gate in gates.items()}
+    np.testing.assert_allclose(gated(small, ones, inputs), gated(params, gates_of(task), inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_extract_repeats_channels_and_keeps_other_leaves():
+    params = {"dense": {"kernel": jnp.arange(12.0).reshape(6, 2), "bias": jnp.ones(2)}, "other": jnp.ones(3)}
+    wiring = [Wire("dense/kernel", "maps", "out", repeat=2), Wire("dense/bias", None, "out")]
+    small = masks.extract(params, wiring, {"maps": [True, False, True], "out": [False, True]})
+    assert small["dense"]["kernel"].tolist() == [[1.0], [5.0], [7.0], [11.0]]
+    assert small["dense"]["bias"].shape == (1,)
+    assert small["other"].shape == (3,)
+    with pytest.raises(ValueError, match="names 'dens', which is no leaf"):
+        masks.extract(params, [Wire("dens", None, None)], {})
+    with pytest.raises(ValueError, match="'maps' has 3 features, 1 times"):
+        masks.extract(params, [Wire("dense/kernel", "maps", None)], {"maps": [True] * 3})
