@@ -1,1 +1,58 @@
-"""Continual learning as pure JAX functions."""
+"""Continual learning as pure JAX functions.
+
+Submodules are imported where they are first used, so that `import cljax` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cljax import data as data
+    from cljax import folders as folders
+    from cljax import importance as importance
+    from cljax import losses as losses
+    from cljax import masks as masks
+    from cljax import memory as memory
+    from cljax import methods as methods
+    from cljax import metrics as metrics
+    from cljax import networks as networks
+    from cljax import report as report
+    from cljax import rows as rows
+    from cljax import streams as streams
+    from cljax import training as training
+    from cljax import transforms as transforms
+    from cljax import types as types
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "data",
+    "folders",
+    "importance",
+    "losses",
+    "masks",
+    "memory",
+    "methods",
+    "metrics",
+    "networks",
+    "report",
+    "rows",
+    "streams",
+    "training",
+    "transforms",
+    "types",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a submodule at its first use."""
+    if name in __all__:
+        return importlib.import_module(f"cljax.{name}")
+    raise AttributeError(f"module 'cljax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The submodules and the version."""
+    return [*__all__, "__version__"]

@@ -89,7 +89,8 @@ def keep_masked(old: Tree, new: Tree, mask: Tree) -> Tree:
     A masked update of -0.0 is not enough: XLA on CPU flushes denormal numbers to zero in every addition.
 
     Args:
-      old, new: trees of floating-point arrays.
+      old: a tree of floating-point arrays, before the step.
+      new: a tree like it, after the step.
       mask: a tree like them, each leaf a scalar or of the parameter's rank.
 
     Returns:

@@ -1,16 +1,20 @@
 """Data sets: the digits' builder, prepared TFDS sets, arrays, and what errors say."""
 
+import gzip
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from cljax import data
-from cljax.data import digits
+from cljax.data import builders, digits
+from cljax.data.builders import prepare, silence
 from cljax.data.statistics import channel_statistics
 
 
@@ -18,7 +22,7 @@ from cljax.data.statistics import channel_statistics
 def cache(tmp_path_factory):
     """A folder with the digits prepared."""
     folder = tmp_path_factory.mktemp("tfds")
-    digits.prepare(folder)
+    prepare("digits", folder)
     return folder
 
 
@@ -102,7 +106,7 @@ def test_prepare_that_loses_the_race_leaves_the_winner(tmp_path, monkeypatch):
             raise OSError("the folder is not empty")
 
     monkeypatch.setattr(os, "rename", rename)
-    place = digits.prepare(tmp_path)
+    place = prepare("digits", tmp_path)
     assert (place / "dataset_info.json").exists()
     assert [path.name for path in place.parent.iterdir()] == ["1.0.0"]
 
@@ -113,15 +117,109 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(digits.Digits, "download_and_prepare", fail)
     with pytest.raises(RuntimeError, match="disk full"):
-        digits.prepare(tmp_path)
+        prepare("digits", tmp_path)
     assert list((tmp_path / "digits").iterdir()) == []
+
+
+class Archives:
+    """Stands in for TFDS's download manager: addresses to local files."""
+
+    downloaded_size = 0
+
+    def __init__(self, files):
+        self.files = files
+
+    def download(self, urls):
+        return {key: self.files[url] for key, url in urls.items()} if isinstance(urls, dict) else self.files[urls]
+
+
+def read(builder, files, tmp_path, monkeypatch):
+    """Prepares a builder from local archives and reads it back through the stock data source."""
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(builder, "_make_download_manager", lambda self, **_: Archives(files))
+    with silence():
+        prepare(builder.name, tmp_path)
+    parts = [tfds.data_source(builder.name, split=split, data_dir=tmp_path) for split in ("train", "test")]
+    return parts, data.load(builder.name, tmp_path)
+
+
+@pytest.mark.parametrize("builder", [builders.Mnist, builders.FashionMnist])
+def test_mnist_family_from_its_archives(builder, tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28)).astype(np.uint8)
+    files = {}
+    for file, rows in (("train", slice(0, 3)), ("t10k", slice(3, 5))):
+        count = len(images[rows])
+        contents = {
+            "images-idx3": np.array([2051, count, 28, 28], ">i4").tobytes() + images[rows].tobytes(),
+            "labels-idx1": np.array([2049, count], ">i4").tobytes() + bytes([7, 0, 9, 1, 4][rows]),
+        }
+        for kind, content in contents.items():
+            url = f"{builder.URL}{file}-{kind}-ubyte.gz"
+            assert url in builder.url_infos  # so that TFDS checks the download
+            files[url] = tmp_path / f"{file}-{kind}.gz"
+            files[url].write_bytes(gzip.compress(content))
+    parts, loaded = read(builder, files, tmp_path, monkeypatch)
+    assert [len(part) for part in parts] == [3, 2]
+    for part, found, labels, wanted in (
+        ("train", loaded.train_images, loaded.train_labels, images[:3]),
+        ("test", loaded.test_images, loaded.test_labels, images[3:]),
+    ):
+        order = [int(np.flatnonzero((wanted == image[..., 0]).all((1, 2)))[0]) for image in found]
+        assert sorted(order) == list(range(len(wanted)))
+        assert labels.tolist() == [{"train": [7, 0, 9], "test": [1, 4]}[part][row] for row in order]
+
+
+@pytest.mark.parametrize("builder", [builders.Cifar10, builders.Cifar100])
+def test_cifar_family_from_its_archive(builder, tmp_path, monkeypatch):
+    about = builder._cifar_info.fget(builder)
+    assert about.url in builder.url_infos
+    keys = about.label_keys
+    count = len(about.train_files) + 1
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32)).astype(np.uint8)
+    archive = tmp_path / "archive.tar.gz"
+    contents = {
+        file: bytes([index + 1] * len(keys)) + pixels[index].tobytes()
+        for index, file in enumerate([*about.train_files, *about.test_files])
+    }
+    sizes = {"label": 10 if builder is builders.Cifar10 else 100, "coarse_label": 20}
+    for key, file in zip(keys, about.label_files, strict=True):
+        contents[file] = "\n".join(f"{key}{number}" for number in range(sizes[key])).encode() + b"\n\n"
+    with tarfile.open(archive, "w:gz") as packed:
+        for file, content in contents.items():
+            member = tarfile.TarInfo(about.prefix + file)
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+    parts, loaded = read(builder, {about.url: archive}, tmp_path, monkeypatch)
+    assert [len(part) for part in parts] == [count - 1, 1]
+    assert loaded.classes == tuple(f"label{number}" for number in range(sizes["label"]))
+    np.testing.assert_array_equal(sorted(loaded.labels), np.arange(count) + 1)
+    for image, label in zip(loaded.images, loaded.labels, strict=True):
+        np.testing.assert_array_equal(image, pixels[label - 1].transpose(1, 2, 0))
+    assert parts[1][0]["id"] == b"test_00000"
+
+
+def test_digits_go_to_the_cache_where_the_data_folder_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert data.load("digits").train_size == 1438
+    assert (tmp_path / "cljax" / "digits" / "1.0.0").exists()
+    with pytest.raises(OSError, match="file"):
+        data.load("digits", tmp_path / "file")  # a folder that was asked for is not replaced
+
+
+def test_prepare_refuses_other_names(tmp_path, cache):
+    with pytest.raises(ValueError, match=r"'svhn' is none of those prepared here.*`tfds build svhn --file_format"):
+        data.prepare("svhn", tmp_path)
+    assert data.prepare("digits", cache) == cache / "digits" / "1.0.0"
 
 
 def test_available(cache, monkeypatch):
     rows = {name: (text, prepared) for name, text, prepared in data.available(cache)}
     assert rows["digits"] == ("images 8x8x1, 10 classes, 1,438 train and 359 test examples", True)
     assert rows["mnist"][1] is False
-    assert "tfds build mnist --file_format=array_record" in rows["mnist"][0]
+    assert rows["mnist"][0] == "not prepared: prepare it once with `cljax.data.prepare('mnist')`, which downloads it"
     monkeypatch.setenv("TFDS_DATA_DIR", str(cache / "nowhere"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "nowhere"))
     assert data.available()[0][::2] == ("digits", False)
@@ -130,7 +228,7 @@ def test_available(cache, monkeypatch):
 def test_an_unknown_data_set_names_its_neighbours(cache):
     with pytest.raises(ValueError, match=r"There is no data set 'cifar1O'") as error:
         data.load("cifar1O", cache)
-    for words in ("'cifar10'", "Ready for use: digits.", "tfds build cifar10", "$TFDS_DATA_DIR", str(cache)):
+    for words in ("'cifar10'", "Ready for use: digits.", "cljax.data.prepare('cifar10')", "$TFDS_DATA_DIR", str(cache)):
         assert words in str(error.value)
 
 
@@ -154,7 +252,7 @@ def prepared(folder, features, splits, **options):
             values = {"image": Image.fromarray(image), "label": number, "text": "words"}
             yield number, {name: values[name] for name in features}
 
-    with digits._silence():
+    with silence():
         Tiny(data_dir=folder, file_format="array_record", **options).download_and_prepare()
 
 
@@ -199,7 +297,7 @@ def test_files_that_need_tensorflow_are_refused(tmp_path, cache):
         (folder / name).write_text((cache / "digits" / "1.0.0" / name).read_text())
     info = json.loads((folder / "dataset_info.json").read_text()) | {"fileFormat": "tfrecord"}
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    with pytest.raises(ValueError, match="prepared as tfrecord files.*--file_format=array_record"):
+    with pytest.raises(ValueError, match=r"prepared as tfrecord files.*tfds build digits --file_format=array_record"):
         data.load("digits", tmp_path)
 
 
@@ -272,7 +370,7 @@ def test_arrays_are_checked_first(given, kind, words):
 
 
 def test_labels_beyond_the_given_classes():
-    with pytest.raises(ValueError, match="train_labels are out of range: example 2 has label 2, but.* 0 to 1"):
+    with pytest.raises(ValueError, match=r"train_labels are out of range: example 2 has label 2, but.* 0 to 1"):
         data.from_arrays(IMAGES, LABELS, IMAGES, LABELS, classes=["a", "b"])
 
 

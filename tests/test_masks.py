@@ -77,7 +77,7 @@ def test_inputs_and_heads(rule):
 def test_flattened_maps_repeat_their_channels():
     owner, tasks = jnp.array([0, 1, 1]), jnp.array([1, 0])
     mask = masks.weight_mask(owner, tasks, 1, repeat=4, rule="ternary")
-    maps = jnp.zeros([2, 2, 3]) + (owner == 1)  # [H, W, C]
+    maps = np.zeros([2, 2, 3]) + np.array([0, 1, 1])  # [H, W, C]
     np.testing.assert_array_equal(mask[:, 1], maps.reshape(-1))
     assert mask.shape == (12, 2)
     np.testing.assert_array_equal(masks.interference(owner, tasks, repeat=4)[:, 1], maps.reshape(-1))

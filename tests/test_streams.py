@@ -175,7 +175,7 @@ def test_split_of_a_class_without_examples_and_of_multi_label_data():
     with pytest.raises(ValueError, match=r"Task 1 \(classes b\) has no training examples.*'arrays'"):
         streams.split(made, tasks=3)
     soft = data.from_arrays(images, np.ones((2, 3), np.float32), images, np.ones((2, 3), np.float32))
-    with pytest.raises(ValueError, match="multi-label.*streams.from_tasks"):
+    with pytest.raises(ValueError, match=r"multi-label.*streams.from_tasks"):
         streams.split(soft, tasks=2)
 
 
@@ -220,7 +220,9 @@ def test_permuted_inputs_equal_numpy_indexing():
     batch = jax.jit(lambda positions: streams.gather(tables, tables.test, positions))(positions)
     tasks = np.asarray(positions) // 12
     rows = 12 + np.asarray(positions) % 12
-    wanted = np.stack([made.images[row].ravel()[tables.permutation[task]] for row, task in zip(rows, tasks)])
+    wanted = np.stack(
+        [made.images[row].ravel()[tables.permutation[task]] for row, task in zip(rows, tasks, strict=True)]
+    )
     np.testing.assert_array_equal(batch.inputs, wanted.reshape(20, 3, 2, 2))
     np.testing.assert_array_equal(batch.tasks, tasks)
     np.testing.assert_array_equal(batch.position, np.asarray(positions) % 12)
@@ -400,10 +402,10 @@ def test_every_eligible_example_is_drawn_once_an_epoch(sizes, task, newest, vali
     wanted = [*range(low, high), *(24 + slots)]
     assert count == len(wanted)
     assert sorted(order[:count].tolist()) == wanted
-    drawn = np.asarray(batches.weights).ravel() == 1
+    inputs, labels, tasks, position, weights = batches
+    drawn = weights == 1
     assert drawn.sum() == count
     assert drawn[:count].all()
-    labels, inputs, tasks, position = (np.asarray(leaf).ravel() for leaf in batches[:4])
     assert sorted(labels[drawn].tolist()) == sorted([*range(low, high), *(100 + slots)])
     from_memory = labels >= 100
     np.testing.assert_array_equal(inputs, np.where(from_memory, 1000 + 10 * (labels - 100), 10 * labels))
@@ -433,22 +435,10 @@ ORDERS = {
 
 
 def epoch(tables, clock, key, memory, draws_from):
-    """Order, count and the batches of an epoch, leaves `[steps, B, ...]`, fields inputs last to keep labels first."""
+    """Order, count and all batches of an epoch, one after the other."""
     order, count = ORDERS[draws_from](tables.train, clock, key, memory)
-    batch = epoch_batches(tables, order, count, memory)
-    reordered = Reordered(batch.labels, batch.inputs, batch.tasks, batch.position, batch.weights)
-    return np.asarray(order), int(count), reordered
-
-
-class Reordered(tuple):
-    """Labels, inputs, tasks, position, weights."""
-
-    def __new__(cls, *leaves):
-        return super().__new__(cls, leaves)
-
-    @property
-    def weights(self):
-        return self[4]
+    batches = epoch_batches(tables, order, count, memory)
+    return np.asarray(order), int(count), [np.asarray(leaf).ravel() for leaf in batches]
 
 
 def test_orders_are_uniform():

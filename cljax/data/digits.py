@@ -7,21 +7,11 @@ encode NumPy arrays.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core.utils import tqdm_utils
-
-NAME = "digits"
-VERSION = "1.0.0"
 
 
 def arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -54,8 +44,8 @@ def arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """TFDS builder of the handwritten digits; the prepared files are read by the stock `tfds.data_source`."""
 
-    name = NAME
-    VERSION = tfds.core.Version(VERSION)
+    name = "digits"
+    VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -80,45 +70,3 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
         images, labels, in_test = arrays()
         for index in np.flatnonzero(in_test == test):
             yield int(index), {"image": Image.fromarray(images[index, :, :, 0]), "label": int(labels[index])}
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps TFDS's progress bars and messages from the terminal."""
-    active = tqdm_utils._active
-    tqdm_utils.display_progress_bar(enable=False)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        tqdm_utils.display_progress_bar(enable=active)
-
-
-def prepare(data_dir: str | os.PathLike) -> pathlib.Path:
-    """Prepares the digits in `data_dir`, where they are not there yet.
-
-    They are written beside their place and moved into it by one rename, so that a killed process leaves nothing half
-    done, and of two processes at once the later finds the place taken and throws its own copy away.
-
-    Returns:
-      The folder of the prepared version, `data_dir/digits/1.0.0`.
-
-    Raises:
-      OSError: the folder cannot be written.
-    """
-    place = pathlib.Path(data_dir).expanduser() / NAME / VERSION
-    if (place / "dataset_info.json").exists():
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = tempfile.mkdtemp(prefix=".draft-", dir=place.parent)
-    try:
-        with _silence():
-            Digits(data_dir=draft, file_format="array_record").download_and_prepare()
-        try:
-            os.rename(pathlib.Path(draft) / NAME / VERSION, place)
-        except OSError:
-            if not (place / "dataset_info.json").exists():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return place

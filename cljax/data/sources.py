@@ -135,6 +135,32 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
     return data
 
 
+def prepare(name: str, data_dir: str | os.PathLike | None = None) -> pathlib.Path:
+    """Downloads and prepares MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100 for `load`, without TensorFlow.
+
+    Args:
+      name: `'mnist'`, `'fashion_mnist'`, `'cifar10'`, `'cifar100'` or `'digits'` (of which nothing is downloaded).
+      data_dir: as in `load`.
+
+    Returns:
+      The folder of the prepared files. One that is there already is left alone.
+
+    Raises:
+      ValueError: another name, with a way to prepare it. OSError: the folder cannot be written.
+
+    Example:
+      >>> prepare("mnist")  # doctest: +SKIP
+      PosixPath('/home/me/tensorflow_datasets/mnist/3.0.1')
+    """
+    if name not in ("digits", *_KNOWN):
+        raise ValueError(
+            f"The data set {name!r} is none of those prepared here, which are digits, {', '.join(_KNOWN)}: "
+            f"{_recipe(name)}."
+        )
+    directory = _directory(data_dir)
+    return _folder(name, data_dir) if name in ("digits", *_prepared(directory)) else _build(name, directory)
+
+
 def available(data_dir: str | os.PathLike | None = None) -> list[tuple[str, str, bool]]:
     """Lists the data sets that `load` knows: `(name, one-line description, prepared)`.
 
@@ -179,14 +205,12 @@ def _folder(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
     if name in found:
         return found[name]
     if name == "digits":
-        from cljax.data import digits
-
         if data_dir:
-            return digits.prepare(directory)
+            return _build(name, directory)
         try:
-            return digits.prepare(os.environ.get("TFDS_DATA_DIR") or _cache())
+            return _build(name, directory if os.environ.get("TFDS_DATA_DIR") else _cache())
         except OSError:
-            return digits.prepare(_cache())  # a shared $TFDS_DATA_DIR is often not ours to write
+            return _build(name, _cache())  # a shared $TFDS_DATA_DIR is often not ours to write
     names = sorted({"digits", *found})
     close = difflib.get_close_matches(name, sorted({*names, *_KNOWN}), n=3)
     raise ValueError(
@@ -198,8 +222,16 @@ def _folder(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
     )
 
 
+def _build(name: str, directory: pathlib.Path) -> pathlib.Path:
+    from cljax.data import builders
+
+    return builders.prepare(name, directory)
+
+
 def _recipe(name: str) -> str:
-    return f"prepare it with `tfds build {name} --file_format=array_record` (this once, TFDS needs TensorFlow)"
+    if name in _KNOWN:
+        return f"prepare it once with `cljax.data.prepare({name!r})`, which downloads it"
+    return f"prepare it once with `tfds build {name} --file_format=array_record`, for which TFDS may need TensorFlow"
 
 
 def _describe(folder: pathlib.Path) -> str:

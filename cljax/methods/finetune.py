@@ -100,4 +100,5 @@ def apply_kept(network: Network, learner: Learner, params: Tree, inputs: Array, 
         return network.apply(params, collections, inputs, key=key)
 
     out = Output(0, 0, 0, 0, axes[1])  # type: ignore[arg-type]
-    return jax.vmap(one, in_axes=axes, out_axes=out)(params, learner.collections)
+    tasks = learner.classes.shape[0]
+    return jax.vmap(one, in_axes=axes, out_axes=out, axis_size=tasks)(params, learner.collections)

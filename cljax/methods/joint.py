@@ -34,10 +34,7 @@ def joint(network: Network) -> Method:
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         del clock
         output = apply_kept(network, learner, params, batch.inputs, key=key)
-        if network.per_task:
-            chosen = jnp.take_along_axis(output.logits, batch.tasks[None, :, None], axis=0)[0]
-        else:
-            chosen = output.logits
+        chosen = jnp.take_along_axis(output.logits, batch.tasks[None, :, None], axis=0)[0]
         classes = learner.classes[batch.tasks]
         value = mean(losses.cross_entropy(chosen, batch.labels, classes=classes), batch.weights)
         return value, (output.collections, {})

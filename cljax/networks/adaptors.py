@@ -1,5 +1,6 @@
 """Any user's Flax Linen module as a `Network`, unchanged: its head found, its features captured, its layers gated."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from cljax.networks.layers import gate_features
@@ -166,8 +168,10 @@ def from_linen(
     sizes = {call.path: call.outputs.shape[-1] for call in calls if call.outputs.shape}
     check_paths("gates", gates, [path for path in sizes if head is None or path != head.path])
     sizes = {path: sizes[path] for path in gates}
-    wiring = _chain(calls, leaves, sizes) if gates else ()
-    _check_chain(source, wiring, sizes, shape)
+    wiring: tuple[Wire, ...] = ()
+    if gates:
+        wiring = _chain(calls, leaves, sizes)
+        _check_chain(source, shapes, wiring, sizes, shape)
 
     def init(key: Array) -> tuple[Tree, Tree]:
         collections = source.init(key, shape)
@@ -263,29 +267,37 @@ def _chain(calls: Sequence[_Call], leaves: Mapping[str, Any], sizes: Mapping[str
     return tuple(wiring)
 
 
-def _check_chain(source: _Source, wiring: Sequence[Wire], sizes: Mapping[str, int], shape: tuple[int, ...]) -> None:
-    """Closes every second feature of each gate, on random parameters: its reader must see zeros there."""
-    if not wiring:
-        return
+def _check_chain(
+    source: _Source, shapes: Tree, wiring: Sequence[Wire], sizes: Mapping[str, int], shape: tuple[int, ...]
+) -> None:
+    """Closes every second feature of each gate, on random positive parameters: its reader must see zeros there."""
+    generator = np.random.default_rng(0)
+
+    def draw(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return np.zeros(leaf.shape, leaf.dtype)
+        scale = math.prod(leaf.shape[:-1])  # the fan-in of a kernel, so that a layer keeps the size of what it is given
+        return (generator.uniform(0.5, 1.5, leaf.shape) / scale).astype(leaf.dtype)
+
+    readers = {wire.inputs: wire for wire in wiring if wire.inputs is not None}
+
+    @jax.jit
+    def read(variables: Tree, example: Array, masks: dict[str, Array]) -> dict[str, Array]:
+        _, calls = source.evaluate(variables, example, masks)
+        entering = {call.path: call.arguments[0] for call in reversed(calls) if call.arguments}
+        return {gate: entering[wire.path.rsplit("/", 1)[0]] for gate, wire in readers.items()}
+
+    variables = jax.tree.map(draw, shapes)
+    example = generator.uniform(0.5, 1.5, (2, *shape)).astype(np.float32)
     with jax.ensure_compile_time_eval():
-        key = jax.random.key(0)
-        variables = source.init(key, shape)
-        flat, structure = jax.tree.flatten(variables["params"])
-        keys = jax.random.split(key, len(flat))
-        noisy = [leaf + jax.random.uniform(one, leaf.shape, leaf.dtype) for leaf, one in zip(flat, keys, strict=True)]
-        variables["params"] = jax.tree.unflatten(structure, noisy)
-        example = jax.random.normal(key, (4, *shape))
-        for wire in wiring:
-            if wire.inputs is None:
-                continue
-            mask = (jnp.arange(sizes[wire.inputs]) % 2).astype(jnp.float32)
-            reader = wire.path.rsplit("/", 1)[0]
-            _, calls = source.evaluate(variables, example, {wire.inputs: mask})
-            entering = next(call.arguments[0] for call in calls if call.path == reader)
-            if bool(jnp.any(entering[..., jnp.tile(mask, wire.repeat) == 0] != 0)):
+        for gate, wire in readers.items():
+            masks = {name: np.ones(size, np.float32) for name, size in sizes.items()}
+            masks[gate] = np.arange(sizes[gate], dtype=np.int32).astype(np.float32) % 2
+            entering = np.asarray(read(variables, example, masks)[gate])
+            if np.any(entering[..., np.tile(masks[gate], wire.repeat) == 0]):
                 raise ValueError(
-                    f"{reader!r} still reads features that the gate {wire.inputs!r} has closed: something between the "
-                    "two (a norm's shift, a nonlinearity with f(0) != 0, a skip connection, a transposition before "
-                    "flattening) lets them through. Gate the last submodule before the nonlinearity, of layers that "
-                    "form a chain."
+                    f"{wire.path.rsplit('/', 1)[0]!r} still reads features that the gate {gate!r} has closed: "
+                    "something between the two (a norm's shift, a nonlinearity with f(0) != 0, a skip connection, a "
+                    "transposition before flattening) lets them through. Gate the last submodule before the "
+                    "nonlinearity, of layers that form a chain."
                 )

@@ -116,10 +116,20 @@ def _native_kernel_gradient(inputs: Array, cotangent: Array, *, shape: tuple[int
     return jax.linear_transpose(lambda value: _native(inputs, value, geometry), kernel)(cotangent)[0]
 
 
-def _pairs(padding: Padding, sizes: Sequence[int], windows: Sequence[int], strides: Sequence[int]) -> tuple:
+def _pairs(
+    padding: Padding, sizes: Sequence[int], windows: Sequence[int], strides: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """Padding as (low, high) for each spatial axis."""
     if isinstance(padding, str):
-        return tuple(lax.padtype_to_pads(sizes, windows, strides, padding))
-    return tuple((int(low), int(high)) for low, high in padding)
+        padding = lax.padtype_to_pads(sizes, windows, strides, padding)
+    pairs = tuple((int(low), int(high)) for low, high in padding)
+    for size, window, pair in zip(sizes, windows, pairs, strict=True):
+        if size + sum(pair) < window:
+            raise ValueError(
+                f"A window of {tuple(windows)} does not fit into {tuple(sizes)} positions with padding {pairs}: use "
+                "larger inputs, more padding or a smaller window."
+            )
+    return pairs
 
 
 def convolve(inputs: Array, kernel: Array, *, stride: int = 1, padding: Padding = "SAME") -> Array:
@@ -138,6 +148,9 @@ def convolve(inputs: Array, kernel: Array, *, stride: int = 1, padding: Padding 
 
     Returns:
       `[B, H_out, W_out, C_out]`, of the inputs' dtype.
+
+    Raises:
+      ValueError: if the kernel does not fit into the padded inputs.
 
     Example:
       >>> convolve(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 2)))[0, :2, :2, 0]
@@ -165,6 +178,9 @@ def max_pool(inputs: Array, *, window: int = 2, stride: int | None = None, paddi
 
     Returns:
       `[B, H_out, W_out, C]`, of the inputs' dtype.
+
+    Raises:
+      ValueError: if the window does not fit into the padded inputs.
 
     Example:
       >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]

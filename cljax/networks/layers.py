@@ -78,10 +78,10 @@ class BatchNorm(nn.Module):
     def __call__(self, inputs: Array, *, train: bool, frozen: Array | None = None) -> Array:
         """Normalises `[B, ..., C]` over all axes but the last; `frozen` is `[C]` bool, none if None."""
         shape, axes = inputs.shape[-1:], tuple(range(inputs.ndim - 1))
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        stored_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        stored_variance = self.variable("batch_stats", "var", jnp.ones, shape)
+        scale = self.param("scale", nn.initializers.ones, shape, inputs.dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, inputs.dtype)
+        stored_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, inputs.dtype)
+        stored_variance = self.variable("batch_stats", "var", jnp.ones, shape, inputs.dtype)
         mean, variance = stored_mean.value, stored_variance.value
         if train:
             frozen = jnp.zeros(shape, jnp.bool_) if frozen is None else frozen
@@ -116,8 +116,8 @@ class FeatureNorm(nn.Module):
     def __call__(self, inputs: Array) -> Array:
         """Maps `[B, ..., C]` to the same shape."""
         shape, axes = inputs.shape[-1:], tuple(range(inputs.ndim - 1))
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        scale = self.param("scale", nn.initializers.ones, shape, inputs.dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, inputs.dtype)
         return inputs * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
 
 

@@ -101,8 +101,8 @@ def make_network(
             "gates": {name: jnp.ones(size, jnp.float32) for name, size in gates.items()},
             "frozen": {name: jnp.zeros(gates[name], jnp.bool_) for name in frozen},
         }
-        example = jnp.zeros((1, *shape), jnp.float32)
-        variables = module.init(key, example, collections["gates"], collections["frozen"], train=False)
+        example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        variables = module.lazy_init(key, example, collections["gates"], collections["frozen"], train=False)
         rest = {name: value for name, value in variables.items() if name != "params"}
         return variables["params"], {**rest, **{name: value for name, value in collections.items() if value}}
 

@@ -88,17 +88,17 @@ def from_nnx(
     for train in (False, True):
         copy = nnx.clone(template)
         copy.train() if train else copy.eval()
-        graphs[train], params_like, statistics_like, streams, *rest = nnx.split(
-            copy, nnx.Param, nnx.BatchStat, nnx.RngState, ...
-        )
-    if rest[0]:
+        parts: Any = nnx.split(copy, nnx.Param, nnx.BatchStat, nnx.RngState, ...)
+        graphs[train], params_like, statistics_like, streams, rest = parts
+    if rest:
         raise ValueError(
-            f"The module keeps state that is neither nnx.Param, nnx.BatchStat nor random: {_names(rest[0])}. "
+            f"The module keeps state that is neither nnx.Param, nnx.BatchStat nor random: {_names(rest)}. "
             "Make it one of these, or a plain attribute."
         )
 
     def init(key: Array) -> tuple[Tree, Tree]:
-        _, params, statistics, *_ = nnx.split(create(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
+        parts: Any = nnx.split(create(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
+        _, params, statistics, _ = parts
         return _to_dict(params), {"batch_stats": _to_dict(statistics)} if statistics else {}
 
     def merge(params: Tree, collections: Tree, train: bool, key: Array | None) -> nnx.Module:

@@ -44,7 +44,7 @@ def correct(logits: Array, labels: Array, classes: Array) -> Array:
     if labels.ndim == 1:
         best = jnp.argmax(jnp.where(classes, logits, -jnp.inf), axis=-1)
         return (best == labels).astype(jnp.float32)
-    agree = ((logits > 0) == (labels > 0.5)) & classes
+    agree = ((logits > 0) == (labels > 0.5)) & classes[None, :]
     return jnp.sum(agree, axis=-1).astype(jnp.float32) / jnp.sum(classes).astype(jnp.float32)
 
 

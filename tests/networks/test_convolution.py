@@ -101,7 +101,7 @@ def test_vmapped_gradients(batched, stride):
 def test_gradient_of_gradient_as_in_an_attention_loss(stride, padding):
     """Grad-CAM inside a loss: the parameters' gradient of a function of the maps' gradient."""
     with jax.enable_x64(True):
-        inputs, lower, upper = draw(0, 2, 7, 6, 2), draw(1, 3, 3, 2, 3), draw(2, 3, 3, 3, 4)
+        inputs, lower, upper = draw(0, 2, 9, 8, 2), draw(1, 3, 3, 2, 3), draw(2, 3, 3, 3, 4)
 
         def loss(function, kernels):
             maps = jnp.tanh(function(inputs, kernels[0], stride=stride, padding=padding))
@@ -183,3 +183,10 @@ def test_draws_share_the_gradient():
     three = jax.grad(lambda x: max_pool(x, window=3).sum())(jnp.ones((1, 3, 3, 1)))
     assert float(three.sum()) == 1.0
     assert float(three.min()) > 0.0
+
+
+def test_a_kernel_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match="does not fit"):
+        convolve(jnp.ones((1, 2, 8, 1)), jnp.ones((3, 3, 1, 1)), padding="VALID")
+    with pytest.raises(ValueError, match="does not fit"):
+        max_pool(jnp.ones((1, 2, 8, 1)), window=3)

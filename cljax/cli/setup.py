@@ -1,0 +1,300 @@
+"""From options to what a run needs, everything checked before anything is compiled.
+
+Whatever is heavy to import is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cljax.cli.options import DEFAULT_METHODS, Options, Training, seed_numbers
+
+if TYPE_CHECKING:
+    import optax
+
+    from cljax import training
+    from cljax.types import Method, Network, Schedule, Stream
+
+
+class UsageError(ValueError):
+    """Something the user asked for cannot be; the message names the thing and the cure."""
+
+
+class Job(NamedTuple):
+    """All that driving the methods needs.
+
+    Attributes: methods by name; left_out, why a method that was not asked for by name does not fit; parameters, those
+    set, by method; optimizer; seeds, `(seed, stream)` pairs; settings; vectorize.
+    """
+
+    methods: dict[str, Method]
+    left_out: dict[str, str]
+    parameters: dict[str, dict[str, Any]]
+    optimizer: optax.GradientTransformation
+    seeds: list[tuple[int, Stream]]
+    settings: training.Settings
+    vectorize: bool
+
+
+def constructors() -> dict[str, Callable[..., Method]]:
+    """The methods there are, by name."""
+    from cljax import methods
+
+    return {name: getattr(methods, name) for name in sorted(methods.__all__)}
+
+
+def check_values(options: Options) -> None:
+    """Checks what a type cannot say, before anything heavy is imported.
+
+    Raises:
+      UsageError: naming the option, its value and what it must be.
+    """
+    data, train, net = options.data, options.training, options.network
+    rules = [
+        ("--tasks", data.tasks, data.tasks >= 1, "at least 1"),
+        ("--validation", data.validation, 0 <= data.validation < 1, "at least 0 and below 1, such as 0.1"),
+        ("--epochs", train.epochs, train.epochs >= 1, "at least 1"),
+        ("--batch-size", train.batch_size, train.batch_size >= 1, "at least 1"),
+        ("--rate", train.rate, 0 < train.rate < float("inf"), "a positive number"),
+        ("--weight-decay", train.weight_decay, 0 <= train.weight_decay < float("inf"), "at least 0"),
+        ("--patience", train.patience, train.patience >= 0, "at least 0"),
+        ("--patience-factor", train.patience_factor, 1 < train.patience_factor < float("inf"), "above 1"),
+        ("--patience-minimum-rate", train.patience_minimum_rate, train.patience_minimum_rate > 0, "above 0"),
+        ("--curves-every", train.curves_every, train.curves_every >= 0, "at least 0"),
+        ("--dropout", net.dropout, 0 <= net.dropout < 1, "at least 0 and below 1"),
+        ("--hidden", net.hidden, all(width >= 1 for width in net.hidden), "numbers of at least 1"),
+        ("--hidden", net.hidden, bool(net.hidden) or net.network == "cnn", "one width or more, such as 128 128"),
+        ("--channels", net.channels, bool(net.channels) and all(map(_block, net.channels)), "such as 32,32 64,64"),
+        ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
+    ]
+    for name, value, holds, rule in rules:
+        if not holds:
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            raise UsageError(f"{name} is {shown if shown != '' else 'empty'}, but must be {rule}.")
+    seeds = seed_numbers(train.seeds)
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UsageError(
+            f"--seeds is {' '.join(map(str, train.seeds)) or 'empty'}, but must be how many seeds (at least 1), or "
+            f"two or more different seeds, each at least 0."
+        )
+
+
+def choose_methods(asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the methods meant: the default ones for none, every one for 'all'.
+
+    Raises:
+      UsageError: an unknown or repeated name.
+    """
+    known = constructors()
+    if not asked:
+        return DEFAULT_METHODS
+    if asked == ("all",):
+        return tuple(known)
+    for name in asked:
+        if name not in known:
+            raise UsageError(unknown("method", name, known) + " `cljax methods` describes them.")
+        if asked.count(name) > 1:
+            raise UsageError(f"The method {name!r} is named more than once.")
+    return asked
+
+
+def prepare(names: tuple[str, ...], options: Options, *, by_name: bool) -> Job:
+    """Builds methods, streams and settings, and checks them against each other. Nothing is compiled.
+
+    Args:
+      names: of the methods.
+      options: the command's.
+      by_name: whether the user named the methods: then one that does not fit is an error, otherwise it is left out.
+
+    Raises:
+      UsageError: and other `ValueError`s, where something does not fit.
+    """
+    import jax
+
+    from cljax import data, training
+
+    settings = make_settings(options.training)
+    parameters = parse_parameters(options.training.set, {name: constructors()[name] for name in names})
+    dataset = data.load(options.data.data, options.data.data_dir)
+    seeds = [(seed, make_stream(dataset, options, seed)) for seed in seed_numbers(options.training.seeds)]
+    network = make_network(options, seeds[0][1])
+    methods: dict[str, Method] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            method = constructors()[name](network, **parameters[name])
+            for _, stream in seeds:
+                training.check(method, stream, settings)
+        except ValueError as error:
+            if by_name:
+                raise
+            left_out[name] = str(error)
+        else:
+            methods[name] = method
+    if not methods:
+        raise UsageError(f"None of the methods fits. {next(iter(left_out.values()))}")
+    side_by_side = {"yes": True, "no": False, "auto": jax.default_backend() != "cpu"}[options.training.vectorize]
+    optimizer = make_optimizer(options.training)
+    return Job(methods, left_out, parameters, optimizer, seeds, settings, side_by_side)
+
+
+def make_settings(options: Training) -> training.Settings:
+    """The settings of the training loop."""
+    from cljax import training
+
+    stopping = None
+    if options.patience:
+        minimum, restore = options.patience_minimum_rate, options.patience_restore
+        stopping = training.Patience(options.patience, options.patience_factor, minimum, restore)
+    return training.Settings(
+        batch_size=options.batch_size,
+        rate=options.rate,
+        stopping=stopping,
+        validate=True,
+        curves_every=options.curves_every,
+    )
+
+
+def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
+    """A seed's stream."""
+    from cljax import streams
+
+    chosen = options.data
+    common: dict[str, Any] = {"tasks": chosen.tasks, "seed": seed, "validation": chosen.validation}
+    common |= {"schedule": make_schedule(options)}
+    if chosen.scenario == "permuted":
+        if chosen.class_order != "fixed":
+            raise UsageError("With --scenario permuted every task shows all classes: --class-order has no meaning.")
+        return streams.permuted(dataset, **common)
+    order = None if chosen.class_order == "fixed" else chosen.class_order
+    return streams.split(dataset, scenario=chosen.scenario, class_order=order, **common)
+
+
+def make_schedule(options: Options) -> Schedule:
+    """The schedule, the same for all seeds.
+
+    Raises:
+      UsageError: a random schedule that never visits some task.
+    """
+    from cljax import streams
+
+    tasks, epochs = options.data.tasks, options.training.epochs
+    if options.data.schedule == "lifelong":
+        return streams.lifelong(tasks, epochs)
+    schedule = streams.multi_task(tasks, tasks * epochs, seed=seed_numbers(options.training.seeds)[0])
+    if missed := sorted(set(range(tasks)) - set(schedule.task.tolist())):
+        raise UsageError(f"The {tasks * epochs} random rounds never visit task {missed[0]}. Give more --epochs.")
+    return schedule
+
+
+def make_network(options: Options, stream: Stream) -> Network:
+    """The network, its head shared where the scenario is domain-incremental."""
+    from cljax import networks
+
+    chosen, tables = options.network, stream.tables
+    shape, outputs = tuple(tables.examples.shape[1:]), tables.classes.shape[-1]
+    common: dict[str, Any] = {"normalization": None if chosen.normalization == "none" else chosen.normalization}
+    common |= {"dropout": chosen.dropout, "mean": stream.mean, "std": stream.std}
+    common |= {"per_task": () if stream.scenario == "domain" else None}
+    if chosen.network == "mlp":
+        return networks.mlp(shape, outputs, hidden=chosen.hidden, **common)
+    channels = [block for block in map(_block, chosen.channels) if block]
+    side = 2 ** len(channels)
+    if len(shape) != 3 or min(shape[:2]) < side:
+        raise UsageError(
+            f"A cnn of {len(channels)} blocks halves its maps {len(channels)} times and needs images of at least "
+            f"{side}x{side} pixels, but the examples of {stream.name!r} have shape {shape}. Give fewer --channels, or "
+            f"--network mlp."
+        )
+    return networks.cnn(shape, outputs, channels=channels, dense=chosen.hidden, dense_dropout=chosen.dropout, **common)
+
+
+def make_optimizer(options: Training) -> optax.GradientTransformation:
+    """The optimizer at unit rate; the loop multiplies by the learning rate."""
+    import optax
+
+    if options.optimizer == "adamw":
+        return optax.adamw(1.0, weight_decay=options.weight_decay)
+    makers = {
+        "sgd": lambda: optax.sgd(1.0),
+        "momentum": lambda: optax.sgd(1.0, momentum=0.9),
+        "adam": lambda: optax.adam(1.0),
+        "rmsprop": lambda: optax.rmsprop(1.0),
+    }
+    inner = makers[options.optimizer]()
+    return optax.chain(optax.add_decayed_weights(options.weight_decay), inner) if options.weight_decay else inner
+
+
+def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
+    """What `--set` gives each method: NAME=VALUE to all that have such a parameter, METHOD.NAME=VALUE to one.
+
+    Returns:
+      `{method: {parameter: value}}`, for every method.
+
+    Raises:
+      UsageError: no such method or parameter (those there are are listed), or not a number where one is needed.
+
+    Example:
+      >>> def ewc(network, *, strength=1.0): pass
+      >>> parse_parameters(['strength=100'], {'ewc': ewc})
+      {'ewc': {'strength': 100}}
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in makers}
+    takes = {name: dict(list(inspect.signature(make).parameters.items())[1:]) for name, make in makers.items()}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        owner, dot, parameter = key.rpartition(".")
+        if not equals or not parameter:
+            raise UsageError(f"--set takes NAME=VALUE or METHOD.NAME=VALUE, such as strength=100, not {setting!r}.")
+        if dot and owner not in makers:
+            raise UsageError(unknown("method of this run", owner, makers))
+        receivers = [name for name in ([owner] if dot else makers) if parameter in takes[name]]
+        if not receivers:
+            names = [owner] if dot else list(makers)
+            has = "; ".join(f"{name} has {', '.join(takes[name]) or 'none'}" for name in names)
+            every = [option for name in names for option in takes[name]]
+            raise UsageError(f"There is no parameter {parameter!r}. {_close(parameter, every)}{has}.")
+        for name in receivers:
+            found[name][parameter] = _value(parameter, text, takes[name][parameter].default)
+    return found
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """What to say of an unknown name: close matches, and all there are."""
+    names = sorted(known)
+    return f"There is no {kind} {name!r}. {_close(name, names)}There are: {', '.join(names)}."
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+
+
+def _value(name: str, text: str, default: Any) -> Any:
+    """A parameter's value: a number, True, False, None, a tuple, or the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    try:
+        value = words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    numeric = isinstance(default, int | float) and not isinstance(default, bool)
+    if numeric and (not isinstance(value, int | float) or isinstance(value, bool)):
+        raise UsageError(f"The parameter {name!r} needs a number (by default {default}), not {text!r}.")
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise UsageError(f"The parameter {name!r} is true or false (by default {default}), not {text!r}.")
+    if isinstance(default, int) and isinstance(value, float):
+        raise UsageError(f"The parameter {name!r} needs a whole number (by default {default}), not {text!r}.")
+    return value
+
+
+def _block(word: str) -> tuple[int, ...] | None:
+    """The features of a block's convolutions, or None where the word is not numbers with commas between."""
+    try:
+        features = tuple(int(part) for part in word.split(","))
+    except ValueError:
+        return None
+    return features if min(features) >= 1 else None

@@ -1,0 +1,264 @@
+r"""Importance: how much each parameter, or each unit, matters to what was learned.
+
+Gradients are taken per example, by `vmap` of `grad`: the square of a batch's mean gradient is another quantity, smaller
+by about the batch's size and zero where examples disagree. Importances are means over examples, so that batches of one
+task are joined by their total weights. Use networks in evaluation mode: without dropout, with fixed statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cljax.types import Array, Tree
+
+
+def _mean_over_examples(tree: Tree, weights: Array) -> Tree:
+    """The weighted mean over the leading axis of every leaf; 0 where all weights are 0."""
+    total = jnp.sum(weights)
+    share = weights / jnp.where(total > 0, total, 1)
+    return jax.tree.map(lambda leaf: jnp.tensordot(share.astype(leaf.dtype), leaf, axes=1), tree)
+
+
+def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: Array, chunk: int | None) -> Tree:
+    """The weighted mean of `function(*example)` over examples, of which `chunk` are held at once."""
+    size = len(weights)
+    if chunk is None or chunk >= size:
+        return _mean_over_examples(jax.vmap(function)(*examples), weights)
+    padding = -size % chunk
+    wrapped = [jnp.concatenate([part, part[:padding]]) for part in examples]
+    padded = jnp.concatenate([weights, jnp.zeros(padding, weights.dtype)])
+    total = jnp.sum(weights)
+    padded = padded / jnp.where(total > 0, total, 1)
+
+    def add(carry: Tree, parts: tuple) -> tuple[Tree, None]:
+        share, *batch = parts
+        values = jax.vmap(function)(*batch)
+        return jax.tree.map(lambda sum, v: sum + jnp.tensordot(share.astype(v.dtype), v, axes=1), carry, values), None
+
+    rows = [part.reshape(-1, chunk, *part.shape[1:]) for part in (padded, *wrapped)]
+    shapes = jax.eval_shape(function, *(part[0] for part in examples))
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    return lax.scan(add, zeros, tuple(rows))[0]
+
+
+def _example_weights(inputs: Array, weights: Array | None) -> Array:
+    weights = jnp.ones(inputs.shape[:1], jnp.float32) if weights is None else weights
+    chex.assert_shape(weights, inputs.shape[:1])
+    return weights
+
+
+def fisher(
+    log_prob_fn: Callable[[Tree, Array], Array],
+    params: Tree,
+    inputs: Array,
+    labels: Array | None = None,
+    *,
+    kind: Literal["exact", "sampled", "empirical", "batched"] = "exact",
+    key: Array | None = None,
+    weights: Array | None = None,
+    chunk: int | None = None,
+) -> Tree:
+    r"""The diagonal of the Fisher information of a classifier.
+
+    .. math::
+        F_i = \frac{1}{B} \sum_b \mathbb{E}_{y \sim p(y | x_b)}
+        \left( \frac{\partial \log p(y | x_b)}{\partial \theta_i} \right)^2
+
+    Publications and libraries call four quantities by this name, and results depend on the choice:
+
+    - `'exact'`: the expectation as written, over all classes;
+    - `'sampled'`: one label drawn from the network's output for each example; equal to it on average;
+    - `'empirical'`: the example's own label; it vanishes where the network is certain and right;
+    - `'batched'`: the square of the mean gradient over the batch, own labels. Not a Fisher information; for comparison
+      with code that takes it for one.
+
+    Args:
+      log_prob_fn: `(params, inputs [b, ...]) -> [b, K]`, normalised log-probabilities, in evaluation mode. Called on
+        batches of one example, but by `'batched'`.
+      params: any tree of arrays.
+      inputs: `[B, ...]`.
+      labels: `[B]` int; not used by `'exact'` and `'sampled'`.
+      kind: see above.
+      key: PRNG key, for `'sampled'`.
+      weights: `[B]` float, the examples' weights in the mean; None: 1.
+      chunk: how many examples' gradients to hold in memory at once; None: all. The result is the same.
+
+    Returns:
+      A tree like `params`, not negative.
+
+    Raises:
+      ValueError: for any other kind, or where it lacks labels or key.
+
+    Example:
+      >>> log_prob = lambda kernel, x: jax.nn.log_softmax(x @ kernel)
+      >>> print(fisher(log_prob, jnp.zeros([1, 2]), jnp.array([[2.0]])))  # x^2 p (1 - p) for each class
+      [[1. 1.]]
+
+    Reference: Kirkpatrick et al., Overcoming Catastrophic Forgetting in Neural Networks, 2017; van de Ven, On the
+    Computation of the Fisher Information in Continual Learning, 2025.
+    """
+    if kind not in ("exact", "sampled", "empirical", "batched"):
+        raise ValueError(f"kind is '{kind}'; it must be 'exact', 'sampled', 'empirical' or 'batched'.")
+    weights = _example_weights(inputs, weights)
+
+    def log_probs(params: Tree, example: Array) -> Array:
+        return log_prob_fn(params, example[None])[0]
+
+    def square(tree: Tree) -> Tree:
+        return jax.tree.map(jnp.square, tree)
+
+    def at_label(example: Array, label: Array) -> Tree:
+        return square(jax.grad(lambda params: log_probs(params, example)[label])(params))
+
+    def at_sample(example: Array, example_key: Array) -> Tree:
+        logs, pull_back = jax.vjp(lambda params: log_probs(params, example), params)
+        label = jax.random.categorical(example_key, logs)
+        return square(pull_back(jax.nn.one_hot(label, len(logs), dtype=logs.dtype))[0])
+
+    def expected(example: Array) -> Tree:
+        logs, pull_back = jax.vjp(lambda params: log_probs(params, example), params)
+
+        def add(total: Tree, one: tuple[Array, Array]) -> tuple[Tree, None]:
+            probability, direction = one
+            squares = square(pull_back(direction)[0])
+            return jax.tree.map(lambda sum, s: sum + probability.astype(s.dtype) * s, total, squares), None
+
+        classes = jnp.exp(logs), jnp.eye(len(logs), dtype=logs.dtype)
+        return lax.scan(add, jax.tree.map(jnp.zeros_like, params), classes)[0]
+
+    if kind == "exact":
+        return _mean_in_chunks(expected, (inputs,), weights, chunk)
+    if kind == "sampled":
+        if key is None:
+            raise ValueError("kind 'sampled' draws labels from the network's output; pass key=jax.random.key(...).")
+        return _mean_in_chunks(at_sample, (inputs, jax.random.split(key, len(inputs))), weights, chunk)
+    if labels is None:
+        raise ValueError(f"kind '{kind}' takes gradients at the examples' own labels; pass labels, [B] int.")
+    chex.assert_shape(labels, inputs.shape[:1])
+    own = labels[:, None]
+    if kind == "empirical":
+        return _mean_in_chunks(at_label, (inputs, labels), weights, chunk)
+
+    def mean_log_prob(params: Tree) -> Array:
+        chosen = jnp.take_along_axis(log_prob_fn(params, inputs), own, axis=-1)[:, 0]
+        return _mean_over_examples(chosen, weights)
+
+    return square(jax.grad(mean_log_prob)(params))
+
+
+def memory_aware(
+    output_fn: Callable[[Tree, Array], Array],
+    params: Tree,
+    inputs: Array,
+    *,
+    weights: Array | None = None,
+    chunk: int | None = None,
+) -> Tree:
+    r"""Memory-aware synapses: how strongly each parameter moves the length of the network's output. Needs no labels.
+
+    .. math:: \Omega_i = \frac{1}{B} \sum_b \left| \frac{\partial \|f(x_b)\|_2^2}{\partial \theta_i} \right|
+
+    Args:
+      output_fn: `(params, inputs [b, ...]) -> [b, ...]`, the logits; called on batches of one example.
+      params: any tree of arrays.
+      inputs: `[B, ...]`.
+      weights: `[B]` float, the examples' weights in the mean; None: 1.
+      chunk: how many examples' gradients to hold in memory at once; None: all.
+
+    Returns:
+      A tree like `params`, not negative.
+
+    Example:
+      >>> print(memory_aware(lambda w, x: x @ w, jnp.array([3.0]), jnp.array([[2.0], [-2.0]])))  # 2 w x^2
+      [24.]
+
+    Reference: Aljundi et al., Memory Aware Synapses, 2018, section 4.1.
+    """
+
+    def sensitivity(example: Array) -> Tree:
+        gradient = jax.grad(lambda params: jnp.sum(jnp.square(output_fn(params, example[None]))))(params)
+        return jax.tree.map(jnp.abs, gradient)
+
+    return _mean_in_chunks(sensitivity, (inputs,), _example_weights(inputs, weights), chunk)
+
+
+def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tree:
+    r"""One step's share in the fall of the loss, added up along the path of training.
+
+    .. math:: \omega_i \leftarrow \omega_i - g_i (\theta'_i - \theta_i)
+
+    Args:
+      total: a tree like the parameters, :math:`\omega`; zeros at a task's begin.
+      gradients: of the task's loss alone, without a penalty, at `before`.
+      before: the parameters before the step.
+      after: and after it.
+
+    Returns:
+      The new total. Summed over parameters and steps it is, to first order, the loss that training took away.
+
+    Example:
+      >>> path_integral(jnp.zeros(1), jnp.array([2.0]), jnp.array([1.0]), jnp.array([0.5])).tolist()
+      [1.0]
+
+    Reference: Zenke et al., Continual Learning Through Synaptic Intelligence, 2017, equation 3.
+    """
+    chex.assert_trees_all_equal_shapes(total, gradients, before, after)
+    return jax.tree.map(lambda w, g, old, new: w - g * (new - old), total, gradients, before, after)
+
+
+def path_importance(total: Tree, start: Tree, end: Tree, *, damping: float = 0.1) -> Tree:
+    r"""A task's importances by synaptic intelligence, from its path integral.
+
+    .. math:: \Omega_i = \frac{\max(\omega_i, 0)}{(\theta^{\mathrm{end}}_i - \theta^{\mathrm{start}}_i)^2 + \xi}
+
+    Add them to those of earlier tasks. The maximum keeps the penalty from rewarding change.
+
+    Args:
+      total: a tree like the parameters, :math:`\omega` as of `path_integral`.
+      start: the parameters at the task's begin.
+      end: and at its end.
+      damping: :math:`\xi`, positive.
+
+    Returns:
+      A tree like the parameters, not negative.
+
+    Example:
+      >>> path_importance(jnp.array([1.0, -1.0]), jnp.zeros(2), jnp.array([0.5, 0.5]), damping=0.25).tolist()
+      [2.0, 0.0]
+
+    Reference: Zenke et al., Continual Learning Through Synaptic Intelligence, 2017, equation 5.
+    """
+    chex.assert_trees_all_equal_shapes(total, start, end)
+    return jax.tree.map(lambda w, a, b: jnp.maximum(w, 0) / (jnp.square(b - a) + damping), total, start, end)
+
+
+def unit_activity(activations: Tree, *, weights: Array | None = None) -> Tree:
+    r"""The average activity of units, over examples and over space.
+
+    .. math:: a_c = \frac{1}{B S} \sum_{b, s} |h_{b, s, c}|
+
+    Args:
+      activations: a tree of `[B, ..., C]`, after the non-linearity, in evaluation mode.
+      weights: `[B]` float, the examples' weights in the mean; None: 1.
+
+    Returns:
+      A tree of `[C]`.
+
+    Example:
+      >>> unit_activity({'conv': jnp.array([[[1.0, 0.0], [3.0, 0.0]], [[-4.0, 0.0], [0.0, 2.0]]])})['conv'].tolist()
+      [2.0, 0.5]
+
+    Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, section 2.2.
+    """
+
+    def average(values: Array) -> Array:
+        per_example = jnp.mean(jnp.abs(values), axis=tuple(range(1, values.ndim - 1)))
+        return _mean_over_examples(per_example, _example_weights(values, weights))
+
+    return jax.tree.map(average, activations)

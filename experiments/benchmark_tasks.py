@@ -1,0 +1,107 @@
+"""Step time at 100 tasks beside 2 tasks, for each method that draws from the current task.
+
+    python -m experiments.benchmark_tasks
+
+About two minutes on two cores. One epoch of a visit to a task is timed, in turn at 2 and at 100 tasks, on a network
+whose step takes some milliseconds; rows: cljax is seconds a step at 100 tasks, reference at 2 tasks. Expected: ratios
+of about 1, at most 1.2, since a visit works on one row of every per-task leaf. Writes
+`experiments/results/tasks_benchmark_cpu.json` (or `_gpu`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+import numpy as np
+import optax
+import tyro
+
+from cljax import methods, networks, streams, training
+from cljax.types import Method, Network, make_clock
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The benchmark: width of the MLP's two hidden layers, batch size, steps an epoch, and timed epochs."""
+
+    width: int = 1000
+    batch_size: int = 256
+    steps: int = 10
+    repeats: int = 9
+    out: str = "experiments/results"
+
+
+def stepper(method: Method, tasks: int, config: Config):
+    """Returns a function that trains one epoch of the last task and gives the seconds a step."""
+    generator = np.random.default_rng(0)
+    examples = config.batch_size * config.steps
+    images = generator.integers(0, 256, (examples, 28, 28, 1), np.uint8)
+    labels = generator.integers(0, 10, examples).astype(np.int32)
+    labels[:10] = np.arange(10)
+    parts = [(images, labels, images[:20], labels[:20])] * 2
+    stream = streams.from_tasks(parts, validation=0.0)
+    classes = np.ones((tasks, 10), np.bool_)
+    grow = lambda table: table._replace(
+        start=np.r_[table.start, np.full(tasks - 2, table.start[1])].astype(np.int32),
+        size=np.r_[table.size, np.full(tasks - 2, table.size[1])].astype(np.int32),
+    )
+    tables = stream.tables._replace(classes=classes, train=grow(stream.tables.train), test=grow(stream.tables.test))
+    tables = jax.device_put(tables)
+    settings = training.Settings(batch_size=config.batch_size, rate=0.001)
+    capacity = {"train": examples, "validation": 1, "test": 20}
+    optimizer = optax.sgd(1.0, momentum=0.9)
+    engine = training.make_engine(method, optimizer, settings, scenario="task", capacity=capacity)
+    key, clock = jax.random.key(0), make_clock(round=1, task=1)
+    learner = jax.jit(engine.init)(key, tables)
+    focused = jax.jit(engine.begin_visit)(learner, clock, tables, key)
+    state = jax.jit(engine.begin_phase)(focused, clock, tables, key)
+    epoch = jax.jit(engine.epoch, donate_argnums=0)
+
+    def run() -> float:
+        nonlocal state
+        start = time.perf_counter()
+        state, log = epoch(state, clock, tables, key)
+        jax.block_until_ready((state, log))
+        return (time.perf_counter() - start) / config.steps
+
+    run()
+    assert engine.step.traces == 1
+    return run
+
+
+def cases(network: Network) -> dict[str, Method]:
+    """The methods that draw from the current task."""
+    names = ("finetune", "freezing", "single_task", "hard_sharing")
+    return {name: getattr(methods, name)(network) for name in names}
+
+
+def main(config: Config) -> None:
+    """Times every case and writes the rows."""
+    network = networks.mlp((28, 28, 1), 10, hidden=(config.width, config.width))
+    rows = []
+    for name, method in cases(network).items():
+        few, many = stepper(method, 2, config), stepper(method, 100, config)
+        pairs = [(few(), many()) for _ in range(config.repeats)]
+        reference, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+        ratio = statistics.median(many / few for few, many in pairs)
+        row = {"case": name, "cljax": ours, "reference": reference, "ratio": ratio}
+        rows.append(row)
+        print(f"{name:14s} {reference * 1e3:7.2f} ms at 2 tasks, {ours * 1e3:7.2f} at 100: ratio {ratio:.3f}", flush=True)
+    device = jax.devices()[0]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+    result = {"rows": rows, "device": device.device_kind, "versions": versions, "config": dataclasses.asdict(config)}
+    kind = "cpu" if device.platform == "cpu" else "gpu"
+    path = pathlib.Path(config.out) / f"tasks_benchmark_{kind}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,102 @@
+"""The conformance table: one row a method, and the small real streams every row is run on.
+
+A new method adds one line to `TABLE`; the properties of `test_conformance.py` then hold for it, or say what is wrong.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import optax
+from sklearn.datasets import load_digits
+
+from cljax import data, methods, networks, streams
+from cljax.types import Method, Network, Stream
+from tests.methods.ewc import ewc
+from tests.methods.hat import hat
+from tests.methods.icarl import icarl
+from tests.methods.packnet import packnet
+from tests.methods.progressive import progressive
+from tests.methods.tfm import tfm
+
+TASKS, HIDDEN = 3, (16, 12)
+
+
+class Row(NamedTuple):
+    """A method of the table: how to build it for a network, and what is particular about it."""
+
+    build: Callable[[Network], Method]
+    normalization: str | None = "batch"
+    dropout: float = 0.2
+
+
+def _progressive(network: Network) -> Method:
+    return progressive(network.inputs, network.outputs, tasks=TASKS)
+
+
+TABLE = {
+    "finetune": Row(methods.finetune),
+    "freezing": Row(methods.freezing),
+    "joint": Row(methods.joint),
+    "single_task": Row(methods.single_task),
+    "hard_sharing": Row(methods.hard_sharing),
+    "ewc": Row(ewc),
+    "hat": Row(hat, normalization=None),
+    "icarl": Row(functools.partial(icarl, tasks=TASKS, features=HIDDEN[-1], capacity=20)),
+    "packnet": Row(packnet, normalization=None),
+    "progressive": Row(_progressive, normalization=None, dropout=0.0),
+    "tfm": Row(tfm, normalization="feature"),
+}
+FORGETS_NOTHING = ("freezing", "single_task", "packnet", "progressive", "tfm")
+
+OPTIMIZERS = {
+    "momentum": (optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(1.0, momentum=0.9)), 0.05),
+    "adam": (optax.adam(1.0), 0.003),
+    "adamw": (optax.adamw(1.0, weight_decay=0.1), 0.003),
+    "rmsprop": (optax.rmsprop(1.0, momentum=0.9), 0.003),
+}
+
+
+@functools.cache
+def digits() -> data.Dataset:
+    """Two hundred and forty of scikit-learn's digits for training, a hundred for testing."""
+    found = load_digits()
+    images = np.round(found.images * 255 / 16).astype(np.uint8)[..., None]
+    labels = found.target.astype(np.int32)
+    return data.from_arrays(images[:240], labels[:240], images[240:340], labels[240:340], name="few digits")
+
+
+def stream(*, seed: int = 0, epochs: int = 1, scenario: str = "task", schedule=None) -> Stream:
+    """Three tasks of 3, 2 and 2 classes of digits: unequal sizes and numbers of classes, a last partial batch."""
+    return streams.split(
+        digits(),
+        tasks=TASKS,
+        sizes=(3, 2, 2),
+        class_order=[4, 9, 1, 7, 0, 3, 8],
+        seed=seed,
+        epochs=epochs,
+        scenario=scenario,
+        schedule=schedule,
+    )
+
+
+def network(row: Row, like: Stream) -> Network:
+    """A small network for the row on a stream."""
+    shape, outputs = like.tables.examples.shape[1:], like.tables.classes.shape[1]
+    return networks.mlp(
+        shape,
+        outputs,
+        hidden=HIDDEN,
+        normalization=row.normalization,
+        dropout=row.dropout,
+        mean=like.mean,
+        std=like.std,
+    )
+
+
+def build(name: str, like: Stream) -> Method:
+    """The method of a row, for a stream."""
+    return TABLE[name].build(network(TABLE[name], like))

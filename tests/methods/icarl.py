@@ -1,0 +1,113 @@
+"""iCaRL: exemplars in a memory of fixed size, chosen by herding; a teacher; the nearest mean of exemplars."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cljax import losses, memory
+from cljax.methods import finetune
+from cljax.methods.finetune import apply_kept, mean
+
+
+def icarl(network, *, tasks, features, capacity=50):
+    base = finetune(network)
+    outputs = network.outputs
+
+    def init(key):
+        params, collections, _, _ = base.init(key)
+        state = {
+            "teacher": jax.tree.map(jnp.array, {"params": params, "collections": collections}),
+            "means": jnp.zeros((tasks, outputs, features)),
+        }
+        return params, collections, state, {}
+
+    def begin_task(learner, clock, fold, key):
+        teacher = {"params": learner.params, "collections": learner.collections}
+        return learner._replace(method_state={**learner.method_state, "teacher": teacher})
+
+    def flat(logits):
+        return jnp.moveaxis(logits, 0, 1).reshape(logits.shape[1], tasks * outputs)
+
+    def embed(params, learner, inputs):
+        found = apply_kept(network, learner, params, inputs, key=None).features[0]
+        return found / jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), 1e-9)
+
+    def loss(params, learner, clock, batch, key):
+        output = apply_kept(network, learner, params, batch.inputs, key=key)
+        teacher = learner.method_state["teacher"]
+        old = learner._replace(collections=teacher["collections"])
+        old_logits = flat(apply_kept(network, old, teacher["params"], batch.inputs, key=None).logits)
+        targets = jax.nn.one_hot(batch.tasks * outputs + batch.labels, tasks * outputs)
+        is_old = (jnp.arange(tasks) < clock.newest).repeat(outputs)[None, :]
+        targets = jnp.where(is_old, jax.nn.sigmoid(lax.stop_gradient(old_logits)), targets)
+        per_example = losses.cross_entropy(flat(output.logits), targets, classes=learner.classes.reshape(-1))
+        return mean(per_example, batch.weights), (output.collections, {})
+
+    def end_phase(learner, clock, fold, key):
+        """Keeps the first m exemplars of each old class, herds m of each new one, and takes all means anew."""
+        size = fold.capacity["train"]
+        seen = learner.classes & (jnp.arange(tasks) <= clock.newest)[:, None]
+        quota = capacity // jnp.maximum(jnp.sum(seen), 1)
+
+        def collect(carry, batch):
+            place = jnp.where(batch.weights > 0, batch.position, size)
+            vectors = embed(learner.params, learner, batch.inputs)
+            return (
+                carry[0].at[place].set(vectors, mode="drop"),
+                carry[1].at[place].set(batch.labels, mode="drop"),
+            )
+
+        start = (jnp.zeros((size, features)), jnp.full(size, -1, jnp.int32))
+        vectors, labels = fold(collect, start)
+        herded = jax.vmap(lambda k: memory.herd(vectors, (labels == k).astype(jnp.float32), min(capacity, size)))(
+            jnp.arange(outputs)
+        )
+        rank = jnp.min(jnp.where(labels[None, :] == jnp.arange(outputs)[:, None], herded, size), axis=0)
+        chosen = (labels >= 0) & (rank < quota)
+
+        kept = learner.memory
+        classes = kept.tasks * outputs + kept.labels
+        same = (classes[:, None] == classes[None, :]) & kept.valid[None, :]
+        earlier = jnp.sum(jnp.tril(same, -1), axis=1)
+        valid = kept.valid & (earlier < quota) & (kept.tasks != clock.task)
+        order = jnp.argsort(~valid)
+        kept = jax.tree.map(lambda leaf: leaf[order], kept._replace(valid=valid))
+        by_rank = jnp.argsort(jnp.where(chosen, rank, size))
+        turn = jnp.zeros(size, jnp.int32).at[by_rank].set(jnp.arange(size))
+        slot = jnp.where(chosen, jnp.sum(kept.valid) + turn, capacity)
+
+        def store(slots, batch):
+            place = jnp.where(batch.weights > 0, slot[jnp.clip(batch.position, 0, size - 1)], capacity)
+            put = lambda array, values: array.at[place].set(values, mode="drop")
+            return slots._replace(
+                inputs=put(slots.inputs, batch.inputs),
+                labels=put(slots.labels, batch.labels),
+                tasks=put(slots.tasks, batch.tasks),
+                valid=put(slots.valid, jnp.ones(place.shape, jnp.bool_)),
+            )
+
+        kept = fold(store, kept)
+        kept_vectors = embed(learner.params, learner, kept.inputs)
+        member = jax.nn.one_hot(kept.tasks * outputs + kept.labels, tasks * outputs) * kept.valid[:, None].astype(
+            jnp.float32
+        )
+        means = member.T @ kept_vectors / jnp.maximum(member.sum(0), 1.0)[:, None]
+        state = {**learner.method_state, "means": means.reshape(tasks, outputs, features)}
+        return learner._replace(memory=kept, method_state=state)
+
+    def predict(learner, inputs, task):
+        vectors = embed(learner.params, learner, inputs)
+        means = learner.method_state["means"][task]
+        means = means / jnp.maximum(jnp.linalg.norm(means, axis=-1, keepdims=True), 1e-9)
+        return -jnp.sum((vectors[:, None, :] - means[None, :, :]) ** 2, axis=-1)
+
+    return base._replace(
+        name="icarl",
+        init=init,
+        begin_task=begin_task,
+        loss=loss,
+        end_phase=end_phase,
+        predict=predict,
+        keeps_rows=network.per_task,
+        capacity=capacity,
+    )

@@ -1,0 +1,61 @@
+"""A progressive network: a column per task that reads all earlier columns, by `lax.switch`."""
+
+import jax
+from jax import lax
+
+from cljax import networks, rows
+from cljax.methods import finetune
+from cljax.methods.finetune import task_loss
+
+
+def progressive(inputs, outputs, *, tasks, width=16, mean=0.0, std=1.0):
+    column = networks.mlp(inputs, outputs, hidden=(width, width), mean=mean, std=std)
+    base = finetune(column)
+
+    def init(key):
+        params, collections, _, _ = base.init(key)
+        params["lateral"] = 0.1 * jax.random.normal(jax.random.fold_in(key, 7), (tasks, width, width))
+        return params, collections, {}, {}
+
+    def affine(layer, values):
+        return values @ layer["kernel"] + layer["bias"][None, :]
+
+    def first(params, images):
+        flat = images.reshape(images.shape[0], -1)
+        return jax.nn.relu(affine(params["dense_0"], flat))
+
+    def forward(columns, images):
+        """Logits of the last of some columns."""
+        lower = [first(params, images) for params in columns]
+        own = columns[-1]
+        summed = affine(own["dense_1"], lower[-1])
+        for index, other in enumerate(lower[:-1]):
+            summed = summed + other @ own["lateral"][index]
+        return affine(own["head"], jax.nn.relu(summed))
+
+    def logits(stacks, own, images, task):
+        images = networks.standardize(images, mean, std)
+
+        def branch(last):
+            def run(own):
+                earlier = [jax.tree.map(lambda leaf, index=index: leaf[index], stacks) for index in range(last)]
+                return forward([*lax.stop_gradient(earlier), own], images)
+
+            return run
+
+        return lax.switch(task, [branch(last) for last in range(tasks)], own)
+
+    def loss(params, learner, clock, batch, key):
+        found = logits(learner.rows.params, params, batch.inputs, clock.task)
+        return task_loss(found, learner, clock, batch), (learner.collections, {})
+
+    def predict(learner, images, task):
+        own = rows.take_row(learner.params, task, learner.rows)
+        return logits(learner.params, own, images, task)
+
+    every = rows.leaf_paths(jax.eval_shape(init, jax.random.key(0))[0])
+    return base._replace(
+        name="progressive", init=init, loss=loss, predict=predict, per_task=every, forgets_nothing=True
+    )
+
+

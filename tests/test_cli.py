@@ -1,0 +1,373 @@
+"""The command, in process with small settings: what it computes, writes, prints and refuses."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from cljax import cli, data, methods, networks, report, streams, training
+from cljax.cli import progress, setup
+from cljax.cli.options import Data, Options, Output, Training, configuration
+from cljax.training.driver import Event, drive
+
+SMALL = ["--epochs", "2", "--hidden", "16", "16"]
+SCHEMA = {
+    "method": str,
+    "data": str,
+    "scenario": str,
+    "network": dict,
+    "seeds": list,
+    "accuracy": list,
+    "task_aware": list,
+    "forgets_nothing": bool,
+    "schedule": dict,
+    "epochs_trained": list,
+    "evaluation": dict,
+    "seconds": list,
+    "compile_seconds": float,
+    "traces": int,
+    "flops": float,
+    "step_bytes": int,
+    "bytes_per_task": float,
+    "facts": list,
+    "config": dict,
+    "versions": dict,
+    "device": dict,
+    "parameters": dict,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def private_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("TFDS_DATA_DIR", raising=False)
+        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        compilation_cache.reset_cache()
+        yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """`cljax compare` of two methods on two seeds: folder, exit code, stdout, stderr."""
+    place = tmp_path_factory.mktemp("compare")
+    out, code = place / "run", None
+    with (
+        open(place / "out", "w+") as stdout,
+        open(place / "err", "w+") as stderr,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdout", stdout)
+        patch.setattr(sys, "stderr", stderr)
+        code = cli.main(["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--out", str(out)])
+    return out, code, (place / "out").read_text(), (place / "err").read_text()
+
+
+def refused(capsys, *arguments):
+    """Runs the command; asserts exit code 2 and one paragraph on stderr, nothing on stdout; returns the words."""
+    assert cli.main(list(arguments)) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert "Traceback" not in found.err
+    words = " ".join(found.err.split())
+    assert words.startswith("cljax: ")
+    return words
+
+
+def test_help_answers_at_once():
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, cljax.cli; sys.exit(cljax.cli.main(['run', '--help']))"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert time.perf_counter() - start < 5.0
+    for option in ("--data", "--scenario", "--class-order", "--patience", "--weight-decay", "--vectorize", "--out"):
+        assert option in done.stdout
+
+
+def test_parsing_imports_nothing_heavy():
+    code = (
+        "import sys, cljax, cljax.cli; cljax.cli.parse(['compare']); "
+        "print(*(name for name in ('jax', 'numpy', 'flax', 'optax', 'tensorflow_datasets') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_record_has_the_schema(compared):
+    out, code, _, _ = compared
+    assert code == 0
+
+    def no_constants(text):
+        raise AssertionError(f"{text} is not strict JSON")
+
+    record = json.loads((out / "record.json").read_text(), parse_constant=no_constants)
+    assert (record["format"], record["complete"], record["left_out"]) == (1, True, {})
+    assert [run["method"] for run in record["runs"]] == ["finetune", "freezing"]
+    config = json.loads((out / "config.json").read_text())
+    for run in record["runs"]:
+        assert {name: type(run[name]) for name in SCHEMA} == SCHEMA
+        assert set(run) == {*SCHEMA, "curves", "rounds"}
+        assert (run["data"], run["scenario"], run["seeds"]) == ("digits", "task", [0, 1])
+        assert np.shape(run["accuracy"]) == np.shape(run["task_aware"]) == (2, 5, 5)
+        assert run["accuracy"] == run["task_aware"]
+        assert 0 <= np.min(run["accuracy"]) <= np.max(run["accuracy"]) <= 1
+        assert (run["traces"], run["curves"], run["rounds"]) == (1, None, None)
+        assert run["epochs_trained"] == [[2] * 5] * 2
+        assert run["config"] == config
+        assert run["schedule"] == {"task": [0, 1, 2, 3, 4], "epochs": [2] * 5, "evaluate": [True] * 5}
+        # Two dense layers of 16 are shared; a task has a head of 16 x 2 weights and 2 biases, float32.
+        assert run["bytes_per_task"] == 4 * (16 * 2 + 2)
+        assert len(run["seconds"]) == 2
+        assert min(run["seconds"]) > 0
+    assert [run["forgets_nothing"] for run in record["runs"]] == [False, True]
+    assert config["methods"] == ["finetune", "freezing"]
+    assert config["training"]["seeds"] == [0, 1]
+
+
+def test_the_command_computes_what_the_library_does(compared):
+    dataset = data.load("digits")
+    seeds = [(seed, streams.split(dataset, tasks=5, seed=seed, epochs=2)) for seed in (0, 1)]
+    network = networks.mlp((8, 8, 1), 2, hidden=(16, 16), mean=seeds[0][1].mean, std=seeds[0][1].std)
+    settings = training.Settings(batch_size=32, rate=0.05, validate=True)
+    outcome = drive(methods.finetune(network), optax.sgd(1.0, momentum=0.9), seeds, settings)
+    run = json.loads((compared[0] / "record.json").read_text())["runs"][0]
+    np.testing.assert_array_equal(np.asarray(run["accuracy"], np.float32), outcome.evaluation.accuracy)
+    assert run["flops"] == outcome.flops
+
+
+def test_table_and_plain_progress(compared):
+    out, _, stdout, stderr = compared
+    record = json.loads((out / "record.json").read_text())
+    rows = {line.split()[0]: line for line in stdout.splitlines() if line.strip()}
+    for run in record["runs"]:
+        mean, half_width = report.interval(report.summarise(run)["average_accuracy"]).split()
+        assert rows[run["method"]].split()[1:3] == [mean, half_width]
+    assert max(map(len, stdout.splitlines()[:-1])) <= 100
+    assert "Record:" in stdout
+    assert "finetune (1 of 2)" in stderr
+    assert "finetune seed 0, task 1/5, train 1/2, loss " in stderr
+    assert "validation" in stderr
+    assert "\x1b" not in stdout + stderr
+
+
+def test_compiled_programs_are_kept(compared):
+    place = pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "cljax" / "compiled" / cli.processor()
+    assert list(place.glob("*epoch*-cache"))
+
+
+def test_a_finished_folder_is_refused_before_anything_else(compared, capsys, monkeypatch):
+    monkeypatch.setattr(data, "load", None)
+    out = str(compared[0])
+    same = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--out", out]
+    assert "holds a finished run" in refused(capsys, *same)
+    words = refused(capsys, *same, "--rate", "0.1")
+    assert "differs in training.rate (0.05 there, 0.1 now). Choose another folder" in words
+
+
+def test_an_interrupted_run_is_taken_up(compared, tmp_path, capsys):
+    record = json.loads((compared[0] / "record.json").read_text())
+    runs = record["runs"]
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text((compared[0] / "config.json").read_text())
+    marked = {**runs[1], "seconds": [123.0, 123.0]}
+    (out / "record.json").write_text(json.dumps({**record, "complete": False, "runs": [marked]}))
+    same = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--out", str(out)]
+    assert cli.main(same) == 0
+    assert "has freezing already" in " ".join(capsys.readouterr().err.split())
+    again = json.loads((out / "record.json").read_text())
+    assert again["complete"]
+    assert [run["method"] for run in again["runs"]] == ["finetune", "freezing"]
+    assert again["runs"][1] == marked
+    assert again["runs"][0]["accuracy"] == runs[0]["accuracy"]
+
+
+def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_place(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["run", "finetune", "--seeds", "1", *SMALL, "--rate", "1e30", "--out", str(out), "--quiet"]) == 1
+    words = " ".join(capsys.readouterr().err.split())
+    assert words.startswith("cljax: The loss of finetune turned non-finite in round 0: task 0, phase 'train', epoch 0")
+    assert (out / "config.json").exists()
+    assert not (out / "record.json").exists()
+
+
+def test_class_incremental_permuted_and_multi_task_by_one_method(tmp_path, capsys):
+    small = ["--seeds", "2", "--tasks", "2", "--epochs", "3", "--hidden", "8", "--quiet", "--out"]
+    arguments = ["--method", "finetune", "--scenario", "class", "--schedule", "multi-task", "--curves-every", "1"]
+    assert cli.main(["run", *arguments, *small, str(tmp_path / "a")]) == 0
+    found = capsys.readouterr()
+    assert "task-aware" in found.out
+    assert found.err == ""
+    run = json.loads((tmp_path / "a" / "record.json").read_text())["runs"][0]
+    assert run["scenario"] == "class"
+    assert len(run["schedule"]["task"]) == 6
+    assert np.shape(run["rounds"]["accuracy"]) == (2, 6, 2)
+    assert np.shape(run["curves"]) == (2, 6, 2)
+    np.testing.assert_allclose(run["curves"], run["rounds"]["accuracy"], atol=1e-7)
+    assert run["accuracy"][0][-1] == run["rounds"]["accuracy"][0][-1]
+    assert (
+        cli.main(["run", "finetune", "--scenario", "permuted", "--vectorize", "yes", *small, str(tmp_path / "b")]) == 0
+    )
+    assert "permuted pixels, domain-incremental" in capsys.readouterr().out
+    run = json.loads((tmp_path / "b" / "record.json").read_text())["runs"][0]
+    assert (run["scenario"], run["facts"][1]["kind"], run["bytes_per_task"]) == ("domain", "permuted", 0)
+
+
+def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
+    options = Options(data=Data(scenario="domain"), training=Training(seeds=(1,), epochs=1))
+    job = setup.prepare(("finetune", "freezing"), options, by_name=False)
+    assert list(job.methods) == ["finetune"]
+    assert "freezing needs leaves that belong to a task" in job.left_out["freezing"]
+    out = tmp_path / "run"
+    words = refused(capsys, "run", "freezing", "--scenario", "domain", "--out", str(out), "--no-cache")
+    assert "freezing needs leaves that belong to a task" in words
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "finetun"], "There is no method 'finetun'. Did you mean 'finetune'? There are: finetune, freezing"),
+        (["compare", "--methods", "joint", "joint"], "'joint' is named more than once"),
+        (["run"], "Which method? For example: cljax run finetune"),
+        (["run", "joint", "--method", "finetune"], "Two methods are named"),
+        (["run", "finetune", "--data", "digit"], "There is no data set 'digit'"),
+        (["run", "finetune", "--tasks", "11"], "more tasks (11) than classes (10)"),
+        (["run", "finetune", "--tasks", "0"], "--tasks is 0, but must be at least 1."),
+        (["run", "finetune", "--rate", "nan"], "--rate is nan, but must be a positive number."),
+        (["run", "finetune", "--validation", "1"], "--validation is 1.0, but must be at least 0 and below 1"),
+        (["run", "finetune", "--validation", "0", "--patience", "5"], "no validation examples, which patience needs"),
+        (["run", "finetune", "--seeds", "0"], "--seeds is 0, but must be how many seeds"),
+        (["run", "finetune", "--seeds", "3", "3"], "two or more different seeds"),
+        (["run", "finetune", "--hidden"], "--hidden is empty, but must be one width or more"),
+        (["run", "finetune", "--channels", "32;32"], "--channels is 32;32, but must be such as 32,32 64,64"),
+        (["run", "finetune", "--class-order", "0", "1", "77"], "class_order must name classes 0 to 9"),
+        (["run", "finetune", "--scenario", "permuted", "--class-order", "random"], "--class-order has no meaning"),
+        (["run", "finetune", "--network", "cnn", "--channels", *["4"] * 4], "at least 16x16 pixels"),
+        (["run", "hard_sharing", "--set", "own_layer=1"], "no parameter 'own_layer'. Did you mean 'own_layers'? hard_"),
+        (["run", "hard_sharing", "--set", "own_layers=x"], "'own_layers' needs a number (by default 1), not 'x'"),
+        (["run", "hard_sharing", "--set", "own_layers=1.5"], "'own_layers' needs a whole number"),
+        (["run", "hard_sharing", "--set", "own_layers=9"], "Choose own_layers from 1 to 1"),
+        (["run", "hard_sharing", "--set", "own_layers"], "--set takes NAME=VALUE or METHOD.NAME=VALUE"),
+        (["run", "joint", "--set", "lwf.strength=1"], "There is no method of this run 'lwf'. There are: joint."),
+        (["run", "joint", "--schedule", "multi-task", "--epochs", "1"], "rounds never visit task"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_leaves_nothing(arguments, words, tmp_path, capsys):
+    assert words in refused(capsys, *arguments, "--out", str(tmp_path / "run"), "--no-cache")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "joint", "--sceanrio", "task"], "--scenario"),
+        (["run", "joint", "--scenario", "tsk"], "task"),
+        (["run", "joint", "--epochs", "x"], "--epochs"),
+        (["comprae"], "compare"),
+    ],
+)
+def test_unreadable_arguments_end_with_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert words in found.err
+
+
+def test_lists(capsys):
+    assert cli.main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(methods.__all__)
+    assert {line.split()[0] for line in lines} == set(methods.__all__)
+    assert all(len(line.split(maxsplit=1)[1]) > 20 for line in lines)
+    assert cli.main(["data"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("digits")
+    assert any(line.split()[:2] == ["mnist", "-"] for line in lines)
+
+
+def test_set_reaches_those_that_have_the_parameter():
+    def first(network, *, strength=1.0, layers=2): ...
+    def second(network, *, strength=1, flag=False, name="a"): ...
+
+    makers = {"first": first, "second": second}
+    given = setup.parse_parameters(["layers=3", "second.strength=4", "flag=true", "name=b"], makers)
+    assert given == {"first": {"layers": 3}, "second": {"strength": 4, "flag": True, "name": "b"}}
+    given = setup.parse_parameters(["strength=1e2"], {"first": first})
+    assert given == {"first": {"strength": 100.0}}
+    with pytest.raises(setup.UsageError, match="first has strength, layers; second has strength, flag, name"):
+        setup.parse_parameters(["temperature=2"], makers)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (Training(optimizer="sgd"), -2.0),
+        (Training(optimizer="sgd", weight_decay=0.5), -4.0),
+        (Training(optimizer="momentum", weight_decay=0.5), -4.0),
+        (Training(optimizer="adam"), -1.0),
+        (Training(optimizer="adamw", weight_decay=0.5), -3.0),
+        (Training(optimizer="adamw"), -1.0),
+        (Training(optimizer="rmsprop"), -1 / math.sqrt(0.1)),
+    ],
+)
+def test_first_update_of_each_optimizer(options, expected):
+    """At weight 4 and gradient 2: decay adds 0.5 * 4 to the gradient, or, decoupled, to the update."""
+    optimizer = setup.make_optimizer(options)
+    weight = np.float32(4.0)
+    with jax.numpy_dtype_promotion("standard"):  # which Optax's Adam needs
+        update, _ = optimizer.update(np.float32(2.0), optimizer.init(weight), weight)
+    np.testing.assert_allclose(update, expected, rtol=1e-5)
+
+
+def test_settings_and_configuration():
+    assert setup.make_settings(Training()).stopping is None
+    settings = setup.make_settings(Training(patience=7, patience_factor=2.0, patience_restore=True, curves_every=3))
+    assert settings.stopping == training.Patience(7, 2.0, 1e-4, True)
+    assert settings.curves_every == 3
+    changed = Options(output=Output(out="x", quiet=True, overwrite=True, cache=False))
+    assert configuration(("joint",), changed) == configuration(("joint",), Options())
+
+
+def test_xla_flags_only_for_the_version_that_knows_them(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    cli.set_xla_flags()
+    assert "XLA_FLAGS" not in os.environ  # JAX has been imported here
+    for version, users, expected in (
+        ("0.10.2", None, cli.CONVOLUTION_THREADS),
+        ("0.12.0.1", None, None),
+        ("0.10.2", "--mine", "--mine"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.delitem(sys.modules, "jax")
+            patch.setattr(cli.importlib.metadata, "version", lambda name, version=version: version)
+            patch.delenv("XLA_FLAGS", raising=False)
+            if users:
+                patch.setenv("XLA_FLAGS", users)
+            cli.set_xla_flags()
+            assert os.environ.get("XLA_FLAGS") == expected
+
+
+def test_progress_line():
+    event = Event("joint", 3, 1, 1, "train", 4, 20, 0.12345, 0.987, 24, 100)
+    expected = "[bold]joint[/] seed 3, task 2/5, train 4/20, loss 0.123, validation 98.7%"
+    assert progress.describe(event, 5) == expected
+    assert progress.describe(event._replace(seeds=5, validation_accuracy=math.nan), 5).endswith("loss 0.123")
+    assert "seed 3 and 4 more" in progress.describe(event._replace(seeds=5), 5)

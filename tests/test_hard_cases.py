@@ -1,0 +1,253 @@
+"""Streams and models that would break a narrower protocol, through the one unchanged loop."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import metrics, methods, networks, rows, streams, training
+from cljax.training.driver import drive
+from cljax.types import make_clock
+from tests import conformance
+from tests.methods.ewc import ewc
+from tests.methods.icarl import icarl
+from tests.methods.packnet import packnet
+from tests.methods.tfm import tfm
+
+SGD = optax.sgd(1.0, momentum=0.9)
+SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=64)
+
+
+def network_for(like, **options):
+    options = {"hidden": (24, 16), "mean": like.mean, "std": like.std, **options}
+    return networks.mlp(like.tables.examples.shape[1:], like.tables.classes.shape[1], **options)
+
+
+def run(method, stream, settings=SETTINGS, seed=0, optimizer=SGD):
+    made = training.make_run(method, optimizer, stream, settings)
+    result = made(jax.random.key(seed), stream.tables)
+    training.raise_failure(result.failure, method)
+    assert made.step.traces == 1
+    return result
+
+
+def test_a_task_that_recurs_and_first_visits_out_of_order():
+    """Tasks are numbered by first visit; a second visit goes on, it does not begin the task again."""
+    stream = conformance.stream(schedule=streams.visits([(2, 3), (0, 3), (2, 3), (1, 3)]))
+    assert stream.schedule.task.tolist() == [0, 1, 0, 2]
+    assert stream.facts["tasks"] == [2, 0, 1]
+    assert stream.tables.classes.sum(1).tolist() == [2, 3, 2]
+    base = methods.finetune(network_for(stream))
+
+    def init(key):
+        params, collections, _, hyper = base.init(key)
+        return params, collections, jnp.zeros(3, jnp.int32), hyper
+
+    def begin_task(learner, clock, fold, key):
+        return learner._replace(method_state=learner.method_state.at[clock.task].add(1))
+
+    result = run(base._replace(init=init, begin_task=begin_task), stream)
+    assert result.learner.method_state.tolist() == [1, 1, 1]
+    accuracy = np.asarray(result.evaluation.accuracy)
+    matrix = metrics.first_visits(jnp.asarray(accuracy), jnp.asarray(stream.schedule.task))
+    np.testing.assert_array_equal(matrix, accuracy[[0, 2, 3]])
+    assert (accuracy[[0, 1, 3], [0, 1, 2]] > 0.8).all()
+    assert accuracy[2, 1] < accuracy[1, 1], "the second visit to task 0 was training, and task 1 paid for it"
+
+
+def test_multi_task_training_with_a_random_task_each_epoch_is_like_joint_training():
+    rounds = streams.multi_task(3, 45, seed=0, evaluate_every=45)
+    stream = conformance.stream(schedule=rounds)
+    accuracy = np.asarray(run(methods.finetune(network_for(stream)), stream).evaluation.accuracy)
+    assert np.isnan(accuracy[:-1]).all()
+    in_turn = conformance.stream(schedule=streams.lifelong(3, 15))
+    forgotten = np.asarray(run(methods.finetune(network_for(in_turn)), in_turn).evaluation.accuracy)
+    assert accuracy[-1].mean() > forgotten[-1].mean()
+    assert accuracy[-1].min() > 0.9
+
+
+def multi_label(tasks=2):
+    """Of each digit: is it even, is it greater than four, is it a multiple of three; the last task lacks the third."""
+    data = conformance.digits()
+    label = lambda digit: np.stack([digit % 2 == 0, digit > 4, digit % 3 == 0], 1).astype(np.float32)
+    width = [3, 2]
+    return streams.from_tasks(
+        [
+            (data.train_images, label(data.train_labels)[:, :k], data.test_images, label(data.test_labels)[:, :k])
+            for k in width[:tasks]
+        ],
+        epochs=10,
+    )
+
+
+@pytest.mark.parametrize("build", [methods.finetune, methods.joint, methods.freezing, tfm], ids=lambda b: b.__name__)
+def test_tasks_with_several_labels_an_example(build):
+    stream = multi_label()
+    assert stream.tables.train.labels.dtype == np.float32
+    normalization = "feature" if build is tfm else None
+    result = run(build(network_for(stream, normalization=normalization)), stream)
+    own = np.diag(np.asarray(result.evaluation.accuracy))
+    guess = [
+        np.maximum(part.mean(0), 1 - part.mean(0))[:width].mean()
+        for part, width in zip(
+            np.split(np.asarray(stream.tables.test.labels), [stream.tables.test.size[0]]), (3, 2), strict=True
+        )
+    ]
+    assert (own > np.array(guess) + 0.1).all()
+
+
+def test_the_unused_logit_of_a_smaller_task_is_never_trained():
+    stream = conformance.stream(epochs=2)
+    learner = run(methods.finetune(network_for(stream)), stream, optimizer=optax.sgd(1.0)).learner
+    start = jax.jit(
+        training.make_engine(
+            methods.finetune(network_for(stream)),
+            optax.sgd(1.0),
+            SETTINGS,
+            scenario="task",
+            capacity=streams.capacity(stream.tables),
+        ).init
+    )(jax.random.fold_in(jax.random.key(0), 0), stream.tables)
+    for leaf, first in zip(jax.tree.leaves(learner.params["head"]), jax.tree.leaves(start.params["head"]), strict=True):
+        np.testing.assert_allclose(leaf[1:, ..., 2], first[1:, ..., 2], rtol=1e-6)
+        assert (leaf[0, ..., 2] != first[0, ..., 2]).any()
+
+
+class TheirModel(nn.Module):
+    """Somebody's own model: batch normalisation, dropout, a name of its own for its head."""
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        values = nn.Conv(8, (3, 3))(images)
+        values = nn.BatchNorm(use_running_average=not train)(values)
+        values = nn.relu(values)
+        values = nn.max_pool(values, (2, 2), strides=(2, 2))
+        values = values.reshape(values.shape[0], -1)
+        values = nn.Dropout(0.2, deterministic=not train)(values)
+        return nn.Dense(3, name="classifier")(values)
+
+
+@pytest.mark.parametrize("build", [methods.finetune, methods.joint, methods.freezing, methods.single_task, ewc])
+def test_a_user_s_own_linen_model_unchanged(build):
+    stream = conformance.stream(epochs=3)
+    model = TheirModel()
+    network = networks.from_linen(
+        model,
+        stream.tables.examples.shape[1:],
+        outputs=3,
+        per_task=("classifier/kernel", "classifier/bias"),
+        mean=stream.mean,
+        std=stream.std,
+    )
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        result = run(build(network), stream)
+        learner = result.learner
+        task = jnp.int32(2)
+        params = rows.take_row(learner.params, task, learner.rows)
+        collections = rows.take_row(learner.collections, task, learner.rows)
+        images = jnp.asarray(stream.tables.examples[:7])
+        scaled = networks.standardize(images, stream.mean, stream.std)
+        theirs = model.apply({"params": params, **collections}, scaled, train=False)
+        ours = build(network).predict(learner, images, task)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    start = network.init(jax.random.key(0))[1]["batch_stats"]
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, collections["batch_stats"])
+    assert all(jax.tree.leaves(moved))
+
+
+def test_ewc_s_anchor_and_fisher_are_those_of_the_last_task_at_the_third_too():
+    """State baked into the program at the first trace would still anchor to the first task."""
+    stream = conformance.stream(epochs=2)
+    method = ewc(network_for(stream), strength=10.0)
+    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    fit = jax.jit(training.make_fit(engine, SETTINGS, longest=2))
+    key = jax.random.key(0)
+    learner = jax.jit(engine.init)(key, stream.tables)
+    fishers = []
+    for task in range(3):
+        clock = make_clock(round=task, task=task)
+        learner, _ = fit(learner, clock, stream.tables, key, jnp.asarray([2]))
+        state = learner.method_state
+        np.testing.assert_array_equal(state["anchor"]["dense_0"]["kernel"], learner.params["dense_0"]["kernel"])
+        fishers.append(np.asarray(state["fisher"]["dense_1"]["kernel"]))
+    assert (fishers[0] >= 0).all()
+    assert fishers[0].sum() < fishers[1].sum() < fishers[2].sum()
+    clock = make_clock(round=2, task=2)
+    focused = rows.focus(learner, clock.task)
+    batch = streams.sequential(stream.tables, stream.tables.train, clock.task, jnp.int32(0), 16)
+    loss = lambda params: method.loss(params, focused, clock, batch, None)[1][1]["penalty"]
+    assert float(loss(focused.params)) == 0
+    off = jax.tree.map(lambda leaf: leaf + 0.1, focused.params)
+    shared = [name for name in focused.params if name != "head"]
+    expected = 5.0 * sum(
+        0.1**2 * leaf.sum() for name in shared for leaf in jax.tree.leaves(state["fisher"][name])
+    )
+    np.testing.assert_allclose(loss(off), expected, rtol=1e-3)
+
+
+def test_icarl_s_memory_never_exceeds_its_size_and_holds_real_examples_of_every_class():
+    stream = conformance.stream(epochs=6, scenario="class")
+    method = icarl(network_for(stream), tasks=3, features=16, capacity=20)
+    result = run(method, stream)
+    memory = result.learner.memory
+    valid = np.asarray(memory.valid)
+    classes = [(int(task), int(label)) for task, label in zip(memory.tasks[valid], memory.labels[valid], strict=True)]
+    assert {pair: classes.count(pair) for pair in classes} == {
+        pair: 20 // 7 for pair in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1)]
+    }
+    table = stream.tables.train
+    for image, task, label in zip(memory.inputs[valid], memory.tasks[valid], memory.labels[valid], strict=True):
+        mine = slice(table.start[task], table.start[task] + table.size[task])
+        own = stream.tables.examples[table.index[mine]][table.labels[mine] == label]
+        assert (own == np.asarray(image)[None]).all((1, 2, 3)).any()
+
+
+def test_packnet_s_phases_leave_each_weight_one_owner_and_half_of_the_rest_free():
+    stream = conformance.stream(epochs=4)
+    learner = run(packnet(network_for(stream), fraction=0.5), stream).learner
+    for name in ("dense_0", "dense_1"):
+        owner = np.asarray(learner.method_state["owner"][name]["kernel"])
+        free = owner.size
+        assert abs((owner > 0).sum() - round(0.5 * free)) <= 1
+        for task in range(1, 3):
+            # Weights that were pruned to zero and got no gradient since tie with the quantile, and stay free too.
+            free = (owner > task - 1).sum()
+            assert free > (owner > task).sum() >= round(0.5 * free)
+        assert (np.asarray(learner.params[name]["kernel"])[owner > 2] == 0).all()
+
+
+def test_growth_is_chosen_by_search_and_never_gives_a_feature_twice():
+    stream = conformance.stream(epochs=4)
+    network = network_for(stream, normalization="feature")
+    margins = {0.0: "best", 1.0: "least"}
+    owners = {}
+    for margin, name in margins.items():
+        learner = run(tfm(network, growth=(0.1, 0.3, 0.5), margin=margin), stream).learner
+        owners[name] = np.asarray(learner.method_state["owner"]["dense_0"])
+    least = [(owners["least"] == task).sum() for task in range(3)]
+    assert least == [3, 3, 3], "a margin of 1 accepts the lowest growth: 10% of 24 features"
+    assert (owners["best"] <= 2).sum() >= 9
+
+
+def test_class_incremental_accuracy_and_the_task_aware_one_come_from_the_same_run():
+    stream = conformance.stream(epochs=6, scenario="class")
+    found = run(methods.finetune(network_for(stream)), stream).evaluation
+    last = np.asarray(found.accuracy)[-1]
+    assert (last <= np.asarray(found.task_aware)[-1] + 1e-6).all()
+    assert last.mean() < np.asarray(found.task_aware)[-1].mean()
+    np.testing.assert_array_equal(np.asarray(found.accuracy)[0, 1:], [0, 0])
+
+
+def test_permuted_digits_domain_incremental_with_one_shared_head():
+    data = conformance.digits()
+    stream = streams.permuted(data, tasks=3, epochs=8)
+    network = networks.mlp((8, 8, 1), 10, hidden=(32,), mean=stream.mean, std=stream.std, per_task=())
+    for build in (methods.finetune, methods.joint):
+        outcome = drive(build(network), SGD, [(0, stream)], SETTINGS)
+        own = np.diag(outcome.evaluation.accuracy[0])
+        assert (own > 0.7).all(), build
+    assert outcome.evaluation.accuracy[0, -1].min() > 0.7, "joint training keeps all of them"

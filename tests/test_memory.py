@@ -1,0 +1,118 @@
+"""Herding and nearest means against plain loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cljax import memory
+
+
+def check_herd(features, members, rank, count):
+    """Each pick's mean is as near as any candidate's, all formed and compared in double precision; ties may differ."""
+    features = np.asarray(features, np.float64)
+    features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    mean, picks = features[members].mean(0), []
+    for place in range(min(count, len(members))):
+        left = [index for index in members if index not in picks]
+        distances = {index: np.linalg.norm(mean - features[[*picks, index]].mean(0)) for index in left}
+        (pick,) = np.flatnonzero(rank == place)
+        assert distances[pick] <= min(distances.values()) + 1e-5
+        picks.append(pick)
+    assert (rank == memory.UNPICKED).sum() == len(rank) - len(picks)
+
+
+herd = jax.jit(memory.herd, static_argnums=2)
+
+
+@given(st.integers(0, 2**16), st.sets(st.integers(0, 11), min_size=1), st.sampled_from([1, 4, 12]))
+@settings(max_examples=25, deadline=None)
+def test_herding_against_a_plain_way(seed, members, count):
+    features = np.random.default_rng(seed).normal(size=(12, 3)).astype(np.float32) * 5
+    members = sorted(members)
+    weights = np.isin(np.arange(12), members).astype(np.float32)
+    rank = np.asarray(herd(jnp.asarray(features), jnp.asarray(weights), count))
+    check_herd(features, members, rank, count)
+    assert rank.dtype == np.int32
+
+
+def test_fewer_picks_are_the_first_of_more():
+    features = jax.random.normal(jax.random.key(0), [30, 8])
+    many = np.asarray(herd(features, jnp.ones(30), 20))
+    for count in (1, 7, 20):
+        few = np.asarray(herd(features, jnp.ones(30), count))
+        np.testing.assert_array_equal(few, np.where(many < count, many, memory.UNPICKED))
+
+
+def test_herded_means_are_nearer_than_random_ones():
+    features = jax.random.normal(jax.random.key(0), [100, 8]) + 1
+    unit = np.asarray(features / jnp.linalg.norm(features, axis=1, keepdims=True))
+    rank = np.asarray(herd(features, jnp.ones(100), 10))
+    herded = np.linalg.norm(unit[rank < 10].mean(0) - unit.mean(0))
+    rng = np.random.default_rng(0)
+    others = [np.linalg.norm(unit[rng.choice(100, 10, replace=False)].mean(0) - unit.mean(0)) for _ in range(200)]
+    assert herded < min(others)
+
+
+def test_the_unit_length_form_is_the_reference_recursion():
+    """For unit features the nearest mean is the greatest product with w, where w <- w + mean - picked."""
+    features = np.random.default_rng(3).normal(size=(20, 6))
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    mean = unit.mean(0)
+    w, picks = mean.copy(), []
+    while len(picks) < 8:
+        scores = unit @ w
+        scores[picks] = -np.inf
+        picks.append(int(np.argmax(scores)))
+        w += mean - unit[picks[-1]]
+    rank = np.asarray(herd(jnp.asarray(features, jnp.float32), jnp.ones(20), 8))
+    assert [int(np.flatnonzero(rank == place)[0]) for place in range(8)] == picks
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_nothing_to_pick(count):
+    rank = herd(jnp.ones([4, 2]), jnp.zeros(4), count)
+    assert rank.tolist() == [memory.UNPICKED] * 4
+    assert memory.herd(jnp.ones([4, 2]), jnp.ones(4), 0).tolist() == [memory.UNPICKED] * 4
+
+
+def test_equal_and_zero_features_are_all_picked_once():
+    assert sorted(memory.herd(jnp.ones([4, 2]), jnp.ones(4), 4).tolist()) == [0, 1, 2, 3]
+    rank = herd(jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]), jnp.ones(3), 3)
+    assert sorted(rank.tolist()) == [0, 1, 2]
+
+
+def test_classes_by_vmap():
+    features = jax.random.normal(jax.random.key(0), [20, 4])
+    labels = jnp.arange(20) % 3
+    weights = (labels[None] == jnp.arange(3)[:, None]).astype(jnp.float32)
+    ranks = jax.jit(jax.vmap(lambda member: memory.herd(features, member, 5)))(weights)
+    for label in range(3):
+        np.testing.assert_array_equal(ranks[label], herd(features, weights[label], 5))
+        assert set(np.flatnonzero(ranks[label] < 5)) <= set(np.flatnonzero(labels == label))
+
+
+def test_nearest_mean_against_a_plain_way():
+    rng = np.random.default_rng(0)
+    features, means = rng.normal(size=(40, 5)) * 3, rng.normal(size=(6, 5))
+    valid = np.array([True, False, True, True, False, True])
+    expected, distances = [], []
+    for feature in features:
+        row = [
+            np.linalg.norm(feature / np.linalg.norm(feature) - mean / np.linalg.norm(mean)) ** 2 if there else np.inf
+            for mean, there in zip(means, valid, strict=True)
+        ]
+        distances.append(row)
+        expected.append(int(np.argmin(row)))
+    arguments = jnp.asarray(features, jnp.float32), jnp.asarray(means, jnp.float32), jnp.asarray(valid)
+    nearest = memory.nearest_mean(*arguments)
+    assert nearest.tolist() == expected
+    assert nearest.dtype == jnp.int32
+    np.testing.assert_allclose(memory.mean_distances(*arguments), distances, rtol=1e-4, atol=1e-5)
+
+
+def test_lengths_do_not_matter():
+    means = jnp.array([[10.0, 0.0], [0.1, 0.1]])
+    assert memory.nearest_mean(jnp.array([[1.0, 0.9], [0.01, 0.0]]), means, jnp.array([True, True])).tolist() == [1, 0]

@@ -1,0 +1,169 @@
+"""The five baselines: what each trains, and what each leaves alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import methods, networks, rows, streams, training
+from cljax.methods.finetune import apply_kept
+from cljax.types import make_clock
+from tests import conformance
+
+SGD = optax.sgd(1.0)
+SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=32)
+
+
+def network_for(like, **options):
+    options = {"hidden": (8, 6), "mean": like.mean, "std": like.std, **options}
+    return networks.mlp(like.tables.examples.shape[1:], like.tables.classes.shape[1], **options)
+
+
+def engine_and_learner(method, stream, seed=0):
+    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    return engine, jax.jit(engine.init)(jax.random.key(seed), stream.tables)
+
+
+def log_softmax(values):
+    shifted = values - values.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def test_fine_tuning_s_loss_is_cross_entropy_over_the_task_s_classes_and_weights():
+    stream = conformance.stream()
+    method = methods.finetune(network_for(stream))
+    _, learner = engine_and_learner(method, stream)
+    clock = make_clock(task=1, newest=1)
+    focused = rows.focus(learner, clock.task)
+    batch = streams.sequential(stream.tables, stream.tables.train, clock.task, jnp.int32(2), 16)
+    assert 0 < batch.weights.sum() < 16
+    value, _ = method.loss(focused.params, focused, clock, batch, None)
+    logits = np.asarray(method.predict(learner, batch.inputs, clock.task))[:, :2]
+    each = -log_softmax(logits)[np.arange(16), batch.labels]
+    np.testing.assert_allclose(value, np.average(each, weights=batch.weights), rtol=1e-5)
+
+
+def test_joint_training_s_loss_and_gradient_are_the_sum_over_each_example_s_own_head():
+    stream = conformance.stream()
+    network = network_for(stream)
+    method = methods.joint(network)
+    _, learner = engine_and_learner(method, stream)
+    clock = make_clock(task=2, newest=2)
+    table = stream.tables.train
+    batch = streams.gather(stream.tables, table, jnp.asarray([0, 1, *(table.start[1:] + 1), *table.start[1:]]))
+    focused = rows.focus(learner, clock.task)
+
+    def slow(params):
+        total = 0.0
+        for index in range(6):
+            task = int(batch.tasks[index])
+            own = {**params, "head": jax.tree.map(lambda leaf, task=task: leaf[task], params["head"])}
+            logits = network.apply(own, learner.collections, batch.inputs[index : index + 1]).logits[0]
+            kept = logits[: int(stream.tables.classes[task].sum())]
+            total = total - jax.nn.log_softmax(kept)[batch.labels[index]]
+        return total / 6
+
+    found = jax.value_and_grad(lambda params: method.loss(params, focused, clock, batch, None)[0])(focused.params)
+    expected = jax.value_and_grad(slow)(learner.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, expected)
+
+
+def test_joint_training_reads_all_heads_with_one_encoding():
+    stream = conformance.stream()
+    network = network_for(stream, normalization="batch", dropout=0.5)
+    method = methods.joint(network)
+    _, learner = engine_and_learner(method, stream)
+    images = jnp.asarray(stream.tables.examples[:5])
+    read = lambda params: apply_kept(network, learner, params, images, key=jax.random.key(0)).logits
+    products = str(jax.make_jaxpr(read)(learner.params)).count("dot_general")
+    assert products == 3, "two hidden layers once, and one batched product for all heads"
+
+
+def test_joint_training_sees_only_tasks_up_to_now():
+    """With the last task's examples made useless, the learner after the second task keeps every bit."""
+    stream = conformance.stream(schedule=streams.lifelong(3, 1))
+    other = stream.tables.train.labels.copy()
+    other[stream.tables.train.start[2] :] = 0
+    tables = stream.tables._replace(train=stream.tables.train._replace(labels=other))
+    run = training.make_run(methods.joint(network_for(stream)), SGD, stream, SETTINGS)
+    prints = [np.asarray(run(jax.random.key(0), given).evaluation.fingerprint) for given in (stream.tables, tables)]
+    np.testing.assert_array_equal(prints[0][:2], prints[1][:2])
+    assert (prints[0][2] != prints[1][2]).all()
+
+
+@pytest.mark.parametrize("normalization", [None, "batch", "feature"])
+def test_freezing_trains_own_leaves_only_after_the_first_task(normalization):
+    stream = conformance.stream()
+    method = methods.freezing(network_for(stream, normalization=normalization, dropout=0.5))
+    run = training.make_run(method, conformance.OPTIMIZERS["adamw"][0], stream, SETTINGS)
+    both = [
+        run(jax.random.key(0), stream.tables).learner,
+        training.make_run(
+            method, conformance.OPTIMIZERS["adamw"][0], stream._replace(schedule=streams.lifelong(1, 1)), SETTINGS
+        )(jax.random.key(0), stream.tables).learner,
+    ]
+    after_three, after_one = ({"params": learner.params, **learner.collections} for learner in both)
+    for path, leaf in zip(rows.leaf_paths(after_three), jax.tree.leaves(after_three), strict=True):
+        first = dict(zip(rows.leaf_paths(after_one), jax.tree.leaves(after_one), strict=True))[path]
+        if "head" in path:
+            np.testing.assert_array_equal(leaf[0], first[0])
+            assert (leaf[1:] != first[1:]).any()
+        else:
+            np.testing.assert_allclose(leaf, first, rtol=1e-6, atol=1e-7)
+
+
+def test_freezing_and_others_need_something_to_learn():
+    shared = networks.mlp((8, 8, 1), 3)._replace(per_task=())
+    with pytest.raises(ValueError, match="freezing needs leaves that belong to a task"):
+        methods.freezing(shared)
+    with pytest.raises(ValueError, match="own_layers from 1 to 1"):
+        methods.hard_sharing(networks.mlp((8, 8, 1), 3), own_layers=2)
+
+
+def test_single_task_learning_does_not_know_of_the_other_tasks():
+    stream = conformance.stream()
+    method = methods.single_task(network_for(stream, normalization="batch"))
+    run = training.make_run(method, SGD, stream, SETTINGS)
+    table = stream.tables.train
+    other = table.labels.copy()
+    other[: table.start[1]] = 0
+    scrambled = stream.tables._replace(train=table._replace(labels=other))
+    found = [run(jax.random.key(0), tables).evaluation.fingerprint[-1] for tables in (stream.tables, scrambled)]
+    np.testing.assert_array_equal(np.asarray(found[0] == found[1]), [False, True, True])
+
+
+def test_hard_sharing_gives_each_task_its_last_layers_with_their_statistics():
+    like = conformance.stream()
+    network = network_for(like, normalization="batch")
+    assert set(methods.hard_sharing(network).per_task) == {
+        "dense_1/kernel",
+        "dense_1/bias",
+        "norm_1/scale",
+        "norm_1/bias",
+        "head/kernel",
+        "head/bias",
+        "batch_stats/norm_1/mean",
+        "batch_stats/norm_1/var",
+    }
+
+
+def test_bytes_per_task_are_those_of_the_rows():
+    from cljax.training.cost import bytes_per_task
+
+    stream = conformance.stream()
+    network = network_for(stream)
+    sizes = {"head": 4 * (6 * 3 + 3), "dense_1": 4 * (8 * 6 + 6), "dense_0": 4 * (64 * 8 + 8)}
+    gates = 4 * (8 + 6)
+    expected = {
+        "finetune": sizes["head"],
+        "freezing": sizes["head"],
+        "joint": sizes["head"],
+        "hard_sharing": sizes["head"] + sizes["dense_1"],
+        "single_task": sum(sizes.values()) + gates,
+    }
+    for name, size in expected.items():
+        _, learner = engine_and_learner(getattr(methods, name)(network), stream)
+        assert bytes_per_task(learner, network) == size, name

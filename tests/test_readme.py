@@ -1,0 +1,56 @@
+"""The README's Python runs and says what is true; the modules it names exist."""
+
+import pathlib
+import pkgutil
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cljax
+from cljax import methods
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_python_of_the_readme(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    names: dict = {}
+    first, second = blocks()
+    exec(compile(first, "README.md", "exec"), names)
+    result = names["result"]
+    assert result.evaluation.accuracy.shape == (5, 5)
+    assert names["run"].step.traces == 1
+    assert float(jnp.mean(result.evaluation.accuracy[-1])) > 0.9
+    exec(compile(second, "README.md", "exec"), names)
+    seeds = names["seeds"]
+    assert seeds.evaluation.accuracy.shape == (3, 5, 5)
+    assert float(jnp.mean(seeds.evaluation.accuracy[:, -1])) > 0.9
+    np.testing.assert_array_equal(seeds.learner.hyper["slowdown"], np.full(3, 0.1, np.float32))
+    assert capsys.readouterr().out.count("\n") >= 7
+
+
+def test_methods_of_the_readme():
+    table = (ROOT / "README.md").read_text().split("## Methods")[1].split("##")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(methods.__all__)
+
+
+def test_submodules_are_reached_lazily():
+    found = {module.name for module in pkgutil.iter_modules(cljax.__path__)} - {"cli"}
+    assert set(cljax.__all__) == found
+    for name in cljax.__all__:
+        assert getattr(cljax, name).__name__ == f"cljax.{name}"
+    assert {*cljax.__all__, "__version__"} == set(dir(cljax))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = cljax.nothing
+
+
+def test_version_is_that_of_the_package():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert re.search(r'^version = "(.*)"', text, re.MULTILINE).group(1) == cljax.__version__

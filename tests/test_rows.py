@@ -1,0 +1,99 @@
+"""Rows: focus and write back, by whole paths."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import rows, transforms
+from cljax.types import Learner
+
+PER_TASK, KEEPS = ("head/kernel", "norm/scale"), ("norm/scale",)
+
+
+def learner(tasks=4, optimizer=None):
+    optimizer = optimizer or optax.adam(1.0)
+    resting = rows.resting(PER_TASK, KEEPS)
+    draw = lambda number, *shape: jax.random.normal(jax.random.key(number), shape)
+    params = {
+        "body": {"kernel": draw(0, 5, 3)},
+        "my_norm": {"scale": draw(1, 3)},
+        "norm": {"scale": draw(2, tasks, 3)},
+        "head": {"kernel": draw(3, tasks, 3, 2)},
+    }
+    opt_state = rows.expand(optimizer.init(rows.focus_tree(params, jnp.int32(0), resting)), tasks, resting)
+    teacher = jax.tree.map(lambda leaf: leaf + 1, params)
+    return Learner(params, {}, opt_state, {"teacher": teacher, "count": jnp.zeros(3)}, {}, None, None, resting)
+
+
+def test_focus_takes_rows_everywhere_by_whole_paths():
+    whole = learner()
+    focused = rows.focus(whole, jnp.int32(2))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, focused.params)
+    assert shapes == {
+        "body": {"kernel": (5, 3)},
+        "my_norm": {"scale": (3,)},
+        "norm": {"scale": (4, 3)},
+        "head": {"kernel": (3, 2)},
+    }
+    np.testing.assert_array_equal(focused.params["head"]["kernel"], whole.params["head"]["kernel"][2])
+    teacher = focused.method_state["teacher"]
+    np.testing.assert_array_equal(teacher["head"]["kernel"], whole.params["head"]["kernel"][2] + 1)
+    assert focused.opt_state[0].mu["head"]["kernel"].shape == (3, 2)
+    assert focused.opt_state[0].mu["norm"]["scale"].shape == (4, 3)
+    assert focused.rows.params["body"]["kernel"] is None
+    assert focused.rows.params["norm"]["scale"] is None, "kept leaves are in the learner itself"
+    np.testing.assert_array_equal(focused.rows.params["head"]["kernel"], whole.params["head"]["kernel"])
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_write_back_undoes_focus_and_touches_one_row(jitted):
+    whole = learner()
+    task = jnp.int32(1)
+    there_and_back = lambda learner: rows.write_back(rows.focus(learner, task), task)
+    back = (jax.jit(there_and_back) if jitted else there_and_back)(whole)
+    assert jax.tree.structure(back) == jax.tree.structure(whole)
+    jax.tree.map(np.testing.assert_array_equal, back, whole)
+
+    focused = rows.focus(whole, task)
+    changed = focused._replace(params=jax.tree.map(lambda leaf: leaf * 2, focused.params))
+    after = rows.write_back(changed, task).params
+    expected = whole.params["head"]["kernel"].at[1].multiply(2)
+    np.testing.assert_array_equal(after["head"]["kernel"], expected)
+    np.testing.assert_array_equal(after["norm"]["scale"], whole.params["norm"]["scale"] * 2)
+
+
+def test_a_step_s_program_does_not_grow_with_the_number_of_tasks():
+    def work(tasks):
+        focused = jax.eval_shape(lambda: rows.focus(learner(tasks), jnp.int32(1)))
+        return focused.params["head"], focused.opt_state[0].mu["head"], focused.method_state["teacher"]["head"]
+
+    assert work(2) == work(100)
+
+
+def test_per_task_slots_have_rows_whatever_their_path():
+    whole = learner(optimizer=transforms.per_task(optax.sgd(1.0, momentum=0.9)))
+    trace = whole.opt_state.task_slots[0].trace
+    assert trace["body"]["kernel"].shape == (4, 5, 3)
+    assert rows.focus(whole, jnp.int32(3)).opt_state.task_slots[0].trace["body"]["kernel"].shape == (5, 3)
+
+
+def test_take_row_takes_kept_rows_too():
+    whole = learner()
+    params = rows.take_row(whole.params, jnp.int32(3), whole.rows)
+    np.testing.assert_array_equal(params["norm"]["scale"], whole.params["norm"]["scale"][3])
+    assert rows.row_axes(whole.params, whole.rows)["norm"]["scale"] == 0
+    assert rows.row_axes(whole.params, whole.rows)["head"]["kernel"] is None
+
+
+def test_paths_that_would_be_confused_are_refused():
+    params = {"head": {"kernel": 0.0}, "inner": {"head": {"kernel": 0.0}}}
+    with pytest.raises(ValueError, match="'inner/head/kernel' ends with the same components"):
+        rows.check_paths(params, {}, ["head/kernel"])
+    rows.check_paths(params, {}, ["inner/head/kernel"])
+    with pytest.raises(ValueError, match="names 'heads/kernel', which is no leaf"):
+        rows.check_paths(params, {}, ["heads/kernel"])
+    with pytest.raises(ValueError, match="keeps_rows names 'head/kernel', which is not among per_task"):
+        rows.check_paths(params, {}, ["inner/head/kernel"], ["head/kernel"])
+    rows.check_paths({"my_norm": {"scale": 0.0}, "norm": {"scale": 0.0}}, {}, ["norm/scale"])

@@ -1,0 +1,379 @@
+"""The engine: stopping, search, evaluation, failures, keys, traces."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cljax import methods, networks, rows, streams, training
+from cljax.training import engine as engines
+from cljax.training.driver import drive
+from cljax.training.evaluation import Evaluation, evaluate
+from cljax.types import Phase, Schedule, make_clock
+from tests import conformance
+
+SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=32)
+SGD = optax.sgd(1.0)
+
+
+def small(like, **options):
+    return networks.mlp(
+        like.tables.examples.shape[1:], like.tables.classes.shape[1], hidden=(8,), mean=like.mean, std=like.std, **options
+    )
+
+
+def counting(network):
+    """Fine-tuning that counts its steps per task, and adds up the positions and weights it saw."""
+    base = methods.finetune(network)
+
+    def init(key):
+        params, collections, _, hyper = base.init(key)
+        return params, collections, {"steps": jnp.zeros(20, jnp.int32), "seen": jnp.zeros((20, 200))}, hyper
+
+    def after_step(previous, learner, clock, batch, gradients):
+        state = learner.method_state
+        seen = state["seen"].at[clock.task, batch.position].add(batch.weights)
+        return learner._replace(method_state={"steps": state["steps"].at[clock.task].add(1), "seen": seen})
+
+    return base._replace(name="counting", init=init, after_step=after_step)
+
+
+@pytest.mark.parametrize("tasks", [3, 20])
+def test_one_trace_and_each_task_s_own_epoch_length(tasks):
+    data = conformance.digits()
+    sizes = np.random.default_rng(0).integers(5, 60, tasks)
+    parts = [(data.train_images[:n], data.train_labels[:n], data.test_images[:9], data.test_labels[:9]) for n in sizes]
+    stream = streams.from_tasks(parts, epochs=3, validation=0.0)
+    run = training.make_run(counting(small(stream)), SGD, stream, SETTINGS)
+    result = run(jax.random.key(0), stream.tables)
+    assert run.step.traces == 1
+    state = result.learner.method_state
+    np.testing.assert_array_equal(state["steps"][:tasks], 3 * np.ceil(sizes / 16))
+    expected = np.where(np.arange(200)[None] < sizes[:, None], 3.0, 0.0)
+    np.testing.assert_array_equal(state["seen"][:tasks], expected)
+
+
+def test_rounds_of_one_epoch_draw_new_batches():
+    """Without the round in the key, one-epoch revisits would repeat their order."""
+    stream = conformance.stream(schedule=streams.visits([(0, 1), (0, 1), (0, 2)]))
+    network = small(stream)
+    base = methods.finetune(network)
+
+    def init(key):
+        params, collections, _, hyper = base.init(key)
+        return params, collections, jnp.full((4, 3, 16), -1, jnp.int32), hyper
+
+    def after_step(previous, learner, clock, batch, gradients):
+        steps = jnp.ceil(stream.tables.train.size[0] / 16) - 1
+        index = jnp.round(clock.progress * steps).astype(jnp.int32)
+        where = jnp.minimum(clock.round + clock.epoch, 3)
+        return learner._replace(method_state=learner.method_state.at[where, index].set(batch.position, mode="drop"))
+
+    run = training.make_run(base._replace(init=init, after_step=after_step), SGD, stream, SETTINGS)
+    orders = np.asarray(run(jax.random.key(0), stream.tables).learner.method_state).reshape(4, -1)
+    for first in range(4):
+        for second in range(first):
+            assert (orders[first] != orders[second]).any()
+
+
+def patience_in_python(losses, *, patience, factor, rate, minimum, most):
+    """HAT's training loop, the slow plain way: epochs trained, the best epoch, the rates."""
+    best, best_epoch, left, rates = np.inf, None, patience, []
+    for epoch in range(most):
+        rates.append(rate)
+        if losses[epoch] < best:
+            best, best_epoch, left = losses[epoch], epoch, patience
+        else:
+            left -= 1
+            if left <= 0:
+                rate /= factor
+                if rate < minimum:
+                    return epoch + 1, best_epoch, rates
+                left = patience
+    return most, best_epoch, rates
+
+
+@functools.cache
+def scripted_fit(patience, most=12):
+    """A fit whose validation loss follows a script, and whose params count the epochs."""
+    stream = conformance.stream(epochs=most)
+    base = methods.finetune(small(stream))
+
+    def init(key):
+        state = {"script": jnp.zeros(most), "rates": jnp.full(most, jnp.nan)}
+        return {"epochs": jnp.zeros(())}, {}, state, {}
+
+    def loss(params, learner, clock, batch, key):
+        place = learner.params["epochs"].astype(jnp.int32) - 1
+        value = learner.method_state["script"][place] if key is None else params["epochs"]
+        return value, (learner.collections, {})
+
+    def after_step(previous, learner, clock, batch, gradients):
+        state = learner.method_state
+        rates = state["rates"].at[clock.epoch].set(learner.hyper["rate"])
+        epochs = (clock.epoch + 1).astype(jnp.float32)
+        return learner._replace(params={"epochs": epochs}, method_state={**state, "rates": rates})
+
+    method = base._replace(
+        init=init, loss=loss, after_step=after_step, per_task=(), predict=lambda learner, inputs, task: jnp.zeros((32, 3))
+    )
+    settings = SETTINGS._replace(stopping=training.Patience(patience, 3.0, 0.004), rate=0.1)
+    engine = training.make_engine(
+        method, SGD, settings, scenario="task", capacity=streams.capacity(stream.tables)
+    )
+    fit = training.make_fit(engine, settings, longest=most)
+
+    @jax.jit
+    def run(script):
+        learner = engine.init(jax.random.key(0), stream.tables)
+        learner = learner._replace(method_state={**learner.method_state, "script": script})
+        clock = make_clock(task=0)
+        return fit(learner, clock, stream.tables, jax.random.key(0), jnp.asarray([most]))
+
+    return run, jax.jit(jax.vmap(run))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0]), min_size=12, max_size=12), st.sampled_from([1, 2]))
+def test_patience_is_hat_s_schedule_and_restores_the_best_copy(script, patience):
+    run, _ = scripted_fit(patience)
+    learner, log = run(jnp.asarray(script, jnp.float32))
+    trained, best, rates = patience_in_python(script, patience=patience, factor=3, rate=0.1, minimum=0.004, most=12)
+    assert int(log.trained[0]) == trained
+    assert float(learner.params["epochs"]) == best + 1
+    found = np.asarray(learner.method_state["rates"])
+    np.testing.assert_allclose(found[: best + 1], rates[: best + 1], rtol=1e-5)
+    assert np.isnan(np.asarray(log.epochs.validation_loss[0, trained:])).all()
+    np.testing.assert_array_equal(log.epochs.validation_loss[0, :trained], script[:trained])
+
+
+def test_under_vmap_each_seed_stops_on_its_own():
+    scripts = np.array([[1.0] * 12, np.linspace(2, 1, 12), [3, 2, 1] + [5] * 9], np.float32)
+    run, side_by_side = scripted_fit(2)
+    together = side_by_side(scripts)
+    alone = [run(script) for script in scripts]
+    assert len({int(log.trained[0]) for _, log in alone}) == 3
+    for seed, (learner, log) in enumerate(alone):
+        for one, many in zip(jax.tree.leaves((learner, log)), jax.tree.leaves(together), strict=True):
+            np.testing.assert_array_equal(one, many[seed])
+
+
+def test_epochs_are_shared_out_by_largest_remainders():
+    class Method:
+        phases = (Phase(share=0.2, skip_first_task=True), Phase(share=0.5), Phase(share=0.3))
+
+    schedule = Schedule(np.array([0, 1, 0, 2]), np.array([7, 7, 1, 10]), None)
+    table = engines.epoch_table(Method, schedule)
+    assert table.tolist() == [[-1, 4, 3], [1, 4, 2], [-1, 1, 0], [2, 5, 3]]
+
+
+def broken(like, *, task, progress):
+    """Fine-tuning whose loss turns infinite from some point of a task's epoch on."""
+    base = methods.finetune(small(like))
+
+    def loss(params, learner, clock, batch, key):
+        value, rest = base.loss(params, learner, clock, batch, key)
+        late = (clock.task == task) & (clock.progress >= progress) & (clock.epoch == 1)
+        return jnp.where(late, jnp.inf, value), rest
+
+    return base._replace(name="broken", loss=loss, phases=(Phase("first", 0.5), Phase("second", 0.5)))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place():
+    stream = conformance.stream(epochs=4)
+    method = broken(stream, task=1, progress=0.5)
+    run = training.make_run(method, SGD, stream, SETTINGS)
+    result = run(jax.random.key(0), stream.tables)
+    steps = int(np.ceil(stream.tables.train.size[1] / 16))
+    step = int(np.ceil(0.5 * (steps - 1)))
+    where = f"task 1, phase 'first', epoch 1, step {step}"
+    with pytest.raises(training.NonFiniteLoss, match=where):
+        training.raise_failure(result.failure, method)
+    assert result.log.trained.tolist()[1][0] == 2
+    events = []
+    with pytest.raises(training.NonFiniteLoss, match=where):
+        drive(method, SGD, [(0, stream), (1, stream)], SETTINGS, report=events.append)
+    assert [(event.task, event.phase, event.epoch) for event in events][-1] == (1, "first", 1)
+
+
+def test_search_keeps_the_learner_of_the_chosen_candidate():
+    stream = conformance.stream(epochs=2)
+    base = methods.finetune(small(stream))
+    tried = jnp.array([1e-6, 0.05, 0.2])
+
+    def choose(scores, learners, clock):
+        return jnp.asarray([1, 2, 0], jnp.int32)[clock.task]
+
+    method = base._replace(candidates=lambda learner, clock: {"rate": tried}, choose=choose)
+    found = training.make_run(method, SGD, stream, SETTINGS)(jax.random.key(0), stream.tables)
+    assert float(found.learner.hyper["rate"]) == float(tried[0])
+
+    engine = training.make_engine(
+        base, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables)
+    )
+    fit = jax.jit(training.make_fit(engine, SETTINGS, longest=2))
+    learner = jax.jit(engine.init)(jax.random.fold_in(jax.random.key(0), 0), stream.tables)
+    for task, index in enumerate([1, 2, 0]):
+        learner = learner._replace(hyper={"rate": tried[index]})
+        clock = make_clock(round=task, task=task)
+        learner, _ = fit(learner, clock, stream.tables, jax.random.key(0), jnp.asarray([2]))
+    for ours, plain in zip(jax.tree.leaves(found.learner), jax.tree.leaves(learner), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+
+    outcome = drive(method, SGD, [(0, stream)], SETTINGS)
+    for ours, plain in zip(jax.tree.leaves(outcome.learners[0]), jax.tree.leaves(learner), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_evaluation_is_the_plain_way(scenario):
+    stream = conformance.stream(scenario=scenario)
+    method = methods.finetune(small(stream))
+    engine = training.make_engine(
+        method, SGD, SETTINGS, scenario=scenario, capacity=streams.capacity(stream.tables)
+    )
+    learner = engine.init(jax.random.key(0), stream.tables)
+    newest = 1
+    found = jax.jit(
+        lambda learner: evaluate(
+            method, learner, stream.tables, scenario=scenario, newest=jnp.int32(newest), batch_size=8
+        )
+    )(learner)
+    table, classes = stream.tables.test, stream.tables.classes
+    for task in range(3):
+        picked = slice(table.start[task], table.start[task] + table.size[task])
+        images, labels = stream.tables.examples[table.index[picked]], table.labels[picked]
+        logits = [np.asarray(method.predict(learner, jnp.asarray(images), jnp.int32(other))) for other in range(3)]
+        own = np.where(classes[task], logits[task], -np.inf).argmax(1) == labels
+        np.testing.assert_allclose(found.task_aware[task], own.mean(), rtol=1e-6)
+        if scenario == "task":
+            expected = own.mean()
+        elif task > newest:
+            expected = 0.0
+        else:
+            seen = [np.where(classes[other], logits[other], -np.inf) for other in range(newest + 1)]
+            expected = (np.concatenate(seen, 1).argmax(1) == 3 * task + labels).mean()
+        np.testing.assert_allclose(found.accuracy[task], expected, rtol=1e-6)
+
+
+def test_a_fingerprint_tells_one_flipped_bit_of_one_weight():
+    stream = conformance.stream()
+    method = methods.finetune(small(stream))
+    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    learner = engine.init(jax.random.key(0), stream.tables)
+    look = jax.jit(lambda learner: engine.evaluate(learner, make_clock(), stream.tables).fingerprint)
+    before = look(learner)
+    kernel = learner.params["head"]["kernel"]
+    bumped = kernel.at[1, 3, 0].set(jnp.nextafter(kernel[1, 3, 0], jnp.inf))
+    params = {**learner.params, "head": {**learner.params["head"], "kernel": bumped}}
+    after = look(learner._replace(params=params))
+    np.testing.assert_array_equal(before == after, [True, False, True])
+    np.testing.assert_array_equal(look(learner), before)
+
+
+def test_curves_are_evaluations_at_the_cadence():
+    stream = conformance.stream(epochs=4)
+    method = methods.finetune(small(stream))
+    settings = SETTINGS._replace(curves_every=2)
+    result = training.make_run(method, SGD, stream, settings)(jax.random.key(0), stream.tables)
+    curves = np.asarray(result.log.curves)[:, 0]
+    assert (~np.isnan(curves[..., 0])).tolist() == [[False, True, False, True]] * 3
+    np.testing.assert_array_equal(curves[:, 3], result.evaluation.accuracy)
+    outcome = drive(method, SGD, [(0, stream)], settings)
+    np.testing.assert_array_equal(outcome.curves[0], curves[:, [1, 3]].reshape(6, 3))
+
+
+def test_seeds_side_by_side_are_the_seeds_in_turn():
+    made = [(seed, conformance.stream(seed=seed, epochs=2)) for seed in range(2)]
+    method = methods.finetune(small(made[0][1]))
+    settings = SETTINGS._replace(validate=True)
+    turn, together = (drive(method, SGD, made, settings, vectorize=vectorize) for vectorize in (False, True))
+    np.testing.assert_array_equal(turn.evaluation.accuracy, together.evaluation.accuracy)
+    for name in ("loss", "validation_loss", "validation_accuracy"):
+        np.testing.assert_allclose(getattr(turn.epochs, name), getattr(together.epochs, name), rtol=1e-4)
+    for one, many in zip(turn.learners, together.learners, strict=True):
+        for first, second in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+            np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda learner: learner._replace(method_state={"new": jnp.zeros(1)}), "changed the structure"),
+        (lambda learner: learner._replace(classes=jnp.zeros((1, 1), bool)), r"changed 'classes' from bool\[3, 3\]"),
+        (lambda learner: learner._replace(hyper={"rate": jnp.zeros((), jnp.bfloat16)}), "'hyper/rate' from float32"),
+    ],
+)
+def test_a_hook_that_changes_the_signature_is_named(change, message):
+    stream = conformance.stream()
+    base = methods.finetune(small(stream))
+    method = base._replace(name="changer", end_phase=lambda learner, clock, fold, key: change(learner))
+    with pytest.raises(TypeError, match=f"end_phase of changer {message}"):
+        training.make_run(method, SGD, stream, SETTINGS)(jax.random.key(0), stream.tables)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("scenario", "tasks", "scenario 'tasks' is not one of task, class, domain"),
+        ("schedule", Schedule(np.array([0, 5]), np.array([1, 1]), np.ones(2, bool)), "visits task 5, but"),
+    ],
+)
+def test_streams_that_do_not_fit_are_refused(field, value, message):
+    stream = conformance.stream()
+    method = methods.finetune(small(stream))
+    with pytest.raises(ValueError, match=message):
+        training.make_run(method, SGD, stream._replace(**{field: value}), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SETTINGS._replace(rate=-1.0), "rate is -1.0"),
+        (SETTINGS._replace(batch_size=0), "batch_size is 0"),
+        (SETTINGS._replace(curves_every=-2), "curves_every is -2"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    stream = conformance.stream()
+    with pytest.raises(ValueError, match=message):
+        training.make_run(methods.finetune(small(stream)), SGD, stream, settings)
+
+
+def test_patience_without_validation_examples_is_refused():
+    stream = streams.split(conformance.digits(), tasks=5, validation=0.0)
+    settings = SETTINGS._replace(stopping=training.Patience())
+    with pytest.raises(ValueError, match="Task 0 has no validation examples, which patience needs"):
+        training.make_run(methods.finetune(small(stream)), SGD, stream, settings)
+
+
+def test_networks_that_do_not_fit_the_stream_are_refused():
+    stream = conformance.stream()
+    with pytest.raises(ValueError, match=r"takes examples of shape \(28, 28, 1\).*have shape \(8, 8, 1\)"):
+        training.make_run(methods.finetune(networks.mlp((28, 28, 1), 3)), SGD, stream, SETTINGS)
+    with pytest.raises(ValueError, match="has 2 logits, but the largest task.*has 3 classes"):
+        training.make_run(methods.finetune(networks.mlp((8, 8, 1), 2)), SGD, stream, SETTINGS)
+
+
+def test_failures_of_several_seeds_name_the_first():
+    none = jnp.array([-1, 2])
+    failure = engines.Failure(jnp.array([-1, 1]), jnp.array([-1, 1]), jnp.array([-1, 0]), jnp.array([-1, 0]), none)
+    with pytest.raises(training.NonFiniteLoss, match="task 1, phase 'train', epoch 0, step 2"):
+        training.raise_failure(failure, methods.finetune(networks.mlp((8, 8, 1), 2)))
+
+
+def test_evaluation_of_nothing_is_nan():
+    stream = streams.split(conformance.digits(), tasks=5, validation=0.0)
+    method = methods.finetune(small(stream))
+    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    learner = engine.init(jax.random.key(0), stream.tables)
+    found: Evaluation = evaluate(method, learner, stream.tables, split="validation")
+    assert np.isnan(np.asarray(found.accuracy)).all()
+    assert rows.leaf_paths(found) == ("accuracy", "task_aware", "fingerprint")
