@@ -16,6 +16,9 @@ Array = jax.Array
 Tree = Any
 """Any pytree of arrays."""
 
+HostArray = Any
+"""A NumPy array on the host, or the JAX array it becomes inside a program."""
+
 
 class Batch(NamedTuple):
     """Examples of one step. A last partial batch wraps around, its surplus examples having weight 0.
@@ -48,13 +51,13 @@ class Clock(NamedTuple):
       first: bool, whether this round is the task's first visit.
     """
 
-    round: Array
-    task: Array
-    phase: Array
-    epoch: Array
-    progress: Array
-    newest: Array
-    first: Array
+    round: HostArray
+    task: HostArray
+    phase: HostArray
+    epoch: HostArray
+    progress: HostArray
+    newest: HostArray
+    first: HostArray
 
 
 def make_clock(
@@ -73,10 +76,8 @@ def make_clock(
       Array(2, dtype=int32)
     """
     newest = task if newest is None else newest
-    integers = [jnp.asarray(value, jnp.int32) for value in (round, task, phase, epoch)]
-    return Clock(
-        *integers, jnp.asarray(progress, jnp.float32), jnp.asarray(newest, jnp.int32), jnp.asarray(first, jnp.bool_)
-    )
+    round, task, phase, epoch, newest = (jnp.int32(value) for value in (round, task, phase, epoch, newest))
+    return Clock(round, task, phase, epoch, jnp.float32(progress), newest, jnp.bool_(first))
 
 
 def constant_rate(clock: Clock) -> Array:
@@ -290,10 +291,10 @@ class Table(NamedTuple):
     start, size `[T]` int32.
     """
 
-    index: Array
-    labels: Array
-    start: Array
-    size: Array
+    index: HostArray
+    labels: HostArray
+    start: HostArray
+    size: HostArray
 
 
 class Tables(NamedTuple):
@@ -303,12 +304,12 @@ class Tables(NamedTuple):
     `Table`; permutation `[T, P]` int32 over an example's flattened elements, or None; classes `[T, K]` bool.
     """
 
-    examples: Array
+    examples: HostArray
     train: Table
     validation: Table
     test: Table
-    permutation: Array | None
-    classes: Array
+    permutation: HostArray | None
+    classes: HostArray
 
 
 class Schedule(NamedTuple):
@@ -317,9 +318,9 @@ class Schedule(NamedTuple):
     Tasks are numbered by first visit: the first visits, in order, are 0, 1, 2, ...
     """
 
-    task: Any
-    epochs: Any
-    evaluate: Any
+    task: HostArray
+    epochs: HostArray
+    evaluate: HostArray
 
 
 class Stream(NamedTuple):

@@ -92,7 +92,9 @@ def main(config: Config) -> None:
         ratio = statistics.median(many / few for few, many in pairs)
         row = {"case": name, "cljax": ours, "reference": reference, "ratio": ratio}
         rows.append(row)
-        print(f"{name:14s} {reference * 1e3:7.2f} ms at 2 tasks, {ours * 1e3:7.2f} at 100: ratio {ratio:.3f}", flush=True)
+        print(
+            f"{name:14s} {reference * 1e3:7.2f} ms at 2 tasks, {ours * 1e3:7.2f} at 100: ratio {ratio:.3f}", flush=True
+        )
     device = jax.devices()[0]
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
     result = {"rows": rows, "device": device.device_kind, "versions": versions, "config": dataclasses.asdict(config)}

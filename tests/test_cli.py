@@ -129,6 +129,8 @@ def test_record_has_the_schema(compared):
         assert (run["traces"], run["curves"], run["rounds"]) == (1, None, None)
         assert run["epochs_trained"] == [[2] * 5] * 2
         assert run["config"] == config
+        size = {"name": "mlp", "hidden": [16, 16], "parameters": 64 * 16 + 16 + 16 * 16 + 16 + 16 * 2 + 2}
+        assert run["network"] == {**size, "normalization": "none", "dropout": 0.0}
         assert run["schedule"] == {"task": [0, 1, 2, 3, 4], "epochs": [2] * 5, "evaluate": [True] * 5}
         # Two dense layers of 16 are shared; a task has a head of 16 x 2 weights and 2 biases, float32.
         assert run["bytes_per_task"] == 4 * (16 * 2 + 2)
@@ -220,9 +222,7 @@ def test_class_incremental_permuted_and_multi_task_by_one_method(tmp_path, capsy
     assert np.shape(run["curves"]) == (2, 6, 2)
     np.testing.assert_allclose(run["curves"], run["rounds"]["accuracy"], atol=1e-7)
     assert run["accuracy"][0][-1] == run["rounds"]["accuracy"][0][-1]
-    assert (
-        cli.main(["run", "finetune", "--scenario", "permuted", "--vectorize", "yes", *small, str(tmp_path / "b")]) == 0
-    )
+    assert cli.main(["run", "joint", "--scenario", "permuted", "--vectorize", "yes", *small, str(tmp_path / "b")]) == 0
     assert "permuted pixels, domain-incremental" in capsys.readouterr().out
     run = json.loads((tmp_path / "b" / "record.json").read_text())["runs"][0]
     assert (run["scenario"], run["facts"][1]["kind"], run["bytes_per_task"]) == ("domain", "permuted", 0)
@@ -257,7 +257,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "finetune", "--hidden"], "--hidden is empty, but must be one width or more"),
         (["run", "finetune", "--channels", "32;32"], "--channels is 32;32, but must be such as 32,32 64,64"),
         (["run", "finetune", "--class-order", "0", "1", "77"], "class_order must name classes 0 to 9"),
-        (["run", "finetune", "--scenario", "permuted", "--class-order", "random"], "--class-order has no meaning"),
+        (["run", "joint", "--scenario", "permuted", "--class-order", "random"], "--class-order has no meaning"),
         (["run", "finetune", "--network", "cnn", "--channels", *["4"] * 4], "at least 16x16 pixels"),
         (["run", "hard_sharing", "--set", "own_layer=1"], "no parameter 'own_layer'. Did you mean 'own_layers'? hard_"),
         (["run", "hard_sharing", "--set", "own_layers=x"], "'own_layers' needs a number (by default 1), not 'x'"),

@@ -120,8 +120,7 @@ def drive_all(job, folder, options: Options, config: dict, errors: Console) -> i
             outcome = drive(
                 method, job.optimizer, job.seeds, job.settings, vectorize=job.vectorize, report=reporter.event
             )
-            network = {"name": options.network.network, **config["network"]}
-            run = report.run_record(method, job.seeds, outcome, network=network, config=config)
+            run = report.run_record(method, job.seeds, outcome, network=job.network, config=config)
             run["parameters"] = report.plain(job.parameters[name])
             record["runs"].append(run)
             folder.save(record)

@@ -6,8 +6,10 @@ Whatever is heavy to import is imported where it is used.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,12 +30,13 @@ class Job(NamedTuple):
     """All that driving the methods needs.
 
     Attributes: methods by name; left_out, why a method that was not asked for by name does not fit; parameters, those
-    set, by method; optimizer; seeds, `(seed, stream)` pairs; settings; vectorize.
+    set, by method; network, what a record says of it; optimizer; seeds, `(seed, stream)` pairs; settings; vectorize.
     """
 
     methods: dict[str, Method]
     left_out: dict[str, str]
     parameters: dict[str, dict[str, Any]]
+    network: dict[str, Any]
     optimizer: optax.GradientTransformation
     seeds: list[tuple[int, Stream]]
     settings: training.Settings
@@ -139,7 +142,7 @@ def prepare(names: tuple[str, ...], options: Options, *, by_name: bool) -> Job:
         raise UsageError(f"None of the methods fits. {next(iter(left_out.values()))}")
     side_by_side = {"yes": True, "no": False, "auto": jax.default_backend() != "cpu"}[options.training.vectorize]
     optimizer = make_optimizer(options.training)
-    return Job(methods, left_out, parameters, optimizer, seeds, settings, side_by_side)
+    return Job(methods, left_out, parameters, describe(options, network), optimizer, seeds, settings, side_by_side)
 
 
 def make_settings(options: Training) -> training.Settings:
@@ -211,6 +214,18 @@ def make_network(options: Options, stream: Stream) -> Network:
             f"--network mlp."
         )
     return networks.cnn(shape, outputs, channels=channels, dense=chosen.hidden, dense_dropout=chosen.dropout, **common)
+
+
+def describe(options: Options, network: Network) -> dict[str, Any]:
+    """What a record says of the network: name, sizes, and how many parameters a single task needs."""
+    import jax
+
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    facts = {name: value for name, value in dataclasses.asdict(options.network).items() if name != "network"}
+    if options.network.network == "mlp":
+        del facts["channels"]
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return {"name": options.network.network, **facts, "parameters": count}
 
 
 def make_optimizer(options: Training) -> optax.GradientTransformation:

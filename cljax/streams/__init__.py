@@ -1,7 +1,7 @@
 """Streams: what is learned and in which order, as index tables over one shared array of examples."""
 
 from cljax.streams.building import from_tasks, permuted, split
-from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, task_of
+from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, size_of, task_of
 from cljax.streams.schedules import lifelong, multi_task, visits, with_schedule
 from cljax.streams.stacking import align, capacity, stack
 
@@ -17,6 +17,7 @@ __all__ = [
     "multi_task",
     "permuted",
     "sequential",
+    "size_of",
     "split",
     "stack",
     "task_of",

@@ -36,6 +36,17 @@ def task_of(table: Table, position: Array) -> Array:
     return jnp.maximum(found - 1, 0)
 
 
+def size_of(table: Table, task: Array) -> Array:
+    """The number of a task's examples, an int32 scalar.
+
+    Example:
+      >>> table = Table(jnp.arange(5), jnp.zeros(5, jnp.int32), jnp.array([0, 3]), jnp.array([3, 2]))
+      >>> int(size_of(table, jnp.int32(1)))
+      2
+    """
+    return jnp.take(jnp.asarray(table.size, jnp.int32), task, mode="clip")
+
+
 def apply_permutation(permutation: Array | None, inputs: Array, tasks: Array) -> Array:
     """Permutes every example's flattened elements by its task: `y.flat[p] = x.flat[permutation[task, p]]`.
 
@@ -231,7 +242,7 @@ def sequential(tables: Tables, table: Table, task: Array, step: Array, batch_siz
     """
     chex.assert_scalar_positive(batch_size)
     start = jnp.take(jnp.asarray(table.start, jnp.int32), task, mode="clip")
-    size = jnp.take(jnp.asarray(table.size, jnp.int32), task, mode="clip")
+    size = size_of(table, task)
     number = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     batch = gather(tables, table, start + number % jnp.maximum(size, 1))
     tasks = jnp.broadcast_to(jnp.asarray(task, jnp.int32), number.shape)

@@ -89,12 +89,6 @@ def stack(streams: Sequence[Stream]) -> tuple[Tables, Tables]:
       ((2, 3, 4), 0, None)
     """
     streams = align(streams)
-    for number, stream in enumerate(streams):
-        if not all(np.array_equal(a, b) for a, b in zip(stream.schedule, streams[0].schedule, strict=True)):
-            raise ValueError(
-                f"The schedules of streams 0 and {number} differ, but seeds that run side by side share one schedule. "
-                f"Build it once and give it to every stream."
-            )
     first, *others = [stream.tables for stream in streams]
     shared: Any = None  # no leaf, so that the examples take no part
 
@@ -117,6 +111,11 @@ def _check(streams: Sequence[Stream]) -> None:
             raise ValueError(
                 f"Streams 0 and {number} hold different examples, but seeds that run side by side share one array of "
                 f"examples. Build them from the same data set."
+            )
+        if not all(np.array_equal(a, b) for a, b in zip(stream.schedule, streams[0].schedule, strict=True)):
+            raise ValueError(
+                f"The schedules of streams 0 and {number} differ, but seeds that share one program share one schedule. "
+                f"Build it once and give it to every stream."
             )
         same = [
             np.shape(tables.classes) == np.shape(first.classes),

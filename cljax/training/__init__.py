@@ -1,10 +1,11 @@
 """The training loop. It knows only the protocol of `cljax.types`; no method is a special case in it."""
 
 from cljax.training.checks import NonFiniteLoss, check, raise_failure
-from cljax.training.engine import Patience, Settings, make_engine
+from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.fit import make_fit, search
 from cljax.training.run import Result, make_run
+from cljax.training.state import Patience, Settings
 from cljax.training.step import make_learner, make_train_step
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cljax.training.engine import Failure, Settings
+from cljax.training.state import Failure, Settings
 from cljax.types import Method, Stream
 
 SCENARIOS = ("task", "class", "domain")
@@ -75,7 +75,8 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
         raise ValueError("The stream's schedule has no rounds.")
     if tasks.min() < 0 or tasks.max() >= tables.classes.shape[-2]:
         raise ValueError(
-            f"The schedule visits task {int(tasks.max())}, but the stream has tasks 0 to {tables.classes.shape[-2] - 1}."
+            f"The schedule visits task {int(tasks.max())}, but the stream has tasks 0 to "
+            f"{tables.classes.shape[-2] - 1}."
         )
     if (np.asarray(schedule.epochs) < 1).any():
         raise ValueError("Every round of the schedule must have at least one epoch.")

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax import rows, streams
-from cljax.training.engine import Engine, Settings
+from cljax.training.engine import Engine
+from cljax.training.state import Settings
 from cljax.types import Learner, Network, Stream, Tree, make_clock
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,10 +14,12 @@ import optax
 
 from cljax import streams as stream_tables
 from cljax.training.checks import check, raise_failure
-from cljax.training.engine import Engine, EpochLog, Settings, clocks, epoch_table, make_engine
-from cljax.training.evaluation import Evaluation
 from cljax.training.cost import step_cost
+from cljax.training.engine import Engine, make_engine
+from cljax.training.evaluation import Evaluation
 from cljax.training.fit import pick
+from cljax.training.plan import clocks, epoch_table
+from cljax.training.state import EpochLog, Settings
 from cljax.types import Array, Clock, Learner, Method, Schedule, Stream, Tables, Tree
 
 
@@ -47,7 +50,8 @@ class Outcome(NamedTuple):
       learners: a list, one learner at rest a seed.
       evaluation: `Evaluation` of `[S, R, T]`; accuracy NaN where the schedule does not evaluate.
       epochs: `EpochLog` of `[S, R, P, E]`, NaN where no epoch was trained.
-      curves: `[S, C, T]` accuracy on all tasks at every `curves_every`-th epoch, or None.
+      curves: `[S, C, T]` accuracy on all tasks after the epochs of `curve_epochs`; NaN where patience stopped earlier.
+      curve_epochs: `[C, 3]` int, round, phase and epoch (from 1): every `curves_every`-th epoch of each phase.
       seconds: `[S]` of training and evaluation, without compilation.
       compile_seconds: of all programs.
       traces: how often the train step was traced.
@@ -57,7 +61,8 @@ class Outcome(NamedTuple):
     learners: list[Learner]
     evaluation: Evaluation
     epochs: EpochLog
-    curves: np.ndarray | None
+    curves: np.ndarray
+    curve_epochs: np.ndarray
     seconds: np.ndarray
     compile_seconds: float
     traces: int
@@ -166,7 +171,8 @@ def drive(
         [learner for part in learners for learner in part],
         jax.tree.map(join, *evaluations),
         jax.tree.map(join, *logs),
-        np.concatenate(curves) if settings.curves_every else None,
+        np.concatenate(curves),
+        _curve_epochs(epoch_table(method, aligned[0].schedule), settings.curves_every),
         np.concatenate(seconds),
         _compile_seconds(programs),
         engine.step.traces,
@@ -195,7 +201,8 @@ def drive_group(plan: _Plan, members: list[int], key: Array, tables: Tables, ind
     rounds, phases = counts.shape
     log = EpochLog(*(np.full((len(members), rounds, phases, counts.max()), np.nan, np.float32) for _ in range(3)))
     evaluations: list[Evaluation] = []
-    curves: list[np.ndarray] = []
+    points = [tuple(point) for point in _curve_epochs(counts, settings.curves_every)]
+    curves = np.full((len(members), len(points), tables.classes.shape[-2]), np.nan, np.float32)
     whole = int(np.maximum(counts, 0).sum())
     done = index * whole
 
@@ -211,6 +218,7 @@ def drive_group(plan: _Plan, members: list[int], key: Array, tables: Tables, ind
             clock = clock._replace(phase=jnp.int32(phase))
             state = programs["begin_phase"](learner, clock, tables, key)
             for epoch in range(count):
+                stopped = lead(state.done)
                 state, entry = programs["epoch"](state, clock, tables, key)
                 entry = lead(entry)
                 raise_failure(state.failure, method)
@@ -222,9 +230,10 @@ def drive_group(plan: _Plan, members: list[int], key: Array, tables: Tables, ind
                     name, task, total = method.phases[phase].name, int(clock.task), whole * plan.seeds // len(members)
                     at = (method.name, members[0], len(members), task, name, epoch + 1, count, loss, accuracy)
                     plan.report(Event(*at, counted + epoch + 1, total))
-                if settings.curves_every and (epoch + 1) % settings.curves_every == 0:
+                if (point := (int(clock.round), phase, epoch + 1)) in points:
                     resting = programs["end_visit"](state.learner, clock)
-                    curves.append(lead(programs["evaluate"](resting, clock, tables).accuracy))
+                    found = programs["evaluate"](resting, clock, tables).accuracy
+                    curves[:, points.index(point)] = np.where(stopped[:, None], np.nan, lead(found))
                 if np.all(np.asarray(state.done)):
                     break
             counted += count
@@ -232,14 +241,14 @@ def drive_group(plan: _Plan, members: list[int], key: Array, tables: Tables, ind
         score = programs["validate"](learner, clock, tables) if method.candidates else jnp.float32(0.0)
         return programs["end_visit"](learner, clock), score
 
-    learner = programs["init"](key_zero(key), tables)
+    learner = programs["init"](key, tables)
     moments = clocks(schedule)
     for number in range(rounds):
         clock = jax.tree.map(lambda leaf, number=number: jnp.asarray(leaf[number]), moments)
         if method.candidates is None:
             learner, _ = visit(learner, clock, done)
         else:
-            learner = _search(programs, learner, clock, lambda option, now: visit(option, now, done), batched)
+            learner = _search(programs, learner, clock, functools.partial(visit, counted=done), batched)
         done += int(np.maximum(counts[number], 0).sum())
         if schedule.evaluate[number]:
             evaluations.append(lead(programs["evaluate"](learner, clock, tables)))
@@ -250,9 +259,8 @@ def drive_group(plan: _Plan, members: list[int], key: Array, tables: Tables, ind
     jax.block_until_ready(learner)
     spent = time.perf_counter() - start - (_compile_seconds(programs) - compiled)
     evaluation = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *evaluations)
-    observed = np.stack(curves, axis=1) if curves else np.zeros((len(members), 0, tables.classes.shape[-2]), np.float32)
     learners = [pick(learner, jnp.int32(seed)) for seed in range(len(members))] if batched else [learner]
-    return learners, evaluation, log, observed, np.full(len(members), spent / len(members))
+    return learners, evaluation, log, curves, np.full(len(members), spent / len(members))
 
 
 def _search(programs: dict[str, Program], learner: Learner, clock: Clock, visit: Callable, batched: bool) -> Learner:
@@ -273,11 +281,17 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
+def _curve_epochs(counts: np.ndarray, every: int) -> np.ndarray:
+    """Round, phase and epoch (from 1) of every `every`-th planned epoch, `[C, 3]`; none if it is 0."""
+    points = [
+        (round, phase, epoch)
+        for round, phases in enumerate(counts)
+        for phase, count in enumerate(phases)
+        for epoch in range(every, count + 1, max(every, 1))
+        if every
+    ]
+    return np.asarray(points, np.int32).reshape(-1, 3)
+
+
 def _compile_seconds(programs: dict[str, Program]) -> float:
     return sum(program.seconds for program in programs.values())
-
-
-def key_zero(key: Array) -> Array:
-    """The key of the learner's initialisation, as `make_run` derives it."""
-    fold = lambda one: jax.random.fold_in(one, 0)
-    return jax.vmap(fold)(key) if key.ndim else fold(key)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import streams
-from cljax.types import Array, Learner, Method, Tables
+from cljax.types import Array, HostArray, Learner, Method, Tables
 
 
 class Evaluation(NamedTuple):
@@ -22,9 +22,9 @@ class Evaluation(NamedTuple):
         of any logit has changed.
     """
 
-    accuracy: Array
-    task_aware: Array
-    fingerprint: Array
+    accuracy: HostArray
+    task_aware: HostArray
+    fingerprint: HostArray
 
 
 def number_of_batches(examples: Array, batch_size: int) -> Array:
@@ -102,7 +102,7 @@ def evaluate_task(
         aware += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
         return right, aware, fingerprint + bits_sum(own, batch.weights, step * batch_size)
 
-    size = table.size[task]
+    size = streams.size_of(table, task)
     start = (jnp.float32(0.0), jnp.float32(0.0), jnp.uint32(0))
     right, aware, fingerprint = lax.fori_loop(0, number_of_batches(size, batch_size), body, start)
     return Evaluation(right / size.astype(jnp.float32), aware / size.astype(jnp.float32), fingerprint)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax.training.engine import Engine, EpochLog, Failure, PhaseState, Settings, changing
+from cljax.training.engine import Engine, changing
+from cljax.training.state import EpochLog, Failure, PhaseState, Settings
 from cljax.types import Array, Clock, Learner, Tables, Tree
 
 

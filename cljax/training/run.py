@@ -13,9 +13,11 @@ from jax import lax
 
 from cljax import streams
 from cljax.training.checks import check
-from cljax.training.engine import Failure, Settings, clocks, epoch_table, make_engine
+from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation
 from cljax.training.fit import FitLog, first_failure, make_fit, search
+from cljax.training.plan import clocks, epoch_table
+from cljax.training.state import Failure, Settings
 from cljax.training.step import TrainStep
 from cljax.types import Array, Clock, Learner, Method, Stream, Tables
 
@@ -73,7 +75,9 @@ def make_run(
     """
     settings = settings or Settings()
     check(method, stream, settings)
-    engine = make_engine(method, optimizer, settings, scenario=stream.scenario, capacity=streams.capacity(stream.tables))
+    engine = make_engine(
+        method, optimizer, settings, scenario=stream.scenario, capacity=streams.capacity(stream.tables)
+    )
     schedule, table = stream.schedule, epoch_table(method, stream.schedule)
     fit = make_fit(engine, settings, longest=int(table.max()))
     if method.candidates is not None:
@@ -85,13 +89,12 @@ def make_run(
         def one_round(learner: Learner, entry: tuple[Clock, Array, Array]):
             clock, epochs, evaluated = entry
             learner, log = fit(learner, clock, tables, key, epochs)
-            missing = Evaluation(*[jnp.full(tasks, jnp.nan, jnp.float32)] * 2, jnp.zeros(tasks, jnp.uint32))
-            evaluation = lax.cond(
-                evaluated, lambda: engine.evaluate(learner, clock, tables), lambda: missing
-            )
+            nan = jnp.full(tasks, jnp.nan, jnp.float32)
+            missing = Evaluation(nan, nan, jnp.zeros(tasks, jnp.uint32))
+            evaluation = lax.cond(evaluated, lambda: engine.evaluate(learner, clock, tables), lambda: missing)
             return learner, (evaluation, log)
 
-        start = engine.init(jax.random.fold_in(key, 0), tables)
+        start = engine.init(key, tables)
         entries = jax.tree.map(jnp.asarray, (clocks(schedule), table, np.asarray(schedule.evaluate, np.bool_)))
         learner, (evaluation, log) = lax.scan(one_round, start, entries)
         return Result(learner, evaluation, log, first_failure(log.failure))

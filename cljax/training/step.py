@@ -31,10 +31,10 @@ def keep_signature(before: Learner, after: Learner, hook: str) -> Learner:
       TypeError: naming the hook and the leaf. What a hook may change is values, never the learner's signature.
     """
     after = strengthen(after)
-    structures = [jax.tree.structure(tree) for tree in (before, after)]
-    if structures[0] != structures[1]:
+    was, now = jax.tree.structure(before), jax.tree.structure(after)
+    if was != now:  # type: ignore[operator]
         raise TypeError(
-            f"{hook} changed the structure of the learner from {structures[0]} to {structures[1]}. State that appears "
+            f"{hook} changed the structure of the learner from {was} to {now}. State that appears "
             f"during a run must be there from the start: create it in the method's init."
         )
     named = jax.tree_util.tree_flatten_with_path(before)[0]

@@ -47,5 +47,3 @@ def ewc(network, *, strength=100.0):
         return learner._replace(method_state={"anchor": learner.params, "fisher": fisher})
 
     return base._replace(name="ewc", init=init, loss=loss, end_phase=end_phase)
-
-

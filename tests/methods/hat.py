@@ -92,4 +92,3 @@ def hat(network, *, strength=0.75, scale=400.0):
         predict=predict,
         per_task=(*network.per_task, *(f"hat/{name}" for name in names)),
     )
-

@@ -1,6 +1,7 @@
 """A progressive network: a column per task that reads all earlier columns, by `lax.switch`."""
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from cljax import networks, rows
@@ -34,7 +35,7 @@ def progressive(inputs, outputs, *, tasks, width=16, mean=0.0, std=1.0):
         return affine(own["head"], jax.nn.relu(summed))
 
     def logits(stacks, own, images, task):
-        images = networks.standardize(images, mean, std)
+        images = networks.standardize(images, mean, std, dtype=own["head"]["bias"].dtype)
 
         def branch(last):
             def run(own):
@@ -49,13 +50,23 @@ def progressive(inputs, outputs, *, tasks, width=16, mean=0.0, std=1.0):
         found = logits(learner.rows.params, params, batch.inputs, clock.task)
         return task_loss(found, learner, clock, batch), (learner.collections, {})
 
+    def update_mask(learner, clock):
+        """Later columns read the first layer of earlier ones: at a revisit it stays as it is."""
+        newest = (clock.task == clock.newest).astype(jnp.float32)
+        read = lambda path, leaf: newest if path.startswith("dense_0/") else jnp.float32(1.0)
+        return rows.map_leaves(read, learner.params)
+
     def predict(learner, images, task):
         own = rows.take_row(learner.params, task, learner.rows)
         return logits(learner.params, own, images, task)
 
     every = rows.leaf_paths(jax.eval_shape(init, jax.random.key(0))[0])
     return base._replace(
-        name="progressive", init=init, loss=loss, predict=predict, per_task=every, forgets_nothing=True
+        name="progressive",
+        init=init,
+        loss=loss,
+        update_mask=update_mask,
+        predict=predict,
+        per_task=every,
+        forgets_nothing=True,
     )
-
-

@@ -99,7 +99,7 @@ def test_training_is_the_module_with_the_same_key(user):
 
 def test_gradients_are_the_module_s(user):
     network, params, collections = user
-    loss = lambda logits: jnp.sum(jnp.square(logits))  # noqa: E731
+    loss = lambda logits: jnp.sum(jnp.square(logits))
     ours = jax.jit(jax.grad(lambda p: loss(network.apply(p, collections, raw()).logits)))(params)
     theirs = jax.jit(
         jax.grad(lambda p: loss(User().apply({"params": p, **collections}, standardized(raw()), train=False)))

@@ -91,7 +91,7 @@ def test_vmapped_gradients(batched, stride):
         kernel = kernel if batched[1] == 0 else kernel[0]
 
         def gradient(function):
-            loss = lambda x, k: jnp.sum(jnp.sin(function(x, k, stride=stride)))  # noqa: E731
+            loss = lambda x, k: jnp.sum(jnp.sin(function(x, k, stride=stride)))
             return jax.jit(jax.vmap(jax.grad(loss, (0, 1)), batched))(inputs, kernel)
 
         chex.assert_trees_all_close(gradient(convolve), gradient(native), rtol=1e-11, atol=1e-11)
@@ -105,7 +105,7 @@ def test_gradient_of_gradient_as_in_an_attention_loss(stride, padding):
 
         def loss(function, kernels):
             maps = jnp.tanh(function(inputs, kernels[0], stride=stride, padding=padding))
-            score = lambda value: jnp.sum(jnp.tanh(function(value, kernels[1], stride=stride, padding=padding)))  # noqa: E731
+            score = lambda value: jnp.sum(jnp.tanh(function(value, kernels[1], stride=stride, padding=padding)))
             importance = jax.grad(score)(maps).mean((1, 2), keepdims=True)
             return jnp.sum(jnp.square(jnp.sum(importance * maps, -1)))
 
@@ -119,8 +119,8 @@ def test_third_order():
         inputs, kernel = draw(0, 1, 5, 5, 1), draw(1, 3, 3, 1, 2)
 
         def third(function):
-            value = lambda k: jnp.sum(jnp.sin(function(inputs, k, stride=2)))  # noqa: E731
-            first = lambda k: jnp.sum(jax.grad(value)(k) ** 2)  # noqa: E731
+            value = lambda k: jnp.sum(jnp.sin(function(inputs, k, stride=2)))
+            first = lambda k: jnp.sum(jax.grad(value)(k) ** 2)
             return jax.grad(lambda k: jnp.sum(jnp.cos(jax.grad(first)(k))))(kernel)
 
         np.testing.assert_allclose(third(convolve), third(native), rtol=1e-9, atol=1e-9)

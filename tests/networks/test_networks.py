@@ -70,7 +70,7 @@ def by_hand(builder, params, collections, raw):
         values = values + jnp.expand_dims(bias, tuple(range(values.ndim - 1)))
         if norm in params:
             axes = tuple(range(values.ndim - 1))
-            wide = lambda x: jnp.expand_dims(x, axes)  # noqa: E731
+            wide = lambda x: jnp.expand_dims(x, axes)
             if norm in statistics:
                 values = (values - wide(statistics[norm]["mean"])) / jnp.sqrt(wide(statistics[norm]["var"]) + 1e-5)
             values = values * wide(params[norm]["scale"]) + wide(params[norm]["bias"])
@@ -202,7 +202,7 @@ def test_float64(builder, normalization):
     network, params, collections, raw = make(builder, normalization)
     narrow = jax.jit(network.apply)(params, collections, raw)
     with jax.enable_x64(True):
-        widen = lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x  # noqa: E731
+        widen = lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x
         wide = jax.tree.map(widen, (params, collections))
         output = jax.jit(network.apply)(*wide, raw)
         assert output.logits.dtype == output.maps.dtype == jnp.float64
@@ -218,7 +218,7 @@ def test_vmapped_seeds_are_single_ones():
     raw = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 6, 6, 1)).astype(np.uint8))
 
     def gradient(params):
-        loss = lambda p: jnp.sum(jnp.square(network.apply(p, collections, raw, key=jax.random.key(0)).logits))  # noqa: E731
+        loss = lambda p: jnp.sum(jnp.square(network.apply(p, collections, raw, key=jax.random.key(0)).logits))
         return jax.grad(loss)(params)
 
     single = jax.jit(gradient)

@@ -1,0 +1,63 @@
+"""The plan of a run: the clock of each round, the epochs of each phase, and the key of each moment."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.types import Array, Clock, Method, Schedule
+
+INIT = np.uint32(2**32 - 1)
+"""Folded into the run's key for the initialisation: a number that no round has."""
+
+
+def clocks(schedule: Schedule) -> Clock:
+    """The clocks at the beginning of each round, `[R]` NumPy leaves.
+
+    Example:
+      >>> clocks(Schedule(np.array([0, 1, 0]), np.array([1, 1, 1]), None)).first.tolist()
+      [True, True, False]
+    """
+    task = np.asarray(schedule.task, np.int32)
+    rounds = np.arange(len(task), dtype=np.int32)
+    newest = np.maximum.accumulate(task)
+    first = np.array([index == int(np.argmax(task == value)) for index, value in enumerate(task)], np.bool_)
+    zero = np.zeros_like(task)
+    return Clock(rounds, task, zero, zero, zero.astype(np.float32), newest.astype(np.int32), first)
+
+
+def epoch_table(method: Method, schedule: Schedule) -> np.ndarray:
+    """How many epochs each phase of each round gets: shares of the round's epochs, by largest remainders.
+
+    Returns:
+      `[R, P]` int32; -1 where a phase does not run at all (`skip_first_task`), its share going to the others.
+
+    Example:
+      >>> from cljax.types import Phase
+      >>> class Two: phases = (Phase('warm-up', .25, skip_first_task=True), Phase('joint', .75))
+      >>> epoch_table(Two, Schedule(np.array([0, 1]), np.array([8, 8]), None)).tolist()
+      [[-1, 8], [2, 6]]
+    """
+    table = np.full((len(schedule.task), len(method.phases)), -1, np.int32)
+    for round, (task, epochs) in enumerate(zip(schedule.task, schedule.epochs, strict=True)):
+        runs = [index for index, phase in enumerate(method.phases) if task > 0 or not phase.skip_first_task]
+        shares = np.array([method.phases[index].share for index in runs], np.float64)
+        exact = epochs * shares / shares.sum()
+        counts = np.floor(exact + 1e-9).astype(np.int32)
+        for index in np.argsort(counts - exact, kind="stable")[: epochs - counts.sum()]:
+            counts[index] += 1
+        table[round, runs] = counts
+    return table
+
+
+def epoch_key(key: Array, clock: Clock) -> Array:
+    """The key of an epoch, from the run's key and the clock alone: nothing is carried, so a run resumes anywhere."""
+    for number in (clock.round, clock.phase, clock.epoch):
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def visit_key(key: Array, clock: Clock, purpose: int) -> Array:
+    """The key of a hook outside the epochs: `begin_task` (purpose 0) or `end_phase` (1)."""
+    return jax.random.fold_in(epoch_key(key, clock._replace(epoch=jnp.int32(-1))), purpose)

@@ -1,0 +1,83 @@
+"""What a run is told, and what it carries besides the learner."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from cljax.types import Array, HostArray, Tree
+
+
+class Patience(NamedTuple):
+    r"""Epochs that end by patience: the schedule of HAT and TFM.
+
+    After each epoch the validation loss is compared to the best so far. Where it improves, a copy is kept and patience
+    is renewed; after `patience` epochs without improvement the rate is divided by `factor`, and training stops once
+    the rate is below `minimum_rate`. In the end the best copy is restored, normalisation statistics included.
+
+    Attributes:
+      patience: epochs without improvement before the rate drops.
+      factor: by which the rate is divided.
+      minimum_rate: training stops below it.
+      restore_at_drop: whether the best copy is also restored whenever the rate drops (FACIL does, HAT does not).
+    """
+
+    patience: int = 5
+    factor: float = 3.0
+    minimum_rate: float = 1e-4
+    restore_at_drop: bool = False
+
+
+class Settings(NamedTuple):
+    """How a run is carried out.
+
+    Attributes:
+      batch_size: of training steps.
+      rate: the learning rate.
+      stopping: None, epochs by the schedule's count; or `Patience`, the count then being the maximum.
+      validate: whether each epoch measures validation loss and accuracy.
+      evaluation_batch: of folds, validation and evaluation.
+      curves_every: 0, or the number of epochs between evaluations on all tasks.
+    """
+
+    batch_size: int = 32
+    rate: float = 0.05
+    stopping: Patience | None = None
+    validate: bool = False
+    evaluation_batch: int = 256
+    curves_every: int = 0
+
+
+class Failure(NamedTuple):
+    """Where the loss first turned non-finite: int32 scalars, all -1 while it has not."""
+
+    round: Array
+    task: Array
+    phase: Array
+    epoch: Array
+    step: Array
+
+
+class EpochLog(NamedTuple):
+    """What an epoch leaves: mean training loss, validation loss (nats) and accuracy (fraction), NaN if not asked."""
+
+    loss: HostArray
+    validation_loss: HostArray
+    validation_accuracy: HostArray
+
+
+class PhaseState(NamedTuple):
+    """What changes during a phase.
+
+    Attributes: learner (focused); mask, the update mask; factor, of the rate by patience; best, the copy to restore
+    (params, collections, method_state), or None; best_loss; patience, epochs left; epoch; done; failure.
+    """
+
+    learner: Any
+    mask: Tree
+    factor: Array
+    best: Tree
+    best_loss: Array
+    patience: Array
+    epoch: Array
+    done: Array
+    failure: Failure
