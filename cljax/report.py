@@ -39,8 +39,10 @@ def run_record(
 
     Accuracies are fractions: `accuracy[seed][after task][task]` as the scenario reads the logits, `task_aware` with
     each task's own head. Where tasks are revisited these rows are those before the next task is first visited (see
-    `metrics.first_visits`), and `rounds` holds all. `forgets_nothing` is measured: no bit of a task's test logits
-    changed after its last visit.
+    `metrics.first_visits`), and `rounds` holds all. `epochs` has the loss and the validation's loss and accuracy,
+    `[seed][round][phase][epoch]`; `curves` the accuracy on all tasks `[seed][point][task]` after the epochs of
+    `curve_epochs`, `[point]` of round, phase and epoch, counted from 0, 0 and 1. `forgets_nothing` is measured: no bit
+    of a task's test logits changed after its last visit.
 
     Args:
       method: the method.
@@ -69,7 +71,9 @@ def run_record(
             "forgets_nothing": forgets_nothing(np.asarray(found.fingerprint), tasks, np.asarray(schedule.evaluate)),
             "schedule": {"task": tasks, "epochs": schedule.epochs, "evaluate": schedule.evaluate},
             "epochs_trained": np.isfinite(outcome.epochs.loss).sum(axis=(2, 3)),
-            "curves": outcome.curves,
+            "epochs": outcome.epochs._asdict(),
+            "curves": outcome.curves if len(outcome.curve_epochs) else None,
+            "curve_epochs": outcome.curve_epochs,
             "evaluation": {"after": "each round", "curves_every_epochs": config["training"]["curves_every"]},
             "seconds": outcome.seconds,
             "compile_seconds": outcome.compile_seconds,

@@ -31,6 +31,8 @@ SCHEMA = {
     "forgets_nothing": bool,
     "schedule": dict,
     "epochs_trained": list,
+    "epochs": dict,
+    "curve_epochs": list,
     "evaluation": dict,
     "seconds": list,
     "compile_seconds": float,
@@ -122,6 +124,7 @@ def test_record_has_the_schema(compared):
     for run in record["runs"]:
         assert {name: type(run[name]) for name in SCHEMA} == SCHEMA
         assert set(run) == {*SCHEMA, "curves", "rounds"}
+        assert np.shape(run["epochs"]["loss"]) == np.shape(run["epochs"]["validation_accuracy"]) == (2, 5, 1, 2)
         assert (run["data"], run["scenario"], run["seeds"]) == ("digits", "task", [0, 1])
         assert np.shape(run["accuracy"]) == np.shape(run["task_aware"]) == (2, 5, 5)
         assert run["accuracy"] == run["task_aware"]
@@ -220,6 +223,7 @@ def test_class_incremental_permuted_and_multi_task_by_one_method(tmp_path, capsy
     assert len(run["schedule"]["task"]) == 6
     assert np.shape(run["rounds"]["accuracy"]) == (2, 6, 2)
     assert np.shape(run["curves"]) == (2, 6, 2)
+    assert run["curve_epochs"] == [[number, 0, 1] for number in range(6)]
     np.testing.assert_allclose(run["curves"], run["rounds"]["accuracy"], atol=1e-7)
     assert run["accuracy"][0][-1] == run["rounds"]["accuracy"][0][-1]
     assert cli.main(["run", "joint", "--scenario", "permuted", "--vectorize", "yes", *small, str(tmp_path / "b")]) == 0

@@ -200,13 +200,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place():
     stream = conformance.stream(epochs=4)
     method = broken(stream, task=1, progress=0.5)
     run = training.make_run(method, SGD, stream, SETTINGS)
-    result = run(jax.random.key(0), stream.tables)
+    result = run.run(jax.random.key(0), stream.tables)
     steps = int(np.ceil(stream.tables.train.size[1] / 16))
     step = int(np.ceil(0.5 * (steps - 1)))
     where = f"task 1, phase 'first', epoch 1, step {step}"
     with pytest.raises(training.NonFiniteLoss, match=where):
-        training.raise_failure(result.failure, method)
+        run(jax.random.key(0), stream.tables)
     assert result.log.trained.tolist()[1][0] == 2
+    together = jax.vmap(run, in_axes=(0, None))(jax.random.split(jax.random.key(0), 2), stream.tables)
+    with pytest.raises(training.NonFiniteLoss, match=where):
+        training.raise_failure(together.failure, method)
     events = []
     with pytest.raises(training.NonFiniteLoss, match=where):
         drive(method, SGD, [(0, stream), (1, stream)], SETTINGS, report=events.append)
@@ -293,6 +296,19 @@ def test_curves_are_evaluations_at_the_cadence():
     np.testing.assert_array_equal(curves[:, 3], result.evaluation.accuracy)
     outcome = drive(method, SGD, [(0, stream)], settings)
     np.testing.assert_array_equal(outcome.curves[0], curves[:, [1, 3]].reshape(6, 3))
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_curves_under_patience_have_a_place_for_every_planned_epoch(vectorize):
+    made = [(seed, conformance.stream(seed=seed, epochs=9)) for seed in range(2)]
+    method = methods.finetune(small(made[0][1]))
+    settings = SETTINGS._replace(stopping=training.Patience(1, 10.0, 0.01), curves_every=3, rate=0.3)
+    outcome = drive(method, SGD, made, settings, vectorize=vectorize)
+    assert outcome.curve_epochs.tolist() == [[task, 0, epoch] for task in range(3) for epoch in (3, 6, 9)]
+    trained = np.isfinite(outcome.epochs.loss)[:, :, 0].sum(-1)
+    assert len(np.unique(trained)) > 1
+    expected = np.array([[count >= epoch for count in counts for epoch in (3, 6, 9)] for counts in trained])
+    np.testing.assert_array_equal(np.isfinite(outcome.curves[..., 0]), expected)
 
 
 def test_seeds_side_by_side_are_the_seeds_in_turn():

@@ -112,11 +112,6 @@ def _check(streams: Sequence[Stream]) -> None:
                 f"Streams 0 and {number} hold different examples, but seeds that run side by side share one array of "
                 f"examples. Build them from the same data set."
             )
-        if not all(np.array_equal(a, b) for a, b in zip(stream.schedule, streams[0].schedule, strict=True)):
-            raise ValueError(
-                f"The schedules of streams 0 and {number} differ, but seeds that share one program share one schedule. "
-                f"Build it once and give it to every stream."
-            )
         same = [
             np.shape(tables.classes) == np.shape(first.classes),
             np.shape(tables.permutation) == np.shape(first.permutation),
@@ -127,4 +122,9 @@ def _check(streams: Sequence[Stream]) -> None:
                 f"Streams 0 and {number} differ in tasks, largest number of classes, permutation or kind of labels: "
                 f"their classes have shapes {np.shape(first.classes)} and {np.shape(tables.classes)}. Seeds that run "
                 f"side by side differ in order and division only."
+            )
+        if not all(np.array_equal(a, b) for a, b in zip(stream.schedule, streams[0].schedule, strict=True)):
+            raise ValueError(
+                f"The schedules of streams 0 and {number} differ, but seeds that share one program share one schedule. "
+                f"Build it once and give it to every stream."
             )

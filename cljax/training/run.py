@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from cljax import streams
-from cljax.training.checks import check
+from cljax.training.checks import check, raise_failure
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation
 from cljax.training.fit import FitLog, first_failure, make_fit, search
@@ -30,7 +30,7 @@ class Result(NamedTuple):
       evaluation: `Evaluation` of `[R, T]`: after each round, on the test split; accuracy NaN (fingerprint 0) for rounds
         that the schedule does not evaluate.
       log: `FitLog` with a leading axis of rounds.
-      failure: where the loss first turned non-finite; see `raise_failure`.
+      failure: where the loss first turned non-finite, all -1 if it never did.
     """
 
     learner: Learner
@@ -40,19 +40,29 @@ class Result(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A compiled-on-first-use run.
+    """A run, compiled at its first call.
 
     Attributes:
-      run: `(key, tables) -> Result`, pure: jit it, vmap it over keys (and over the tables that differ by seed).
+      run: `(key, tables) -> Result`, pure and jitted.
       step: its train step; `step.traces` counts traces.
+      method: the method.
     """
 
     run: Callable[[Array, Tables], Result]
     step: TrainStep
+    method: Method
 
     def __call__(self, key: Array, tables: Tables) -> Result:
-        """Carries out the run."""
-        return self.run(key, tables)
+        """Carries out the run; vmap this over keys, and over the tables that differ by seed.
+
+        Raises:
+          NonFiniteLoss: naming task, phase and step. Under `vmap` or `jit` nothing can be raised: hand the result's
+            `failure` to `raise_failure`.
+        """
+        result = self.run(key, tables)
+        if not isinstance(result.failure.step, jax.core.Tracer):
+            raise_failure(result.failure, self.method)
+        return result
 
 
 def make_run(
@@ -99,4 +109,4 @@ def make_run(
         learner, (evaluation, log) = lax.scan(one_round, start, entries)
         return Result(learner, evaluation, log, first_failure(log.failure))
 
-    return Run(jax.jit(run), engine.step)
+    return Run(jax.jit(run), engine.step, method)
