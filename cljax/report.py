@@ -197,11 +197,11 @@ def table(record: dict[str, Any], *, reference: str = "finetune") -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
         title_style="bold",
         caption_justify="left",
     )
-    result.add_column("method", style="bold", overflow="fold")
+    result.add_column("method", style="bold", no_wrap=True)
     names = ["average\naccuracy", *(["task-aware\naccuracy"] if class_incremental else [])]
     names += ["backward\ntransfer", "forgetting"]
     names += [f"against\n{reference}"] if base else []
@@ -285,5 +285,5 @@ def _division(run: dict[str, Any]) -> str:
 
 
 def _caption(seeds: int, compiling: float) -> str:
-    over = f" ±95% interval over {seeds} seeds" if seeds > 1 else " of one seed"
+    over = f" ±95% interval, {seeds} seeds" if seeds > 1 else " of one seed"
     return f"Percent{over}; seconds without compilation ({compiling:.1f} in all)."

@@ -14,6 +14,7 @@ from cljax.training.driver import drive
 from cljax.types import make_clock
 from tests import conformance
 from tests.methods.ewc import ewc
+from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
 from tests.methods.tfm import tfm
@@ -199,6 +200,64 @@ def test_icarl_s_memory_never_exceeds_its_size_and_holds_real_examples_of_every_
         mine = slice(table.start[task], table.start[task] + table.size[task])
         own = stream.tables.examples[table.index[mine]][table.labels[mine] == label]
         assert (own == np.asarray(image)[None]).all((1, 2, 3)).any()
+
+
+def test_a_memory_that_differs_by_seed_runs_side_by_side():
+    """Which exemplars are valid, and so an epoch's length, is then a matter of each seed."""
+    made = [(seed, conformance.stream(seed=seed, epochs=2, scenario="class")) for seed in range(2)]
+    method = icarl(network_for(made[0][1], hidden=(8, 8)), tasks=3, features=8, capacity=14)
+    turn, together = (drive(method, SGD, made, SETTINGS, vectorize=vectorize) for vectorize in (False, True))
+    np.testing.assert_allclose(turn.evaluation.accuracy, together.evaluation.accuracy, atol=0.08)
+    for one, many in zip(turn.learners, together.learners, strict=True):
+        np.testing.assert_array_equal(one.memory.valid, many.memory.valid)
+        np.testing.assert_array_equal(one.memory.tasks, many.memory.tasks)
+        for first, second in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params), strict=True):
+            np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
+
+
+def test_side_by_side_seeds_leave_the_progressive_network_s_switch_a_branch():
+    """The task is not batched, so `lax.switch` runs one branch a step, not all of them and a selection."""
+    stream = conformance.stream()
+    method = conformance.build("progressive", stream)
+    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    tables = jax.tree.map(jnp.asarray, stream.tables)
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def step(key, clock):
+        learner = engine.begin_visit(engine.init(key, tables), clock, tables, key)
+        state = engine.begin_phase(learner, clock, tables, key)
+        batch = streams.sequential(tables, tables.train, clock.task, jnp.int32(0), 8)
+        return engine.step(state.learner, state.mask, clock, batch, key)[0].params
+
+    side_by_side = lambda clock: jax.vmap(step, in_axes=(0, None))(keys, clock)
+    text = jax.jit(side_by_side).lower(make_clock(task=1, newest=1)).as_text()
+    assert text.count("stablehlo.case") >= 2, "the switch of the forward and of the backward pass"
+    batched = lambda clock: jax.vmap(step, in_axes=(0, 0))(
+        keys, jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), clock)
+    )
+    assert jax.jit(batched).lower(make_clock(task=1, newest=1)).as_text().count("stablehlo.case") == 0
+
+
+def test_hat_s_gradients_are_compensated_and_its_masks_are_soft():
+    stream = conformance.stream()
+    network = network_for(stream)
+    method = hat(network, scale=400.0)
+    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    learner = rows.focus(engine.init(jax.random.key(0), stream.tables), jnp.int32(1))
+    clock = make_clock(task=1, progress=0.5)
+    gradients = jax.tree.map(jnp.ones_like, learner.params)
+    found = method.adjust_gradients(gradients, learner, clock, None)
+    e = np.asarray(learner.params["hat"]["dense_0"], np.float64)
+    s = 1 / 400 + (400 - 1 / 400) * 0.5
+    expected = 400 / s * (np.cosh(np.clip(s * e, -50, 50)) + 1) / (np.cosh(e) + 1)
+    np.testing.assert_allclose(found["hat"]["dense_0"], expected, rtol=1e-3)
+    np.testing.assert_array_equal(found["dense_0"]["kernel"], 1.0)
+
+    taken = {"dense_0": jnp.linspace(0, 1, 24), "dense_1": jnp.linspace(1, 0, 16)}
+    mask = method.update_mask(learner._replace(method_state={"cumulative": taken}), clock)
+    both = 1 - np.minimum(np.asarray(taken["dense_0"])[:, None], np.asarray(taken["dense_1"])[None, :])
+    np.testing.assert_allclose(mask["dense_1"]["kernel"], both, rtol=1e-6)
+    np.testing.assert_allclose(mask["dense_0"]["bias"], 1 - taken["dense_0"], rtol=1e-6)
 
 
 def test_packnet_s_phases_leave_each_weight_one_owner_and_half_of_the_rest_free():

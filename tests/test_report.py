@@ -56,7 +56,7 @@ def test_table_by_hand():
     assert row[:-3] == ["freezing", "79", "±25", "0.0", "±0.0", "0.0", "±0.0", "+14", "±38"]
     text = " ".join(" ".join(lines).split())
     assert "digits, 2 tasks, task-incremental" in text
-    assert "Percent ±95% interval over 2 seeds; seconds without compilation (3.0 in all)." in text
+    assert "Percent ±95% interval, 2 seeds; seconds without compilation (3.0 in all)." in text
 
 
 def test_class_incremental_shows_task_aware_accuracy_and_fits_100_columns():

@@ -1,4 +1,4 @@
-"""The engine: the six pure functions of which every driver is made.
+"""The engine: the pure functions of which every driver is made.
 
 A run is rounds, a round is a visit to a task, a visit is phases, a phase is epochs, an epoch is steps. `make_run`
 composes these functions into one program for a whole stream; `drive` calls them from Python and shows progress. Both
