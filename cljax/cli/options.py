@@ -40,8 +40,8 @@ class Data:
 class Network:
     """The network; it knows nothing of tasks."""
 
-    network: Literal["mlp", "cnn"] = "mlp"
-    """Multilayer perceptron, or convolutional network."""
+    network: Literal["auto", "mlp", "cnn"] = "auto"
+    """Multilayer perceptron, or convolutional network; auto: mlp, unless a method of the run needs convolutions."""
     hidden: tuple[int, ...] = (128, 128)
     """Width of each hidden dense layer (cnn: of those after the convolutions)."""
     channels: tuple[str, ...] = ("32", "64")

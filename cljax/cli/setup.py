@@ -124,22 +124,31 @@ def prepare(names: tuple[str, ...], options: Options, *, by_name: bool) -> Job:
     parameters = parse_parameters(options.training.set, {name: constructors()[name] for name in names})
     dataset = data.load(options.data.data, options.data.data_dir)
     seeds = [(seed, make_stream(dataset, options, seed)) for seed in seed_numbers(options.training.seeds)]
-    network = make_network(options, seeds[0][1])
-    methods: dict[str, Method] = {}
-    left_out: dict[str, str] = {}
-    for name in names:
-        try:
-            method = constructors()[name](network, **parameters[name])
-            for _, stream in seeds:
-                training.check(method, stream, settings)
-        except ValueError as error:
-            if by_name:
-                raise
-            left_out[name] = str(error)
-        else:
-            methods[name] = method
-    if not methods:
-        raise UsageError(f"None of the methods fits. {next(iter(left_out.values()))}")
+
+    def fit(kind: str) -> tuple[Options, Network, dict[str, Method], dict[str, str]]:
+        chosen = dataclasses.replace(options, network=dataclasses.replace(options.network, network=kind))
+        network = make_network(chosen, seeds[0][1])
+        methods: dict[str, Method] = {}
+        left_out: dict[str, str] = {}
+        for name in names:
+            try:
+                method = constructors()[name](network, **parameters[name])
+                for _, stream in seeds:
+                    training.check(method, stream, settings)
+            except ValueError as error:
+                left_out[name] = str(error)
+            else:
+                methods[name] = method
+        return chosen, network, methods, left_out
+
+    kind = options.network.network
+    options, network, methods, left_out = fit("mlp" if kind == "auto" else kind)
+    if left_out and kind == "auto" and convolvable(options, seeds[0][1]):
+        convolutional = fit("cnn")
+        if len(convolutional[2]) > len(methods):
+            options, network, methods, left_out = convolutional
+    if left_out and (by_name or not methods):
+        raise UsageError(next(iter(left_out.values())))
     side_by_side = {"yes": True, "no": False, "auto": jax.default_backend() != "cpu"}[options.training.vectorize]
     optimizer = make_optimizer(options.training)
     return Job(methods, left_out, parameters, describe(options, network), optimizer, seeds, settings, side_by_side)
@@ -207,13 +216,19 @@ def make_network(options: Options, stream: Stream) -> Network:
         return networks.mlp(shape, outputs, hidden=chosen.hidden, **common)
     channels = [block for block in map(_block, chosen.channels) if block]
     side = 2 ** len(channels)
-    if len(shape) != 3 or min(shape[:2]) < side:
+    if not convolvable(options, stream):
         raise UsageError(
             f"A cnn of {len(channels)} blocks halves its maps {len(channels)} times and needs images of at least "
             f"{side}x{side} pixels, but the examples of {stream.name!r} have shape {shape}. Give fewer --channels, or "
             f"--network mlp."
         )
     return networks.cnn(shape, outputs, channels=channels, dense=chosen.hidden, dense_dropout=chosen.dropout, **common)
+
+
+def convolvable(options: Options, stream: Stream) -> bool:
+    """Whether the examples are images large enough for the blocks of `--channels`."""
+    shape = stream.tables.examples.shape[1:]
+    return len(shape) == 3 and min(shape[:2]) >= 2 ** len(options.network.channels)
 
 
 def describe(options: Options, network: Network) -> dict[str, Any]:
