@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cljax import attention as attention
     from cljax import data as data
+    from cljax import filters as filters
     from cljax import folders as folders
     from cljax import importance as importance
     from cljax import losses as losses
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from cljax import methods as methods
     from cljax import metrics as metrics
     from cljax import networks as networks
+    from cljax import ownership as ownership
     from cljax import report as report
     from cljax import rows as rows
     from cljax import streams as streams
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "attention",
     "data",
+    "filters",
     "folders",
     "importance",
     "losses",
@@ -37,6 +42,7 @@ __all__ = [
     "methods",
     "metrics",
     "networks",
+    "ownership",
     "report",
     "rows",
     "streams",

@@ -20,7 +20,6 @@ from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
 from tests.methods.progressive import progressive
-from tests.methods.tfm import tfm
 
 TASKS, HIDDEN = 3, (16, 12)
 
@@ -37,20 +36,50 @@ def _progressive(network: Network) -> Method:
     return progressive(network.inputs, network.outputs, tasks=TASKS)
 
 
+def _df_cnn(network: Network) -> Method:
+    convolutional = networks.cnn(
+        network.inputs,
+        network.outputs,
+        channels=((3,), (4,)),
+        dense=(6,),
+        dropout=0.2,
+        normalization="batch",
+    )
+    return methods.df_cnn(convolutional)
+
+
+def _lwm(network: Network) -> Method:
+    pooled = networks.cnn(
+        network.inputs,
+        network.outputs,
+        channels=((4,), (6,)),
+        dense=(),
+        pooled=True,
+        normalization="batch",
+        dropout=0.2,
+    )
+    return methods.lwm(pooled)
+
+
 TABLE = {
     "finetune": Row(methods.finetune),
     "freezing": Row(methods.freezing),
     "joint": Row(methods.joint),
     "single_task": Row(methods.single_task),
     "hard_sharing": Row(methods.hard_sharing),
+    "clnp": Row(functools.partial(methods.clnp, margin=0.05)),
+    "df_cnn": Row(_df_cnn),
     "ewc": Row(ewc),
     "hat": Row(hat, normalization=None),
     "icarl": Row(functools.partial(icarl, tasks=TASKS, features=HIDDEN[-1], capacity=20)),
+    "lwf": Row(methods.lwf),
+    "lwf_mc": Row(methods.lwf_mc),
+    "lwm": Row(_lwm),
     "packnet": Row(packnet, normalization=None),
     "progressive": Row(_progressive, normalization=None, dropout=0.0),
-    "tfm": Row(tfm, normalization="feature"),
+    "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature"),
 }
-FORGETS_NOTHING = ("freezing", "single_task", "packnet", "progressive", "tfm")
+FORGETS_NOTHING = ("freezing", "single_task", "clnp", "packnet", "progressive", "tfm")
 
 OPTIMIZERS = {
     "momentum": (optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(1.0, momentum=0.9)), 0.05),

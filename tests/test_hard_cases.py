@@ -17,7 +17,6 @@ from tests.methods.ewc import ewc
 from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
-from tests.methods.tfm import tfm
 
 SGD = optax.sgd(1.0, momentum=0.9)
 SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=64)
@@ -83,11 +82,13 @@ def multi_label(tasks=2):
     )
 
 
-@pytest.mark.parametrize("build", [methods.finetune, methods.joint, methods.freezing, tfm], ids=lambda b: b.__name__)
+@pytest.mark.parametrize(
+    "build", [methods.finetune, methods.joint, methods.freezing, methods.tfm], ids=lambda b: b.__name__
+)
 def test_tasks_with_several_labels_an_example(build):
     stream = multi_label()
     assert stream.tables.train.labels.dtype == np.float32
-    normalization = "feature" if build is tfm else None
+    normalization = "feature" if build is methods.tfm else None
     result = run(build(network_for(stream, normalization=normalization)), stream)
     own = np.diag(np.asarray(result.evaluation.accuracy))
     guess = [
@@ -280,8 +281,8 @@ def test_growth_is_chosen_by_search_and_never_gives_a_feature_twice():
     margins = {0.0: "best", 1.0: "least"}
     owners = {}
     for margin, name in margins.items():
-        learner = run(tfm(network, growth=(0.1, 0.3, 0.5), margin=margin), stream).learner
-        owners[name] = np.asarray(learner.method_state["owner"]["dense_0"])
+        learner = run(methods.tfm(network, candidates=(0.1, 0.3, 0.5), margin=margin), stream).learner
+        owners[name] = np.asarray(learner.method_state.owner["dense_0"])
     least = [(owners["least"] == task).sum() for task in range(3)]
     assert least == [3, 3, 3], "a margin of 1 accepts the lowest growth: 10% of 24 features"
     assert (owners["best"] <= 2).sum() >= 9

@@ -68,6 +68,8 @@ class Training:
     """Learning rate."""
     weight_decay: float = 0.0
     """Weight decay (adamw: decoupled, otherwise added to the gradient)."""
+    clip: float = 1.0
+    """Gradients of a larger norm (over all that trains) are shortened to it; 0: none is."""
     patience: int = 0
     """Epochs without a better validation loss before the rate drops; 0: no patience, every epoch is trained."""
     patience_factor: float = 3.0

@@ -11,7 +11,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cljax.cli.options import DEFAULT_METHODS, Options, Training, seed_numbers
 
@@ -64,6 +64,7 @@ def check_values(options: Options) -> None:
         ("--batch-size", train.batch_size, train.batch_size >= 1, "at least 1"),
         ("--rate", train.rate, 0 < train.rate < float("inf"), "a positive number"),
         ("--weight-decay", train.weight_decay, 0 <= train.weight_decay < float("inf"), "at least 0"),
+        ("--clip", train.clip, 0 <= train.clip < float("inf"), "at least 0"),
         ("--patience", train.patience, train.patience >= 0, "at least 0"),
         ("--patience-factor", train.patience_factor, 1 < train.patience_factor < float("inf"), "above 1"),
         ("--patience-minimum-rate", train.patience_minimum_rate, train.patience_minimum_rate > 0, "above 0"),
@@ -125,7 +126,7 @@ def prepare(names: tuple[str, ...], options: Options, *, by_name: bool) -> Job:
     dataset = data.load(options.data.data, options.data.data_dir)
     seeds = [(seed, make_stream(dataset, options, seed)) for seed in seed_numbers(options.training.seeds)]
 
-    def fit(kind: str) -> tuple[Options, Network, dict[str, Method], dict[str, str]]:
+    def fit(kind: Literal["auto", "mlp", "cnn"]) -> tuple[Options, Network, dict[str, Method], dict[str, str]]:
         chosen = dataclasses.replace(options, network=dataclasses.replace(options.network, network=kind))
         network = make_network(chosen, seeds[0][1])
         methods: dict[str, Method] = {}
@@ -247,16 +248,17 @@ def make_optimizer(options: Training) -> optax.GradientTransformation:
     """The optimizer at unit rate; the loop multiplies by the learning rate."""
     import optax
 
+    clip = [optax.clip_by_global_norm(options.clip)] if options.clip else []
     if options.optimizer == "adamw":
-        return optax.adamw(1.0, weight_decay=options.weight_decay)
+        return optax.chain(*clip, optax.adamw(1.0, weight_decay=options.weight_decay))
     makers = {
         "sgd": lambda: optax.sgd(1.0),
         "momentum": lambda: optax.sgd(1.0, momentum=0.9),
         "adam": lambda: optax.adam(1.0),
         "rmsprop": lambda: optax.rmsprop(1.0),
     }
-    inner = makers[options.optimizer]()
-    return optax.chain(optax.add_decayed_weights(options.weight_decay), inner) if options.weight_decay else inner
+    decay = [optax.add_decayed_weights(options.weight_decay)] if options.weight_decay else []
+    return optax.chain(*clip, *decay, makers[options.optimizer]())
 
 
 def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,27 @@
 """Continual-learning methods: one thin file each, all of them fine-tuning with a few fields replaced."""
 
+from cljax.methods.clnp import clnp
+from cljax.methods.df_cnn import df_cnn
 from cljax.methods.finetune import finetune
 from cljax.methods.freezing import freezing
 from cljax.methods.hard_sharing import hard_sharing
 from cljax.methods.joint import joint
+from cljax.methods.lwf import lwf
+from cljax.methods.lwf_mc import lwf_mc
+from cljax.methods.lwm import lwm
 from cljax.methods.single_task import single_task
+from cljax.methods.tfm import tfm
 
-__all__ = ["finetune", "freezing", "hard_sharing", "joint", "single_task"]
+__all__ = [
+    "clnp",
+    "df_cnn",
+    "finetune",
+    "freezing",
+    "hard_sharing",
+    "joint",
+    "lwf",
+    "lwf_mc",
+    "lwm",
+    "single_task",
+    "tfm",
+]

@@ -18,6 +18,7 @@ from cljax.metrics.matrix import (
     forward_transfer,
     intransigence,
 )
+from cljax.metrics.predictions import correct
 from cljax.metrics.resources import BITS, Capacity, capacity, overhead_bytes
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "average_incremental_accuracy",
     "backward_transfer",
     "capacity",
+    "correct",
     "epochs_to_converge",
     "first_visits",
     "forgetting",

@@ -1,6 +1,7 @@
 """Networks: pure functions over plain dicts of arrays, made with Flax. The only folder that knows Flax."""
 
 from cljax.networks.adaptors import from_linen as from_linen
+from cljax.networks.bake import bake as bake
 from cljax.networks.cnn import Pool as Pool
 from cljax.networks.cnn import clnp_cnn as clnp_cnn
 from cljax.networks.cnn import cnn as cnn

@@ -1,4 +1,4 @@
-"""Convolutional networks that flatten their last maps, and those of the CLNP and DF-CNN papers."""
+"""Convolutional networks whose last maps are flattened or averaged, and those of the CLNP and DF-CNN papers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -38,6 +38,7 @@ class _CNN(nn.Module):
     dropout: tuple[float, ...]
     dense_features: tuple[int, ...]
     dense_dropout: float
+    pooled: bool
     normalization: Normalization
     kernel_init: Initializer
     bias_init: Initializer
@@ -70,7 +71,7 @@ class _CNN(nn.Module):
 
     def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
         activations: dict[str, Array] = {}
-        features = maps.reshape(maps.shape[0], -1)
+        features = jnp.mean(maps, axis=(1, 2)) if self.pooled else maps.reshape(maps.shape[0], -1)
         values = self.conv_drop[-1](features, deterministic=not train)
         for index, (layer, norm) in enumerate(zip(self.dense, self.dense_norm, strict=True)):
             name = f"dense_{index}"
@@ -94,6 +95,7 @@ def cnn(
     dropout: float | Sequence[float] = 0.0,
     dense: Sequence[int] = (512,),
     dense_dropout: float = 0.0,
+    pooled: bool = False,
     normalization: Normalization = None,
     kernel_init: Initializer = default_kernel_init,
     bias_init: Initializer = nn.initializers.zeros,
@@ -118,6 +120,7 @@ def cnn(
       dropout: rate after each block, one number or one for each block.
       dense: features of each dense layer; may be empty.
       dense_dropout: rate after each dense layer.
+      pooled: whether the last maps are averaged over all positions instead of flattened.
       normalization: `'batch'`, `'feature'` (see `FeatureNorm`) or None, of convolutions and dense layers.
       kernel_init: initialiser of all kernels.
       bias_init: initialiser of the layers' biases.
@@ -154,6 +157,7 @@ def cnn(
         _each_block("dropout", dropout, len(blocks)),
         tuple(dense),
         dense_dropout,
+        pooled,
         normalization,
         kernel_init,
         bias_init,
@@ -166,7 +170,7 @@ def cnn(
             name, norm = f"conv_{block}_{index}", f"conv_norm_{block}_{index}" if normalization else None
             wiring += layer_wires(name, norm, inputs=previous, outputs=name)
             gates[name], previous = size, name
-    repeat = _positions(tuple(inputs), pools)
+    repeat = 1 if pooled else _positions(tuple(inputs), pools)
     for index, size in enumerate(dense):
         name, norm = f"dense_{index}", f"dense_norm_{index}" if normalization else None
         wiring += layer_wires(name, norm, inputs=previous, outputs=name, repeat=repeat)

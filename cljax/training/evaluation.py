@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import streams
+from cljax import metrics, streams
 from cljax.types import Array, HostArray, Learner, Method, Tables
 
 
@@ -30,22 +30,6 @@ class Evaluation(NamedTuple):
 def number_of_batches(examples: Array, batch_size: int) -> Array:
     """Batches that cover so many examples, the last perhaps partial."""
     return (examples + batch_size - 1) // batch_size
-
-
-def correct(logits: Array, labels: Array, classes: Array) -> Array:
-    """How right each prediction is: `[B]` float32 in [0, 1].
-
-    Args:
-      logits: `[B, K]`.
-      labels: `[B]` int32, then 1 where the largest valid logit is the label's; or `[B, K]` float32, then the fraction
-        of valid labels on whose side of one half the sigmoid of the logit lies.
-      classes: `[K]` bool, the valid logits.
-    """
-    if labels.ndim == 1:
-        best = jnp.argmax(jnp.where(classes, logits, -jnp.inf), axis=-1)
-        return (best == labels).astype(jnp.float32)
-    agree = ((logits > 0) == (labels > 0.5)) & classes[None, :]
-    return jnp.sum(agree, axis=-1).astype(jnp.float32) / jnp.sum(classes).astype(jnp.float32)
 
 
 def bits_sum(logits: Array, weights: Array, first: Array) -> Array:
@@ -95,11 +79,11 @@ def evaluate_task(
             else:
                 place = jax.nn.one_hot(task, tasks, dtype=batch.labels.dtype)
                 labels = (place[None, :, None] * batch.labels[:, None, :]).reshape(flat.shape)
-            right += jnp.sum(batch.weights * correct(flat, labels, seen.reshape(-1)))
+            right += jnp.sum(batch.weights * metrics.correct(flat, labels, seen.reshape(-1)))
         else:
             own = method.predict(learner, batch.inputs, task)
-            right += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
-        aware += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
+            right += jnp.sum(batch.weights * metrics.correct(own, batch.labels, own_classes))
+        aware += jnp.sum(batch.weights * metrics.correct(own, batch.labels, own_classes))
         return right, aware, fingerprint + bits_sum(own, batch.weights, step * batch_size)
 
     size = streams.size_of(table, task)

@@ -1,0 +1,86 @@
+r"""Attention: where in the last feature maps a class is seen. Differentiable, maps and importances both.
+
+A map is what `losses.attention_distillation` compares; it normalises, these functions do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from cljax.types import Array
+
+
+def grad_cam(decode: Callable[[Array], Array], maps: Array, class_index: Array) -> Array:
+    r"""Gradient-weighted class activation maps of any head.
+
+    $$ Q_{hw} = \mathrm{ReLU} \Big( \sum_k \alpha_k A_{hwk} \Big), \qquad
+    \alpha_k = \frac{1}{HW} \sum_{hw} \frac{\partial z_c}{\partial A_{hwk}} $$
+
+    It is differentiable in the maps and in whatever `decode` closes over, through the importances too: their gradient
+    is of second order, and where the head is linear that costs next to nothing.
+
+    Args:
+      decode: `maps -> logits [B, K]`, each example's logits depending on its own maps only (evaluation mode).
+      maps: `[B, H, W, C]`, floating point.
+      class_index: `[B]` int32, the class c of each example.
+
+    Returns:
+      `[B, H, W]`, at least 0, not normalised; all zero where no position speaks for the class.
+
+    Example:
+      >>> maps = jnp.array([[[[1.0, 0.0]], [[0.0, 3.0]]]])
+      >>> head = lambda maps: maps.mean((1, 2)) @ jnp.array([[2.0, 0.0], [-1.0, 4.0]])
+      >>> grad_cam(head, maps, jnp.array([1]))  # half the kernel's column, (0, 2): the second position sees class 1
+      Array([[[0.],
+              [6.]]], dtype=float32)
+
+    Reference: Selvaraju et al., Grad-CAM, 2017, equations 1 and 2; Dhar et al., Learning without Memorizing, 2019,
+    equation 2 with the average over positions that its text describes.
+    """
+    chex.assert_rank(maps, 4)
+    chex.assert_shape(class_index, maps.shape[:1])
+    chex.assert_type(class_index, int)
+
+    def score(maps: Array) -> Array:
+        logits = decode(maps)
+        chex.assert_shape(logits, (maps.shape[0], None))
+        return jnp.sum(logits * jax.nn.one_hot(class_index, logits.shape[-1], dtype=logits.dtype))
+
+    return _activation(maps, jnp.mean(jax.grad(score)(maps), axis=(1, 2)))
+
+
+def pooled_linear_cam(maps: Array, kernel: Array, class_index: Array) -> Array:
+    r"""Class activation maps of a linear head on globally average-pooled maps: `grad_cam` in closed form.
+
+    $$ Q_{hw} = \mathrm{ReLU} \Big( \frac{1}{HW} \sum_k w_{kc} A_{hwk} \Big) $$
+
+    Args:
+      maps: `[B, H, W, C]`, those that enter the pooling.
+      kernel: `[C, K]`, of the head.
+      class_index: `[B]` int32, the class c of each example.
+
+    Returns:
+      `[B, H, W]`, at least 0, not normalised.
+
+    Example:
+      >>> maps = jnp.array([[[[1.0, 0.0]], [[0.0, 3.0]]]])
+      >>> pooled_linear_cam(maps, jnp.array([[2.0, 0.0], [-1.0, 4.0]]), jnp.array([1]))
+      Array([[[0.],
+              [6.]]], dtype=float32)
+
+    Reference: Zhou et al., Learning Deep Features for Discriminative Localization, 2016, equation 2, rectified.
+    """
+    chex.assert_rank([maps, kernel], [4, 2])
+    chex.assert_axis_dimension(kernel, 0, maps.shape[-1])
+    chex.assert_shape(class_index, maps.shape[:1])
+    chex.assert_type(class_index, int)
+    return _activation(maps, kernel.T[class_index] / (maps.shape[1] * maps.shape[2]))
+
+
+def _activation(maps: Array, importance: Array) -> Array:
+    """The rectified sum of maps `[B, H, W, C]` weighted by importance `[B, C]`; its gradient at 0 is 0."""
+    return jax.nn.relu(jnp.einsum("bhwc,bc->bhw", maps, importance))

@@ -1,0 +1,280 @@
+"""Continual learning via neural pruning: train all free units, keep the active ones, give back the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cljax import importance, losses, masks, metrics, ownership, rows
+from cljax.methods.finetune import finetune
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Phase, Tree
+
+THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
+"""Multiples of a layer's mean activity, among which the pruning threshold is sought."""
+
+
+class PruningState(NamedTuple):
+    """What neural pruning keeps.
+
+    Attributes:
+      owner: the task that made each unit, `{gate: [C] int32}`.
+      best: float32, the accuracy on the newest task's validation examples before its units were pruned.
+    """
+
+    owner: ownership.Owner
+    best: Array
+
+
+def clnp(
+    network: Network,
+    *,
+    l1: float | Sequence[float] = 5e-5,
+    margin: float = 0.01,
+    thresholds: Sequence[float] = THRESHOLDS,
+    candidates: Sequence[tuple[float | Sequence[float], float]] | None = None,
+    fine_tune: float = 0.0,
+    fine_tune_rate: float = 0.1,
+) -> Method:
+    r"""Continual learning via neural pruning (CLNP): train the free units, keep those that are active, free the rest.
+
+    $$ \min_{W^{free}} \; \mathbb{E}\left[ -\log \mathrm{softmax}(z_t(x))_y \right] + \sum_l \alpha_l \|W^{free}_l\|_1,
+    \qquad N^{act}_l \leftarrow N^{act}_l \cup \{ i \in N_l : \mathbb{E}_S |h_{l,i}| > \theta_l \} $$
+
+    At its first visit a task claims every free unit, and the weights into them are drawn anew. It trains those weights
+    and its head; never those into older units, and weights from new into old units stay 0 (interference). After
+    training, units whose average activity over the task's training examples, in evaluation mode, is at most theta are
+    given back, and the weights from them into kept units and into the head are set to 0. Then a task's logits are the
+    same with all units open, and later tasks change no bit of them. A layer's theta is a common multiple k of the
+    layer's mean activity: the largest k at which accuracy on the validation examples stays within the margin; dead
+    units (theta = 0) go in any case. With batch normalisation, units of older tasks keep their frozen statistics in
+    training too. When an older task is visited again, only its head is trained.
+
+    Multi-head or single-head is up to the network. With a shared head (`per_task=()`), a task sees only its own units
+    of the last hidden layer, and the head's bias is fixed, as it would be shared. Where a layer has no free units left,
+    a task with its own head learns by transfer; with a shared head, and the last layer spent, it cannot learn: see
+    `diagnostics`.
+
+    Args:
+      network: with gates; batch normalisation with `frozen` flags, as in those of `cljax.networks`, may be shared.
+      l1: alpha; a sequence gives each kernel its own, in the order of the wiring, the head last.
+      margin: of validation accuracy, a fraction: how much pruning and the choice among candidates may cost.
+      thresholds: the multiples k to try.
+      candidates: pairs of l1 and learning rate to try for each task; of those within the margin of the best, the one
+        that leaves the fewest units in use is kept (graceful forgetting). Each is pruned within the margin of its own
+        best accuracy. None: no search.
+      fine_tune: the part of a visit's epochs, after pruning, in which the new weights that survived are trained on;
+        0: none.
+      fine_tune_rate: factor on the learning rate then.
+
+    Returns:
+      The method.
+
+    Raises:
+      ValueError: for a network without gates, or with statistics that cannot be frozen; for lists of the wrong length.
+
+    Example:
+      >>> from cljax import networks
+      >>> method = clnp(networks.mlp((8, 8, 1), 2, hidden=(16,)), fine_tune=0.25)
+      >>> method.forgets_nothing, [(phase.name, phase.share) for phase in method.phases]
+      (True, [('train', 0.75), ('fine-tune', 0.25)])
+
+    Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, sections 2.1 and 2.2, algorithm 1
+    (whose last lines should read the complement and the weights into *active* units).
+    """
+    layout = _layout(network)
+    kernels, wires = layout.kernels, layout.wires
+    strengths = _strengths(l1, len(kernels))
+    options = [{**_strengths(alpha, len(kernels)), "rate": float(rate)} for alpha, rate in candidates or ()]
+    if any(set(option) != {*strengths, "rate"} for option in options):
+        raise ValueError("clnp's candidates give l1 in another form than the option l1: a number, or one a kernel.")
+    if not 0 <= fine_tune < 1 or any(multiple < 0 for multiple in thresholds):
+        raise ValueError(f"clnp needs fine_tune in [0, 1) and thresholds of at least 0: {fine_tune}, {thresholds}.")
+    own = (layout.shared_head,) if layout.shared_head else ()
+    multiples = (0.0, *sorted(thresholds))
+    base = finetune(network)
+
+    def show(learner: Learner, owner: ownership.Owner, task: Array, newest: Array) -> Tree:
+        return ownership.show(learner.collections, owner, task, newest=newest, own=own)
+
+    def trained(params: Tree, learner: Learner, clock: Clock) -> Tree:
+        owner = learner.method_state.owner
+        return ownership.update_mask(params, wires, owner, clock, learner.rows, rule="pruning")
+
+    def init(key: Array):
+        params, collections = network.init(key)
+        hyper = {name: jnp.float32(value) for name, value in {**strengths, "margin": margin}.items()}
+        return params, collections, PruningState(ownership.unowned(collections), jnp.float32(0.0)), hyper
+
+    def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
+        del fold
+        (params, collections), owner = network.init(key), learner.method_state.owner
+        params = ownership.redraw(learner.params, params, wires, owner, learner.rows)
+        found = learner.collections
+        if "batch_stats" in found:
+            old, new = found["batch_stats"], collections["batch_stats"]
+            found = {**found, "batch_stats": ownership.redraw(old, new, wires, owner, learner.rows)}
+        owner = {name: masks.claim(leaf, clock.task, leaf.size) for name, leaf in owner.items()}
+        state = learner.method_state._replace(owner=owner)
+        return learner._replace(params=params, collections=found, method_state=state)
+
+    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
+        shown = show(learner, learner.method_state.owner, clock.task, clock.newest)
+        value, (collections, _) = base.loss(params, learner._replace(collections=shown), clock, batch, key)
+
+        def weigh(path: str, leaf: Array, mask: Array) -> Array:
+            if path not in kernels:
+                return jnp.zeros((), leaf.dtype)
+            alpha = learner.hyper["l1" if len(strengths) == 1 else f"l1_{kernels.index(path)}"]
+            return alpha.astype(leaf.dtype) * mask.astype(leaf.dtype)
+
+        named = rows.map_leaves(lambda path, leaf: path, params)
+        penalty = losses.l1_sparsity(params, jax.tree.map(weigh, named, params, trained(params, learner, clock)))
+        return value + penalty, (collections, {"l1": penalty})
+
+    def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
+        del key
+
+        def prune(learner: Learner) -> Learner:
+            showing = lambda owner: show(learner, owner, clock.task, clock.newest)
+            owner, best = _prune(network, learner, clock, fold, showing, multiples)
+            params = ownership.sever(learner.params, wires, owner, clock.task)
+            return learner._replace(params=params, method_state=PruningState(owner, best))
+
+        return lax.cond(clock.first & (clock.phase == 0), prune, lambda learner: learner, learner)
+
+    def predict(learner: Learner, inputs: Array, task: Array) -> Array:
+        shown = show(learner, learner.method_state.owner, task, task)
+        return base.predict(learner._replace(collections=shown), inputs, task)
+
+    def choose(scores: Array, learners: Learner, clock: Clock) -> Array:
+        state = learners.method_state
+        used = sum(jnp.sum(leaf <= clock.newest, axis=-1, dtype=jnp.int32) for leaf in state.owner.values())
+        bar = jnp.minimum(jnp.max(state.best) - learners.hyper["margin"], jnp.max(scores))
+        return jnp.argmin(jnp.where(scores >= bar, used, jnp.int32(2**31 - 1))).astype(jnp.int32)
+
+    tuning = Phase("fine-tune", fine_tune, lambda clock: jnp.float32(fine_tune_rate))
+    return base._replace(
+        name="clnp",
+        init=init,
+        begin_task=begin_task,
+        loss=loss,
+        update_mask=lambda learner, clock: trained(learner.params, learner, clock),
+        end_phase=end_phase,
+        predict=predict,
+        phases=(Phase("train", 1 - fine_tune), tuning) if fine_tune else (Phase(),),
+        candidates=(lambda learner, clock: _stack(options)) if options else None,
+        choose=choose,
+        forgets_nothing=True,
+    )
+
+
+def _prune(
+    network: Network,
+    learner: Learner,
+    clock: Clock,
+    fold: Fold,
+    show: Callable[[ownership.Owner], Tree],
+    multiples: tuple[float, ...],
+) -> tuple[ownership.Owner, Array]:
+    """The owners after pruning by the largest multiple within the margin, and the accuracy before."""
+    owner, classes = learner.method_state.owner, learner.classes[clock.task]
+    collections = show(owner)
+
+    def observe(carry: tuple[ownership.Owner, Array], batch: Batch) -> tuple[ownership.Owner, Array]:
+        sums, count = carry
+        found = network.apply(learner.params, collections, batch.inputs).activations
+        mean = importance.unit_activity({name: found[name] for name in owner}, weights=batch.weights)
+        examples = jnp.sum(batch.weights)
+        return {name: sums[name] + examples * mean[name].astype(jnp.float32) for name in owner}, count + examples
+
+    zeros = {name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in owner.items()}
+    sums, _ = fold(observe, (zeros, jnp.float32(0.0)))
+
+    def pruned(multiple: Array) -> ownership.Owner:
+        cut = lambda o, a: masks.prune_by_activity(o, clock.task, a, threshold=multiple * jnp.mean(a))
+        return jax.tree.map(cut, owner, sums)  # sums serve as well as means: both sides have the same factor
+
+    def count(carry: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
+        def right(multiple: Array) -> Array:
+            logits = network.apply(learner.params, show(pruned(multiple)), batch.inputs).logits
+            return jnp.sum(batch.weights * metrics.correct(logits, batch.labels, classes))
+
+        return carry[0] + lax.map(right, tried), carry[1] + jnp.sum(batch.weights)
+
+    tried = jnp.asarray(multiples, jnp.float32)
+    correct, examples = fold(count, (jnp.zeros(len(multiples), jnp.float32), jnp.float32(0.0)), "validation")
+    # Counts of examples, so that rounding decides nothing; without any, only dead units go.
+    within = (correct >= correct[0] - learner.hyper["margin"] * examples - 1e-3) & (examples > 0)
+    chosen = jnp.max(jnp.where(within, jnp.arange(len(multiples)), 0))
+    return pruned(tried[chosen]), correct[0] / examples
+
+
+class Diagnostics(NamedTuple):
+    """Parts of each layer's units, `{gate: [T]}` float32 in [0, 1], one number after each task.
+
+    Attributes:
+      used: owned by this task or an earlier one.
+      newly_used: made by this task.
+      reused: made by earlier tasks and feeding this one; see `ownership.reused`.
+      free: owned by none of them; 0 where the layer is spent, so that later tasks can only transfer there.
+    """
+
+    used: ownership.Owner
+    newly_used: ownership.Owner
+    reused: ownership.Owner
+    free: ownership.Owner
+
+
+def diagnostics(network: Network, learner: Learner, *, threshold: float = 0.0) -> Diagnostics:
+    """How tasks shared out the units of each layer, and what they reuse.
+
+    Args:
+      network: the method's.
+      learner: of `clnp` (or `tfm`), at rest.
+      threshold: the absolute value that a weight must exceed to count as reuse.
+
+    Returns:
+      `Diagnostics`.
+
+    Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, section 2.1 and figure 3.
+    """
+    layout, owner = ownership.layout("diagnostics", network), learner.method_state.owner
+
+    def one(task: Array) -> Diagnostics:
+        params = rows.take_row(learner.params, task, learner.rows)
+        found = ownership.reused(params, layout.wires, owner, task, threshold=threshold)
+        parts = jax.tree.map(lambda leaf: jnp.mean(leaf, dtype=jnp.float32), found)
+        used, newly_used, free = metrics.capacity(owner, task)
+        return Diagnostics(used, newly_used, parts, free)
+
+    return jax.vmap(one)(jnp.arange(len(learner.classes), dtype=jnp.int32))
+
+
+def _layout(network: Network) -> ownership.Layout:
+    layout = ownership.layout("clnp", network)
+    _, collections = jax.eval_shape(network.init, jax.random.key(0))
+    own = [path for path in network.per_task if path.startswith("batch_stats/")]
+    if "batch_stats" in collections and ("frozen" not in collections or own):
+        raise ValueError(
+            "clnp shares normalisation statistics among tasks and freezes them for older tasks' units, by the flags "
+            "collections['frozen'], which this network lacks or contradicts (per_task holds statistics). Use a network "
+            "of cljax.networks with normalization='batch', its norms shared; or one without batch normalisation."
+        )
+    return layout
+
+
+def _strengths(l1: float | Sequence[float], kernels: int) -> dict[str, float]:
+    """L1's strengths as hyper-parameters: one for all kernels, or one each."""
+    if isinstance(l1, int | float):
+        return {"l1": float(l1)}
+    if len(l1) != kernels:
+        raise ValueError(f"clnp's l1 has {len(l1)} numbers for {kernels} kernels (the head's last): give one, or all.")
+    return {f"l1_{index}": float(value) for index, value in enumerate(l1)}
+
+
+def _stack(options: list[dict[str, float]]) -> dict[str, Array]:
+    return {name: jnp.asarray([option[name] for option in options], jnp.float32) for name in options[0]}

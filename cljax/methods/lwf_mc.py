@@ -1,0 +1,83 @@
+"""LwF-MC: class-incremental learning with sigmoid outputs, old ones distilled; iCaRL without exemplars."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax import losses
+from cljax.methods.finetune import apply_kept, finetune, mean
+from cljax.methods.freezing import require_own_leaves
+from cljax.methods.lwf import flatten_heads, head_mask, old_tasks, renew_teacher, snapshot, teach
+from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
+
+
+def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
+    r"""LwF-MC: one growing head of sigmoid outputs, new classes learned by label, old ones from the teacher.
+
+    $$ L = -\sum_k \tilde y_k \log \sigma(z_k) + (1 - \tilde y_k) \log (1 - \sigma(z_k)), \qquad
+    \tilde y_k = \begin{cases} \sigma(t_k) & k \text{ an old class} \\ y_k & \text{else} \end{cases} $$
+    with the logits t of the teacher, the network as it was just before the visit, in evaluation mode. There is neither
+    temperature nor strength. The sum over classes is a sum: the official code takes a mean, so that its rate of 2.0 for
+    100 classes is 0.02 here. The prediction is the largest output of all classes seen (scenario 'class').
+
+    Args:
+      network: an ordinary network whose `per_task` leaves are its head: a block of outputs for each task.
+      push_unseen: whether outputs of classes not yet seen are pushed to 0, as in the official code, whose head has all
+        outputs from the start; if not, they are left out and none of their bits changes.
+
+    Returns:
+      The method. Its metrics are `classification` and `distillation`, in nats.
+
+    Raises:
+      ValueError: where nothing belongs to a task, so that the head could not grow.
+
+    Example:
+      >>> from cljax import networks
+      >>> lwf_mc(networks.mlp((8, 8, 1), 2)).keeps_rows
+      ('head/kernel', 'head/bias')
+
+    Reference: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, 2017, section 4.1 and
+    algorithm 3.
+    """
+    require_own_leaves("lwf_mc", network)
+    base = finetune(network)
+
+    def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        params, collections, _, _ = base.init(key)
+        return params, collections, {"teacher": snapshot(params, collections)}, {}
+
+    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
+        student = apply_kept(network, learner, params, batch.inputs, key=key)
+        logits, teacher_logits = (
+            flatten_heads(each) for each in (student.logits, teach(network, learner, batch.inputs))
+        )
+        old, learned = old_tasks(learner, clock), trained(learner, clock)
+        targets = place_labels(batch, learner).astype(logits.dtype)
+        of = lambda tasks: (learner.classes & tasks[:, None]).reshape(-1)
+        classification = mean(losses.cross_entropy(logits, targets, classes=of(learned & ~old)), batch.weights)
+        each = losses.sigmoid_distillation(logits, teacher_logits, classes=of(old))
+        distillation = mean(each, batch.weights)
+        metrics = {"classification": classification, "distillation": distillation}
+        return classification + distillation, (student.collections, metrics)
+
+    def trained(learner: Learner, clock: Clock) -> Array:
+        return (jnp.arange(learner.classes.shape[0]) <= clock.newest) | push_unseen
+
+    return base._replace(
+        name="lwf_mc",
+        init=init,
+        begin_task=renew_teacher,
+        loss=loss,
+        update_mask=lambda learner, clock: head_mask(learner, trained(learner, clock)),
+        end_phase=renew_teacher,
+        keeps_rows=network.per_task,
+    )
+
+
+def place_labels(batch: Batch, learner: Learner) -> Array:
+    """The labels as targets of one head for all tasks: `[B, T * K]` float32, 0 outside the own task's block."""
+    tasks, outputs = learner.classes.shape
+    labels = jax.nn.one_hot(batch.labels, outputs) if batch.labels.ndim == 1 else batch.labels
+    placed = jax.nn.one_hot(batch.tasks, tasks)[:, :, None] * labels[:, None, :].astype(jnp.float32)
+    return placed.reshape(-1, tasks * outputs)

@@ -1,0 +1,154 @@
+"""Learning without Memorizing: the student sees old classes with the teacher's scores, and where the teacher does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cljax import losses, rows
+from cljax.attention import grad_cam
+from cljax.methods.finetune import finetune, mean
+from cljax.methods.freezing import require_own_leaves
+from cljax.methods.lwf import flatten_heads, head_mask, old_tasks, renew_teacher, snapshot
+from cljax.methods.lwf_mc import place_labels
+from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
+
+Classification = Literal["ce_new", "ce_all", "bce_all"]
+
+
+def lwm(
+    network: Network, *, classification: Classification = "ce_new", beta: float = 1.0, gamma: float = 1.0
+) -> Method:
+    r"""Learning without Memorizing: classification, distillation of scores, distillation of attention.
+
+    $$ L = L_C + \beta L_D + \gamma L_{AD} $$
+    $$ L_D = -\sum_{k \in \mathrm{old}} p_k \log q_k + (1 - p_k) \log (1 - q_k), \quad p = \sigma(t), \; q = \sigma(z);
+    \qquad L_{AD} = \Big\| \frac{Q'_b}{\|Q'_b\|_2} - \frac{Q_b}{\|Q_b\|_2} \Big\|_1 $$
+    with the logits t and the attention Q' of the teacher, the network as it was just before the visit, in evaluation
+    mode; b is the old class of the student's largest logit, for both networks; Q_b is the Grad-CAM of the last maps. On
+    the first task there is L_C alone. The maps are those of the training step; the importance of a map is taken from
+    the head in evaluation mode, without dropout. The configurations compared in the paper: fine-tuning (0, 0), LwF-MC
+    (beta, 0), LwM (beta, gamma), attention alone (0, gamma). The paper gives neither number.
+
+    Args:
+      network: an ordinary network with feature maps `[B, H, W, C]`, best with a head on globally average-pooled maps
+        (`networks.cnn(..., dense=(), pooled=True)`). Its `per_task` leaves are parameters of the head: a block of
+        outputs for each task, one growing head together.
+      classification: L_C. 'ce_new', the cross-entropy of a softmax over the classes of the current task, the "outputs
+        with respect to the new classes" of section 5.3; 'ce_all', over all classes seen; 'bce_all', the sum of the
+        binary cross-entropies of all classes seen. With no example of an old class, the last two push all old outputs
+        down, against L_D. Of multi-label outputs (float labels) all three sum binary terms.
+      beta: strength of L_D.
+      gamma: strength of L_AD.
+
+    Returns:
+      The method. Its metrics are `classification`, `distillation` (nats) and `attention`, before their strengths.
+
+    Raises:
+      ValueError: for an unknown option; where nothing belongs to a task, or something that is no parameter; where the
+        network's maps have no positions.
+
+    Example:
+      >>> from cljax import networks
+      >>> lwm(networks.cnn((8, 8, 1), 2, dense=(), pooled=True)).name
+      'lwm'
+
+    Reference: Dhar et al., Learning without Memorizing, 2019, equations 1 to 3 and 6, table 3. In print,
+    equation 1 leaves out the second term of L_D.
+    """
+    if classification not in get_args(Classification):
+        known = ", ".join(get_args(Classification))
+        raise ValueError(f"lwm's classification is {classification!r}, but must be one of {known}.")
+    _check_network(network)
+    base = finetune(network)
+
+    def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        params, collections, _, _ = base.init(key)
+        hyper = {"beta": jnp.float32(beta), "gamma": jnp.float32(gamma)}
+        return params, collections, {"teacher": snapshot(params, collections)}, hyper
+
+    def run(params: Tree, collections: Tree, learner: Learner, clock: Clock, inputs: Array, key: Array | None):
+        """One encoding, all heads: maps, logits `[B, T * K]`, the head as a function of maps, collections."""
+        train = key is not None
+        encode_key, decode_key = (None, None) if key is None else tuple(jax.random.split(key))
+        own = rows.take_row(params, clock.task, learner.rows)
+        maps, _, collections = network.encode(own, collections, inputs, train=train, key=encode_key)
+
+        def heads(maps: Array, *, train: bool, key: Array | None) -> tuple[Array, Tree]:
+            def one(params: Tree):
+                (logits, _), _, updated = network.decode(params, collections, maps, train=train, key=key)
+                return logits, updated
+
+            axes = rows.row_axes(params, learner.rows)
+            logits, updated = jax.vmap(one, in_axes=(axes,), out_axes=(0, None))(params)
+            return flatten_heads(logits), updated
+
+        logits, updated = heads(maps, train=train, key=decode_key)
+        decode: Callable[[Array], Array] = lambda maps: heads(maps, train=False, key=None)[0]
+        return maps, logits, decode, updated
+
+    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
+        maps, logits, decode, collections = run(params, learner.collections, learner, clock, batch.inputs, key)
+        teacher = lax.stop_gradient(learner.method_state["teacher"])
+        teacher_maps, teacher_logits, teacher_decode, _ = run(
+            teacher["params"], teacher["collections"], learner, clock, batch.inputs, None
+        )
+        old_rows = old_tasks(learner, clock)
+        of = lambda tasks: (learner.classes & tasks[:, None]).reshape(-1)
+        old = of(old_rows)
+        learned = of(seen(learner, clock) & ~old_rows if classification == "ce_new" else seen(learner, clock))
+        labels = place_labels(batch, learner).astype(logits.dtype)
+        if classification != "bce_all" and batch.labels.ndim == 1:
+            labels = batch.tasks * learner.classes.shape[1] + batch.labels
+        top = jnp.argmax(losses.mask_logits(logits, old), axis=-1).astype(jnp.int32)
+        attention = losses.attention_distillation(
+            grad_cam(decode, maps, top), grad_cam(teacher_decode, teacher_maps, top)
+        )
+        attention = attention * jnp.any(old).astype(attention.dtype)
+        terms = {
+            "classification": losses.cross_entropy(logits, labels, classes=learned),
+            "distillation": losses.sigmoid_distillation(logits, teacher_logits, classes=old),
+            "attention": attention,
+        }
+        metrics = {name: mean(each, batch.weights) for name, each in terms.items()}
+        beta, gamma = (learner.hyper[name].astype(logits.dtype) for name in ("beta", "gamma"))
+        value = metrics["classification"] + beta * metrics["distillation"] + gamma * metrics["attention"]
+        return value, (collections, metrics)
+
+    def seen(learner: Learner, clock: Clock) -> Array:
+        return jnp.arange(learner.classes.shape[0]) <= clock.newest
+
+    return base._replace(
+        name="lwm",
+        init=init,
+        begin_task=renew_teacher,
+        loss=loss,
+        update_mask=lambda learner, clock: head_mask(learner, seen(learner, clock)),
+        end_phase=renew_teacher,
+        keeps_rows=network.per_task,
+    )
+
+
+def _check_network(network: Network) -> None:
+    require_own_leaves("lwm", network)
+    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    if stray := [path for path in network.per_task if path in rows.leaf_paths(collections)]:
+        raise ValueError(
+            f"lwm reads all heads from one encoding, so that only parameters of the head may belong to a task, but "
+            f"per_task names '{stray[0]}', which is in the network's collections. Let tasks share it: leave it out of "
+            f"per_task."
+        )
+    inputs = jax.ShapeDtypeStruct((1, *network.inputs), jnp.float32)
+    encode = lambda params, collections, inputs: network.encode(params, collections, inputs, train=False, key=None)[0]
+    maps = jax.eval_shape(encode, params, collections, inputs)
+    if maps.ndim != 4:
+        raise ValueError(
+            f"lwm compares where two networks look, which needs feature maps [B, H, W, C], but this network's have the "
+            f"shape [B, {', '.join(map(str, maps.shape[1:]))}]. Take a convolutional one, such as networks.cnn(..., "
+            f"dense=(), pooled=True), or cut a model of your own at its last maps (encode_method and decode_method of "
+            f"networks.from_linen and networks.from_nnx)."
+        )

@@ -1,0 +1,150 @@
+"""Ternary feature masks: each task owns new features, sees all older ones, and changes none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import masks, ownership, rows
+from cljax.methods.finetune import finetune
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Tree
+
+
+class TernaryState(NamedTuple):
+    """What ternary feature masks keep: the task that made each feature, `{gate: [C] int32}`.
+
+    `masks.pack(masks.ternary(owner, t))` is task t's mask in two bits a feature.
+    """
+
+    owner: ownership.Owner
+
+
+def tfm(
+    network: Network,
+    *,
+    growth: float | Sequence[float] = 0.2,
+    candidates: Sequence[float] | None = None,
+    margin: float = 0.015,
+    feature_normalization: bool = True,
+    zero_init_new_to_old: bool = False,
+) -> Method:
+    r"""Ternary feature masks (TFM): a task makes new features, uses all older ones, and changes only what is new.
+
+    $$ y_i = n^t_i \Big( \gamma_{t,i} \sum_j W_{ij} x_j + \beta_{t,i} \Big), \qquad
+    \dot W_{ij} \propto n^{t,l-1}_j n^{t,l}_i - n^{t-1,l-1}_j n^{t-1,l}_i $$
+
+    with $n^t_i = [\mathrm{owner}_i \le t]$: equation 2, the task's own feature normalisation (equation 7) and the mask
+    of gradients (equation 5, which is equation 6 where no task is visited again). Weights from new features into old
+    ones are trained too: older tasks do not see new features, so no bit of their logits changes. At its first visit a
+    task claims the next free features of every layer (equations 8 and 9), up to the network's full width. When an older
+    task is visited again, only its own head and normalisation are trained. Inputs count as features of task 0.
+
+    The paper leaves open, and here: the gate comes after the normalisation, whose shift would pass it otherwise; a bias
+    belongs to its feature; growth is a part of each layer's features, rounded up.
+
+    Args:
+      network: with gates, a head for each task, and no batch normalisation.
+      growth: in [0, 1], the part of each layer's features that a task claims; a sequence is a schedule for tasks 0, 1,
+        ..., its last number for all further tasks: `(0.55, 0.05)`.
+      candidates: numbers to choose each task's growth from, by training with each of them; None: no search.
+      margin: of validation accuracy: the lowest growth that comes as near to the best is chosen.
+      feature_normalization: whether scale and shift of each feature belong to a task, where the network has
+        `'feature'` normalisation; otherwise they stay 1 and 0.
+      zero_init_new_to_old: whether weights from new features into old ones start at 0, so that a task begins with the
+        old features as they were; otherwise they start like all others.
+
+    Returns:
+      The method.
+
+    Raises:
+      ValueError: for a network without gates, with a shared head or with batch normalisation; for a growth outside
+        [0, 1], or a schedule together with candidates.
+
+    Example:
+      >>> from cljax import networks
+      >>> tfm(networks.mlp((8, 8, 1), 2, hidden=(16,), normalization='feature')).per_task
+      ('head/kernel', 'head/bias', 'norm_0/scale', 'norm_0/bias')
+
+    Reference: Masana, Tuytelaars and van de Weijer, Ternary Feature Masks, 2021, sections 3.2 to 3.4.
+    """
+    layout = ownership.layout("tfm", network)
+    _check(network, layout)
+    schedule = [float(growth)] if isinstance(growth, int | float) else [float(part) for part in growth]
+    options = sorted(float(part) for part in candidates or ())
+    if not schedule or not all(0 <= part <= 1 for part in schedule + options):
+        raise ValueError(f"tfm's growth is a part of each layer's features, in [0, 1], not {growth!r}, {candidates!r}.")
+    if options and len(schedule) > 1:
+        raise ValueError("tfm's growth is either a schedule or chosen among candidates: give one of the two.")
+    names = ["growth"] if len(schedule) == 1 else [f"growth_{task}" for task in range(len(schedule))]
+    own = layout.affines if feature_normalization else ()
+    base = finetune(network._replace(per_task=tuple(dict.fromkeys((*network.per_task, *own)))))
+
+    def init(key: Array):
+        params, collections = network.init(key)
+        hyper = {"margin": jnp.float32(margin), **{n: jnp.float32(v) for n, v in zip(names, schedule, strict=True)}}
+        return params, collections, TernaryState(ownership.unowned(collections)), hyper
+
+    def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
+        del fold, key
+        parts = jnp.stack([learner.hyper[name] for name in names])
+        part = parts[jnp.minimum(clock.task, len(names) - 1)]
+
+        def grow(owner: Array) -> Array:
+            # A number such as 0.1 is a little more than a tenth in float32, and 3.0000001 features are three.
+            count = jnp.ceil(part * jnp.float32(owner.size) - jnp.float32(1e-4)).astype(jnp.int32)
+            return masks.claim(owner, clock.task, count)
+
+        owner = jax.tree.map(grow, learner.method_state.owner)
+        params = learner.params
+        if zero_init_new_to_old:
+            params = ownership.sever(params, layout.wires, owner, clock.task, only_own=True)
+        return learner._replace(params=params, method_state=TernaryState(owner))
+
+    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
+        shown = ownership.show(learner.collections, learner.method_state.owner, clock.task)
+        return base.loss(params, learner._replace(collections=shown), clock, batch, key)
+
+    def update_mask(learner: Learner, clock: Clock) -> Tree:
+        owner, fixed = learner.method_state.owner, () if feature_normalization else layout.affines
+        mask = ownership.update_mask(learner.params, layout.wires, owner, clock, learner.rows, rule="ternary")
+        return rows.map_leaves(lambda path, part: jnp.zeros_like(part) if path in fixed else part, mask)
+
+    def predict(learner: Learner, inputs: Array, task: Array) -> Array:
+        shown = ownership.show(learner.collections, learner.method_state.owner, task)
+        return base.predict(learner._replace(collections=shown), inputs, task)
+
+    def choose(scores: Array, learners: Learner, clock: Clock) -> Array:
+        del clock
+        return jnp.argmax(scores >= jnp.max(scores) - learners.hyper["margin"]).astype(jnp.int32)
+
+    return base._replace(
+        name="tfm",
+        init=init,
+        begin_task=begin_task,
+        loss=loss,
+        update_mask=update_mask,
+        predict=predict,
+        candidates=(lambda learner, clock: {"growth": jnp.asarray(options, jnp.float32)}) if options else None,
+        choose=choose,
+        forgets_nothing=True,
+        network=network,
+    )
+
+
+def _check(network: Network, layout: ownership.Layout) -> None:
+    if layout.shared_head:
+        raise ValueError(
+            "tfm needs a head for each task, for new features would change the logits of a shared one. Let the head "
+            "belong to a task: network._replace(per_task=('head/kernel', 'head/bias')); or choose clnp, which can "
+            "divide a shared head's inputs among tasks."
+        )
+    _, collections = jax.eval_shape(network.init, jax.random.key(0))
+    if "batch_stats" in collections:
+        raise ValueError(
+            "tfm cannot use batch normalisation: its statistics are shared, and old features, which new ones feed, "
+            "differ from task to task. Use feature normalisation, a scale and shift of each task's own: "
+            "normalization='feature'; or none."
+        )

@@ -1,0 +1,56 @@
+"""Baking: one task's model as a plain network, without the continual learner around it."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from cljax import filters, rows
+from cljax.types import Learner, Network, Tree
+
+Array = jax.Array
+
+
+def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, Tree]:
+    """The parameters and collections with which the ordinary network is one task's model.
+
+    Leaves that belong to a task give their row, and factors of kernels (see `cljax.filters`) the kernel they stand
+    for; the other tasks are left behind. The logits are those of `predict`, for every method that predicts with the
+    network and the task's parameters alone: DF-CNN, single-task learning, fine-tuning. A method that closes gates or
+    masks weights has `masks.extract` instead.
+
+    Args:
+      network: the one the method was made for, `method.network`.
+      learner: at rest.
+      task: int32 scalar, traced or not.
+
+    Returns:
+      `(params, collections)`, like those of `network.init`: `network.apply(params, collections, inputs)`.
+
+    Raises:
+      ValueError: where the learner's parameters are not those of the network, up to rows and factors: for a learner of
+        another network, or one whose method puts parameters of its own into the forward pass.
+
+    Example:
+      >>> from cljax import networks, rows
+      >>> network = networks.mlp((2,), 3, hidden=(4,))
+      >>> params, collections = network.init(jax.random.key(0))
+      >>> resting = rows.resting(network.per_task)
+      >>> learner = Learner(rows.expand(params, 2, resting), collections, (), {}, {}, None, None, resting)
+      >>> params, collections = bake(network, learner, 1)
+      >>> network.apply(params, collections, jnp.ones((5, 2))).logits.shape
+      (5, 3)
+    """
+    row = jnp.asarray(task, jnp.int32)
+    like, _ = jax.eval_shape(network.init, jax.random.key(0))
+    params = rows.take_row(learner.params, row, learner.rows)
+    try:
+        made = filters.synthesize_tree(params, like)
+        chex.assert_trees_all_equal_shapes(made, like)
+    except (ValueError, AssertionError) as error:
+        raise ValueError(
+            f"This learner cannot be baked into the network: their parameters differ. The network has "
+            f"{', '.join(rows.leaf_paths(like))}; the learner has {', '.join(rows.leaf_paths(params))}. Pass the "
+            f"network that its method was made for (method.network); a method with parameters of its own in the "
+            f"forward pass has no plain network."
+        ) from error
+    return made, rows.take_row(learner.collections, row, learner.rows)

@@ -1,0 +1,323 @@
+r"""Owned networks: from one owner per feature to a network's gates, frozen channels and update masks.
+
+`cljax.masks` is the algebra of single arrays; here it meets a whole network, by its wiring. `owner` is a dict with an
+int32 array `[C]` for each gate: the task that made each feature, or `masks.FREE`. Methods that claim features (ternary
+feature masks, neural pruning, growing networks) differ in when they claim and release, and in their weight rule; all
+else is the same for them, and is in this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from cljax import masks, rows
+from cljax.types import Array, Clock, Network, Tree, Wire
+
+Owner = dict[str, Array]
+"""The owners of the features of each gate, `{gate: [C] int32}`."""
+
+
+class Layout(NamedTuple):
+    """What `layout` reads off a network's wiring.
+
+    Attributes:
+      wires: by leaf path.
+      kernels: paths of the leaves with two axes or more, in the wiring's order; the head's is the last.
+      affines: paths of the normalisations' leaves: those of modules that have no kernel.
+      shared_head: the gate whose features feed logits that all tasks share; None where each task has a head.
+    """
+
+    wires: dict[str, Wire]
+    kernels: tuple[str, ...]
+    affines: tuple[str, ...]
+    shared_head: str | None
+
+
+def layout(name: str, network: Network) -> Layout:
+    """Reads a network's wiring, and checks that every shared weight leads to features that can be owned.
+
+    Args:
+      name: the method's, for the errors.
+      network: with gates.
+
+    Returns:
+      The layout.
+
+    Raises:
+      ValueError: where the network has no gates; where a leaf that all tasks share has no gate on its outputs (a
+        shared head needs one on its inputs), so that nothing could keep later tasks from changing what it gives.
+
+    Example:
+      >>> from cljax import networks
+      >>> layout('clnp', networks.mlp((8, 8, 1), 2, hidden=(4,), normalization='batch'))[1:]
+      (('dense_0/kernel', 'head/kernel'), ('norm_0/scale', 'norm_0/bias'), None)
+    """
+    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    shapes = {path: leaf.shape for path, leaf in zip(rows.leaf_paths(params), jax.tree.leaves(params), strict=True)}
+    wires = {wire.path: wire for wire in network.wiring}
+    if not wires or "gates" not in collections:
+        raise ValueError(
+            f"{name} owns the features of a network by their gates, but this network has none. Use one of "
+            f"cljax.networks, or name the gated submodules: networks.from_linen(..., gates=('Dense_0',))."
+        )
+    kernels = tuple(path for path in wires if len(shapes[path]) > 1)
+    modules = {_module(path) for path in kernels}
+    last, owned = kernels[-1], {path for path, wire in wires.items() if wire.outputs is not None}
+    head = wires[last].inputs if last not in owned and last not in network.per_task else None
+    for path in shapes:
+        if path not in owned and path not in network.per_task and not (head and _module(path) == _module(last)):
+            raise ValueError(
+                f"{name} needs a gate on the outputs of every leaf that tasks share, but '{path}' has none, so a later "
+                f"task would change what earlier ones compute. Gate that layer, or let the leaf belong to a task: "
+                f"network._replace(per_task=(*network.per_task, '{path}'))."
+            )
+    affines = tuple(path for path in wires if path in owned and _module(path) not in modules)
+    return Layout(wires, kernels, affines, head)
+
+
+def _module(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def unowned(collections: Tree) -> Owner:
+    """Owners of a new network: every feature of every gate is free.
+
+    Example:
+      >>> unowned({'gates': {'dense_0': jnp.ones(2)}})['dense_0'].tolist()
+      [2147483647, 2147483647]
+    """
+    return {name: jnp.full(gate.shape, masks.FREE, jnp.int32) for name, gate in collections["gates"].items()}
+
+
+def show(
+    collections: Tree, owner: Owner, task: ArrayLike, *, newest: ArrayLike | None = None, own: tuple[str, ...] = ()
+) -> Tree:
+    r"""The collections with which a network computes a task: gates open for what it sees, older channels frozen.
+
+    .. math:: \mathrm{gate}_c = [\mathrm{owner}_c \le t], \qquad
+        \mathrm{frozen}_c = [\mathrm{owner}_c < t \vee t < \text{newest}]
+
+    Args:
+      collections: with `gates`, and `frozen` where batch normalisation has it.
+      owner: owners of each gate's features.
+      task: int scalar.
+      newest: int scalar, the newest task so far; when an older one is visited again, every channel is frozen, as
+        later tasks use them all. None: the task.
+      own: gates that show a task its own features only, `owner == t`.
+
+    Returns:
+      The collections, of the same structure, shapes and dtypes.
+
+    Example:
+      >>> gates = show({'gates': {'dense_0': jnp.ones(3)}}, {'dense_0': jnp.array([0, 1, 2])}, 1)['gates']
+      >>> gates['dense_0'].tolist()
+      [1.0, 1.0, 0.0]
+    """
+    chex.assert_trees_all_equal_shapes(collections["gates"], owner)
+    task = jnp.asarray(task, jnp.int32)
+    revisited = task < (task if newest is None else jnp.asarray(newest, jnp.int32))
+
+    def gate(name: str, leaf: Array) -> Array:
+        return (masks.learnable if name in own else masks.visible)(owner[name], task).astype(leaf.dtype)
+
+    shown = {**collections, "gates": {name: gate(name, leaf) for name, leaf in collections["gates"].items()}}
+    if "frozen" in collections:
+        shown["frozen"] = {name: (owner[name] < task) | revisited for name in collections["frozen"]}
+    return shown
+
+
+def update_mask(
+    params: Tree,
+    wiring: dict[str, Wire],
+    owner: Owner,
+    clock: Clock,
+    stacks: rows.Rows,
+    *,
+    rule: Literal["ternary", "pruning"],
+) -> Tree:
+    """What a visit trains: weights by `masks.weight_mask`, and of the task's own row what it sees.
+
+    A shared leaf is trained by its owner, and only while that is the newest task: later ones rely on it. A task's row
+    is trained wherever its features are seen. Of a head that all tasks share, weights from the task's own features are
+    trained, and no bias.
+
+    Args:
+      params: focused.
+      wiring: wires by path, of `layout`.
+      owner: owners of each gate's features.
+      clock: where the run stands.
+      stacks: the learner's `rows`.
+      rule: of the shared weights.
+
+    Returns:
+      A tree like params of float32 masks of 0 and 1 that broadcast, one axis for each of the leaf's.
+
+    Example:
+      >>> from cljax.types import make_clock
+      >>> wires = {'hidden': Wire('hidden', None, 'gate'), 'head': Wire('head', 'gate', None)}
+      >>> params = {'hidden': jnp.ones([4, 3]), 'head': jnp.ones([3, 2])}
+      >>> owner = {'gate': jnp.array([0, 1, masks.FREE])}
+      >>> found = update_mask(params, wires, owner, make_clock(task=1), rows.resting(['head']), rule='ternary')
+      >>> found['hidden'].tolist(), found['head'].tolist()
+      ([[0.0, 1.0, 0.0]], [[1.0], [1.0], [0.0]])
+
+    Reference: Masana et al., Ternary Feature Masks, 2021, equations 5 and 6; Golkar et al., Continual Learning via
+    Neural Pruning, 2019, algorithm 1.
+    """
+    newest = (clock.task == clock.newest).astype(jnp.float32)
+
+    def trained(path: str, leaf: Array) -> Array:
+        mine = rows.has_rows(path, stacks)
+        if mine and path not in wiring:
+            return jnp.float32(1.0)
+        wire = wiring[path]
+        entering = None if wire.inputs is None else owner[wire.inputs]
+        leaving = None if wire.outputs is None else owner[wire.outputs]
+        if mine:
+            parts = [None if end is None else masks.visible(end, clock.task) for end in (entering, leaving)]
+            return _outer(leaf, parts[0], parts[1], wire.repeat)
+        if leaving is None:
+            own = jnp.zeros([1], jnp.bool_) if entering is None else masks.learnable(entering, clock.task)
+            return newest * _outer(leaf, own, None, wire.repeat if entering is not None else 1)
+        mask = masks.weight_mask(entering, leaving, clock.task, repeat=wire.repeat, rule=rule)
+        return newest * _shaped(leaf, mask)
+
+    return rows.map_leaves(trained, params)
+
+
+def _shaped(leaf: Array, mask: Array) -> Array:
+    """A mask `[a, b]` with as many axes as the leaf has, its last two in front of which are of length 1."""
+    return mask[0] if leaf.ndim == 1 else mask.reshape((1,) * (leaf.ndim - 2) + mask.shape)
+
+
+def _outer(leaf: Array, first: Array | None, last: Array | None, repeat: int) -> Array:
+    """The float32 mask of a leaf from bool masks of its ends; None: all."""
+    one = jnp.ones([1], jnp.bool_)
+    first, last = one if first is None else jnp.tile(first, repeat), one if last is None else last
+    return _shaped(leaf, first[:, None] & last[None, :]).astype(jnp.float32)
+
+
+def _replace(params: Tree, values: Tree, where: Callable[[str], Array | None]) -> Tree:
+    """Params, but the values where `where(path)`, a mask `[a, b]`, says so; None: nowhere."""
+
+    def choose(path: str, leaf: Array, value: Array) -> Array:
+        mask = where(path)
+        return leaf if mask is None else jnp.where(_shaped(leaf, mask), value.astype(leaf.dtype), leaf)
+
+    return jax.tree_util.tree_map_with_path(lambda path, *both: choose(rows.path_name(path), *both), params, values)
+
+
+def sever(params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike, *, only_own: bool = False) -> Tree:
+    r"""Sets the interference weights to 0: from newer features into older ones, and from unseen ones into the head.
+
+    .. math:: W_{ij} \leftarrow 0 \text{ where } \mathrm{in}_i > \mathrm{out}_j
+
+    Without them a network gives a task the same logits with all its gates open as with those of `show`.
+
+    Args:
+      params: focused on the task.
+      wiring: wires by path, of `layout`.
+      owner: owners of each gate's features.
+      task: int scalar, which owns the head in focus.
+      only_own: whether only weights from the task's own features go, into those of older tasks.
+
+    Returns:
+      The params.
+
+    Example:
+      >>> params = {'head': jnp.ones([3, 1])}
+      >>> sever(params, {'head': Wire('head', 'gate', None)}, {'gate': jnp.array([0, 1, 2])}, 1)['head'].tolist()
+      [[1.0], [1.0], [0.0]]
+
+    Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, section 2.1.
+    """
+
+    def disturbs(path: str) -> Array | None:
+        wire = wiring.get(path)
+        if wire is None or wire.inputs is None:
+            return None
+        last = jnp.asarray(task, jnp.int32)[None] if wire.outputs is None else owner[wire.outputs]
+        found = masks.interference(owner[wire.inputs], last, repeat=wire.repeat)
+        own = jnp.tile(masks.learnable(owner[wire.inputs], task), wire.repeat)[:, None]
+        return found & own if only_own else found
+
+    return _replace(params, jax.tree.map(jnp.zeros_like, params), disturbs)
+
+
+def redraw(tree: Tree, fresh: Tree, wiring: dict[str, Wire], owner: Owner, stacks: rows.Rows) -> Tree:
+    """Re-initialises what leads to free features: weights, biases, affines; of a shared head, what comes from them.
+
+    Args:
+      tree: params; or a collection such as `batch_stats`, whose leaves have the gate of the same module's affines.
+      fresh: a tree like it, newly initialised.
+      wiring: wires by path, of `layout`.
+      owner: owners of each gate's features.
+      stacks: the learner's `rows`; a task's own leaves are left alone.
+
+    Returns:
+      The tree.
+
+    Example:
+      >>> wires = {'hidden': Wire('hidden', None, 'gate')}
+      >>> owner = {'gate': jnp.array([0, masks.FREE])}
+      >>> redraw({'hidden': jnp.zeros([1, 2])}, {'hidden': jnp.ones([1, 2])}, wires, owner, rows.resting([]))
+      {'hidden': Array([[0., 1.]], dtype=float32)}
+
+    Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, algorithm 1.
+    """
+    modules = {_module(path): wire for path, wire in wiring.items() if wire.inputs is None}
+
+    def free(path: str) -> Array | None:
+        wire = wiring.get(path) or modules.get(_module(path))
+        if wire is None or rows.has_rows(path, stacks):
+            return None
+        if wire.outputs is not None:
+            return (owner[wire.outputs] == masks.FREE)[None, :]
+        return None if wire.inputs is None else jnp.tile(owner[wire.inputs] == masks.FREE, wire.repeat)[:, None]
+
+    return _replace(tree, fresh, free)
+
+
+def reused(params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike, *, threshold: float = 0.0) -> Owner:
+    r"""The older tasks' features that feed a task: its head, features of its own, or older ones that feed it in turn.
+
+    .. math:: r_i = [\mathrm{owner}_i < t] \wedge \exists j : |W_{ij}| > \theta \wedge (\mathrm{owner}_j = t \vee r_j)
+
+    Args:
+      params: focused on the task.
+      wiring: wires by path, of `layout`.
+      owner: owners of each gate's features.
+      task: int scalar.
+      threshold: the absolute value that a weight must exceed to count.
+
+    Returns:
+      `{gate: [C] bool}`.
+
+    Example:
+      >>> found = reused({'head': jnp.array([[1.0], [0.0], [1.0]])}, {'head': Wire('head', 'gate', None)},
+      ...                {'gate': jnp.array([0, 0, 1])}, 1)
+      >>> found['gate'].tolist()
+      [True, False, False]
+
+    Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, section 2.1.
+    """
+    task = jnp.asarray(task, jnp.int32)
+    leaves = dict(zip(rows.leaf_paths(params), jax.tree.leaves(params), strict=True))
+    found = {name: jnp.zeros(leaf.shape, jnp.bool_) for name, leaf in owner.items()}
+    for path, wire in reversed(wiring.items()):
+        if wire.inputs is None:
+            continue
+        kernel = leaves[path]
+        strong = (jnp.abs(kernel) > threshold).any(axis=tuple(range(kernel.ndim - 2)))
+        used = jnp.ones([1], jnp.bool_)
+        if wire.outputs is not None:
+            used = masks.learnable(owner[wire.outputs], task) | found[wire.outputs]
+        feeds = (strong & used[None, :]).any(axis=1).reshape(wire.repeat, -1).any(axis=0)
+        found[wire.inputs] |= feeds & (owner[wire.inputs] < task)
+    return found

@@ -1,0 +1,304 @@
+"""Neural pruning: hand-worked masks and thresholds, interference, frozen statistics, and bits of old tasks."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cljax import masks, networks, ownership, rows, streams
+from cljax.methods.clnp import PruningState, clnp, diagnostics
+from cljax.types import Batch, make_clock
+from tests import conformance
+from tests.zero_forgetting import Visits, orders, single
+
+KEY = jax.random.key(0)
+FREE = masks.FREE
+
+
+def small(**options):
+    return networks.mlp((5,), 2, **{"hidden": (4, 3), **options})
+
+
+def owning(learner, **owner):
+    owner = {name: jnp.asarray(value, jnp.int32) for name, value in owner.items()}
+    return learner._replace(method_state=learner.method_state._replace(owner=owner))
+
+
+def batch_of(inputs, labels):
+    count = len(labels)
+    return Batch(inputs, jnp.asarray(labels), jnp.zeros(count, jnp.int32), jnp.arange(count), jnp.ones(count))
+
+
+def folding(train, validation):
+    def fold(fn, carry, split="train"):
+        for batch in {"train": train, "validation": validation}[split]:
+            carry = fn(carry, batch)
+        return carry
+
+    return fold
+
+
+def test_masks_of_three_tasks_by_hand():
+    network = small(normalization="batch")
+    method = clnp(network)
+    learner = owning(single(method, network), dense_0=[0, 0, 1, 1], dense_1=[0, 1, FREE])
+    first, second = (method.update_mask(learner, make_clock(task=task)) for task in range(2))
+    claimed = method.begin_task(learner, make_clock(task=2), None, KEY)
+    assert claimed.method_state.owner["dense_1"].tolist() == [0, 1, 2]
+    third = method.update_mask(claimed, make_clock(task=2))
+    assert first["dense_1"]["kernel"].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert second["dense_1"]["kernel"].tolist() == [[0, 1, 0]] * 4, "no weight from new units into old ones"
+    assert third["dense_1"]["kernel"].tolist() == [[0, 0, 1]] * 4
+    assert third["dense_0"]["kernel"].tolist() == [[0, 0, 0, 0]], "the layer is spent"
+    for name in ("scale", "bias"):
+        assert [mask["norm_1"][name].tolist() for mask in (first, second, third)] == np.eye(3).tolist()
+    seen = [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert [mask["head"]["kernel"][:, 0].tolist() for mask in (first, second, third)] == seen
+    again = method.update_mask(claimed, make_clock(task=1, newest=2, first=False))
+    assert again["head"]["kernel"][:, 0].tolist() == [1, 1, 0]
+    assert all(
+        (leaf == 0).all() for name in ("dense_0", "dense_1", "norm_0", "norm_1") for leaf in again[name].values()
+    )
+
+
+def test_a_task_begins_with_new_free_weights_and_leaves_all_others():
+    network = small(normalization="batch")
+    method = clnp(network)
+    learner = owning(single(method, network), dense_0=[0, FREE, 0, FREE], dense_1=[0, FREE, 0])
+    statistics = jax.tree.map(lambda leaf: leaf + 3, learner.collections["batch_stats"])
+    learner = learner._replace(collections={**learner.collections, "batch_stats": statistics})
+    after = method.begin_task(learner, make_clock(task=1), None, jax.random.key(9))
+    fresh, _ = network.init(jax.random.key(9))
+    for name, columns in (("dense_0", [1, 3]), ("dense_1", [1])):
+        expected = np.asarray(learner.params[name]["kernel"]).copy()
+        expected[:, columns] = np.asarray(fresh[name]["kernel"])[:, columns]
+        np.testing.assert_array_equal(after.params[name]["kernel"], expected)
+    assert after.collections["batch_stats"]["norm_0"]["mean"].tolist() == [3, 0, 3, 0]
+    assert after.collections["batch_stats"]["norm_1"]["var"].tolist() == [4, 1, 4]
+    np.testing.assert_array_equal(after.params["head"]["kernel"], learner.params["head"]["kernel"])
+    assert after.method_state.owner["dense_0"].tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("l1", [0.5, (0.1, 0.2, 0.3)])
+def test_l1_acts_on_the_free_weights_of_each_kernel_alone(l1):
+    network = small()
+    method, plain = clnp(network, l1=l1), clnp(network, l1=0.0)
+    learner = owning(single(method, network), dense_0=[0, 1, 1, FREE], dense_1=[0, 0, 1])
+    batch = batch_of(jax.random.normal(KEY, (6, 5)), [0, 1, 0, 1, 1, 0])
+    clock = make_clock(task=1)
+    gradients = [
+        jax.grad(
+            lambda params, one=one: one.loss(params, learner._replace(hyper=one.init(KEY)[3]), clock, batch, None)[0]
+        )(learner.params)
+        for one in (method, plain)
+    ]
+    mask = method.update_mask(learner, clock)
+    strengths = dict(zip(("dense_0", "dense_1", "head"), np.broadcast_to(l1, 3), strict=True))
+    for name, alpha in strengths.items():
+        difference = gradients[0][name]["kernel"] - gradients[1][name]["kernel"]
+        expected = alpha * np.sign(learner.params[name]["kernel"]) * np.asarray(mask[name]["kernel"])
+        np.testing.assert_allclose(difference, expected, atol=1e-6)
+        np.testing.assert_array_equal(gradients[0][name]["bias"], gradients[1][name]["bias"])
+    assert (np.asarray(mask["dense_0"]["kernel"])[0] == [0, 1, 1, 0]).all()
+
+
+def pruning_case(margin):
+    """Four units of activity 1, .5, .1, 0 (mean .4): the third decides one validation example in ten."""
+    network = networks.mlp((4,), 2, hidden=(4,))
+    method = clnp(network, margin=margin, thresholds=(2.0, 0.2, 0.5))
+    learner = single(method, network)
+    params = {
+        "dense_0": {"kernel": jnp.diag(jnp.array([1.0, 0.5, 0.1, -1.0])), "bias": jnp.zeros(4)},
+        "head": {"kernel": jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 1.0]]), "bias": jnp.zeros(2)},
+    }
+    learner = owning(learner._replace(params=params), dense_0=[0, 0, 0, 0])
+    unit = lambda *places: jnp.eye(4)[jnp.array(places)]
+    train = [batch_of(unit(0, 1), [0, 0]), batch_of(unit(2, 3), [1, 1])]
+    validation = [batch_of(unit(0, 0, 0, 0, 0, 0, 1, 1, 1, 2), [0] * 6 + [1] * 4)]
+    return network, method, learner, folding(train, validation)
+
+
+@pytest.mark.parametrize(
+    ("margin", "kept"),
+    [(0.0, [0, 0, 0, FREE]), (0.1, [0, 0, FREE, FREE]), (0.39, [0, 0, FREE, FREE]), (0.4, [0, FREE, FREE, FREE])],
+)
+def test_the_largest_threshold_within_the_margin_by_hand(margin, kept):
+    """Accuracy is 1, 1, .9, .6 at k = 0, .2, .5, 2 (thresholds 0, .02, .05, .2 on mean activities of .25 to 0)."""
+    _, method, learner, fold = pruning_case(margin)
+    after = jax.jit(lambda learner: method.end_phase(learner, make_clock(), fold, KEY))(learner)
+    assert after.method_state.owner["dense_0"].tolist() == kept
+    assert float(after.method_state.best) == 1.0
+    gone = np.array(kept) == FREE
+    np.testing.assert_array_equal(after.params["head"]["kernel"][gone], 0)
+    np.testing.assert_array_equal(after.params["head"]["kernel"][~gone], learner.params["head"]["kernel"][~gone])
+    again = method.end_phase(owning(learner, dense_0=[0] * 4), make_clock(first=False), fold, KEY)
+    assert again.method_state.owner["dense_0"].tolist() == [0] * 4, "a second visit prunes nothing"
+
+
+def test_without_validation_examples_only_dead_units_go():
+    _, method, learner, fold = pruning_case(0.5)
+    empty = lambda fn, carry, split="train": fold(fn, carry) if split == "train" else carry
+    after = method.end_phase(learner, make_clock(), empty, KEY)
+    assert after.method_state.owner["dense_0"].tolist() == [0, 0, 0, FREE]
+
+
+def test_graceful_forgetting_keeps_the_sparsest_candidate_within_the_margin():
+    network = networks.mlp((4,), 2, hidden=(4,))
+    method = clnp(network, margin=0.1, candidates=((1e-5, 0.1), (1e-4, 0.1), (1e-4, 0.3)))
+    learner = single(method, network)
+    offered = method.candidates(learner, make_clock())
+    np.testing.assert_allclose(offered["l1"], [1e-5, 1e-4, 1e-4])
+    np.testing.assert_allclose(offered["rate"], [0.1, 0.1, 0.3])
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), learner)
+    owner = jnp.array([[0, 0, 0, FREE], [0, 0, FREE, FREE], [0, FREE, FREE, FREE]])
+
+    def chosen(scores, best):
+        state = PruningState({"dense_0": owner}, jnp.asarray(best, jnp.float32))
+        return int(method.choose(jnp.asarray(scores, jnp.float32), stacked._replace(method_state=state), make_clock()))
+
+    assert chosen([0.9, 0.85, 0.7], [0.93, 0.9, 0.75]) == 1, "0.7 is below 0.93 - 0.1"
+    assert chosen([0.9, 0.85, 0.84], [0.93, 0.9, 0.85]) == 2
+    assert chosen([0.9, 0.8, 0.79], [0.9, 0.9, 0.89]) == 1
+    assert chosen([0.8, 0.7, 0.7], [0.95, 0.8, 0.8]) == 0, "none is within: the best"
+
+
+@functools.cache
+def visits():
+    stream = conformance.stream()
+    network = networks.mlp(
+        (8, 8, 1), 3, hidden=(10, 8), normalization="batch", dropout=0.2, mean=stream.mean, std=stream.std
+    )
+    return network, Visits(clnp(network, fine_tune=0.5), stream)
+
+
+@given(
+    l1=st.sampled_from([0.0, 1e-4, 1e-2]),
+    margin=st.floats(0, 0.3),
+    which=st.integers(0, 3),
+    order=orders,
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=10, deadline=None)
+def test_no_bit_of_old_logits_moves_and_no_interference_weight_survives(l1, margin, which, order, seed):
+    network, made = visits()
+    learner = made.run(made.start(seed, l1=l1, margin=margin), order, which=which, seed=seed)
+    owner = {name: np.asarray(leaf) for name, leaf in learner.method_state.owner.items()}
+    kernel = np.asarray(learner.params["dense_1"]["kernel"])
+    assert (kernel[owner["dense_0"][:, None] > owner["dense_1"][None]] == 0).all()
+    for task in set(order):
+        assert (np.asarray(learner.params["head"]["kernel"])[task][owner["dense_1"] > task] == 0).all()
+    logits = np.asarray(made.logits(learner))
+    gates = jax.tree.map(jnp.ones_like, learner.collections["gates"])
+    collections = {**learner.collections, "gates": gates}
+    images = made.tables.examples[:24]
+    for task in set(order):
+        params = rows.take_row(learner.params, jnp.int32(task), learner.rows)
+        open_gates = network.apply(params, collections, images).logits
+        np.testing.assert_allclose(open_gates, logits[task], rtol=1e-6, atol=1e-6)
+
+
+def test_units_of_old_tasks_compute_what_they_did_and_layers_say_how_they_are_shared():
+    network, made = visits()
+    learner = made.run(made.start(margin=0.3), [0])
+    assert all((leaf == FREE).any() and (leaf == 0).any() for leaf in learner.method_state.owner.values())
+    later = made.run(learner, [1], after=[0])
+    images = made.tables.examples[:24]
+    for name, owner in learner.method_state.owner.items():
+        old = np.flatnonzero(np.asarray(owner) == 0)
+        before, after = (
+            network.apply(rows.take_row(one.params, jnp.int32(0), one.rows), shown(one), images).activations[name][
+                ..., old
+            ]
+            for one in (learner, later)
+        )
+        assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
+    found = diagnostics(network, later)
+    for name, owner in later.method_state.owner.items():
+        owner = np.asarray(owner)
+        for task in range(2):
+            assert found.used[name][task] == np.float32((owner <= task).mean())
+            assert found.newly_used[name][task] == np.float32((owner == task).mean())
+            np.testing.assert_allclose(found.free[name][task], (owner > task).mean(), rtol=1e-6)
+        assert found.reused[name][0] == 0
+        assert found.reused[name][1] == np.float32((owner == 0).mean()), "without exact zeros every unit feeds it"
+
+
+def test_convolutions_with_batch_normalisation_forget_nothing():
+    stream = conformance.stream()
+    options = {"channels": ((6, 5),), "dense": (7,), "normalization": "batch", "dropout": 0.2, "mean": stream.mean}
+    made = Visits(clnp(networks.cnn((8, 8, 1), 3, **options)), stream)
+    for which in range(4):
+        made.run(made.start(1, margin=0.3), [0, 1, 0, 2, 1], which=which)
+
+
+def test_reuse_by_hand_goes_through_older_units_to_the_task():
+    wires = {wire.path: wire for wire in small(hidden=(3, 2)).wiring}
+    params = {
+        "dense_0": {"kernel": jnp.ones([5, 3]), "bias": jnp.zeros(3)},
+        "dense_1": {"kernel": jnp.array([[1.0, 0.0], [0.0, 0.2], [0.0, 0.0]]), "bias": jnp.zeros(2)},
+        "head": {"kernel": jnp.array([[0.0, 0.0], [0.0, -3.0]]), "bias": jnp.zeros(2)},
+    }
+    owner = {"dense_0": jnp.array([0, 0, 0]), "dense_1": jnp.array([0, 0])}
+    for threshold, first, last in ((0.0, [False, True, False], [False, True]), (0.5, [False] * 3, [False, True])):
+        found = ownership.reused(params, wires, owner, 1, threshold=threshold)
+        assert (found["dense_0"].tolist(), found["dense_1"].tolist()) == (first, last)
+    own = {**owner, "dense_1": jnp.array([1, 0])}
+    assert ownership.reused(params, wires, own, 1)["dense_0"].tolist() == [True, True, False]
+    assert not ownership.reused(params, wires, owner, 0)["dense_0"].any(), "nothing is older than task 0"
+
+
+def shown(learner):
+    gates = {name: (owner <= 0).astype(jnp.float32) for name, owner in learner.method_state.owner.items()}
+    return {**learner.collections, "gates": gates}
+
+
+def test_a_spent_network_transfers_by_its_head():
+    network, made = visits()
+    learner = made.run(made.start(margin=0.0), [0])
+    spent = learner.method_state._replace(owner=jax.tree.map(jnp.zeros_like, learner.method_state.owner))
+    learner = learner._replace(method_state=spent)
+    later = made.run(learner, [1], after=[0])
+    assert all((leaf[1:] == 0).all() for leaf in diagnostics(network, later).newly_used.values())
+    assert (later.params["head"]["kernel"][1] != learner.params["head"]["kernel"][1]).all()
+
+
+def test_a_shared_head_is_divided_among_tasks():
+    data = conformance.digits()
+    stream = streams.permuted(data, tasks=3, epochs=1)
+    network = networks.mlp((8, 8, 1), 10, hidden=(24, 48), mean=stream.mean, std=stream.std, per_task=())
+    made = Visits(clnp(network, margin=0.3, l1=1e-3), stream, epochs=12)
+    order, which = [0, 1, 2, 0], list(conformance.OPTIMIZERS).index("adam")
+    learner = made.run(made.start(), order, which=which)
+    owner = np.asarray(learner.method_state.owner["dense_1"])
+    assert ((owner == 1).any(), (owner == 2).any()) == (True, True)
+    assert (np.asarray(learner.params["head"]["bias"]) == 0).all()
+    task = jnp.int32(1)
+    cleared = learner.params["head"]["kernel"].at[np.flatnonzero(owner != 1)].set(5.0)
+    moved = learner._replace(params={**learner.params, "head": {**learner.params["head"], "kernel": cleared}})
+    images = made.tables.examples[:24]
+    predict = jax.jit(made.method.predict)
+    assert (predict(learner, images, task) == predict(moved, images, task)).all(), "it sees its own units alone"
+    found = diagnostics(network, learner)
+    assert float(found.reused["dense_0"][2]) > 0
+    np.testing.assert_allclose(found.used["dense_1"] + found.free["dense_1"], 1, rtol=1e-6)
+
+
+def test_what_does_not_fit_is_refused_with_the_cure():
+    with pytest.raises(ValueError, match="2 numbers for 3 kernels"):
+        clnp(small(), l1=(1e-5, 1e-5))
+    with pytest.raises(ValueError, match="another form"):
+        clnp(small(), candidates=(((1e-5,) * 3, 0.1),))
+    with pytest.raises(ValueError, match=r"fine_tune in \[0, 1\)"):
+        clnp(small(), fine_tune=1.0)
+    network = small(normalization="batch")
+    with pytest.raises(ValueError, match=r"statistics.*normalization='batch'"):
+        clnp(network._replace(per_task=(*network.per_task, "batch_stats/norm_0/mean")))
+    bare = lambda key: (network.init(key)[0], {k: v for k, v in network.init(key)[1].items() if k != "frozen"})
+    with pytest.raises(ValueError, match="frozen"):
+        clnp(network._replace(init=bare))

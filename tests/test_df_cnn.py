@@ -1,0 +1,288 @@
+"""DF-CNN: the paper's parameter counts, who owns what, gradients through the synthesis, and baking."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from cljax import filters, methods, networks, rows, transforms
+from cljax.filters import Sizes
+from cljax.methods.df_cnn import (
+    CIFAR,
+    CIFAR_DIRECT,
+    CIFAR_REDUCED,
+    CIFAR_TC2,
+    MNIST_HETEROGENEOUS,
+    MNIST_HOMOGENEOUS,
+    OFFICE_HOME,
+    df_cnn,
+    inverse_time_rate,
+)
+from cljax.training.step import make_learner, make_train_step, phase_rate
+from cljax.types import Batch, Phase, Tables, make_clock
+
+TASKS, CLASSES = 3, 4
+OPTIMIZER = transforms.per_task(optax.chain(optax.scale(6.0), transforms.rmsprop_tf1()))
+SIZES = {"conv_0_0/kernel": Sizes(base=2, basis=3), "conv_1_0/kernel": Sizes(base=3, basis=4)}
+network = networks.cnn((8, 8, 1), CLASSES, channels=((3,), (4,)), dense=(5,))
+
+
+def tables_of(tasks, classes):
+    """What `make_learner` needs of a stream: the classes of its tasks."""
+    return Tables(None, None, None, None, None, np.ones((tasks, classes), np.bool_))
+
+
+def learner_of(method, optimizer=OPTIMIZER, tasks=TASKS, classes=CLASSES):
+    return lambda key: make_learner(method, optimizer, tables_of(tasks, classes), 1e-2, key)
+
+
+def count(method, tasks):
+    """Parameters of the learner of some tasks, and how many of them are shared; nothing is allocated."""
+    learner = jax.eval_shape(learner_of(method, optax.sgd(1.0), tasks, method.network.outputs), jax.random.key(0))
+    sizes = {path: math.prod(leaf.shape) for path, leaf in named(learner.params).items()}
+    return sum(sizes.values()), sum(size for path, size in sizes.items() if not rows.has_rows(path, learner.rows))
+
+
+def named(tree):
+    return dict(zip(rows.leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+cifar = networks.df_cnn_base("cifar", 10)
+office_home = networks.df_cnn_base("office_home", 13)
+mnist = networks.df_cnn_base("mnist", 2)
+reduced = networks.cnn((32, 32, 3), 10, channels=((24, 24), (48, 48)), dense=(32,))
+DIRECT = {path: Sizes(sizes.basis) for path, sizes in MNIST_HETEROGENEOUS.items()}
+
+
+@pytest.mark.parametrize(
+    ("method", "tasks", "total"),
+    [
+        (df_cnn(cifar, sizes=CIFAR), 10, 7_963_252),
+        (df_cnn(cifar, kind="tc2", sizes=CIFAR_TC2), 10, 2_995_168),
+        (df_cnn(cifar, kind="tc2"), 10, 2_995_168),
+        (df_cnn(cifar, kind="direct", sizes=CIFAR_DIRECT), 10, 45_673_572),
+        (methods.single_task(cifar), 10, 3_284_260),
+        (methods.hard_sharing(cifar), 10, 2_694_148),
+        (df_cnn(office_home, sizes=OFFICE_HOME), 10, 201_827_202),
+        (methods.single_task(office_home), 10, 26_794_370),
+        (methods.hard_sharing(office_home, own_layers=2), 10, 12_274_562),
+        (df_cnn(mnist, sizes=MNIST_HETEROGENEOUS), 5, 1_063_574),  # the paper prints 1.1M, 2.6M and 5.0M
+        (df_cnn(mnist, sizes=MNIST_HOMOGENEOUS), 10, 2_581_528),
+        (df_cnn(mnist, kind="direct", sizes=DIRECT), 5, 4_972_018),
+        (df_cnn(reduced, sizes=CIFAR_REDUCED), 10, 2_799_740),  # 2.80M
+    ],
+)
+def test_parameter_counts_of_the_paper(method, tasks, total):
+    assert count(method, tasks)[0] == total
+
+
+def test_only_432_numbers_are_shared():
+    assert count(df_cnn(cifar, sizes=CIFAR), 10)[1] == 432 == 4 * (16 + 24 + 32 + 36)
+
+
+def test_knowledge_bases_have_the_sides_of_the_paper():
+    for method, sides in [(df_cnn(cifar, sizes=CIFAR), (2, 2, 2, 2)), (df_cnn(office_home), (6, 3, 2, 2))]:
+        params = jax.eval_shape(method.init, jax.random.key(0))[0]
+        bases = [leaf.shape for path, leaf in named(params).items() if path.endswith("knowledge_base")]
+        assert [shape[:2] for shape in bases] == [(side, side) for side in sides]
+
+
+@functools.cache
+def setup(kind="df"):
+    """A method, its learner at rest, a batch, and (of the first kind) the learner after three steps on task 1."""
+    method = df_cnn(network, kind=kind, sizes=SIZES if kind == "df" else None)
+    learner = jax.jit(learner_of(method))(jax.random.key(0))
+    generator = np.random.default_rng(0)
+    batch = Batch(
+        jnp.asarray(generator.integers(0, 256, (6, 8, 8, 1)), jnp.uint8),
+        jnp.asarray(generator.integers(0, CLASSES, 6), jnp.int32),
+        jnp.ones(6, jnp.int32),
+        jnp.arange(6, dtype=jnp.int32),
+        jnp.ones(6, jnp.float32),
+    )
+    clock, step = make_clock(task=1), make_train_step(method, OPTIMIZER)
+    visited = rows.focus(learner, clock.task)
+    mask = method.update_mask(visited, clock)
+    for number in range(3 if kind == "df" else 0):
+        visited, _, _ = step(visited, mask, clock, batch, jax.random.key(number))
+    return method, learner, batch, rows.write_back(visited, clock.task)
+
+
+def test_a_visit_moves_the_knowledge_bases_and_its_own_row_and_no_bit_of_other_rows():
+    _, before, _, after = setup()
+    for path, old in named(before.params).items():
+        old, new = np.asarray(old), np.asarray(named(after.params)[path])
+        if path.endswith("knowledge_base"):
+            assert (old != new).all(), path
+        else:
+            assert len(old) == TASKS, path
+            assert old[[0, 2]].tobytes() == new[[0, 2]].tobytes(), path
+            assert (old[1] != new[1]).any(), path
+
+
+def test_old_kernels_follow_the_knowledge_base():
+    """Their logits change though nothing of their own does: forgetting, or reverse transfer."""
+    method, before, batch, after = setup()
+    predict = jax.jit(method.predict)
+    old, new = (predict(learner, batch.inputs, jnp.int32(0)) for learner in (before, after))
+    mixed = after._replace(params=rows.map_leaves(lambda path, leaf: kept(path, leaf, before), after.params))
+    assert float(jnp.max(jnp.abs(new - old))) > 1e-4
+    np.testing.assert_array_equal(predict(mixed, batch.inputs, jnp.int32(0)), old)
+
+
+def kept(path, leaf, learner):
+    return named(learner.params)[path] if path.endswith("knowledge_base") else leaf
+
+
+def test_every_task_has_a_history_of_its_own_for_the_knowledge_base():
+    _, _, _, after = setup()
+    squares = {path: leaf for path, leaf in named(after.opt_state).items() if path.endswith("knowledge_base")}
+    assert len(squares) == 2
+    for leaf in squares.values():
+        assert (np.asarray(leaf)[[0, 2]] == 1.0).all()
+        assert (np.asarray(leaf)[1] < 1.0).all()
+
+
+def test_gradients_reach_every_factor_by_the_chain_rule():
+    r"""dD = sum dW U, dL = conv(dD, V), db = sum dD, dU = sum D dW, from the plain network's gradient dW."""
+    method, learner, batch, _ = setup()
+    clock = make_clock(task=1)
+    focused = rows.focus(learner, clock.task)
+    objective = lambda params, loss: loss(params, focused, clock, batch, None)[0]
+    found = jax.jit(jax.grad(lambda params: objective(params, method.loss)))(focused.params)
+    plain, _ = networks.bake(network, learner, 1)
+    outer = jax.jit(jax.grad(lambda params: objective(params, methods.finetune(network).loss)))(plain)
+    for name in ("conv_0_0", "conv_1_0"):
+        factors, kernel = focused.params[name]["kernel"], outer[name]["kernel"]
+        basis = jnp.einsum("yxio,cio->yxc", kernel, factors["contraction"])
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        base = lax.conv_general_dilated(
+            basis[None], factors["deconvolution"], (2, 2), "SAME", dimension_numbers=dimensions
+        )[0]
+        made = filters.deconvolve(factors["knowledge_base"], factors["deconvolution"], factors["bias"])
+        expected = {
+            "knowledge_base": base,
+            "bias": jnp.sum(basis, (0, 1)),
+            "contraction": jnp.einsum("yxc,yxio->cio", made, kernel),
+        }
+        for leaf, value in expected.items():
+            assert float(jnp.max(jnp.abs(value))) > 1e-4
+            np.testing.assert_allclose(found[name]["kernel"][leaf], value, rtol=2e-4, atol=1e-6)
+        np.testing.assert_allclose(found[name]["bias"], outer[name]["bias"], rtol=1e-4, atol=1e-6)
+
+
+def test_kernels_are_synthesised_once_a_step(monkeypatch):
+    method, learner, batch, _ = setup()
+    calls = []
+    deconvolve = filters.deconvolve
+    monkeypatch.setattr(filters, "deconvolve", lambda *args, **options: calls.append(0) or deconvolve(*args, **options))
+    clock = make_clock(task=1)
+    focused = rows.focus(learner, clock.task)
+    mask = method.update_mask(focused, clock)
+    jax.make_jaxpr(make_train_step(method, OPTIMIZER))(focused, mask, clock, batch, jax.random.key(0))
+    assert len(calls) == 2, "two layers, each synthesised once, for any size of the batch"
+
+
+apply = jax.jit(lambda params, collections, inputs: network.apply(params, collections, inputs).logits)
+
+
+@pytest.mark.parametrize("kind", ["df", "direct", "tc2"])
+def test_a_baked_network_has_the_logits_of_its_task(kind):
+    method, _, batch, learner = setup(kind)
+    predict, bake = jax.jit(method.predict), jax.jit(lambda learner, task: networks.bake(network, learner, task))
+    for task in range(TASKS):
+        params, collections = bake(learner, task)
+        expected = predict(learner, batch.inputs, jnp.int32(task))
+        found = apply(params, collections, batch.inputs)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    like = jax.eval_shape(network.init, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, (params, collections)) == jax.tree.map(jnp.shape, like)
+
+
+def test_bake_gives_any_plain_method_its_network_and_says_what_differs():
+    shape = (8, 8, 1)
+    normed = networks.cnn(shape, CLASSES, channels=((3,),), dense=(), normalization="batch")
+    learner = jax.jit(learner_of(methods.single_task(normed)))(jax.random.key(0))
+    params, collections = networks.bake(normed, learner, 2)
+    for path, leaf in {**named(params), **named(collections)}.items():
+        stack = {**named(learner.params), **named(learner.collections)}[path]
+        np.testing.assert_array_equal(leaf, stack[2])
+    with pytest.raises(ValueError, match=r"cannot be baked into the network: their parameters differ.*conv_1_0/kernel"):
+        networks.bake(network, learner, 0)
+    wider = networks.cnn(shape, CLASSES, channels=((5,),), dense=(), normalization="batch")
+    with pytest.raises(ValueError, match="cannot be baked"):
+        networks.bake(wider, learner, 0)
+
+
+class Users(nn.Module):
+    """A model of a user's own, with a convolution of even side and one of side 1."""
+
+    @nn.compact
+    def __call__(self, inputs, train):
+        values = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (2, 2))(inputs)))
+        values = nn.relu(nn.Conv(3, (1, 1), use_bias=False)(values))
+        return nn.Dense(CLASSES)(values.mean((1, 2)))
+
+
+def test_any_linen_model_with_convolutions():
+    users = networks.from_linen(Users(), (8, 8, 1), outputs=CLASSES)
+    method = df_cnn(users)
+    shared = set(rows.leaf_paths(jax.eval_shape(method.init, jax.random.key(0))[0])) - set(method.per_task)
+    assert shared == {"Conv_0/kernel/knowledge_base", "Conv_1/kernel/knowledge_base"}
+    assert "batch_stats/BatchNorm_0/mean" in method.per_task
+    learner = jax.jit(learner_of(method))(jax.random.key(0))
+    images = jnp.ones((2, 8, 8, 1))
+    baked = users.apply(*networks.bake(users, learner, 1), images).logits
+    np.testing.assert_allclose(method.predict(learner, images, jnp.int32(1)), baked, rtol=1e-6, atol=1e-6)
+
+
+def test_initialisation():
+    """Rows are drawn anew, biases of convolutions Glorot-uniform; dense layers keep the network's own initialiser."""
+    learner = jax.jit(learner_of(df_cnn(cifar, kind="tc2"), optax.sgd(1.0), 2, 10))(jax.random.key(0))
+    for path, leaf in named(learner.params).items():
+        if path.endswith("knowledge_base"):
+            continue
+        if path.startswith("conv_"):
+            assert np.ptp(leaf[0]) > 0, path
+            assert (np.asarray(leaf[0]) != np.asarray(leaf[1])).all(), path
+        if path.count("/") == 1 and path.endswith("bias"):
+            limit = math.sqrt(6 / (2 * leaf.shape[1]))
+            found = float(jnp.max(jnp.abs(leaf)))
+            assert (0.8 * limit < found <= limit) if path.startswith("conv_") else found == pytest.approx(0.2), path
+
+
+def test_scaled_mean_gradients_are_the_public_codes_sums():
+    """RMSProp of TensorFlow 1 on the sum over six examples, by NumPy."""
+    optimizer = optax.chain(optax.scale(6.0), transforms.rmsprop_tf1())
+    state = optimizer.init(jnp.zeros(1))
+    square = 1.0
+    for gradient in (0.02, -0.03, 0.01):
+        update, state = optimizer.update(jnp.array([gradient]), state)
+        square = 0.9 * square + 0.1 * (6 * gradient) ** 2
+        assert float(update[0]) == pytest.approx(-6 * gradient / math.sqrt(square + 1e-10), rel=1e-5)
+
+
+def test_the_rate_falls_with_the_epochs_of_all_tasks():
+    rate = inverse_time_rate(decay=2.5e-4, epochs=2000)
+    for round, epoch, expected in [(0, 0, 1.0), (0, 4, 1 / 1.001), (2, 0, 0.5), (9, 2000, 1 / 6)]:
+        assert float(rate(make_clock(round=round, epoch=epoch))) == pytest.approx(expected, rel=1e-6)
+    method = df_cnn(network)._replace(phases=(Phase(rate=rate),))
+    assert float(phase_rate(method, make_clock(round=2))) == 0.5
+
+
+def test_errors_name_the_cure():
+    with pytest.raises(ValueError, match=r"this network has none.*--network cnn"):
+        df_cnn(networks.mlp((8, 8, 1), 2))
+    with pytest.raises(ValueError, match=r"sizes names 'conv_9/kernel'.*Its kernels are: conv_0_0/kernel"):
+        df_cnn(network, sizes={"conv_9/kernel": Sizes(2, 2)})
+    even = networks.cnn((8, 8, 1), 2, channels=((3,),), kernel=4)
+    with pytest.raises(ValueError, match="kernels of side 4 with stride 2"):
+        df_cnn(even, sizes={"conv_0_0/kernel": Sizes(2, 2)})
+    with pytest.raises(ValueError, match="kind is 'df', 'direct' or 'tc2'"):
+        df_cnn(network, kind="tf")

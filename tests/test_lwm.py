@@ -1,0 +1,297 @@
+"""Learning without Memorizing: an attention loss that trains, reference values through the method's loss, its parts."""
+
+from __future__ import annotations
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import losses, networks, rows, streams, training
+from cljax.attention import pooled_linear_cam
+from cljax.methods import finetune
+from cljax.methods.lwm import lwm
+from cljax.types import Batch, Learner, Network, make_clock
+from tests import conformance
+
+TEACHER = jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+STUDENT = jnp.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]])
+OTHER = jnp.array([[0.5, -1.0, 2.0], [1.0, 0.0, -2.0]])
+SECOND = make_clock(task=1)
+CONFIGURATIONS = {"C": (0.0, 0.0), "LwF-MC": (0.5, 0.0), "LwM": (0.5, 3.0), "attention alone": (0.0, 3.0)}
+
+
+def table():
+    """A pooled linear network of one map: `[1, W]` times the example's number; logits are `mean(map) * kernel`."""
+
+    def init(key):
+        return {"map": jnp.zeros(3), "head": {"kernel": jnp.zeros([2, 3])}}, {}
+
+    def encode(params, collections, inputs, *, train, key):
+        return inputs[:, None, None, :] * params["map"][None, None, :, None], {}, collections
+
+    def decode(params, collections, maps, *, train, key):
+        features = maps.mean((1, 2))
+        return (features @ params["head"]["kernel"], features), {}, collections
+
+    return Network(init, encode, decode, ("head/kernel",), (), (2,), 3)
+
+
+def made(method, student, teacher, classes=None):
+    """A focused learner from `(map, kernels [T, 2, 3])` of student and teacher."""
+    params, taught = ({"map": jnp.asarray(map), "head": {"kernel": kernel}} for map, kernel in (student, teacher))
+    tasks = student[1].shape[0]
+    classes = jnp.ones([tasks, 3], bool) if classes is None else jnp.asarray(classes)
+    state = {"teacher": {"params": taught, "collections": {}}}
+    hyper = method.init(jax.random.key(0))[3]
+    resting = rows.resting(method.per_task, method.keeps_rows)
+    return rows.focus(Learner(params, {}, (), state, hyper, None, classes, resting), jnp.int32(0))
+
+
+def batch_of(task, labels=(0, 1)):
+    return Batch(jnp.eye(2), jnp.asarray(labels), jnp.full(2, task, jnp.int32), jnp.arange(2), jnp.ones(2))
+
+
+def evaluate(method, learner, clock, batch, key=None):
+    """The loss, its metrics, and the gradient of either."""
+    value, (_, metrics) = method.loss(learner.params, learner, clock, batch, key)
+
+    def gradient(name=None):
+        def of(params):
+            value, (_, metrics) = method.loss(params, learner, clock, batch, key)
+            return value if name is None else metrics[name]
+
+        return jax.grad(of)(learner.params)
+
+    return value, metrics, gradient
+
+
+UNIT = [1.0, 1.0, 1.0]  # maps of mean 1: the logits are the kernel
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_reference_values_through_the_method_s_loss_in_every_configuration(configuration):
+    """Distillation 1.773288; attention of maps (1, 2, 2) and (2, 1, 2), both of mean 5/3: 2/3."""
+    beta, gamma = CONFIGURATIONS[configuration]
+    method = lwm(table(), classification="ce_all", beta=beta, gamma=gamma)
+    student, teacher = jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, TEACHER])
+    value, metrics, _ = evaluate(
+        method, made(method, ([1.0, 2.0, 2.0], 0.6 * student), ([2.0, 1.0, 2.0], 0.6 * teacher)), SECOND, batch_of(1)
+    )
+    np.testing.assert_allclose(metrics["distillation"], 1.773288, rtol=2e-6)
+    # Both examples' top old classes have positive kernels in the student and in the teacher.
+    np.testing.assert_allclose(metrics["attention"], 2 / 3, rtol=2e-6)
+    flat = np.concatenate([STUDENT, OTHER], axis=1)
+    expected = -np.log(np.exp(flat[[0, 1], [3, 4]]) / np.exp(flat).sum(1)).mean()
+    np.testing.assert_allclose(metrics["classification"], expected, rtol=1e-6)
+    np.testing.assert_allclose(value, expected + beta * 1.773288 + gamma * 2 / 3, rtol=2e-6)
+
+
+@pytest.mark.parametrize("classification", ["ce_all", "ce_new", "bce_all"])
+def test_the_classification_losses_over_unequal_tasks_one_of_them_not_seen(classification):
+    classes = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool)
+    method = lwm(table(), classification=classification, beta=0.0, gamma=0.0)
+    stacks = jnp.stack([STUDENT, OTHER, STUDENT])
+    learner = made(method, (UNIT, stacks), (UNIT, jnp.stack([TEACHER, OTHER, OTHER])), classes)
+    value, _, gradient = evaluate(method, learner, SECOND, batch_of(1))
+    seen = np.concatenate([STUDENT, OTHER[:, :2]], axis=1)
+    if classification == "bce_all":
+        target, q = np.eye(5)[[3, 4]], 1 / (1 + np.exp(-seen))
+        expected = -(target * np.log(q) + (1 - target) * np.log(1 - q)).sum(1).mean()
+    else:
+        among = seen if classification == "ce_all" else seen[:, 3:]
+        expected = -np.log(np.exp(seen[[0, 1], [3, 4]]) / np.exp(among).sum(1)).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    found = np.asarray(gradient()["head"]["kernel"])
+    assert (np.abs(found[0]).max() > 1e-3) == (classification != "ce_new")
+    np.testing.assert_array_equal(found[2], 0)
+    np.testing.assert_array_equal(found[1, :, 2], 0)
+    assert method.update_mask(learner, SECOND)["head"]["kernel"].reshape(-1).tolist() == [1, 1, 0]
+
+
+def test_several_labels_an_example_are_binary_terms_over_all_classes_seen():
+    labels = jnp.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    method = lwm(table(), classification="ce_all", beta=0.0, gamma=0.0)
+    learner = made(method, (UNIT, jnp.stack([STUDENT, OTHER])), (UNIT, jnp.stack([TEACHER, OTHER])))
+    targets = jnp.concatenate([jnp.zeros([2, 3]), labels], axis=1)
+    expected = losses.cross_entropy(jnp.concatenate([STUDENT, OTHER], axis=1), targets).mean()
+    np.testing.assert_allclose(evaluate(method, learner, SECOND, batch_of(1, labels))[0], expected, rtol=1e-6)
+
+
+# A convolutional network on real digits.
+
+
+@functools.cache
+def digits_case(dense=()):
+    """Method, a learner in task 2 whose student has moved away from its teacher, clock, and a batch."""
+    stream = conformance.stream()
+    network = networks.cnn(
+        (8, 8, 1), 3, channels=((4,), (6,)), dense=dense, pooled=not dense, mean=stream.mean, std=stream.std
+    )
+    method = lwm(network)
+    engine = training.make_engine(
+        method,
+        optax.sgd(1.0),
+        training.Settings(batch_size=16),
+        scenario="class",
+        capacity=streams.capacity(stream.tables),
+    )
+    tables, clock = jax.tree.map(jnp.asarray, stream.tables), make_clock(task=2)
+    learner = engine.begin_visit(jax.jit(engine.init)(jax.random.key(0), tables), clock, tables, jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 20))
+
+    def move(path, leaf):
+        return leaf + (1.0 if path.startswith("head/") else 0.3) * jax.random.normal(next(keys), leaf.shape)
+
+    moved = learner._replace(params=rows.map_leaves(move, learner.params))
+    batch = streams.sequential(tables, tables.train, clock.task, jnp.int32(0), 16)
+    return method, learner, moved, clock, batch
+
+
+def norm(tree):
+    return float(np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(tree))))
+
+
+def test_the_attention_loss_uses_the_student_s_top_old_class_for_both_networks():
+    method, _, learner, clock, batch = digits_case()
+    _, metrics, gradient = evaluate(method, learner, clock, batch)
+    network, cams, logits = method.network, [], []
+    for params in (learner.params, learner.method_state["teacher"]["params"]):
+        own = rows.take_row(params, clock.task, learner.rows)
+        maps = network.encode(own, learner.collections, batch.inputs, train=False, key=None)[0]
+        kernel = jnp.moveaxis(params["head"]["kernel"], 0, 1).reshape(6, 9)
+        logits.append(maps.mean((1, 2)) @ kernel + params["head"]["bias"].reshape(1, 9))
+        cams.append(functools.partial(pooled_linear_cam, maps, kernel))
+    old = [0, 1, 2, 3, 4]  # three and two classes; the sixth output does not exist, the last task is the current one
+    top, taught = (jnp.asarray(np.array(each)[:, old].argmax(1)) for each in logits)
+    assert (np.asarray(logits[0]).argmax(1) > 4).any(), "for some examples a new class is above all old ones"
+    assert (top != taught).any(), "for some the two networks disagree"
+    losses_of = lambda first, second: losses.attention_distillation(cams[0](first), cams[1](second)).mean()
+    np.testing.assert_allclose(metrics["attention"], losses_of(top, top), rtol=1e-5)
+    assert abs(losses_of(top, taught) - losses_of(top, top)) > 1e-3
+    assert norm(gradient("attention")) > 1e-2
+
+
+@pytest.mark.parametrize("dense", [(), (5,)])
+def test_the_attention_loss_trains_the_student_and_only_where_it_differs_from_the_teacher(dense):
+    method, same, moved, clock, batch = digits_case(dense)
+    _, metrics, gradient = evaluate(method, same, clock, batch)
+    assert metrics["attention"] == 0
+    assert norm(gradient("attention")) == 0
+    _, metrics, gradient = evaluate(method, moved, clock, batch)
+    found = gradient("attention")
+    assert metrics["attention"] > 0.01
+    assert norm(found["conv_0_0"]) > 1e-2
+    assert norm(found["head"]["kernel"]) > 1e-3, "the importances have a gradient too"
+    strength = lambda gamma: moved._replace(hyper={**moved.hyper, "gamma": jnp.float32(gamma)})
+    off, on = (evaluate(method, strength(gamma), clock, batch)[2]() for gamma in (0.0, 1.0))
+    difference = jax.tree.map(jnp.subtract, on, off)
+    assert norm(difference) > 1e-2
+    for first, second in zip(jax.tree.leaves(difference), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-5)
+
+
+def test_the_teacher_s_parameters_are_constants():
+    method, _, moved, clock, batch = digits_case()
+
+    def by_teacher(state):
+        return method.loss(moved.params, moved._replace(method_state=state), clock, batch, None)[0]
+
+    assert norm(jax.grad(by_teacher)(moved.method_state)) == 0
+
+
+def test_positive_scaling_of_the_maps_does_not_move_the_attention_loss():
+    method = lwm(table())
+    kernels = jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, TEACHER])
+    found = []
+    for scale in (1.0, 7.0):
+        learner = made(method, (jnp.array([1.0, 2.0, 2.0]) * scale, kernels[0]), ([2.0, 1.0, 2.0], kernels[1]))
+        _, metrics, gradient = evaluate(method, learner, SECOND, batch_of(1))
+        found.append(metrics["attention"])
+        by_map = gradient("attention")["map"]
+        assert np.abs(by_map).max() > 1e-2
+        np.testing.assert_allclose(by_map @ learner.params["map"], 0, atol=1e-6)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+
+
+def test_a_map_that_is_zero_everywhere_gives_zero_and_no_nan():
+    method = lwm(table())
+    learner = made(method, (np.zeros(3, np.float32), jnp.stack([STUDENT, OTHER])), (UNIT, jnp.stack([TEACHER, OTHER])))
+    _, metrics, gradient = evaluate(method, learner, SECOND, batch_of(1))
+    assert metrics["attention"] == 0
+    for leaf in jax.tree.leaves([gradient(), gradient("attention")]):
+        assert np.isfinite(leaf).all()
+
+
+def test_on_the_first_task_there_is_classification_alone():
+    method, _, moved, _, batch = digits_case()
+    first = make_clock()
+    batch = batch._replace(tasks=jnp.zeros_like(batch.tasks))
+    value, metrics, gradient = evaluate(method, moved, first, batch)
+    assert metrics["distillation"] == 0
+    assert metrics["attention"] == 0
+    assert value == metrics["classification"]
+    for name in ("distillation", "attention"):
+        assert norm(gradient(name)) == 0
+    plain = finetune(method.network)
+    own = rows.take_row(moved.params, first.task, moved.rows)
+    focused = moved._replace(params=own)
+    np.testing.assert_allclose(value, plain.loss(own, focused, first, batch, None)[0], rtol=1e-6)
+
+
+def test_the_teacher_of_the_last_visit_was_the_student_before_it():
+    """One program for the stream; both kept teachers are compared to the students a shorter stream ends with."""
+    stream = conformance.stream(scenario="class")
+    network = networks.cnn((8, 8, 1), 3, channels=((4,),), dense=(), pooled=True, mean=stream.mean, std=stream.std)
+    base = lwm(network)
+
+    def init(key):
+        params, collections, state, hyper = base.init(key)
+        return params, collections, {**state, "previous": state["teacher"]}, hyper
+
+    def end_phase(learner, clock, fold, key):
+        state = {**learner.method_state, "previous": learner.method_state["teacher"]}
+        return base.end_phase(learner._replace(method_state=state), clock, fold, key)
+
+    method, optimizer = base._replace(init=init, end_phase=end_phase), optax.sgd(1.0, momentum=0.9)
+    ends = []
+    for rounds in (2, 3):
+        shorter = stream._replace(schedule=jax.tree.map(lambda leaf, rounds=rounds: leaf[:rounds], stream.schedule))
+        run = training.make_run(method, optimizer, shorter, training.Settings(batch_size=16, rate=0.05))
+        ends.append(run(jax.random.key(0), stream.tables).learner)
+        assert run.step.traces == 1
+    state = ends[1].method_state
+    chex.assert_trees_all_equal(state["teacher"]["params"], ends[1].params)
+    chex.assert_trees_all_close(state["previous"]["params"], ends[0].params, rtol=1e-4, atol=1e-5)
+    for before, after in zip(*(jax.tree.leaves(end.params) for end in ends), strict=True):
+        assert np.abs(before - after).max() > 1e-3
+
+
+def test_networks_and_options_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="classification is 'ce'"):
+        lwm(table(), classification="ce")
+    with pytest.raises(ValueError, match="per_task is empty"):
+        lwm(table()._replace(per_task=()))
+    with pytest.raises(ValueError, match=r"\[B, 12\]"):
+        lwm(networks.mlp((8, 8, 1), 3, hidden=(12,)))
+    network = networks.cnn((8, 8, 1), 3, channels=((4,),), dense=(), pooled=True, normalization="batch")
+    own = "batch_stats/conv_norm_0_0/mean"
+    with pytest.raises(ValueError, match=own):
+        lwm(network._replace(per_task=(*network.per_task, own)))
+
+
+def test_a_pooled_cnn_s_features_are_the_means_of_its_maps_and_its_head_reads_them():
+    network = networks.cnn((8, 8, 1), 3, channels=((4,), (6,)), dense=(), pooled=True)
+    params, collections = network.init(jax.random.key(0))
+    inputs = jax.random.uniform(jax.random.key(1), (5, 8, 8, 1))
+    output = network.apply(params, collections, inputs)
+    assert output.maps.shape == (5, 2, 2, 6)
+    np.testing.assert_allclose(output.features, np.asarray(output.maps).mean((1, 2)), rtol=1e-6)
+    expected = np.asarray(output.features) @ np.asarray(params["head"]["kernel"]) + np.asarray(params["head"]["bias"])
+    np.testing.assert_allclose(output.logits, expected, rtol=1e-5, atol=1e-6)
+    wire = next(wire for wire in network.wiring if wire.path == "head/kernel")
+    assert (wire.inputs, wire.repeat) == ("conv_1_0", 1)

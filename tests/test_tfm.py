@@ -1,0 +1,300 @@
+"""Ternary feature masks: hand-worked masks, growth, normalisation, and bits of old tasks."""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cljax import masks, networks, rows, transforms
+from cljax.methods.tfm import TernaryState, tfm
+from cljax.types import Batch, make_clock
+from tests import conformance
+from tests.zero_forgetting import Visits, orders, single
+
+KEY = jax.random.key(0)
+
+
+def small(**options):
+    return networks.mlp((5,), 2, **{"hidden": (4, 3), "normalization": "feature", **options})
+
+
+def grown(method, network, tasks):
+    """The learner when tasks 0 to `tasks` - 1 have begun, untrained."""
+    learner = single(method, network, tasks=tasks)
+    for task in range(tasks):
+        learner = method.begin_task(learner, make_clock(task=task), None, KEY)
+    return learner
+
+
+def named(tree):
+    return {path: np.asarray(leaf) for path, leaf in zip(rows.leaf_paths(tree), jax.tree.leaves(tree), strict=True)}
+
+
+def test_masks_of_three_tasks_by_hand():
+    network = small()
+    method = tfm(network, growth=0.3)
+    learner = grown(method, network, 3)
+    assert learner.method_state.owner["dense_0"].tolist() == [0, 0, 1, 1], "ceil(1.2) each, until the layer is full"
+    assert learner.method_state.owner["dense_1"].tolist() == [0, 1, 2], "ceil(0.9) each"
+    first, second, third = (named(method.update_mask(learner, make_clock(task=task))) for task in range(3))
+    assert first["dense_0/kernel"].tolist() == [[1, 1, 0, 0]]
+    assert second["dense_0/kernel"].tolist() == [[0, 0, 1, 1]]
+    assert third["dense_0/kernel"].tolist() == [[0, 0, 0, 0]]
+    assert first["dense_1/kernel"].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert second["dense_1/kernel"].tolist() == [[0, 1, 0], [0, 1, 0], [1, 1, 0], [1, 1, 0]]
+    assert third["dense_1/kernel"].tolist() == [[0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]]
+    assert [mask["dense_1/bias"].tolist() for mask in (first, second, third)] == np.eye(3).tolist()
+    seen = [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert [mask["head/kernel"][:, 0].tolist() for mask in (first, second, third)] == seen
+    assert [mask["norm_1/scale"].tolist() for mask in (first, second, third)] == seen
+    again = named(method.update_mask(learner, make_clock(task=0, newest=2, first=False)))
+    for path, mask in again.items():
+        np.testing.assert_array_equal(mask, first[path] if path.startswith(("head", "norm")) else 0 * first[path])
+
+
+def test_on_a_convolutional_network_equation_5_is_equation_6_and_no_weight_has_two_tasks():
+    network = networks.cnn((4, 4, 1), 2, channels=((5,), (3,)), dense=(4,))
+    method = tfm(network, growth=(0.4, 0.2, 0.6))
+    learner = grown(method, network, 3)
+    owner = learner.method_state.owner
+    total = 0
+    for task in range(3):
+        found = named(method.update_mask(learner, make_clock(task=task)))
+        for path, first, last in (
+            ("conv_1_0", "conv_0_0", "conv_1_0"),
+            ("dense_0", "conv_1_0", "dense_0"),
+        ):
+            seen = lambda name, t: np.asarray(owner[name]) <= t
+            new = np.logical_or.outer(
+                seen(first, task) & ~seen(first, task - 1), seen(last, task) & ~seen(last, task - 1)
+            )
+            now, before = (np.outer(seen(first, t), seen(last, t)) for t in (task, task - 1))
+            mask = found[f"{path}/kernel"].reshape(-1, *now.shape)
+            np.testing.assert_array_equal(mask, np.broadcast_to(now ^ before, mask.shape))
+            np.testing.assert_array_equal(mask[0], now & new)
+        total = total + found["conv_1_0/kernel"]
+        assert found["conv_1_0/kernel"].shape == (1, 1, 5, 3)
+        assert found["dense_0/kernel"].shape == (3, 4)
+    claimed = np.outer(owner["conv_0_0"] <= 2, owner["conv_1_0"] <= 2)
+    np.testing.assert_array_equal(total[0, 0], claimed)
+
+
+def test_flattened_maps_repeat_their_channels():
+    network = networks.cnn((4, 4, 1), 2, channels=((3,),), dense=(4,))
+    method = tfm(network, growth=0.3)
+    learner = grown(method, network, 2)
+    mask = np.asarray(method.update_mask(learner, make_clock(task=1))["dense_0"]["kernel"])
+    owner = np.asarray(learner.method_state.owner["conv_0_0"])
+    assert mask.shape == (12, 4)
+    for place in range(4):
+        np.testing.assert_array_equal(mask[3 * place : 3 * place + 3, 0], owner == 1)  # unit 0 is task 0's
+
+
+@given(growth=st.floats(0, 1), tasks=st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_growth_is_a_rounded_up_part_of_each_layer_and_stops_at_full_width(growth, tasks):
+    _, begin, learner = _growing()
+    learner = learner._replace(hyper={**learner.hyper, "growth": jnp.float32(growth)})
+    for task in range(tasks):
+        learner = begin(learner, make_clock(task=task))
+    for name, width in (("dense_0", 30), ("dense_1", 7)):
+        owner = np.asarray(learner.method_state.owner[name])
+        step = int(np.ceil(np.float32(growth) * width - 1e-4))
+        expected = [min(step, max(0, width - task * step)) for task in range(tasks)]
+        assert [(owner == task).sum() for task in range(tasks)] == expected
+        assert (np.diff(owner.astype(np.int64)) >= 0).all(), "in order of place"
+    assert begin._cache_size() == 1
+
+
+@functools.cache
+def _growing():
+    network = small(hidden=(30, 7))
+    method = tfm(network)
+    begin = jax.jit(lambda learner, clock: method.begin_task(learner, clock, None, KEY))
+    return method, begin, single(method, network)
+
+
+def test_a_tenth_of_thirty_is_three_and_a_schedule_s_last_number_goes_on():
+    network = small(hidden=(30, 100))
+    owner = grown(tfm(network, growth=(0.55, 0.05)), network, 4).method_state.owner["dense_1"]
+    assert [int((owner == task).sum()) for task in range(4)] == [55, 5, 5, 5]
+    owner = grown(tfm(network, growth=0.1), network, 2).method_state.owner["dense_0"]
+    assert [int((owner == task).sum()) for task in range(2)] == [3, 3]
+    packed = masks.pack(masks.ternary(owner, 1))
+    assert packed.size == 8, "two bits a feature"
+    np.testing.assert_array_equal(masks.unpack(packed, 30), [1] * 3 + [2] * 3 + [0] * 24)
+
+
+def test_the_lowest_growth_within_the_margin_is_chosen():
+    network = small()
+    method = tfm(network, candidates=(0.6, 0.2, 0.4), margin=0.02)
+    learner = single(method, network)
+    offered = method.candidates(learner, make_clock())["growth"]
+    np.testing.assert_allclose(offered, [0.2, 0.4, 0.6])
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), learner)
+    for scores, index in (([0.5, 0.79, 0.8], 1), ([0.79, 0.7, 0.8], 0), ([0.5, 0.6, 0.7], 2), ([np.nan] * 3, 0)):
+        assert int(method.choose(jnp.asarray(scores, jnp.float32), stacked, make_clock())) == index
+
+
+@functools.cache
+def visits(**options):
+    stream = conformance.stream()
+    network = networks.mlp(
+        (8, 8, 1), 3, hidden=(8, 6), normalization="feature", dropout=0.2, mean=stream.mean, std=stream.std
+    )
+    return Visits(tfm(network, **options), stream)
+
+
+@given(growth=st.floats(0, 0.7), which=st.integers(0, 3), order=orders, seed=st.integers(0, 3))
+@settings(max_examples=12, deadline=None)
+def test_no_bit_of_old_logits_moves_for_any_growth_order_and_optimizer(growth, which, order, seed):
+    made = visits()
+    made.run(made.start(seed, growth=growth), order, which=which, seed=seed)
+
+
+def test_a_user_s_own_convolutional_module_forgets_nothing():
+    class Theirs(nn.Module):
+        @nn.compact
+        def __call__(self, images, train: bool):
+            values = nn.max_pool(nn.relu(nn.Conv(6, (3, 3))(images)), (2, 2), strides=(2, 2))
+            values = nn.relu(nn.Dense(7)(values.reshape(values.shape[0], -1)))
+            return nn.Dense(3, name="classifier")(nn.Dropout(0.2, deterministic=not train)(values))
+
+    own = ("classifier/kernel", "classifier/bias")
+    network = networks.from_linen(Theirs(), (8, 8, 1), outputs=3, per_task=own, gates=("Conv_0", "Dense_0"))
+    made = Visits(tfm(network, growth=0.3), conformance.stream())
+    for which in range(4):
+        owner = made.run(made.start(1), [0, 1, 0, 2, 1], which=which).method_state.owner
+        assert [(owner["Dense_0"] == task).sum() for task in range(3)] == [3, 3, 1]
+
+
+def test_a_layer_that_does_not_grow_still_learns_and_shifts_of_masked_features_do_not_leak():
+    made = visits()
+    learner = made.run(made.start(growth=0.5), [0, 1])
+    frozen = made.run(learner._replace(hyper={**learner.hyper, "growth": jnp.float32(0.0)}), [2], after=[0, 1])
+    owner = frozen.method_state.owner
+    assert not any((leaf == 2).any() for leaf in owner.values())
+    for name in ("dense_0", "dense_1"):
+        assert (
+            np.asarray(frozen.params[name]["kernel"]).tobytes() == np.asarray(learner.params[name]["kernel"]).tobytes()
+        )
+    assert (frozen.params["head"]["kernel"][2] != learner.params["head"]["kernel"][2]).any()
+    assert (frozen.params["norm_0"]["bias"][2] != 0).all(), "its own shift of all older features"
+    hidden = np.asarray(owner["dense_1"]) > 0
+    norm = frozen.params["norm_1"]
+    shifted = {**norm, "bias": norm["bias"].at[0, np.flatnonzero(hidden)].set(7.0), "scale": norm["scale"] * 1.0}
+    moved = frozen._replace(params={**frozen.params, "norm_1": shifted})
+    np.testing.assert_array_equal(made.logits(moved)[0], made.logits(frozen)[0])
+    assert (np.asarray(norm["bias"])[0][~hidden] != 0).any()
+
+
+def test_without_feature_normalisation_it_stays_the_identity_and_weights_into_old_features_may_start_at_zero():
+    network = small()
+    method = tfm(network, growth=0.5, feature_normalization=False, zero_init_new_to_old=True)
+    assert method.per_task == network.per_task
+    learner = single(method, network, tasks=2)
+    learner = method.begin_task(learner, make_clock(task=0), None, KEY)
+    before = learner.params["dense_1"]["kernel"]
+    learner = method.begin_task(learner, make_clock(task=1), None, KEY)
+    mask = method.update_mask(learner, make_clock(task=1))
+    assert all((mask[f"norm_{index}"][name] == 0).all() for index in range(2) for name in ("scale", "bias"))
+    expected = np.asarray(before).copy()
+    assert learner.method_state.owner["dense_1"].tolist() == [0, 0, 1]
+    expected[2:, :2] = 0
+    np.testing.assert_array_equal(learner.params["dense_1"]["kernel"], expected)
+
+
+DRIFT = {  # after masking gradients only: (state carried over from the task before, fresh state)
+    "sgd": (optax.sgd(0.1), False, False),
+    "momentum": (optax.sgd(0.1, momentum=0.9), True, False),
+    "decay": (optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.1)), True, True),
+    "adam": (optax.adam(0.01), True, False),
+    "adamw": (optax.adamw(0.01, weight_decay=1e-2), True, True),
+    "rmsprop": (optax.rmsprop(0.01), False, False),
+}
+
+
+def test_masked_gradients_do_not_freeze_masked_updates_do():
+    """Twenty steps on task 1: how far do the weights of task 0 move?"""
+    network = small(hidden=(6, 6))
+    method = tfm(network, growth=0.4)
+    images = jax.random.normal(KEY, (16, 5))
+    labels = (images[:, 0] > 0).astype(jnp.int32)
+    batch = Batch(images, labels, jnp.zeros(16, jnp.int32), jnp.arange(16), jnp.ones(16))
+    start = grown(method, network, 1)
+    after = method.begin_task(start, make_clock(task=1), None, KEY)
+    clocks = [make_clock(task=task) for task in range(2)]
+
+    def steps(optimizer, learner, clock, state, masked):
+        mask = method.update_mask(learner, clock)
+        guarded = transforms.with_update_mask(optimizer)
+
+        def body(_, carry):
+            params, state = carry
+            gradients = jax.grad(lambda p: method.loss(p, learner, clock, batch, None)[0])(params)
+            if masked:
+                updates, state = guarded.update(gradients, state, params, mask=mask)
+                return transforms.keep_masked(params, optax.apply_updates(params, updates), mask), state
+            gradients = jax.tree.map(lambda g, m: g * m, gradients, mask)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
+
+        params, state = jax.lax.fori_loop(0, 20, body, (learner.params, state))
+        frozen = jax.tree.map(
+            lambda new, old, m: jnp.max(jnp.where(m == 0, jnp.abs(new - old), 0.0)), params, learner.params, mask
+        )
+        return params, state, jnp.max(jnp.stack(jax.tree.leaves(frozen)))
+
+    @jax.jit
+    def table():
+        found = {}
+        for name, (optimizer, *_) in DRIFT.items():
+            fresh = optimizer.init(start.params)
+            params, carried, _ = steps(optimizer, start, clocks[0], fresh, True)
+            second = after._replace(params=params)
+            states = {"carried": carried, "fresh": optimizer.init(params)}
+            found[name] = {
+                (state, masked): steps(optimizer, second, clocks[1], value, masked)[2]
+                for state, value in states.items()
+                for masked in (False, True)
+            }
+        return found
+
+    for name, drift in table().items():
+        _, carried, fresh = DRIFT[name]
+        assert (float(drift["carried", False]) > 1e-5) == carried, (name, drift)
+        assert (float(drift["fresh", False]) > 1e-5) == fresh, (name, drift)
+        assert float(drift["carried", True]) == 0
+        assert float(drift["fresh", True]) == 0
+
+
+def test_what_does_not_fit_is_refused_with_the_cure():
+    with pytest.raises(ValueError, match=r"batch normalisation.*normalization='feature'"):
+        tfm(small(normalization="batch"))
+    with pytest.raises(ValueError, match=r"head for each task.*clnp"):
+        tfm(small(per_task=()))
+    with pytest.raises(ValueError, match=r"\[0, 1\], not 1.5"):
+        tfm(small(), growth=1.5)
+    with pytest.raises(ValueError, match="either a schedule or chosen"):
+        tfm(small(), growth=(0.5, 0.1), candidates=(0.1,))
+    with pytest.raises(ValueError, match=r"has none\. Use one of"):
+        tfm(small()._replace(wiring=()))
+    ungated = tuple(w._replace(outputs=None) if w.path == "dense_0/kernel" else w for w in small().wiring)
+    with pytest.raises(ValueError, match="'dense_0/kernel' has none"):
+        tfm(small()._replace(wiring=ungated))
+
+
+def test_the_state_is_one_owner_a_feature():
+    network = small()
+    state = tfm(network).init(KEY)[2]
+    assert isinstance(state, TernaryState)
+    assert all((leaf == masks.FREE).all() for leaf in state.owner.values())

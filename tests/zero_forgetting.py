@@ -1,0 +1,92 @@
+"""Visits in any order under any of four optimizers, as data: one compiled program, no bit of old logits moves."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from hypothesis import strategies as st
+
+from cljax import rows, streams, training
+from cljax.training.fit import make_fit
+from cljax.types import Learner, make_clock
+from tests import conformance
+
+SETTINGS = training.Settings(batch_size=16, evaluation_batch=32)
+RATES = np.array([rate for _, rate in conformance.OPTIMIZERS.values()], np.float32)
+
+orders = st.lists(st.sampled_from([0, 1, 2]), min_size=2, max_size=4).map(lambda drawn: _by_first_visit([0, *drawn]))
+
+
+def _by_first_visit(tasks):
+    names: dict[int, int] = {}
+    return [names.setdefault(task, len(names)) for task in tasks]
+
+
+def any_optimizer(which):
+    """The optimizer of `conformance.OPTIMIZERS` with this number, which may be traced; all states are kept."""
+    every = [optimizer for optimizer, _ in conformance.OPTIMIZERS.values()]
+
+    def update(updates, states, params=None):
+        found = [one.update(updates, state, params) for one, state in zip(every, states, strict=True)]
+        chosen = jax.tree.map(lambda *leaves: jnp.stack(leaves)[which], *(updates for updates, _ in found))
+        return chosen, tuple(state for _, state in found)
+
+    return optax.GradientTransformation(lambda params: tuple(one.init(params) for one in every), update)
+
+
+class Visits:
+    """A method on a stream: `start`, `visit` and `logits`, each compiled once."""
+
+    def __init__(self, method, stream, *, epochs=1):
+        self.method, self.stream = method, stream
+        self.tables = jax.tree.map(jnp.asarray, stream.tables)
+        shares = [max(1, epochs) for _ in method.phases]
+        images = self.tables.examples[:24]
+
+        def engine(which):
+            return training.make_engine(
+                method,
+                any_optimizer(which),
+                SETTINGS,
+                scenario=stream.scenario,
+                capacity=streams.capacity(stream.tables),
+            )
+
+        def visit(learner, clock, which, tables, key):
+            fit = make_fit(engine(which), SETTINGS, longest=max(shares))
+            learner = learner._replace(hyper={**learner.hyper, "rate": jnp.asarray(RATES)[which]})
+            return fit(learner, clock, tables, key, jnp.asarray(shares, jnp.int32))[0]
+
+        self._start = jax.jit(engine(0).init)
+        self.visit = jax.jit(visit)
+        tasks = jnp.arange(stream.tables.classes.shape[0], dtype=jnp.int32)
+        self.logits = jax.jit(lambda learner: jax.lax.map(lambda t: method.predict(learner, images, t), tasks))
+
+    def start(self, seed=0, **hyper) -> Learner:
+        learner = self._start(jax.random.key(seed), self.tables)
+        return learner._replace(hyper={**learner.hyper, **{name: jnp.float32(value) for name, value in hyper.items()}})
+
+    def run(self, learner, order, *, which=0, seed=0, after=()):
+        """Visits tasks in order, `after` others; asserts that no other task's logits change once it was visited."""
+        key, which = jax.random.key(seed), jnp.int32(which)
+        before = np.asarray(self.logits(learner))
+        for number, task in enumerate(order):
+            seen = [*after, *order[:number]]
+            clock = make_clock(round=len(seen), task=task, newest=max([*seen, task]), first=task not in seen)
+            learner = self.visit(learner, clock, which, self.tables, key)
+            now = np.asarray(self.logits(learner))
+            assert np.isfinite(now).all()
+            for old in set(seen) - {task}:
+                assert now[old].tobytes() == before[old].tobytes(), (order, number, old)
+            before = now
+        assert self.visit._cache_size() == 1
+        return learner
+
+
+def single(method, network, *, tasks=1):
+    """A focused learner that never met an engine: params and collections of one task, no optimizer."""
+    params, collections, state, hyper = method.init(jax.random.key(0))
+    classes = jnp.ones([tasks, network.outputs], jnp.bool_)
+    return Learner(params, collections, (), state, hyper, None, classes, rows.resting(method.per_task))
