@@ -149,7 +149,8 @@ def test_the_command_computes_what_the_library_does(compared):
     seeds = [(seed, streams.split(dataset, tasks=5, seed=seed, epochs=2)) for seed in (0, 1)]
     network = networks.mlp((8, 8, 1), 2, hidden=(16, 16), mean=seeds[0][1].mean, std=seeds[0][1].std)
     settings = training.Settings(batch_size=32, rate=0.05, validate=True)
-    outcome = drive(methods.finetune(network), optax.sgd(1.0, momentum=0.9), seeds, settings)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0, momentum=0.9))
+    outcome = drive(methods.finetune(network), optimizer, seeds, settings)
     run = json.loads((compared[0] / "record.json").read_text())["runs"][0]
     np.testing.assert_array_equal(np.asarray(run["accuracy"], np.float32), outcome.evaluation.accuracy)
     assert run["flops"] == outcome.flops
@@ -246,7 +247,10 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "finetun"], "There is no method 'finetun'. Did you mean 'finetune'? There are: finetune, freezing"),
+        (
+            ["run", "finetun"],
+            "There is no method 'finetun'. Did you mean 'finetune'? There are: clnp, df_cnn, finetune, freezing",
+        ),
         (["compare", "--methods", "joint", "joint"], "'joint' is named more than once"),
         (["run"], "Which method? For example: cljax run finetune"),
         (["run", "joint", "--method", "finetune"], "Two methods are named"),
@@ -323,13 +327,14 @@ def test_set_reaches_those_that_have_the_parameter():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (Training(optimizer="sgd"), -2.0),
-        (Training(optimizer="sgd", weight_decay=0.5), -4.0),
-        (Training(optimizer="momentum", weight_decay=0.5), -4.0),
-        (Training(optimizer="adam"), -1.0),
-        (Training(optimizer="adamw", weight_decay=0.5), -3.0),
-        (Training(optimizer="adamw"), -1.0),
-        (Training(optimizer="rmsprop"), -1 / math.sqrt(0.1)),
+        (Training(optimizer="sgd"), -1.0),
+        (Training(optimizer="sgd", clip=0.0), -2.0),
+        (Training(optimizer="sgd", clip=0.0, weight_decay=0.5), -4.0),
+        (Training(optimizer="momentum", clip=0.0, weight_decay=0.5), -4.0),
+        (Training(optimizer="adam", clip=0.0), -1.0),
+        (Training(optimizer="adamw", clip=0.0, weight_decay=0.5), -3.0),
+        (Training(optimizer="adamw", clip=0.0), -1.0),
+        (Training(optimizer="rmsprop", clip=0.0), -1 / math.sqrt(0.1)),
     ],
 )
 def test_first_update_of_each_optimizer(options, expected):
