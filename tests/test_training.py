@@ -239,6 +239,7 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 
     outcome = drive(method, SGD, [(0, stream)], SETTINGS)
+    np.testing.assert_allclose(outcome.epochs.loss[0], found.log.epochs.loss, rtol=1e-4)
     for ours, plain in zip(jax.tree.leaves(outcome.learners[0]), jax.tree.leaves(learner), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 

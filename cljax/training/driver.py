@@ -225,8 +225,7 @@ def drive_group(plan: _Plan, members: list[int], key: Array, tables: Tables, ind
                 for values, value in zip(log, entry, strict=True):
                     values[:, clock.round, phase, epoch] = value
                 if plan.report:
-                    with np.errstate(invalid="ignore"):
-                        loss, accuracy = (_mean(value) for value in (entry.loss, entry.validation_accuracy))
+                    loss, accuracy = (_mean(value) for value in (entry.loss, entry.validation_accuracy))
                     name, task, total = method.phases[phase].name, int(clock.task), whole * plan.seeds // len(members)
                     at = (method.name, members[0], len(members), task, name, epoch + 1, count, loss, accuracy)
                     plan.report(Event(*at, counted + epoch + 1, total))
@@ -248,7 +247,10 @@ def drive_group(plan: _Plan, members: list[int], key: Array, tables: Tables, ind
         if method.candidates is None:
             learner, _ = visit(learner, clock, done)
         else:
-            learner = _search(programs, learner, clock, functools.partial(visit, counted=done), batched)
+            mine = [place for place, point in enumerate(points) if point[0] == number]
+            written = [*((values, number) for values in log), (curves, mine)]
+            visiting = functools.partial(visit, counted=done)
+            learner = _search(programs, learner, clock, visiting, written, batched)
         done += int(np.maximum(counts[number], 0).sum())
         if schedule.evaluate[number]:
             evaluations.append(lead(programs["evaluate"](learner, clock, tables)))
@@ -263,16 +265,33 @@ def drive_group(plan: _Plan, members: list[int], key: Array, tables: Tables, ind
     return learners, evaluation, log, curves, np.full(len(members), spent / len(members))
 
 
-def _search(programs: dict[str, Program], learner: Learner, clock: Clock, visit: Callable, batched: bool) -> Learner:
-    """Tries the method's candidates in turn, as `training.search` does, and keeps the one chosen."""
+def _search(
+    programs: dict[str, Program],
+    learner: Learner,
+    clock: Clock,
+    visit: Callable,
+    written: list[tuple[np.ndarray, Any]],
+    batched: bool,
+) -> Learner:
+    """Tries the method's candidates in turn, as `training.search` does, and keeps the one chosen.
+
+    `written` are the arrays and places `[:, place]` in which a visit leaves its log: the chosen one's stays there.
+    """
     options = programs["candidates"](learner, clock)
     axis = 1 if batched else 0
-    tried = []
+    tried, logs = [], []
     for number in range(jax.tree.leaves(options)[0].shape[axis]):
         values = jax.tree.map(lambda leaf, number=number: jnp.take(leaf, number, axis=axis), options)
+        for array, place in written:
+            array[:, place] = np.nan
         tried.append(visit(learner._replace(hyper={**learner.hyper, **values}), clock))
+        logs.append([array[:, place].copy() for array, place in written])
     learners, scores = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=axis), *tried)
-    return programs["pick"](learners, programs["choose"](scores, learners, clock))
+    index = programs["choose"](scores, learners, clock)
+    for member, chosen in enumerate(np.atleast_1d(np.asarray(index))):
+        for (array, place), values in zip(written, logs[chosen], strict=True):
+            array[member, place] = values[member]
+    return programs["pick"](learners, index)
 
 
 def _mean(values: np.ndarray) -> float:
