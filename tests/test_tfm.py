@@ -117,7 +117,7 @@ def test_growth_is_a_rounded_up_part_of_each_layer_and_stops_at_full_width(growt
 @functools.cache
 def _growing():
     network = small(hidden=(30, 7))
-    method = tfm(network)
+    method = tfm(network, growth=0.2)
     begin = jax.jit(lambda learner, clock: method.begin_task(learner, clock, None, KEY))
     return method, begin, single(method, network)
 
@@ -131,6 +131,16 @@ def test_a_tenth_of_thirty_is_three_and_a_schedule_s_last_number_goes_on():
     packed = masks.pack(masks.ternary(owner, 1))
     assert packed.size == 8, "two bits a feature"
     np.testing.assert_array_equal(masks.unpack(packed, 30), [1] * 3 + [2] * 3 + [0] * 24)
+
+
+def test_by_default_the_first_task_claims_55_percent_and_the_others_share_the_rest():
+    network = small(hidden=(100, 40))
+    owner = grown(tfm(network), network, 10).method_state.owner
+    assert np.bincount(np.asarray(owner["dense_0"])).tolist() == [55, *[5] * 9], "the paper's schedule"
+    assert np.bincount(np.asarray(owner["dense_1"])).tolist() == [22, *[2] * 9]
+    owner = grown(tfm(network), network, 4).method_state.owner["dense_0"]
+    assert np.bincount(np.asarray(owner)).tolist() == [55, 15, 15, 15]
+    assert grown(tfm(network), network, 1).method_state.owner["dense_0"].tolist() == [0] * 55 + [masks.FREE] * 45
 
 
 def test_the_lowest_growth_within_the_margin_is_chosen():
@@ -150,7 +160,7 @@ def visits(**options):
     network = networks.mlp(
         (8, 8, 1), 3, hidden=(8, 6), normalization="feature", dropout=0.2, mean=stream.mean, std=stream.std
     )
-    return Visits(tfm(network, **options), stream)
+    return Visits(tfm(network, **{"growth": 0.2, **options}), stream)
 
 
 @given(growth=st.floats(0, 0.7), which=st.integers(0, 3), order=orders, seed=st.integers(0, 3))

@@ -12,6 +12,9 @@ from cljax import masks, ownership, rows
 from cljax.methods.finetune import finetune
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Tree
 
+FIRST_GROWTH = 0.55
+"""The part of the features that the first task claims by default; what is left is for the others, in equal parts."""
+
 
 class TernaryState(NamedTuple):
     """What ternary feature masks keep: the task that made each feature, `{gate: [C] int32}`.
@@ -25,7 +28,7 @@ class TernaryState(NamedTuple):
 def tfm(
     network: Network,
     *,
-    growth: float | Sequence[float] = 0.2,
+    growth: float | Sequence[float] | None = None,
     candidates: Sequence[float] | None = None,
     margin: float = 0.015,
     feature_normalization: bool = True,
@@ -48,7 +51,8 @@ def tfm(
     Args:
       network: with gates, a head for each task, and no batch normalisation.
       growth: in [0, 1], the part of each layer's features that a task claims; a sequence is a schedule for tasks 0, 1,
-        ..., its last number for all further tasks: `(0.55, 0.05)`.
+        ..., its last number for all further tasks: `(0.55, 0.05)`. None: 0.55 for the first task, the rest in equal
+        parts for the others, which for ten tasks is the paper's schedule.
       candidates: numbers to choose each task's growth from, by training with each of them; None: no search.
       margin: of validation accuracy: the lowest growth that comes as near to the best is chosen.
       feature_normalization: whether scale and shift of each feature belong to a task, where the network has
@@ -72,7 +76,8 @@ def tfm(
     """
     layout = ownership.layout("tfm", network)
     _check(network, layout)
-    schedule = [float(growth)] if isinstance(growth, int | float) else [float(part) for part in growth]
+    given = FIRST_GROWTH if growth is None else growth
+    schedule = [float(given)] if isinstance(given, int | float) else [float(part) for part in given]
     options = sorted(float(part) for part in candidates or ())
     if not schedule or not all(0 <= part <= 1 for part in schedule + options):
         raise ValueError(f"tfm's growth is a part of each layer's features, in [0, 1], not {growth!r}, {candidates!r}.")
@@ -91,6 +96,9 @@ def tfm(
         del fold, key
         parts = jnp.stack([learner.hyper[name] for name in names])
         part = parts[jnp.minimum(clock.task, len(names) - 1)]
+        if growth is None and not options:
+            others = jnp.float32(max(len(learner.classes) - 1, 1))
+            part = jnp.where(clock.task == 0, part, (1 - part) / others)
 
         def grow(owner: Array) -> Array:
             # A number such as 0.1 is a little more than a tenth in float32, and 3.0000001 features are three.
