@@ -93,14 +93,14 @@ def is_focused(path: str, rows: Rows) -> bool:
     return TASK_SLOTS in path.split("/") or (ends_with(path, rows.per_task) and not ends_with(path, rows.keeps))
 
 
-def map_leaves(fn: Callable[[str, Array], Tree], tree: Tree) -> Tree:
-    """Maps `fn(path, leaf)` over a tree.
+def map_leaves(fn: Callable[..., Tree], tree: Tree, *rest: Tree) -> Tree:
+    """Maps `fn(path, leaf, *others)` over a tree and others like it.
 
     Example:
       >>> map_leaves(lambda path, leaf: path, {'a': [1.0, 2.0]})
       {'a': ['a/0', 'a/1']}
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(path_name(path), leaf), tree)
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest)
 
 
 def take_row(tree: Tree, task: Array, rows: Rows) -> Tree:

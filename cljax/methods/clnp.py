@@ -121,19 +121,29 @@ def clnp(
         state = learner.method_state._replace(owner=owner)
         return learner._replace(params=params, collections=found, method_state=state)
 
+    def strength(path: str, learner: Learner, leaf: Array) -> Array:
+        if path not in kernels:
+            return jnp.zeros((), leaf.dtype)
+        return learner.hyper["l1" if len(strengths) == 1 else f"l1_{kernels.index(path)}"].astype(leaf.dtype)
+
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         shown = show(learner, learner.method_state.owner, clock.task, clock.newest)
-        value, (collections, _) = base.loss(params, learner._replace(collections=shown), clock, batch, key)
+        value, (collections, found) = base.loss(params, learner._replace(collections=shown), clock, batch, key)
+        if (
+            key is None
+        ):  # in training adjust_gradients has the penalty's gradient, without another pass over the weights
+            mask = trained(params, learner, clock)
+            weigh = lambda path, leaf, free: strength(path, learner, leaf) * free.astype(leaf.dtype)
+            value += losses.l1_sparsity(params, rows.map_leaves(weigh, params, mask))
+        return value, (collections, found)
 
-        def weigh(path: str, leaf: Array, mask: Array) -> Array:
-            if path not in kernels:
-                return jnp.zeros((), leaf.dtype)
-            alpha = learner.hyper["l1" if len(strengths) == 1 else f"l1_{kernels.index(path)}"]
-            return alpha.astype(leaf.dtype) * mask.astype(leaf.dtype)
+    def adjust_gradients(gradients: Tree, learner: Learner, clock: Clock, batch: Batch) -> Tree:
+        del clock, batch
 
-        named = rows.map_leaves(lambda path, leaf: path, params)
-        penalty = losses.l1_sparsity(params, jax.tree.map(weigh, named, params, trained(params, learner, clock)))
-        return value + penalty, (collections, {"l1": penalty})
+        def shrink(path: str, leaf: Array, gradient: Array) -> Array:
+            return gradient + strength(path, learner, leaf) * jnp.sign(leaf)
+
+        return rows.map_leaves(shrink, learner.params, gradients)
 
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         del key
@@ -162,6 +172,7 @@ def clnp(
         init=init,
         begin_task=begin_task,
         loss=loss,
+        adjust_gradients=adjust_gradients,
         update_mask=lambda learner, clock: trained(learner.params, learner, clock),
         end_phase=end_phase,
         predict=predict,
