@@ -1,6 +1,8 @@
 """Data sets: the digits' builder, prepared TFDS sets, arrays, and what errors say."""
 
+import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -10,6 +12,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import requests
 from sklearn.datasets import load_digits
 
 from cljax import data
@@ -121,45 +124,60 @@ def test_a_failed_preparation_leaves_nothing(tmp_path, monkeypatch):
     assert list((tmp_path / "digits").iterdir()) == []
 
 
-class Archives:
-    """Stands in for TFDS's download manager: addresses to local files."""
-
-    downloaded_size = 0
-
-    def __init__(self, files):
-        self.files = files
-
-    def download(self, urls):
-        return {key: self.files[url] for key, url in urls.items()} if isinstance(urls, dict) else self.files[urls]
+def idx(values):
+    """An array of bytes in the gzipped idx format."""
+    header = np.array([0x0800 + values.ndim, *values.shape], ">i4").tobytes()
+    return gzip.compress(header + values.astype(np.uint8).tobytes())
 
 
-def read(builder, files, tmp_path, monkeypatch):
-    """Prepares a builder from local archives and reads it back through the stock data source."""
+def tar(folder, name, contents):
+    """A gzipped tar archive of `{file: bytes}`."""
+    with tarfile.open(folder / name, "w:gz") as packed:
+        for file, content in contents.items():
+            member = tarfile.TarInfo(file)
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+
+
+def mnist_archives(folder):
+    """The four files of the MNIST family with three training and two test images; returns the images."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28)).astype(np.uint8)
+    labels = np.array([7, 0, 9, 1, 4])
+    for file, rows in (("train", slice(0, 3)), ("t10k", slice(3, 5))):
+        (folder / f"{file}-images-idx3-ubyte.gz").write_bytes(idx(images[rows]))
+        (folder / f"{file}-labels-idx1-ubyte.gz").write_bytes(idx(labels[rows]))
+    return images
+
+
+def cifar_archive(folder, builder):
+    """An archive of the CIFAR family with one image a file; returns the pixels, `[n, 3, 32, 32]`."""
+    about = builder._cifar_info.fget(builder)
+    files, keys = [*about.train_files, *about.test_files], about.label_keys
+    pixels = np.random.default_rng(0).integers(0, 256, (len(files), 3, 32, 32)).astype(np.uint8)
+    contents = {file: bytes([index + 1] * len(keys)) + pixels[index].tobytes() for index, file in enumerate(files)}
+    sizes = {"label": 10 if builder is builders.Cifar10 else 100, "coarse_label": 20}
+    for key, file in zip(keys, about.label_files, strict=True):
+        contents[file] = "\n".join(f"{key}{number}" for number in range(sizes[key])).encode() + b"\n\n"
+    name = builder.url_infos[about.url].filename
+    tar(folder, name, {about.prefix + file: content for file, content in contents.items()})
+    return pixels
+
+
+def read(name, folder, source):
+    """Prepares a data set from archives and reads it back, through the stock data source and as arrays."""
     import tensorflow_datasets as tfds
 
-    monkeypatch.setattr(builder, "_make_download_manager", lambda self, **_: Archives(files))
-    with silence():
-        prepare(builder.name, tmp_path)
-    parts = [tfds.data_source(builder.name, split=split, data_dir=tmp_path) for split in ("train", "test")]
-    return parts, data.load(builder.name, tmp_path)
+    data.prepare(name, folder, archives=source, verify=False)
+    parts = [tfds.data_source(name, split=split, data_dir=folder) for split in ("train", "test")]
+    return parts, data.load(name, folder)
 
 
 @pytest.mark.parametrize("builder", [builders.Mnist, builders.FashionMnist])
-def test_mnist_family_from_its_archives(builder, tmp_path, monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28)).astype(np.uint8)
-    files = {}
-    for file, rows in (("train", slice(0, 3)), ("t10k", slice(3, 5))):
-        count = len(images[rows])
-        contents = {
-            "images-idx3": np.array([2051, count, 28, 28], ">i4").tobytes() + images[rows].tobytes(),
-            "labels-idx1": np.array([2049, count], ">i4").tobytes() + bytes([7, 0, 9, 1, 4][rows]),
-        }
-        for kind, content in contents.items():
-            url = f"{builder.URL}{file}-{kind}-ubyte.gz"
-            assert url in builder.url_infos  # so that TFDS checks the download
-            files[url] = tmp_path / f"{file}-{kind}.gz"
-            files[url].write_bytes(gzip.compress(content))
-    parts, loaded = read(builder, files, tmp_path, monkeypatch)
+def test_mnist_family_from_its_archives(builder, tmp_path, capfd):
+    source = tmp_path / "archives" / builder.name  # a sub-folder of the data set's name
+    source.mkdir(parents=True)
+    images = mnist_archives(source)
+    parts, loaded = read(builder.name, tmp_path, source.parent)
     assert [len(part) for part in parts] == [3, 2]
     for part, found, labels, wanted in (
         ("train", loaded.train_images, loaded.train_labels, images[:3]),
@@ -168,35 +186,132 @@ def test_mnist_family_from_its_archives(builder, tmp_path, monkeypatch):
         order = [int(np.flatnonzero((wanted == image[..., 0]).all((1, 2)))[0]) for image in found]
         assert sorted(order) == list(range(len(wanted)))
         assert labels.tolist() == [{"train": [7, 0, 9], "test": [1, 4]}[part][row] for row in order]
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("builder", [builders.Cifar10, builders.Cifar100])
-def test_cifar_family_from_its_archive(builder, tmp_path, monkeypatch):
-    about = builder._cifar_info.fget(builder)
-    assert about.url in builder.url_infos
-    keys = about.label_keys
-    count = len(about.train_files) + 1
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32)).astype(np.uint8)
-    archive = tmp_path / "archive.tar.gz"
-    contents = {
-        file: bytes([index + 1] * len(keys)) + pixels[index].tobytes()
-        for index, file in enumerate([*about.train_files, *about.test_files])
-    }
-    sizes = {"label": 10 if builder is builders.Cifar10 else 100, "coarse_label": 20}
-    for key, file in zip(keys, about.label_files, strict=True):
-        contents[file] = "\n".join(f"{key}{number}" for number in range(sizes[key])).encode() + b"\n\n"
-    with tarfile.open(archive, "w:gz") as packed:
-        for file, content in contents.items():
-            member = tarfile.TarInfo(about.prefix + file)
-            member.size = len(content)
-            packed.addfile(member, io.BytesIO(content))
-    parts, loaded = read(builder, {about.url: archive}, tmp_path, monkeypatch)
+def test_cifar_family_from_its_archive(builder, tmp_path):
+    pixels = cifar_archive(tmp_path, builder)
+    count, classes = len(pixels), 10 if builder is builders.Cifar10 else 100
+    parts, loaded = read(builder.name, tmp_path, tmp_path)
     assert [len(part) for part in parts] == [count - 1, 1]
-    assert loaded.classes == tuple(f"label{number}" for number in range(sizes["label"]))
+    assert loaded.classes == tuple(f"label{number}" for number in range(classes))
     np.testing.assert_array_equal(sorted(loaded.labels), np.arange(count) + 1)
     for image, label in zip(loaded.images, loaded.labels, strict=True):
         np.testing.assert_array_equal(image, pixels[label - 1].transpose(1, 2, 0))
     assert parts[1][0]["id"] == b"test_00000"
+
+
+def test_every_archive_has_a_registered_checksum():
+    for builder in (builders.Mnist, builders.FashionMnist, builders.Cifar10, builders.Cifar100):
+        assert len(builder.url_infos) == (4 if "mnist" in builder.name else 1)
+        assert all(len(info.checksum) == 64 and info.size > 0 for info in builder.url_infos.values())
+
+
+def test_archives_that_are_not_the_registered_ones_are_refused(tmp_path, monkeypatch):
+    mnist_archives(tmp_path)
+    with pytest.raises(ValueError, match=r"is not the official archive.* bytes, not .*--no-verify"):
+        data.prepare("mnist", tmp_path, archives=tmp_path)
+    registered = {}
+    for url, info in builders.Mnist.url_infos.items():
+        content = (tmp_path / info.filename).read_bytes()
+        registered[url] = dataclasses.replace(info, size=len(content), checksum=hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(builders.Mnist, "url_infos", registered)
+    spoiled = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    good = spoiled.read_bytes()
+    spoiled.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # the same size, another bit
+    with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte.gz is not .*SHA-256 [0-9a-f]{64}, not"):
+        data.prepare("mnist", tmp_path, archives=tmp_path)
+    assert not (tmp_path / "mnist").exists()
+    spoiled.write_bytes(good)
+    assert data.prepare("mnist", tmp_path, archives=tmp_path) == tmp_path / "mnist" / "3.0.1"
+
+
+def test_missing_and_broken_archives(tmp_path):
+    images = mnist_archives(tmp_path)
+    place = tmp_path / "out"
+
+    def attempt(name="mnist"):
+        return data.prepare(name, place, archives=tmp_path, verify=False)
+
+    with pytest.raises(ValueError, match=r"lacks cifar-10-binary.tar.gz .*from https://.*cifar-10-binary.tar.gz"):
+        attempt("cifar10")
+    labels = tmp_path / "train-labels-idx1-ubyte.gz"
+    broken = [
+        (idx(images[:3]), "not an idx file of labels: it does not begin with the number 2049"),
+        (idx(np.zeros(2)), "holds 3 images, but .* holds 2 labels"),
+        (b"plain", "cannot be unpacked"),
+        (gzip.compress(gzip.decompress(idx(np.zeros(3)))[:-1]), r"says that it holds \[3\] values, but holds 2"),
+    ]
+    for content, words in broken:
+        labels.write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            attempt()
+    tar(tmp_path, "cifar-10-binary.tar.gz", {"cifar-10-batches-py/data_batch_1": b"pickle"})
+    with pytest.raises(ValueError, match=r"no file 'cifar-10-batches-bin.*it is not the binary version"):
+        attempt("cifar10")
+    names = " ".join("abcdefghij").encode()
+    tar(
+        tmp_path,
+        "cifar-10-binary.tar.gz",
+        {
+            **{
+                f"cifar-10-batches-bin/{file}": bytes(3073)
+                for file in builders.Cifar10._cifar_info.fget(builders.Cifar10).train_files
+            },
+            "cifar-10-batches-bin/test_batch.bin": bytes(3072),
+            "cifar-10-batches-bin/batches.meta.txt": names,
+        },
+    )
+    with pytest.raises(ValueError, match="holds 3072 bytes, which are not records of 3073 bytes"):
+        attempt("cifar10")
+    assert [path for path in place.rglob("*") if path.is_file()] == []
+
+
+class Answer:
+    """What a web server answers."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def raise_for_status(self):
+        if self.content is None:
+            raise requests.HTTPError("404")
+
+    def iter_content(self, size):
+        return [self.content[at : at + 7] for at in range(0, len(self.content), 7)]
+
+
+def test_downloads_are_verified_and_their_lack_names_the_way_without_a_network(tmp_path, monkeypatch, capsys):
+    (tmp_path / "web").mkdir()
+    cifar_archive(tmp_path / "web", builders.Cifar10)
+    content = (tmp_path / "web" / "cifar-10-binary.tar.gz").read_bytes()
+    answers = {}
+    monkeypatch.setattr(requests, "get", lambda url, **_: answers[url])
+    (url,) = builders.Cifar10.url_infos
+    answers[url] = Answer(None)
+    with pytest.raises(
+        ValueError, match=r"not be downloaded \(HTTPError\).*`cljax data prepare cifar10 --from FOLDER`"
+    ):
+        data.prepare("cifar10", tmp_path)
+    answers[url] = Answer(content)
+    with pytest.raises(ValueError, match="not the official archive"):
+        data.prepare("cifar10", tmp_path)
+    assert list((tmp_path / "cifar10").iterdir()) == []
+    info = dataclasses.replace(
+        builders.Cifar10.url_infos[url], size=len(content), checksum=hashlib.sha256(content).hexdigest()
+    )
+    monkeypatch.setattr(builders.Cifar10, "url_infos", {url: info})
+    data.prepare("cifar10", tmp_path)
+    assert data.load("cifar10", tmp_path).train_size == 5
+    assert [path.name for path in (tmp_path / "cifar10").iterdir()] == ["3.0.2"]  # the archive is not kept
+    assert capsys.readouterr().err.count("Downloading cifar-10-binary.tar.gz") == 3
 
 
 def test_digits_go_to_the_cache_where_the_data_folder_cannot_be_written(tmp_path, monkeypatch):
@@ -212,6 +327,8 @@ def test_digits_go_to_the_cache_where_the_data_folder_cannot_be_written(tmp_path
 def test_prepare_refuses_other_names(tmp_path, cache):
     with pytest.raises(ValueError, match=r"'svhn' is none of those prepared here.*`tfds build svhn --file_format"):
         data.prepare("svhn", tmp_path)
+    with pytest.raises(ValueError, match="did you mean 'mnist'"):
+        data.prepare("mnst", tmp_path)
     assert data.prepare("digits", cache) == cache / "digits" / "1.0.0"
 
 
@@ -219,7 +336,9 @@ def test_available(cache, monkeypatch):
     rows = {name: (text, prepared) for name, text, prepared in data.available(cache)}
     assert rows["digits"] == ("images 8x8x1, 10 classes, 1,438 train and 359 test examples", True)
     assert rows["mnist"][1] is False
-    assert rows["mnist"][0] == "not prepared: prepare it once with `cljax.data.prepare('mnist')`, which downloads it"
+    assert rows["mnist"][0] == (
+        "not prepared: prepare it once with `cljax data prepare mnist` (or cljax.data.prepare), which downloads it"
+    )
     monkeypatch.setenv("TFDS_DATA_DIR", str(cache / "nowhere"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "nowhere"))
     assert data.available()[0][::2] == ("digits", False)
@@ -228,7 +347,7 @@ def test_available(cache, monkeypatch):
 def test_an_unknown_data_set_names_its_neighbours(cache):
     with pytest.raises(ValueError, match=r"There is no data set 'cifar1O'") as error:
         data.load("cifar1O", cache)
-    for words in ("'cifar10'", "Ready for use: digits.", "cljax.data.prepare('cifar10')", "$TFDS_DATA_DIR", str(cache)):
+    for words in ("'cifar10'", "Ready for use: digits.", "cljax data prepare cifar10", "$TFDS_DATA_DIR", str(cache)):
         assert words in str(error.value)
 
 

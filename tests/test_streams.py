@@ -1,5 +1,6 @@
 """Streams: tables by hand, divisions without leaks, schedules, and drawing in compiled programs."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -73,6 +74,7 @@ def test_split_by_hand():
         "scenario": "task",
         "seed": 0,
         "validation": 0,
+        "share": [1.0, 1.0],
         "kind": "split",
         "class_order": [2, 1, 0],
         "classes": [["c", "b"], ["a"]],
@@ -116,6 +118,49 @@ def test_validation_depends_on_the_seed_and_not_on_order_or_tasks():
     assert held[0] != held[2]
 
 
+def test_shares_of_the_training_part_are_balanced_nested_and_leave_the_rest_alone():
+    made = dataset(counts=(10, 100, 30, 5, 1))
+    built = [streams.split(made, tasks=2, share=share) for share in (0.03, 0.1, 0.3, 1)]
+    counts = [np.bincount(made.labels[stream.tables.train.index], minlength=5).tolist() for stream in built]
+    # of 9, 90, 27, 4 and 1 examples that validation leaves, halves rounded up, at least one
+    assert counts == [[1, 3, 1, 1, 1], [1, 9, 3, 1, 1], [3, 27, 8, 1, 1], [9, 90, 27, 4, 1]]
+    for fewer, more in itertools.pairwise(built):
+        assert set(fewer.tables.train.index.tolist()) < set(more.tables.train.index.tolist())
+        chex.assert_trees_all_equal(fewer.tables.validation, more.tables.validation)
+        chex.assert_trees_all_equal(fewer.tables.test, more.tables.test)
+    chex.assert_trees_all_equal(built[3].tables, streams.split(made, tasks=2).tables)
+    assert built[1].facts["share"] == [0.1, 0.1]
+    assert built[1].facts["sizes"]["train"] == [13, 2]
+    again, other = (streams.split(made, tasks=5, seed=seed, share=0.1, class_order="random") for seed in (0, 1))
+    assert set(again.tables.train.index.tolist()) == set(built[1].tables.train.index.tolist())
+    assert set(other.tables.train.index.tolist()) != set(built[1].tables.train.index.tolist())
+
+
+def test_a_share_for_each_task():
+    made = dataset(counts=(20, 20, 20))
+    stream = streams.split(made, tasks=3, share=(1, 0.5, 0.1), schedule=streams.visits([(2, 1), (0, 1), (1, 1)]))
+    assert stream.tables.train.size.tolist() == [2, 18, 9]
+    assert stream.facts["share"] == [0.1, 1.0, 0.5]
+    shown = streams.permuted(made, tasks=3, share=[1, 0.5, 0.1])
+    assert shown.tables.train.size.tolist() == [54, 27, 6]
+    assert set(rows_of(shown.tables.train, 2).tolist()) < set(rows_of(shown.tables.train, 1).tolist())
+    np.testing.assert_array_equal(shown.tables.train.labels, made.labels[shown.tables.train.index])
+    images, many = np.zeros((20, 2, 2, 1), np.uint8), np.zeros((20, 3), np.float32)
+    tasks = streams.from_tasks([(images, many, images, many)] * 2, share=(1, 0.5))
+    assert tasks.tables.train.size.tolist() == [18, 9]
+    assert tasks.tables.test.size.tolist() == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0, "share of training examples is 0, but must be above 0"), (1.5, "at most 1"), ([0.5], "1 shares .* 2 tasks")],
+)
+def test_share_errors(share, words):
+    for build in (streams.split, streams.permuted):
+        with pytest.raises(ValueError, match=words):
+            build(dataset(), tasks=2, share=share)
+
+
 def test_random_order_is_of_the_seed():
     orders = [
         streams.split(dataset(), tasks=5, seed=seed, class_order="random").facts["class_order"] for seed in (0, 0, 1)
@@ -155,10 +200,10 @@ def test_statistics_are_of_the_training_images():
         ({"tasks": 2, "sizes": (5, 0)}, "each at least 1"),
         ({"tasks": 2, "class_order": [0, 1, 1]}, "at most once; 1 is unknown, repeated"),
         ({"tasks": 2, "class_order": [0, 5]}, "classes 0 to 4, each at most once; 5 is"),
-        ({"tasks": 2, "class_order": "shuffled"}, "class_order is 'shuffled', but must be None, 'random'"),
+        ({"tasks": 2, "class_order": "shuffled"}, "class_order is 'shuffled', but must be None, 'random', 'icarl'"),
         ({"tasks": 2, "scenario": "multi"}, "scenario is 'multi', but must be 'task', 'class' or 'domain'"),
         ({"tasks": 2, "validation": 1.0}, "validation share is 1.0, but must be at least 0 and below 1"),
-        ({"tasks": 2, "epochs": 0}, "Round 0 of the schedule visits task 0 for 0 epochs"),
+        ({"tasks": 2, "epochs": 0}, "Round 1 of the schedule visits task 1 for 0 epochs"),
         ({"tasks": 2, "epochs": [1, 2, 3]}, "3 numbers of epochs were given for 2 tasks"),
         ({"tasks": 2, "schedule": streams.visits([(2, 1)])}, "visits task 2, but the stream has 2 tasks, numbered 0"),
     ],

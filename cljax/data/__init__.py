@@ -1,5 +1,7 @@
-"""Data sets as arrays in memory: TFDS's prepared files without TensorFlow, the digits, a user's own arrays."""
+"""Data sets: TFDS's prepared files without TensorFlow, the digits, own arrays; in memory, or read on demand."""
 
-from cljax.data.sources import Dataset, available, from_arrays, load, prepare
+from cljax.data.combining import combine
+from cljax.data.sources import Dataset, available, decoded_bytes, from_arrays, load, open, prepare
+from cljax.data.streaming import Images
 
-__all__ = ["Dataset", "available", "from_arrays", "load", "prepare"]
+__all__ = ["Dataset", "Images", "available", "combine", "decoded_bytes", "from_arrays", "load", "open", "prepare"]

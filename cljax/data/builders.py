@@ -1,28 +1,26 @@
 """Preparing data sets as ArrayRecord files, silently or not, atomically, and without TensorFlow.
 
 TFDS's own MNIST, Fashion-MNIST and CIFAR builders need TensorFlow only to unpack the downloads and to encode images.
-The subclasses here unpack with the standard library and yield PIL images; names, versions, features, addresses and
+The subclasses here read the archives with NumPy and yield PIL images; names, versions, features, addresses and
 checksums stay TFDS's, and the stock `tfds.data_source` reads the result.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import os
 import pathlib
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.utils import tqdm_utils
 from tensorflow_datasets.image_classification import cifar, mnist
 
+from cljax.data import archives
 from cljax.data.digits import Digits
 
 
@@ -41,12 +39,11 @@ class _Idx:
         }
 
     def _generate_examples(self, paths: dict[str, os.PathLike]) -> Iterator:
-        with gzip.open(paths["images"]) as file:
-            content = file.read()
-        count, height, width = np.frombuffer(content, ">i4", 3, offset=4)
-        images = np.frombuffer(content, np.uint8, offset=16).reshape(count, height, width)
-        with gzip.open(paths["labels"]) as file:
-            labels = np.frombuffer(file.read(), np.uint8, offset=8)
+        images, labels = archives.read_idx(paths["images"], 3), archives.read_idx(paths["labels"], 1)
+        if len(images) != len(labels):
+            raise archives.ArchiveError(
+                f"{paths['images']} holds {len(images)} images, but {paths['labels']} holds {len(labels)} labels."
+            )
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield index, {"image": Image.fromarray(image), "label": int(label)}
 
@@ -60,26 +57,22 @@ class _Binary:
         about = self._cifar_info
         archive = dl_manager.download(about.url)
         for key, file in zip(about.label_keys, about.label_files, strict=True):
-            self.info.features[key].names = self._read(archive, file).decode().split()  # type: ignore[attr-defined]
+            names = archives.read_member(archive, about.prefix + file).decode().split()
+            self.info.features[key].names = names  # type: ignore[attr-defined]
         return {
             split: self._generate_examples(archive, files, f"{split}_")
             for split, files in (("train", about.train_files), ("test", about.test_files))
         }
 
-    def _read(self, archive: os.PathLike, file: str) -> bytes:
-        with tarfile.open(archive) as unpacked:
-            member = unpacked.extractfile(self._cifar_info.prefix + file)
-            assert member is not None, f"{file} is a folder"
-            return member.read()
-
     def _generate_examples(self, archive: os.PathLike, files: list[str], prefix: str) -> Iterator:
         keys = self._cifar_info.label_keys
-        content = b"".join(self._read(archive, file) for file in files)
-        rows = np.frombuffer(content, np.uint8).reshape(-1, len(keys) + 3072)
-        for index, row in enumerate(rows):
-            image = row[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
-            labels = {key: int(label) for key, label in zip(keys, row, strict=False)}
-            yield index, {"id": f"{prefix}{index:05d}", "image": Image.fromarray(np.ascontiguousarray(image)), **labels}
+        content = b"".join(archives.read_member(archive, self._cifar_info.prefix + file) for file in files)
+        images, labels = archives.read_records(content, len(keys), f"{archive} ({', '.join(files)})")
+        for index, (image, row) in enumerate(zip(images, labels.tolist(), strict=True)):
+            yield (
+                index,
+                {"id": f"{prefix}{index:05d}", "image": Image.fromarray(image), **dict(zip(keys, row, strict=True))},
+            )
 
 
 class Mnist(_Idx, mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
@@ -125,30 +118,41 @@ def silence() -> Iterator[None]:
         tqdm_utils.display_progress_bar(enable=active)
 
 
-def prepare(name: str, data_dir: str | os.PathLike) -> pathlib.Path:
+def prepare(
+    name: str, data_dir: str | os.PathLike, source: str | os.PathLike | None = None, *, verify: bool = True
+) -> pathlib.Path:
     """Prepares one of `BUILDERS` in `data_dir`, where it is not there yet.
 
     It is written beside its place and moved into it by one rename, so that a killed process leaves nothing half done,
-    and of two processes at once the later finds the place taken and throws its own copy away. All but the digits are
-    downloaded, with progress shown.
+    and of two processes at once the later finds the place taken and throws its own copy away.
+
+    Args:
+      name: of the data set.
+      data_dir: where prepared data sets are.
+      source: the folder of the official archives; they are downloaded where it is None. The digits need none.
+      verify: whether the archives of `source` must have the registered checksums; downloads always must.
 
     Returns:
       The folder of the prepared version, such as `data_dir/digits/1.0.0`.
 
     Raises:
+      ArchiveError: an archive is missing, cannot be had, or is another than registered.
       OSError: the folder cannot be written.
     """
     builder = BUILDERS[name]
     place = pathlib.Path(data_dir).expanduser() / name / str(builder.VERSION)
     if (place / "dataset_info.json").exists():
         return place
+    given = archives.take(name, builder.url_infos, source, verify=verify) if source and name != "digits" else None
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = tempfile.mkdtemp(prefix=".draft-", dir=place.parent)
     try:
-        with silence() if name == "digits" else contextlib.nullcontext():
-            builder(data_dir=draft, file_format="array_record").download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
+        made = builder(data_dir=draft, file_format="array_record")
+        if name != "digits":
+            paths = given or archives.download(name, builder.url_infos, pathlib.Path(draft))
+            made._make_download_manager = lambda **_: archives.LocalFiles(paths)
+        with silence():
+            made.download_and_prepare()
         try:
             os.rename(pathlib.Path(draft) / name / place.name, place)
         except OSError:

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from cljax.data.streaming import Images
 
-def check_images(images: Any, what: str) -> np.ndarray:
+
+def check_images(images: Any, what: str) -> Any:
     """Checks inputs: uint8 or float32 `[n, H, W, C]` (or vectors `[n, D]`), not empty, finite.
 
     Args:
-      images: the array.
+      images: the array, or `Images`.
       what: how errors call it, such as `'train_images'`.
 
     Returns:
@@ -20,6 +22,8 @@ def check_images(images: Any, what: str) -> np.ndarray:
     Raises:
       TypeError: wrong dtype. ValueError: wrong rank, no examples, or a value that is not finite.
     """
+    if isinstance(images, Images):  # checked as they are read
+        return images
     images = np.asarray(images)
     if images.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
         raise TypeError(

@@ -3,11 +3,13 @@
 from cljax.streams.building import from_tasks, permuted, split
 from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, size_of, task_of
 from cljax.streams.schedules import lifelong, multi_task, visits, with_schedule
+from cljax.streams.sequences import by_superclass, relabelled, sequence, superclass_labels
 from cljax.streams.stacking import align, capacity, stack
 
 __all__ = [
     "align",
     "apply_permutation",
+    "by_superclass",
     "capacity",
     "draw",
     "epoch_order",
@@ -16,10 +18,13 @@ __all__ = [
     "lifelong",
     "multi_task",
     "permuted",
+    "relabelled",
+    "sequence",
     "sequential",
     "size_of",
     "split",
     "stack",
+    "superclass_labels",
     "task_of",
     "visits",
     "with_schedule",

@@ -16,7 +16,8 @@ import numpy as np
 from cljax.data.checks import check_images, check_labels, check_pair
 from cljax.data.sources import Dataset
 from cljax.data.statistics import channel_statistics
-from cljax.streams.division import draw_class_order, group_classes, set_aside
+from cljax.data.streaming import join
+from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
 from cljax.streams.schedules import lifelong, make_table, with_schedule
 from cljax.types import Schedule, Stream, Tables
 
@@ -31,6 +32,7 @@ def split(
     seed: int = 0,
     class_order: str | Sequence[int] | None = None,
     validation: float = 0.1,
+    share: float | Sequence[float] = 1.0,
     sizes: Sequence[int] | None = None,
     epochs: int | Sequence[int] = 1,
     schedule: Schedule | None = None,
@@ -42,8 +44,13 @@ def split(
       tasks: T.
       scenario: `'task'`, `'class'` or `'domain'`-incremental: how logits will be read. The tables do not depend on it.
       seed: of the class order, if random, and of the validation part.
-      class_order: None for 0..K-1, `'random'`, or the classes to use, in order (some may be left out).
+      class_order: None for 0..K-1, `'random'`, `'icarl'` (the order of 1993 of iCaRL and many after it), or the classes
+        to use, in order (some may be left out).
       validation: share of each class's training examples set aside, at least one example where the class has two.
+      share: of each class's training examples that is used, in (0, 1], at least one example a class; one number, or one
+        a task. Taken after the validation part has been set aside from all examples: that and the test part stay
+        whole, so that runs with more and less data are chosen and measured on the same examples. Fewer examples are
+        always among the more of the same seed.
       sizes: number of classes of each task; as equal as possible where None, the first tasks being the larger ones.
       epochs: of each visit, where `schedule` is None.
       schedule: the rounds; lifelong where None. Tasks are renumbered by first visit.
@@ -63,7 +70,7 @@ def split(
       >>> stream.facts["classes"], stream.tables.classes.sum(axis=1).tolist()
       ([['0', '1', '2'], ['3', '4']], [3, 2])
     """
-    _check_options(tasks, scenario, validation)
+    check_options(tasks, scenario, validation)
     if dataset.labels.ndim == 2:
         raise ValueError(
             f"The data set {dataset.name!r} is multi-label, so that its classes cannot be divided among tasks without "
@@ -75,12 +82,15 @@ def split(
     groups = group_classes(order, tasks, sizes)
     learn, validate = set_aside(dataset.train_labels, validation, seed)
     test = np.arange(dataset.train_size, len(dataset.labels))
+    used = shares(share, tasks)
     within = np.full(count, -1, np.int32)
     for group in groups:
         within[group] = np.arange(len(group))
     parts = {}
     for name, rows in (("train", learn), ("validation", validate), ("test", test)):
         chosen = [rows[np.isin(dataset.labels[rows], group)] for group in groups]
+        if name == "train":
+            chosen = [subsample(dataset.labels, *part, seed) for part in zip(chosen, used, strict=True)]
         parts[name] = make_table(chosen, [within[dataset.labels[part]] for part in chosen])
     for task, group in enumerate(groups):
         if not parts["train"].size[task]:
@@ -97,7 +107,7 @@ def split(
         "class_order": [int(label) for label in order],
         "classes": [[dataset.classes[label] for label in group] for group in groups],
     }
-    return _stream(tables, dataset.name, scenario, [dataset.train_images], seed, validation, facts, epochs, schedule)
+    return finish(tables, dataset, scenario, seed, validation, used, facts, epochs, schedule)
 
 
 def permuted(
@@ -108,6 +118,7 @@ def permuted(
     seed: int = 0,
     first_identity: bool = False,
     validation: float = 0.1,
+    share: float | Sequence[float] = 1.0,
     epochs: int | Sequence[int] = 1,
     schedule: Schedule | None = None,
 ) -> Stream:
@@ -124,6 +135,7 @@ def permuted(
       seed: of the permutations and the validation part.
       first_identity: whether task 0 shows the images as they are.
       validation: as in `split`.
+      share: as in `split`.
       epochs: as in `split`.
       schedule: as in `split`.
 
@@ -143,7 +155,7 @@ def permuted(
     Source: I. Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting in Gradient-Based Neural
     Networks, ICLR 2014, section 5.
     """
-    _check_options(tasks, scenario, validation)
+    check_options(tasks, scenario, validation)
     examples: Any = dataset.images
     shape = examples.shape[1:]
     channels = shape[-1] if len(shape) == 3 else 1
@@ -155,8 +167,11 @@ def permuted(
     permutation: Any = (moves[:, :, None] * channels + np.arange(channels)).reshape(tasks, -1).astype(np.int32)
     learn, validate = set_aside(dataset.train_labels, validation, seed)
     test = np.arange(dataset.train_size, len(dataset.labels))
+    used = shares(share, tasks)
+    learned = [subsample(dataset.labels, learn, part, seed) for part in used]
     train_table, validation_table, test_table = (
-        make_table([rows] * tasks, [dataset.labels[rows]] * tasks) for rows in (learn, validate, test)
+        make_table(rows, [dataset.labels[part] for part in rows])
+        for rows in (learned, [validate] * tasks, [test] * tasks)
     )
     classes: Any = np.ones((tasks, len(dataset.classes)), np.bool_)
     tables = Tables(examples, train_table, validation_table, test_table, permutation, classes)
@@ -171,7 +186,7 @@ def permuted(
         },
         "classes": [list(dataset.classes)] * tasks,
     }
-    return _stream(tables, dataset.name, scenario, [dataset.train_images], seed, validation, facts, epochs, schedule)
+    return finish(tables, dataset, scenario, seed, validation, used, facts, epochs, schedule)
 
 
 def from_tasks(
@@ -180,6 +195,7 @@ def from_tasks(
     scenario: str = "task",
     seed: int = 0,
     validation: float = 0.1,
+    share: float | Sequence[float] = 1.0,
     epochs: int | Sequence[int] = 1,
     schedule: Schedule | None = None,
     name: str = "arrays",
@@ -192,6 +208,7 @@ def from_tasks(
       scenario: as in `split`.
       seed: of the validation part.
       validation: as in `split`; of multi-label tasks, a plain random choice.
+      share: as in `split`; of multi-label tasks, a plain random choice.
       epochs: as in `split`.
       schedule: as in `split`.
       name: of the data.
@@ -209,8 +226,9 @@ def from_tasks(
       >>> stream.tables.train.size.tolist(), stream.tables.test.size.tolist(), stream.tables.classes.tolist()
       ([2, 3], [4, 1], [[True, True, False], [True, True, True]])
     """
-    _check_options(len(tasks), scenario, validation)
+    check_options(len(tasks), scenario, validation)
     checked = [_check_task(number, *task) for number, task in enumerate(tasks)]
+    used = shares(share, len(tasks))
     multi_label = [train_labels.ndim == 2 for _, train_labels, _, _, _ in checked]
     if any(multi_label) and not all(multi_label):
         raise ValueError(
@@ -225,6 +243,7 @@ def from_tasks(
     labels: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
     for number, (train_images, train_labels, test_images, test_labels, count) in enumerate(checked):
         learn, validate = set_aside(train_labels, validation, seed, number)
+        learn = subsample(train_labels, learn, used[number], seed, number)
         test = len(train_images) + np.arange(len(test_images))
         values = np.concatenate([train_labels, test_labels])
         if values.ndim == 2:
@@ -233,15 +252,21 @@ def from_tasks(
             rows[part].append(offset + chosen)
             labels[part].append(values[chosen])
         offset += len(values)
-    examples: Any = np.concatenate([images for task in checked for images in (task[0], task[2])])
+    examples: Any = join([images for task in checked for images in (task[0], task[2])], name=name)
     classes: Any = np.asarray([[label < count for label in range(largest)] for *_, count in checked])
     train_table, validation_table, test_table = (make_table(rows[part], labels[part]) for part in rows)
     tables = Tables(examples, train_table, validation_table, test_table, None, classes)
     facts = {"kind": "tasks", "classes": [[str(label) for label in range(count)] for *_, count in checked]}
-    return _stream(tables, name, scenario, [task[0] for task in checked], seed, validation, facts, epochs, schedule)
+    statistics = channel_statistics([task[0] for task in checked])
+    return _stream(tables, name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
 
 
-def _check_options(tasks: int, scenario: str, validation: float) -> None:
+def check_options(tasks: int, scenario: str, validation: float) -> None:
+    """Checks what all streams are told.
+
+    Raises:
+      ValueError: no task, an unknown scenario, a share outside [0, 1).
+    """
     if tasks < 1:
         raise ValueError(f"A stream needs at least one task; got {tasks}.")
     if scenario not in _SCENARIOS:
@@ -266,31 +291,48 @@ def _check_task(number: int, train_images: Any, train_labels: Any, test_images: 
     return train_images, train_labels, test_images, test_labels, count
 
 
-def _stream(
+def finish(
     tables: Tables,
-    name: str,
+    dataset: Dataset,
     scenario: str,
-    train_images: Sequence[np.ndarray],
     seed: int,
     validation: float,
+    share: list[float],
     facts: dict[str, Any],
     epochs: int | Sequence[int],
     schedule: Schedule | None,
 ) -> Stream:
-    """Adds what all streams have: statistics, common facts, the schedule."""
+    """A stream of one data set's examples, from its tables and what is particular to it."""
+    statistics = dataset.statistics or channel_statistics([dataset.train_images])
+    return _stream(tables, dataset.name, scenario, statistics, seed, validation, share, facts, epochs, schedule)
+
+
+def _stream(
+    tables: Tables,
+    name: str,
+    scenario: str,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    seed: int,
+    validation: float,
+    share: list[float],
+    facts: dict[str, Any],
+    epochs: int | Sequence[int],
+    schedule: Schedule | None,
+) -> Stream:
+    """Adds what all streams have: common facts and the schedule."""
     count = len(tables.classes)
-    parts = {"train": tables.train, "validation": tables.validation, "test": tables.test}
+    splits = {"train": tables.train, "validation": tables.validation, "test": tables.test}
     facts = {
         "data": name,
         "scenario": scenario,
         "seed": seed,
         "validation": validation,
+        "share": share,
         **facts,
         "tasks": list(range(count)),
-        "sizes": {part: table.size.tolist() for part, table in parts.items()},
+        "sizes": {part: table.size.tolist() for part, table in splits.items()},
     }
-    mean, std = channel_statistics(train_images)
     plain = lifelong(count, epochs if schedule is None else 1)
     return with_schedule(
-        Stream(tables, plain, name, scenario, mean, std, facts), plain if schedule is None else schedule
+        Stream(tables, plain, name, scenario, *statistics, facts), plain if schedule is None else schedule
     )

@@ -9,36 +9,47 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_ORDER, _VALIDATION = 0, 1
+_ORDER, _VALIDATION, _SHARE = 0, 1, 2
 
 
-def draw_class_order(class_order: str | Sequence[int] | None, count: int, seed: int) -> np.ndarray:
-    """The classes in order: 0..count-1 for None, drawn by the seed for 'random', else as given.
+def draw_class_order(
+    class_order: str | Sequence[int] | None, count: int, seed: int, *, what: str = "classes"
+) -> np.ndarray:
+    """The classes in order: 0..count-1 for None, drawn by the seed for 'random', iCaRL's for 'icarl', else as given.
+
+    iCaRL's is `numpy.random.RandomState(1993).shuffle` of 0..count-1, whatever the seed: 68, 56, 78, 8, ... of 100.
 
     Raises:
       ValueError: another word, or an order with unknown or repeated classes.
 
     Example:
-      >>> draw_class_order([2, 0], 3, seed=0).tolist()
-      [2, 0]
+      >>> draw_class_order([2, 0], 3, seed=0).tolist(), draw_class_order("icarl", 100, seed=0)[:4].tolist()
+      ([2, 0], [68, 56, 78, 8])
+
+    Source: S.-A. Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, CVPR 2017; its public code.
     """
     if class_order is None:
         return np.arange(count)
+    option = "class_order" if what == "classes" else "order"
     if isinstance(class_order, str):
+        if class_order == "icarl":
+            return np.random.RandomState(1993).permutation(count)
         if class_order != "random":
-            raise ValueError(f"class_order is {class_order!r}, but must be None, 'random' or a sequence of classes.")
+            raise ValueError(f"{option} is {class_order!r}, but must be None, 'random', 'icarl' or their numbers.")
         return np.random.default_rng([seed, _ORDER]).permutation(count)
     order = [int(label) for label in class_order]
     wrong = [label for label in order if not 0 <= label < count or order.count(label) > 1]
     if wrong or not order:
         raise ValueError(
-            f"class_order must name classes 0 to {count - 1}, each at most once; {wrong[0] if wrong else 'nothing'} "
+            f"{option} must name {what} 0 to {count - 1}, each at most once; {wrong[0] if wrong else 'nothing'} "
             f"is unknown, repeated or missing in {order}."
         )
     return np.asarray(order)
 
 
-def group_classes(order: np.ndarray, tasks: int, sizes: Sequence[int] | None) -> list[np.ndarray]:
+def group_classes(
+    order: np.ndarray, tasks: int, sizes: Sequence[int] | None, *, what: str = "classes"
+) -> list[np.ndarray]:
     """The classes of each task: `sizes` many, or as equal as possible, the first tasks being the larger ones.
 
     Raises:
@@ -50,7 +61,7 @@ def group_classes(order: np.ndarray, tasks: int, sizes: Sequence[int] | None) ->
     """
     if tasks > len(order):
         raise ValueError(
-            f"There are more tasks ({tasks}) than classes ({len(order)}), but every task needs at least one class. "
+            f"There are more tasks ({tasks}) than {what} ({len(order)}), but every task needs at least one of them. "
             f"Ask for at most {len(order)} tasks."
         )
     if sizes is None:
@@ -81,11 +92,61 @@ def set_aside(labels: np.ndarray, share: float, seed: int, task: int = 0) -> tup
       (19, 2, True)
     """
     held = np.zeros(len(labels), np.bool_)
-    groups = [np.arange(len(labels))] if labels.ndim == 2 else [np.flatnonzero(labels == k) for k in np.unique(labels)]
-    for group in groups:
+    for label, group in _by_class(labels):
         count = int(share * len(group) + 0.5)
         if share > 0:
             count = min(max(count, 1), len(group) - 1)
-        label = 0 if labels.ndim == 2 else int(labels[group[0]])
         held[np.random.default_rng([seed, _VALIDATION, task, label]).permutation(group)[:count]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def subsample(labels: np.ndarray, rows: np.ndarray, share: float, seed: int, task: int = 0) -> np.ndarray:
+    """A class-balanced part of some rows, ascending; a smaller share's rows are among those of every larger one.
+
+    Of the n rows of a class, `max(1, round(share n))` are kept: the first of an order that depends on seed, task and
+    class alone. Multi-label examples are one class here.
+
+    Args:
+      labels: of all examples, `[n]` int32, or `[n, K]` float32.
+      rows: those to choose from, ascending, such as the training rows of `set_aside`.
+      share: in (0, 1]; 1 keeps all.
+      seed: of the choice.
+      task: of a stream whose tasks have examples of their own.
+
+    Example:
+      >>> labels = np.array([0] * 20 + [1])
+      >>> few, more = (subsample(labels, np.arange(21), share, seed=0) for share in (0.1, 0.3))
+      >>> len(few), len(more), 20 in few, set(few) <= set(more)
+      (3, 7, True, True)
+    """
+    kept = [
+        rows[np.random.default_rng([seed, _SHARE, task, label]).permutation(group)[: max(1, int(share * n + 0.5))]]
+        for label, group in _by_class(labels[rows])
+        for n in [len(group)]
+    ]
+    return np.sort(np.concatenate([rows[:0], *kept]))
+
+
+def shares(share: float | Sequence[float], tasks: int) -> list[float]:
+    """The share of each task's training examples, one number a task.
+
+    Raises:
+      ValueError: a share outside (0, 1], or not one number a task.
+
+    Example:
+      >>> shares(0.3, 2), shares([1, 0.3], 2)
+      ([0.3, 0.3], [1.0, 0.3])
+    """
+    given = np.asarray(share, np.float64)
+    if given.ndim > 1 or (given.ndim == 1 and len(given) != tasks):
+        raise ValueError(f"{given.size} shares were given for {tasks} tasks; give one for all tasks, or one a task.")
+    if not ((given > 0) & (given <= 1)).all():
+        raise ValueError(f"The share of training examples is {share}, but must be above 0 and at most 1, such as 0.3.")
+    return np.broadcast_to(given, (tasks,)).tolist()
+
+
+def _by_class(labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Each class that occurs, and where; multi-label examples are one class, 0."""
+    if labels.ndim == 2:
+        return [(0, np.arange(len(labels)))]
+    return [(int(label), np.flatnonzero(labels == label)) for label in np.unique(labels)]

@@ -7,6 +7,8 @@ numbers N, N + 1, ... stand for the slots of an exemplar memory.
 
 from __future__ import annotations
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -73,6 +75,13 @@ def apply_permutation(permutation: Array | None, inputs: Array, tasks: Array) ->
     return jnp.take_along_axis(flat, order, axis=1, mode="clip").reshape(inputs.shape)
 
 
+def read(examples: Any, rows: Array) -> Array:
+    """The examples at some rows: of an array, or of what reads them itself, by `examples.read(rows)`."""
+    if hasattr(examples, "read"):
+        return examples.read(rows)
+    return jnp.take(jnp.asarray(examples), rows, axis=0, mode="clip")
+
+
 def gather(tables: Tables, table: Table, positions: Array) -> Batch:
     """The examples at some positions, as their tasks show them.
 
@@ -95,7 +104,7 @@ def gather(tables: Tables, table: Table, positions: Array) -> Batch:
     chex.assert_type(positions, int)
     tasks = task_of(table, positions)
     rows = jnp.take(jnp.asarray(table.index, jnp.int32), positions, mode="clip")
-    inputs = jnp.take(jnp.asarray(tables.examples), rows, axis=0, mode="clip")
+    inputs = read(tables.examples, rows)
     labels = jnp.take(jnp.asarray(table.labels), positions, axis=0, mode="clip")
     starts = jnp.take(jnp.asarray(table.start, jnp.int32), tasks, mode="clip")
     weights = jnp.ones(positions.shape, jnp.float32)
@@ -115,24 +124,28 @@ def epoch_order(
     """A uniformly random order, without replacement, of an epoch's examples; built once an epoch.
 
     Eligible are the examples of the clock's task ('current'), of every task up to the newest ('seen'), or of all
-    tasks ('all'), and the valid slots of memory. Every candidate draws 31 random bits, the others a larger number, and
-    a stable sort brings the eligible ones to the front. Table and memory draw from keys of their own, so that neither
-    the padding of a table nor a larger capacity changes the order of a task's examples.
+    tasks ('all'), and the valid slots of memory. With 'balanced' the tasks up to the newest take turns, one example
+    each, for as many turns as the clock's task has examples: each gives a random part of its examples, a smaller one
+    all of them again and again in one random order.
+
+    Every candidate draws 31 random bits, the others a larger number, and a stable sort brings the eligible ones to the
+    front. Table and memory draw from keys of their own, so that neither the padding of a table nor a larger capacity
+    changes the order of a task's examples.
 
     Args:
       table: the split to draw from, N rows.
       clock: `task` and `newest` are read.
       key: of this epoch.
-      draws_from: 'current', 'seen' or 'all'.
-      capacity: static bound on the size of a task; only 'current' needs it.
-      memory: exemplars, M slots, or None.
+      draws_from: 'current', 'seen', 'all' or 'balanced'.
+      capacity: static bound on the size of a task; 'current' and 'balanced' need it.
+      memory: exemplars, M slots, or None; not with 'balanced'.
 
     Returns:
-      order `[capacity + M]` (or `[N + M]`) int32, positions, N + slot for memory; what follows the first `count` has
-      no meaning. count int32, the number of examples in the epoch.
+      order `[capacity + M]` (or `[N + M]`, or `[T * capacity]`) int32, positions, N + slot for memory; what follows the
+      first `count` has no meaning. count int32, the number of examples in the epoch.
 
     Raises:
-      ValueError: an unknown `draws_from`.
+      ValueError: an unknown `draws_from`, or 'balanced' with a memory.
 
     Example:
       >>> from cljax.types import make_clock
@@ -144,6 +157,10 @@ def epoch_order(
     chex.assert_scalar_positive(capacity)
     total = table.index.shape[0]
     start, size = jnp.asarray(table.start, jnp.int32), jnp.asarray(table.size, jnp.int32)
+    if draws_from == "balanced":
+        if memory is not None:
+            raise ValueError("draws_from is 'balanced', which draws from tasks' examples and not from a memory.")
+        return _balanced_order(start, size, clock, key, capacity)
     if draws_from == "current":
         places = jnp.arange(capacity, dtype=jnp.int32)
         candidates = jnp.take(start, clock.task, mode="clip") + places
@@ -153,7 +170,9 @@ def epoch_order(
         last = clock.newest if draws_from == "seen" else jnp.int32(start.shape[0] - 1)
         eligible = candidates < jnp.take(start + size, last, mode="clip")
     else:
-        raise ValueError(f"draws_from is {draws_from!r}, but batches are drawn from 'current', 'seen' or 'all' tasks.")
+        raise ValueError(
+            f"draws_from is {draws_from!r}, but batches are drawn from 'current', 'seen' or 'all' tasks, or 'balanced'."
+        )
     keys = jax.random.split(key)
     bits = jax.random.bits(keys[0], candidates.shape, jnp.uint32)
     if memory is not None:
@@ -163,6 +182,22 @@ def epoch_order(
         bits = jnp.concatenate([bits, jax.random.bits(keys[1], (slots,), jnp.uint32)])
     rank = jnp.where(eligible, bits >> jnp.uint32(1), jnp.uint32(0xFFFFFFFF))
     return jnp.take(candidates, jnp.argsort(rank)), jnp.sum(eligible, dtype=jnp.int32)
+
+
+def _balanced_order(start: Array, size: Array, clock: Clock, key: Array, capacity: int) -> tuple[Array, Array]:
+    """Turns of one example of each task up to the newest, as many turns as the clock's task has examples."""
+    tasks, places = start.shape[0], jnp.arange(capacity, dtype=jnp.int32)
+
+    def shuffled(task: Array) -> Array:
+        bits = jax.random.bits(jax.random.fold_in(key, task), (capacity,), jnp.uint32)
+        return jnp.argsort(jnp.where(places < size[task], bits >> jnp.uint32(1), jnp.uint32(0xFFFFFFFF)))
+
+    orders = jax.vmap(shuffled)(jnp.arange(tasks, dtype=jnp.int32)).astype(jnp.int32)
+    seen = clock.newest + 1
+    number = jnp.arange(tasks * capacity, dtype=jnp.int32)
+    task, turn = number % seen, number // seen
+    place = orders[task, turn % jnp.maximum(size[task], 1)]
+    return start[task] + place, jnp.take(size, clock.task, mode="clip") * seen
 
 
 def draw(

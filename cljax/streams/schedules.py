@@ -121,7 +121,7 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
             classes=classes[order],
         )
     facts = dict(stream.facts)
-    for name in ("tasks", "classes"):
+    for name in ("tasks", "classes", "share"):
         facts[name] = [facts[name][task] for task in order]
     facts["sizes"] = {part: [sizes[task] for task in order] for part, sizes in facts["sizes"].items()}
     new = np.argsort(order)
@@ -155,10 +155,11 @@ def _schedule(task: np.ndarray, epochs: np.ndarray, evaluate: np.ndarray) -> Sch
             f"A schedule needs at least one round, and a task, a number of epochs and an evaluation flag for each; got "
             f"shapes {task.shape}, {epochs.shape} and {evaluate.shape}."
         )
-    if task.min() < 0 or epochs.min() < 1:
-        wrong = int(np.flatnonzero((task < 0) | (epochs < 1))[0])
+    least = np.minimum(np.arange(len(epochs)), 1)
+    if task.min() < 0 or (epochs < least).any():
+        wrong = int(np.flatnonzero((task < 0) | (epochs < least))[0])
         raise ValueError(
             f"Round {wrong} of the schedule visits task {task[wrong]} for {epochs[wrong]} epochs; tasks are numbered "
-            f"from 0, and a visit takes at least one epoch."
+            f"from 0, and a visit takes at least one epoch (the first may take none, where parameters are given)."
         )
     return Schedule(task.astype(np.int32), epochs.astype(np.int32), evaluate.astype(np.bool_))

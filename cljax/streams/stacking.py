@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cljax.data.streaming import Images
 from cljax.types import Stream, Table, Tables
 
 
@@ -101,13 +102,20 @@ def stack(streams: Sequence[Stream]) -> tuple[Tables, Tables]:
     return tables._replace(examples=first.examples), in_axes
 
 
+def _same_examples(one: Any, other: Any) -> bool:
+    """Whether two streams show the same examples; of those read on demand, only their sources are compared."""
+    if one is other or isinstance(one, Images) or isinstance(other, Images):
+        return one is other or one == other
+    return np.array_equal(one, other)
+
+
 def _check(streams: Sequence[Stream]) -> None:
     if not streams:
         raise ValueError("There is no stream to align. At least one is needed.")
     first: Any = streams[0].tables
     for number, stream in enumerate(streams[1:], 1):
         tables: Any = stream.tables
-        if tables.examples is not first.examples and not np.array_equal(tables.examples, first.examples):
+        if not _same_examples(tables.examples, first.examples):
             raise ValueError(
                 f"Streams 0 and {number} hold different examples, but seeds that run side by side share one array of "
                 f"examples. Build them from the same data set."

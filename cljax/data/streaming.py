@@ -1,0 +1,212 @@
+"""Images that are read when they are asked for, for data that do not fit into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+STATISTICS = 100_000
+"""The number of images, evenly spaced, from which mean and standard deviation are taken where there are more."""
+
+_PIECE = 256
+
+
+class ReadError(OSError):
+    """An example could not be read while a run was going on; the message names it, its data set and the cause."""
+
+
+class Source(Protocol):
+    """A random-access source of images of one size, such as the files of a folder.
+
+    Where it has `__getitems__(rows) -> images` too, several are read by one call. Threads call it side by side.
+    """
+
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Reads one image, `[H, W, C]` uint8."""
+        ...
+
+
+class Images:
+    """An array `[n, H, W, C]` uint8 of images that are read when they are asked for.
+
+    It has the array's `shape`, `dtype`, `ndim`, `nbytes` and `len`, slices without a step (views, nothing is read),
+    and `take(rows)`. It is equal to another with the same rows of the same sources.
+
+    Args:
+      sources: random-access sources, one after the other; arrays and other `Images` are sources too.
+      shape: of one image, `(H, W, C)`.
+      name: how errors call the data.
+
+    Example:
+      >>> images = Images([np.zeros((2, 1, 1, 1), np.uint8), np.full((3, 1, 1, 1), 7, np.uint8)], (1, 1, 1), name="few")
+      >>> images.shape, images[1:].take([0, 1, 3])[:, 0, 0, 0].tolist()
+      ((5, 1, 1, 1), [0, 7, 7])
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, sources: Sequence[Source], shape: Sequence[int], *, name: str) -> None:
+        self._sources, self._name = tuple(sources), name
+        self._ends = np.cumsum([len(source) for source in sources])
+        self._window = range(int(self._ends[-1]))
+        self._example = tuple(shape)
+        self._statistics: dict[range, Any] = {}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(n, H, W, C)`."""
+        return (len(self._window), *self._example)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that all images together would take."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._window)
+
+    def __getitem__(self, place: slice | int) -> Any:
+        """A slice (a view), or one image."""
+        if not isinstance(place, slice):
+            return self.take([place])[0]
+        window = self._window[place]
+        if window.step != 1:
+            raise ValueError(f"The images of '{self._name}' are read on demand and have no slices with a step.")
+        view = Images(self._sources, self._example, name=self._name)
+        view._window, view._statistics = window, self._statistics
+        return view
+
+    def __getitems__(self, rows: Sequence[int]) -> np.ndarray:
+        """`take`, so that images are themselves a source."""
+        return self.take(rows)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether these are the same rows of the same sources."""
+        if not isinstance(other, Images) or self._window != other._window:
+            return False
+        same = [
+            a is b or (isinstance(a, Images) and a == b) for a, b in zip(self._sources, other._sources, strict=False)
+        ]
+        return len(self._sources) == len(other._sources) and all(same)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        """Refuses: the images need not fit into memory."""
+        raise TypeError(
+            f"The images of '{self._name}' are read on demand and are no array. They are for the host driver "
+            f"(training.driver.drive with driver='host', or --driver host); data.load gives them as an array, and "
+            f"take(rows) reads some."
+        )
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Reads images.
+
+        Args:
+          rows: `[B]` whole numbers, any order, also repeated.
+
+        Returns:
+          `[B, H, W, C]` uint8, an array of its own.
+
+        Raises:
+          IndexError: a row that there is not. ReadError: a source fails, or gives something else than an image.
+        """
+        wanted: np.ndarray = np.asarray(rows, np.int64).reshape(-1)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"'{self._name}' has the rows 0 to {len(self) - 1}, not {wanted.min()} or {wanted.max()}.")
+        wanted = wanted + self._window.start
+        found = np.empty((len(wanted), *self._example), np.uint8)
+        owner = np.searchsorted(self._ends, wanted, side="right")
+        for number in np.unique(owner):
+            places = np.flatnonzero(owner == number)
+            local = wanted[places] - (self._ends[number - 1] if number else 0)
+            self._read(self._sources[number], local.tolist(), found, places)
+        return found
+
+    def _read(self, source: Any, rows: list[int], found: np.ndarray, places: np.ndarray) -> None:
+        """Reads rows of one source into their places."""
+        row = rows[0]
+        try:
+            together = source.__getitems__(rows) if hasattr(source, "__getitems__") else None
+            for number, (row, place) in enumerate(zip(rows, places, strict=True)):
+                image = np.asarray(source[row] if together is None else together[number])
+                if (image.shape, image.dtype) != (self._example, self.dtype):
+                    raise ValueError(f"it is {image.dtype} of shape {image.shape}, not uint8 of {self._example}")
+                found[place] = image
+        except ReadError:
+            raise
+        except Exception as error:
+            raise ReadError(
+                f"Example {row} of {source!r} in the data set '{self._name}' could not be read: {error} "
+                f"({type(error).__name__}). Restore the file, or prepare the data anew."
+            ) from error
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Reads the images piece by piece for their statistics: all, or `STATISTICS` of them, evenly spaced."""
+        rows = np.linspace(0, len(self) - 1, min(len(self), STATISTICS)).round().astype(np.int64)
+        whole = len(rows) - len(rows) % _PIECE
+        if whole:
+            yield from batches(self.take, rows[:whole].reshape(-1, _PIECE))
+        if whole < len(rows):
+            yield self.take(rows[whole:])
+
+    def remembered(self, compute: Callable[[], Any]) -> Any:
+        """What `compute` returns for this view; computed once."""
+        if self._window not in self._statistics:
+            self._statistics[self._window] = compute()
+        return self._statistics[self._window]
+
+
+def join(parts: Sequence[Any], *, name: str) -> Any:
+    """Concatenates arrays, or arrays and `Images`, of which nothing is read."""
+    if not any(isinstance(part, Images) for part in parts):
+        return np.concatenate(parts)
+    return Images(parts, parts[0].shape[1:], name=name)
+
+
+def threads() -> int:
+    """How many threads read side by side: one a processor, 2 to 16."""
+    return min(16, max(2, os.cpu_count() or 2))
+
+
+def batches(read: Callable[[np.ndarray], Any], rows: np.ndarray, *, ahead: Callable | None = None) -> Generator[Any]:
+    """Reads batches in order, by Grain's threads, some batches ahead of the one that is asked for.
+
+    Close it (`contextlib.closing`) where it is not read to its end.
+
+    Args:
+      read: `rows [B] -> batch`; called by several threads.
+      rows: `[steps, B]`.
+      ahead: None, or what is done to two batches ahead in a thread of its own, such as `jax.device_put`.
+
+    Yields:
+      `steps` batches.
+    """
+    import grain
+
+    if len(rows) < 2:  # nothing to read ahead
+        for one in rows:
+            yield (ahead or (lambda batch: batch))(read(one))
+        return
+    # Two batches a thread, one being read and one waiting; what is read ahead is the memory this takes.
+    options = grain.ReadOptions(num_threads=threads(), prefetch_buffer_size=2 * threads())
+    dataset = grain.MapDataset.source(rows).map(read).to_iter_dataset(options)
+    if ahead is not None:
+        dataset = grain.experimental.ThreadPrefetchIterDataset(dataset.map(ahead), prefetch_buffer_size=2)
+    iterator = iter(dataset)
+    with contextlib.closing(iterator):
+        yield from iterator

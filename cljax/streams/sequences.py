@@ -1,0 +1,237 @@
+"""Streams of given groups of classes (several data sets, superclasses), and of one set of images labelled anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cljax.data.checks import check_labels
+from cljax.data.combining import combine
+from cljax.data.images import Size
+from cljax.data.sources import Dataset
+from cljax.data.superclasses import Groups, groups_of
+from cljax.streams.building import check_options, finish, split
+from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
+from cljax.streams.schedules import make_table
+from cljax.types import Schedule, Stream, Tables
+
+
+def sequence(
+    datasets: Dataset | Sequence[Dataset],
+    *,
+    tasks: int | None = None,
+    seed: int = 0,
+    class_order: str | None = None,
+    image_size: Size | None = None,
+    normalize: str = "first",
+    **options: Any,
+) -> Stream:
+    """One data set after the other, each a task or several; sizes, channels and numbers of classes may differ.
+
+    Args:
+      datasets: several, or what `data.combine` made of them (once for all seeds, which then share its examples).
+      tasks: T, a multiple of the number of data sets, whose classes are divided as in `split`; one each where None.
+      seed: as in `split`.
+      class_order: within each data set: None, `'random'` or `'icarl'`, as in `split`.
+      image_size: as in `data.combine`; not for data sets combined before.
+      normalize: likewise.
+      **options: scenario, validation, share, epochs, schedule, as in `split`.
+
+    Returns:
+      Stream; `facts['groups']` names each task's data set.
+
+    Raises:
+      ValueError: what `data.combine` and `split` refuse, a number of tasks that is no multiple, a data set that is not
+        combined.
+
+    Example:
+      >>> from cljax.data import from_arrays
+      >>> grey, colour = np.zeros((6, 8, 8, 1), np.uint8), np.zeros((4, 4, 4, 3), np.uint8)
+      >>> first = from_arrays(colour, [0, 1] * 2, colour, [0, 1] * 2, name="colour")
+      >>> stream = sequence([first, from_arrays(grey, [0, 1, 2] * 2, grey, [0, 1, 2] * 2, name="grey")])
+      >>> stream.tables.examples.shape, stream.facts["groups"], stream.tables.classes.sum(axis=1).tolist()
+      ((20, 4, 4, 3), [['colour'], ['grey']], [2, 3])
+    """
+    if isinstance(datasets, Dataset):
+        whole = datasets
+        if not whole.groups:
+            raise ValueError(f"The data set {whole.name!r} is one. Give several, or what data.combine made of them.")
+    else:
+        whole = combine(datasets, image_size=image_size, normalize=normalize)  # type: ignore[arg-type]
+    number = len(whole.groups)
+    tasks = number if tasks is None else tasks
+    if tasks < 1 or tasks % number:
+        raise ValueError(f"The tasks ({tasks}) must be a multiple of the {number} data sets, which all have as many.")
+    parts: list[tuple[str, np.ndarray]] = []
+    for name, classes in whole.groups:
+        order = np.asarray(classes)[draw_class_order(class_order, len(classes), seed)]
+        parts += [(name, part) for part in group_classes(order, tasks // number, None)]
+    return _split(whole, [([name], part) for name, part in parts], "sequence", seed, options)
+
+
+def by_superclass(
+    dataset: Dataset,
+    *,
+    tasks: int | None = None,
+    groups: Mapping[str, Sequence[str | int]] | None = None,
+    order: str | Sequence[int] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Stream:
+    """Gives each task the classes of one superclass, or of several.
+
+    Args:
+      dataset: single-label; CIFAR-100, or another with `groups`.
+      tasks: T, among which the superclasses are divided as equally as possible, the first tasks having more; one each
+        where None.
+      groups: names or numbers of the classes of each superclass; CIFAR-100's twenty where None.
+      order: of the superclasses: None (as given; CIFAR-100's official order), `'random'`, or their numbers (some may be
+        left out).
+      seed: as in `split`, and of a random order.
+      **options: scenario, validation, share, epochs, schedule, as in `split`.
+
+    Returns:
+      Stream; `facts['groups']` names each task's superclasses.
+
+    Raises:
+      ValueError: superclasses that are not known or do not fit, more tasks than superclasses, what `split` refuses.
+
+    Example:
+      >>> from cljax.data import from_arrays
+      >>> images = np.zeros((4, 2, 2, 1), np.uint8)
+      >>> data = from_arrays(images, range(4), images, range(4), classes=["cat", "car", "dog", "bus"])
+      >>> stream = by_superclass(data, groups={"animals": ["cat", "dog"], "vehicles": ["car", "bus"]})
+      >>> stream.facts["groups"], stream.facts["classes"]
+      ([['animals'], ['vehicles']], [['cat', 'dog'], ['car', 'bus']])
+    """
+    known: Groups = groups_of(dataset.classes, groups, name=dataset.name)
+    chosen = draw_class_order(order, len(known), seed, what="superclasses")
+    members = group_classes(chosen, len(chosen) if tasks is None else tasks, None, what="superclasses")
+    parts = [
+        ([known[group][0] for group in part], np.concatenate([np.asarray(known[group][1]) for group in part]))
+        for part in members
+    ]
+    return _split(dataset, parts, "superclass", seed, options)
+
+
+def relabelled(
+    dataset: Dataset,
+    labels: Sequence[Any],
+    *,
+    names: Sequence[Sequence[str]] | None = None,
+    scenario: str = "task",
+    seed: int = 0,
+    validation: float = 0.1,
+    share: float | Sequence[float] = 1.0,
+    epochs: int | Sequence[int] = 1,
+    schedule: Schedule | None = None,
+) -> Stream:
+    """Shows the same images in every task, with other labels: fine and coarse classes, say. No example is copied.
+
+    Args:
+      dataset: the images; its own labels decide which examples are set aside for validation, in all tasks the same.
+      labels: for each task, of all examples, the training part first: `[n]` whole numbers from 0, or -1 for an example
+        that the task leaves out; or `[n, K]` float32 in [0, 1], multi-label.
+      names: of each task's classes; numbers where None.
+      scenario: as in `split`.
+      seed: as in `split`.
+      validation: as in `split`.
+      share: as in `split`; class-balanced by each task's own labels.
+      epochs: as in `split`.
+      schedule: as in `split`.
+
+    Raises:
+      TypeError, ValueError: labels of another length, out of range, or of differing kinds; a task without training
+        examples; what `split` refuses.
+
+    Example:
+      >>> from cljax.data import from_arrays
+      >>> images = np.zeros((4, 2, 2, 1), np.uint8)
+      >>> data = from_arrays(images, [0, 1, 2, 3], images, [0, 1, 2, 3])
+      >>> stream = relabelled(data, [data.labels, data.labels // 2], validation=0)
+      >>> stream.tables.examples is data.images, stream.tables.train.labels.tolist()
+      (True, [0, 1, 2, 3, 0, 0, 1, 1])
+    """
+    check_options(len(labels), scenario, validation)
+    used = shares(share, len(labels))
+    learn, validate = set_aside(dataset.train_labels, validation, seed)
+    test = np.arange(dataset.train_size, len(dataset.labels))
+    checked, counts = [], []
+    for task, given in enumerate(labels):
+        values, count = _check_labels(dataset, given, task)
+        checked.append(values)
+        counts.append(count)
+    if len({values.ndim for values in checked}) > 1:
+        raise ValueError("Some tasks are multi-label (float32 labels [n, K]), others not. Give all labels of one kind.")
+    largest = max(counts)
+    if checked[0].ndim == 2:
+        checked = [np.pad(values, ((0, 0), (0, largest - values.shape[1]))) for values in checked]
+    tables = {}
+    for part, rows in (("train", learn), ("validation", validate), ("test", test)):
+        chosen = [rows if values.ndim == 2 else rows[values[rows] >= 0] for values in checked]
+        if part == "train":
+            chosen = [subsample(*pair, seed) for pair in zip(checked, chosen, used, strict=True)]
+        tables[part] = make_table(chosen, [values[own] for values, own in zip(checked, chosen, strict=True)])
+    if not tables["train"].size.all():
+        raise ValueError(
+            f"Task {int(np.argmin(tables['train'].size))} has no training examples: all its labels are -1."
+        )
+    classes: Any = np.arange(largest) < np.asarray(counts)[:, None]
+    titles = (
+        [list(map(str, range(count))) for count in counts] if names is None else [list(map(str, own)) for own in names]
+    )
+    if [len(own) for own in titles] != counts:
+        raise ValueError(f"names are of {[len(own) for own in titles]} classes, but the tasks have {counts}.")
+    examples: Any = dataset.images
+    whole = Tables(examples, tables["train"], tables["validation"], tables["test"], None, classes)
+    facts = {"kind": "relabelled", "classes": titles}
+    return finish(whole, dataset, scenario, seed, validation, used, facts, epochs, schedule)
+
+
+def superclass_labels(dataset: Dataset, groups: Mapping[str, Sequence[str | int]] | None = None) -> np.ndarray:
+    """The superclass of every example, for `relabelled`; -1 where its class is in none.
+
+    Args:
+      dataset: single-label.
+      groups: as in `by_superclass`.
+
+    Returns:
+      `[n]` int32.
+
+    Example:
+      >>> from cljax.data import from_arrays
+      >>> images = np.zeros((4, 2, 2, 1), np.uint8)
+      >>> data = from_arrays(images, range(4), images, range(4))
+      >>> superclass_labels(data, {"even": [0, 2], "odd": [1, 3]}).tolist()
+      [0, 1, 0, 1, 0, 1, 0, 1]
+    """
+    table = np.full(len(dataset.classes), -1, np.int32)
+    for number, (_, classes) in enumerate(groups_of(dataset.classes, groups, name=dataset.name)):
+        table[list(classes)] = number
+    return table[dataset.labels]
+
+
+def _split(
+    dataset: Dataset, parts: Sequence[tuple[list[str], np.ndarray]], kind: str, seed: int, options: dict[str, Any]
+) -> Stream:
+    """Tasks of given classes, each with the names of its groups."""
+    order = [int(label) for _, classes in parts for label in classes]
+    sizes = [len(classes) for _, classes in parts]
+    stream = split(dataset, tasks=len(parts), sizes=sizes, class_order=order, seed=seed, **options)
+    groups = [parts[task][0] for task in stream.facts["tasks"]]
+    return stream._replace(facts={**stream.facts, "kind": kind, "groups": groups})
+
+
+def _check_labels(dataset: Dataset, given: Any, task: int) -> tuple[np.ndarray, int]:
+    """A task's labels and its number of classes, by the training part; -1 stays."""
+    what, values = f"The labels of task {task}", np.asarray(given)
+    if not np.issubdtype(values.dtype, np.integer) or values.ndim != 1 or len(values) != len(dataset.labels):
+        checked = check_labels(values, dataset.images, what, f"The data set {dataset.name!r}", None)
+        return checked, checked.shape[-1]
+    count = int(values[: dataset.train_size].max()) + 1
+    check_labels(np.maximum(values, 0), dataset.images, what, f"The data set {dataset.name!r}", max(count, 1))
+    if values.min() < -1:
+        raise ValueError(f"{what} go down to {values.min()}, but must be at least 0, or -1 to leave an example out.")
+    return values.astype(np.int32), count
