@@ -1,7 +1,7 @@
 """Run folders: one run's configuration and record, locked while it is written, never overwritten by accident.
 
-A run folder holds `config.json`, `record.json` and the lock `.lock`, which the operating system releases when the
-process ends, however it ends. Nothing here is heavy to import.
+A run folder holds `config.json`, `record.json`, perhaps `checkpoints` and `learners`, and the lock `.lock`, which the
+operating system releases when the process ends, however it ends. Nothing here is heavy to import.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
 CONFIG, RECORD, LOCK = "config.json", "record.json", ".lock"
+CHECKPOINTS, LEARNERS = "checkpoints", "learners"
 
 
 class FolderError(ValueError):
@@ -31,14 +33,35 @@ class RunFolder:
       record: what an earlier, interrupted run of the same configuration left; None where there is nothing.
     """
 
-    def __init__(self, path: pathlib.Path, config: dict[str, Any], record: dict[str, Any] | None) -> None:
-        self.path, self.record, self._config = path, record, config
+    def __init__(
+        self, path: pathlib.Path, config: dict[str, Any], record: dict[str, Any] | None, *, anew: bool = False
+    ) -> None:
+        self.path, self.record, self._config, self._anew = path, record, config, anew
 
     def start(self) -> None:
-        """Writes the configuration, and removes the record that is not to be continued."""
+        """Writes the configuration, and removes what is not to be continued."""
         if self.record is None:
             (self.path / RECORD).unlink(missing_ok=True)
+        if self._anew:
+            for name in (CHECKPOINTS, LEARNERS):
+                shutil.rmtree(self.path / name, ignore_errors=True)
         write_json(self.path / CONFIG, self._config)
+
+    def checkpoints(self, method: str) -> pathlib.Path:
+        """The folder of a method's checkpoints."""
+        return self.path / CHECKPOINTS / method
+
+    def learner(self, method: str, seed: int) -> pathlib.Path:
+        """An empty place for a method's learner of a seed."""
+        place = self.path / LEARNERS / method / f"seed-{seed}"
+        shutil.rmtree(place, ignore_errors=True)
+        return place
+
+    def forget(self, method: str) -> None:
+        """Removes a method's checkpoints."""
+        shutil.rmtree(self.checkpoints(method), ignore_errors=True)
+        with contextlib.suppress(OSError):  # other methods' checkpoints
+            (self.path / CHECKPOINTS).rmdir()
 
     def save(self, record: dict[str, Any]) -> None:
         """Writes the record, atomically."""
@@ -91,7 +114,7 @@ def claim(path: str | os.PathLike, config: dict[str, Any], *, overwrite: bool = 
                 f"The run folder {path} is in use by another process. Wait until that has ended, or choose another "
                 f"folder with --out."
             ) from None
-        yield RunFolder(path, config, _earlier(path, config, overwrite))
+        yield RunFolder(path, config, _earlier(path, config, overwrite), anew=overwrite)
     finally:
         if made and [entry.name for entry in path.iterdir()] == [LOCK]:
             (path / LOCK).unlink()
@@ -107,6 +130,18 @@ def fresh_path(parent: str | os.PathLike, name: str) -> pathlib.Path:
         number += 1
         path = base.with_name(f"{base.name}-{number}")
     return path
+
+
+def interrupted(parent: str | os.PathLike, config: dict[str, Any]) -> pathlib.Path | None:
+    """The newest run folder in `parent` with this configuration, no finished record, and no process that holds it."""
+    parent, now = pathlib.Path(parent), json.loads(json.dumps(config))
+    places = [entry.parent for entry in parent.glob(f"*/{CONFIG}")]
+    for path in sorted(places, key=lambda path: (path / CONFIG).stat().st_mtime, reverse=True):
+        finished = (_read(path / RECORD) or {}).get("complete")
+        if differences(_read(path / CONFIG), now) or finished or _is_held(path):
+            continue
+        return path
+    return None
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -146,6 +181,18 @@ def _is_ours(path: pathlib.Path) -> bool:
     """Whether an existing folder is empty or a run folder."""
     names = {entry.name for entry in path.iterdir()}
     return CONFIG in names or not names - {LOCK}
+
+
+def _is_held(path: pathlib.Path) -> bool:
+    """Whether a process has locked a run folder."""
+    try:
+        with open(path / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _read(path: pathlib.Path) -> Any:

@@ -236,6 +236,19 @@ class Fold(Protocol):
         ...
 
 
+class Part(NamedTuple):
+    """A loss that takes an update of its own; see `Method.parts`.
+
+    Attributes:
+      loss: as `Method.loss`.
+      trains: `(learner, clock) -> tree` like params, leaves 0 or 1 that broadcast to the parameter's shape. Where it is
+        0, this part's update changes neither the parameter nor what the optimizer keeps for it.
+    """
+
+    loss: Callable[[Tree, Learner, Clock, Batch, Array | None], tuple[Array, tuple[Tree, dict[str, Array]]]]
+    trains: Callable[[Learner, Clock], Tree]
+
+
 class Method(NamedTuple):
     """A continual-learning method: a tuple of pure functions. `methods.finetune` fills every field.
 
@@ -244,8 +257,12 @@ class Method(NamedTuple):
     Attributes:
       name: as the command knows it.
       init: `key -> (params, collections, method_state, hyper)`, of a single task; the loop makes the rows.
+      allocate: `(method_state, tasks, capacity) -> method_state`, once at the start, with rows made: for state whose
+        shape depends on the number of tasks or on `capacity[split]`, a bound on the number of a task's examples.
       begin_task: `(learner, clock, fold, key) -> learner`, at a first visit only.
       loss: `(params, learner, clock, batch, key) -> (scalar, (collections, metrics))`; key None: evaluation mode.
+      parts: empty, for one update a batch; or losses that add up to `loss`, each of which then takes an update of its
+        own on the same batch, in turn, with gradients, optimizer and `after_step` as for a whole step.
       adjust_gradients: `(gradients, learner, clock, batch) -> gradients`.
       update_mask: `(learner, clock) -> tree` like params, leaves in [0, 1] that broadcast to the parameter's shape;
         built once a phase. Where it is 0, not a bit moves.
@@ -255,7 +272,7 @@ class Method(NamedTuple):
       phases: at least one.
       per_task: leaf paths with rows `[T, ...]`: of params, collections, opt_state, method_state, whole suffixes.
       keeps_rows: those of `per_task` that stay stacked during a visit and train whole.
-      draws_from: 'current', 'seen' or 'all' tasks' examples.
+      draws_from: 'current', 'seen' or 'all' tasks' examples, or those seen 'balanced' (see `streams.epoch_order`).
       capacity: number of exemplars in memory; 0 means exemplar-free, and then the loop hands over nothing else.
       forgets_nothing: whether old tasks' logits keep every bit; the runner checks it.
       candidates: None, or `(learner, clock) -> hyper` whose leaves have a leading axis of candidates: each visit is
@@ -266,8 +283,10 @@ class Method(NamedTuple):
 
     name: str
     init: Callable[[Array], tuple[Tree, Tree, Tree, dict[str, Array]]]
+    allocate: Callable[[Tree, int, dict[str, int]], Tree]
     begin_task: Callable[[Learner, Clock, Fold, Array], Learner]
     loss: Callable[[Tree, Learner, Clock, Batch, Array | None], tuple[Array, tuple[Tree, dict[str, Array]]]]
+    parts: tuple[Part, ...]
     adjust_gradients: Callable[[Tree, Learner, Clock, Batch], Tree]
     update_mask: Callable[[Learner, Clock], Tree]
     after_step: Callable[[Learner, Learner, Clock, Batch, Tree], Learner]
@@ -300,7 +319,8 @@ class Table(NamedTuple):
 class Tables(NamedTuple):
     """A stream's data, one pytree: never a copy of the examples per task.
 
-    Attributes: examples `[n, ...]` uint8 or float32, shared by all splits, tasks and seeds; train, validation, test:
+    Attributes: examples `[n, ...]` uint8 or float32, shared by all splits, tasks and seeds (or `data.Images`, which are
+    read on demand; inside a program, also anything with `read(rows) -> [B, ...]`); train, validation, test:
     `Table`; permutation `[T, P]` int32 over an example's flattened elements, or None; classes `[T, K]` bool.
     """
 

@@ -1,10 +1,12 @@
 """The training loop. It knows only the protocol of `cljax.types`; no method is a special case in it."""
 
-from cljax.training.checks import NonFiniteLoss, check, raise_failure
+from cljax.training.checks import NonFiniteLoss, check, check_hypers, raise_failure
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.fit import make_fit, search
+from cljax.training.precision import evaluate_precision
 from cljax.training.run import Result, make_run
+from cljax.training.start import start_from
 from cljax.training.state import Patience, Settings
 from cljax.training.step import make_learner, make_train_step
 
@@ -15,7 +17,9 @@ __all__ = [
     "Result",
     "Settings",
     "check",
+    "check_hypers",
     "evaluate",
+    "evaluate_precision",
     "make_engine",
     "make_fit",
     "make_learner",
@@ -23,4 +27,5 @@ __all__ = [
     "make_train_step",
     "raise_failure",
     "search",
+    "start_from",
 ]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from cljax.augmentation import Augment
+from cljax.data.streaming import Images
 from cljax.training.state import Failure, Settings
 from cljax.types import Method, Stream
 
 SCENARIOS = ("task", "class", "domain")
-DRAWS = ("current", "seen", "all")
+DRAWS = ("current", "seen", "all", "balanced")
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -57,20 +64,21 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
         raise ValueError(f"rate is {settings.rate}; the learning rate must be a positive number.")
     if settings.curves_every < 0:
         raise ValueError(f"curves_every is {settings.curves_every}; it must be 0 (never) or a number of epochs.")
+    tasks, epochs = np.asarray(schedule.task), np.asarray(schedule.epochs)
+    untrained = ~np.isin(np.arange(tables.classes.shape[-2]), tasks[epochs > 0])
     needs_validation = settings.stopping is not None or method.candidates is not None
-    sizes = np.asarray(tables.validation.size)
-    if needs_validation and (sizes == 0).any():
-        task = int(np.argmax((sizes == 0).reshape(-1))) % tables.classes.shape[-2]
+    missing = (np.asarray(tables.validation.size) == 0) & ~(untrained & (method.candidates is None))
+    if needs_validation and missing.any():
+        task = int(np.argmax(missing.reshape(-1))) % tables.classes.shape[-2]
         reason = "patience" if settings.stopping is not None else f"the search of {method.name}"
         raise ValueError(
             f"Task {task} has no validation examples, which {reason} needs. Give the stream a validation part, for "
             f"example validation=0.1, or train a fixed number of epochs."
         )
     for split in ("train", "test"):
-        sizes = np.asarray(getattr(tables, split).size)
-        if (sizes == 0).any():
-            raise ValueError(f"Task {int(np.argmax(sizes == 0))} has no {split} examples.")
-    tasks = np.asarray(schedule.task)
+        missing = (np.asarray(getattr(tables, split).size) == 0) & ~(untrained & (split == "train"))
+        if missing.any():
+            raise ValueError(f"Task {int(np.argmax(missing))} has no {split} examples.")
     if tasks.size == 0:
         raise ValueError("The stream's schedule has no rounds.")
     if tasks.min() < 0 or tasks.max() >= tables.classes.shape[-2]:
@@ -78,9 +86,27 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
             f"The schedule visits task {int(tasks.max())}, but the stream has tasks 0 to "
             f"{tables.classes.shape[-2] - 1}."
         )
-    if (np.asarray(schedule.epochs) < 1).any():
-        raise ValueError("Every round of the schedule must have at least one epoch.")
+    if (epochs[1:] < 1).any() or epochs[0] < 0:
+        raise ValueError(
+            "Every round of the schedule must have at least one epoch. Only the first may have none, where a method "
+            "starts from given parameters (training.start_from)."
+        )
     check_network(method, stream)
+    if settings.augment is not None:
+        check_augment(settings.augment, stream, settings.batch_size)
+
+
+def check_in_memory(stream: Stream) -> None:
+    """Checks that a stream's examples are an array, as they must be to be put on the device.
+
+    Raises:
+      ValueError: they are read on demand.
+    """
+    if isinstance(stream.tables.examples, Images):
+        raise ValueError(
+            f"The images of the stream '{stream.name}' are read on demand, but are to be put on the device. Drive it "
+            f"with training.driver.drive(..., programs_of=training.host.make_programs), or get the data by data.load."
+        )
 
 
 def check_network(method: Method, stream: Stream) -> None:
@@ -101,3 +127,51 @@ def check_network(method: Method, stream: Stream) -> None:
             f"The network of {method.name} has {network.outputs} logits, but the largest task of the stream "
             f"'{stream.name}' has {outputs} classes. Build the network with outputs={outputs}."
         )
+
+
+def check_augment(augment: Augment, stream: Stream, batch_size: int) -> None:
+    """Checks that augmentation can be applied to the stream's images, and keeps their shape and dtype.
+
+    Raises:
+      ValueError: naming the thing and the cure.
+    """
+    examples = stream.tables.examples
+    if stream.tables.permutation is not None:
+        raise ValueError(
+            f"The tasks of the stream '{stream.name}' permute the pixels, and augmentation comes after that, when no "
+            f"image is left to crop or to flip. Leave augmentation out, or use tasks that divide the classes."
+        )
+    if examples.ndim != 4:
+        raise ValueError(
+            f"Augmentation needs images [n, H, W, C], but the examples of the stream '{stream.name}' are vectors of "
+            f"shape {examples.shape[1:]}. Leave augmentation out, or give images."
+        )
+    before = jax.ShapeDtypeStruct((batch_size, *examples.shape[1:]), examples.dtype)
+    after = jax.eval_shape(augment, jax.random.key(0), before)
+    if (after.shape, after.dtype) != (before.shape, before.dtype):
+        raise ValueError(
+            f"Augmentation turns {before.dtype} of shape {before.shape} into {after.dtype} of shape {after.shape}, but "
+            f"must keep both."
+        )
+
+
+def check_hypers(
+    method: Method, seeds: Sequence[Any], hypers: Sequence[Mapping[str, float]] | None
+) -> list[dict[str, jax.Array]]:
+    """The numbers that take the place of some of `learner.hyper`, float32, one mapping a seed.
+
+    Raises:
+      ValueError: another number of mappings than of seeds, mappings of different names, or a name that the method's
+        hyper-parameters do not have.
+    """
+    if hypers is None:
+        return [{} for _ in seeds]
+    known = {*jax.eval_shape(method.init, jax.random.key(0))[3], "rate"}
+    if len(hypers) != len(seeds) or any(set(given) != set(hypers[0]) for given in hypers):
+        raise ValueError(f"hypers must be {len(seeds)} mappings of the same names, one for each pair of seeds.")
+    if stray := sorted(set(hypers[0]) - known):
+        raise ValueError(
+            f"{method.name} has no hyper-parameter '{stray[0]}' that a run can be given. It has: "
+            f"{', '.join(sorted(known))}."
+        )
+    return [{name: jnp.float32(value) for name, value in given.items()} for given in hypers]

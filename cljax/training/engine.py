@@ -1,8 +1,9 @@
 """The engine: the pure functions of which every driver is made.
 
 A run is rounds, a round is a visit to a task, a visit is phases, a phase is epochs, an epoch is steps. `make_run`
-composes these functions into one program for a whole stream; `drive` calls them from Python and shows progress. Both
-take the same steps on the same batches with the same keys.
+composes these functions into one program for a whole stream; `drive` calls them from Python and shows progress; where
+examples are read as the run goes on, `cljax.training.host` takes an epoch apart into its batches. All take the same
+steps on the same batches with the same keys.
 """
 
 from __future__ import annotations
@@ -17,12 +18,68 @@ import optax
 from jax import lax
 
 from cljax import rows, streams
-from cljax.training.evaluation import Evaluation, evaluate, evaluate_task, number_of_batches
+from cljax.augmentation import augment_batch
+from cljax.training.evaluation import Evaluation, add_batch, evaluate, evaluate_task, number_of_batches
 from cljax.training.plan import INIT, epoch_key, visit_key
 from cljax.training.state import EpochLog, Failure, PhaseState, Settings
 from cljax.training.step import TrainStep, keep_signature, make_learner, make_train_step, phase_rate, strengthen
 from cljax.training.stopping import snapshot, wait
 from cljax.types import Array, Batch, Clock, Learner, Method, Tables, Tree
+
+
+class Epoch(NamedTuple):
+    """What is fixed through an epoch.
+
+    Attributes:
+      clock: at the epoch's beginning.
+      key: the epoch's.
+      rate: float32, the learning rate by the state of patience.
+      order, examples: of `streams.epoch_order`: positions, and how many of them count.
+      steps: int32, the number of batches.
+    """
+
+    clock: Clock
+    key: Array
+    rate: Array
+    order: Array
+    examples: Array
+    steps: Array
+
+
+class Progress(NamedTuple):
+    """What changes through an epoch.
+
+    Attributes:
+      trained: the parts of the learner that a step changes, by name.
+      total: float32, the sum of the losses, each times the weight of its batch.
+      weight: float32, the sum of the batches' weights.
+      failed: int32, the first step whose loss was not finite, or -1.
+    """
+
+    trained: dict[str, Tree]
+    total: Array
+    weight: Array
+    failed: Array
+
+
+class Parts(NamedTuple):
+    """An epoch, its validation and an evaluation, taken apart into batches; `tables.examples` may be a batch's only.
+
+    Attributes:
+      begin: `(state, clock, tables, key) -> Epoch`.
+      train: `(state, epoch, tables, index, progress) -> progress`: the step on the epoch's batch of this index; of the
+        state's learner, the parts in `progress.trained` are not read.
+      end: `(state, epoch, progress, validation_loss, validation_accuracy) -> (state, EpochLog)`.
+      add_loss: `(learner, clock, sums, batch) -> sums`, the loss and the weights of a validation batch added.
+      add_answers: `(learner, clock, task, step, answers, batch) -> answers`, of the learner at rest; see
+        `evaluation.add_batch`.
+    """
+
+    begin: Callable[[PhaseState, Clock, Tables, Array], Epoch]
+    train: Callable[[PhaseState, Epoch, Tables, Array, Progress], Progress]
+    end: Callable[[PhaseState, Epoch, Progress, Array, Array], tuple[PhaseState, EpochLog]]
+    add_loss: Callable[[Learner, Clock, tuple[Array, Array], Batch], tuple[Array, Array]]
+    add_answers: Callable[..., tuple[Array, Array, Array]]
 
 
 class Engine(NamedTuple):
@@ -38,6 +95,8 @@ class Engine(NamedTuple):
       evaluate: `(learner, clock, tables) -> Evaluation` of the learner at rest, on the test split.
       validate: `(learner, clock, tables) -> accuracy` of the focused learner on its task's validation split.
       step: the train step, for its cost and number of traces.
+      parts: an epoch, its validation and an evaluation, batch by batch.
+      settings: those the engine was made with.
     """
 
     init: Callable[[Array, Tables], Learner]
@@ -49,6 +108,8 @@ class Engine(NamedTuple):
     evaluate: Callable[[Learner, Clock, Tables], Evaluation]
     validate: Callable[[Learner, Clock, Tables], Array]
     step: TrainStep
+    parts: Parts
+    settings: Settings
 
 
 class TaskFold:
@@ -121,40 +182,57 @@ def make_engine(
         failure = Failure(none, none, none, none, none)
         return PhaseState(learner, mask, jnp.float32(1.0), best, jnp.float32(jnp.inf), patience, zero, false, failure)
 
-    def train_epoch(
-        learner: Learner, mask: Tree, clock: Clock, tables: Tables, key: Array
-    ) -> tuple[Learner, Array, Array]:
-        """One pass over the training examples; returns the learner, the mean loss and the first non-finite step."""
+    def begin_epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> Epoch:
+        clock = clock._replace(epoch=state.epoch)
+        key = epoch_key(key, clock)
         order, count = streams.epoch_order(
             tables.train,
             clock,
             jax.random.fold_in(key, 0),
             draws_from=method.draws_from,
             capacity=capacity["train"],
-            memory=learner.memory,
+            memory=state.learner.memory,
         )
-        steps = number_of_batches(count, batch_size)
-        constant = learner
+        rate = state.learner.hyper["rate"] * state.factor
+        return Epoch(clock, key, rate, order, count, number_of_batches(count, batch_size))
 
-        def body(index: Array, carry: tuple) -> tuple:
-            trained, total, weight, failed = carry
-            now = clock._replace(progress=index.astype(jnp.float32) / jnp.maximum(steps - 1, 1).astype(jnp.float32))
-            batch = streams.draw(tables, tables.train, order, count, index, batch_size, memory=constant.memory)
-            learner, loss, _ = step(constant._replace(**trained), mask, now, batch, jax.random.fold_in(key, index + 1))
-            examples = jnp.sum(batch.weights)
-            failed = jnp.where((failed < 0) & ~jnp.isfinite(loss), index, failed)
-            return changing(learner), total + examples * loss.astype(jnp.float32), weight + examples, failed
+    def train_batch(state: PhaseState, epoch: Epoch, tables: Tables, index: Array, progress: Progress) -> Progress:
+        learner, clock = state.learner, epoch.clock
+        last = jnp.maximum(epoch.steps - 1, 1).astype(jnp.float32)
+        now = clock._replace(progress=index.astype(jnp.float32) / last)
+        batch = streams.draw(
+            tables, tables.train, epoch.order, epoch.examples, index, batch_size, memory=learner.memory
+        )
+        step_key = jax.random.fold_in(epoch.key, index + 1)
+        batch = augment_batch(settings.augment, batch, step_key)
+        slowed = learner._replace(hyper={**learner.hyper, "rate": epoch.rate}, **progress.trained)
+        slowed, loss, _ = step(slowed, state.mask, now, batch, step_key)
+        examples = jnp.sum(batch.weights)
+        failed = jnp.where((progress.failed < 0) & ~jnp.isfinite(loss), index, progress.failed)
+        total = progress.total + examples * loss.astype(jnp.float32)
+        return Progress(changing(slowed), total, progress.weight + examples, failed)
 
-        start = (changing(learner), jnp.float32(0.0), jnp.float32(0.0), jnp.int32(-1))
-        trained, total, weight, failed = lax.fori_loop(0, steps, body, start)
-        return learner._replace(**trained), total / jnp.maximum(weight, 1.0), failed
+    def end_epoch(
+        state: PhaseState, epoch: Epoch, progress: Progress, validation_loss: Array, validation_accuracy: Array
+    ) -> tuple[PhaseState, EpochLog]:
+        log = EpochLog(progress.total / jnp.maximum(progress.weight, 1.0), validation_loss, validation_accuracy)
+        clock, failed = epoch.clock, progress.failed
+        state = state._replace(learner=state.learner._replace(**progress.trained), epoch=state.epoch + 1)
+        if stopping:
+            rate = state.learner.hyper["rate"] * phase_rate(method, clock)
+            state = wait(state, log.validation_loss, rate, stopping)
+        broken = failed >= 0
+        here = Failure(clock.round, clock.task, clock.phase, clock.epoch, failed)
+        failure = jax.tree.map(lambda new, old: jnp.where(broken, new, old), here, state.failure)
+        return state._replace(failure=failure, done=state.done | broken), log
+
+    def add_loss(learner: Learner, clock: Clock, sums: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
+        loss, _ = method.loss(learner.params, learner, clock, batch, None)
+        examples = jnp.sum(batch.weights)
+        return sums[0] + loss.astype(jnp.float32) * examples, sums[1] + examples
 
     def validation_loss(learner: Learner, clock: Clock, tables: Tables) -> Array:
-        def add(carry: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
-            loss, _ = method.loss(learner.params, learner, clock, batch, None)
-            examples = jnp.sum(batch.weights)
-            return carry[0] + loss.astype(jnp.float32) * examples, carry[1] + examples
-
+        add = lambda sums, batch: add_loss(learner, clock, sums, batch)
         zero = (jnp.float32(0.0), jnp.float32(0.0))
         if method.draws_from == "current":
             total, weight = make_fold(tables, clock)(add, zero, "validation")
@@ -185,25 +263,14 @@ def make_engine(
         ).accuracy
 
     def epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[PhaseState, EpochLog]:
-        clock = clock._replace(epoch=state.epoch)
-        learner = state.learner
-        base = learner.hyper["rate"]
-        slowed = learner._replace(hyper={**learner.hyper, "rate": base * state.factor})
-        learner, loss, failed = train_epoch(slowed, state.mask, clock, tables, epoch_key(key, clock))
-        learner = learner._replace(hyper={**learner.hyper, "rate": base})
+        now = begin_epoch(state, clock, tables, key)
+        go = lambda index, progress: train_batch(state, now, tables, index, progress)
+        progress = lax.fori_loop(0, now.steps, go, begin_progress(state.learner))
+        learner = state.learner._replace(**progress.trained)
         nan = jnp.float32(jnp.nan)
-        log = EpochLog(loss, nan, nan)
-        if settings.validate or stopping:
-            log = log._replace(validation_loss=validation_loss(learner, clock, tables))
-        if settings.validate:
-            log = log._replace(validation_accuracy=validate(learner, clock, tables))
-        state = state._replace(learner=learner, epoch=state.epoch + 1)
-        if stopping:
-            state = wait(state, log.validation_loss, base * phase_rate(method, clock), stopping)
-        broken = failed >= 0
-        here = Failure(clock.round, clock.task, clock.phase, clock.epoch, failed)
-        failure = jax.tree.map(lambda new, old: jnp.where(broken, new, old), here, state.failure)
-        return state._replace(failure=failure, done=state.done | broken), log
+        loss = validation_loss(learner, now.clock, tables) if settings.validate or stopping else nan
+        accuracy = validate(learner, now.clock, tables) if settings.validate else nan
+        return end_epoch(state, now, progress, loss, accuracy)
 
     def end_phase(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> Learner:
         learner = state.learner if state.best is None else state.learner._replace(**state.best)
@@ -224,9 +291,22 @@ def make_engine(
         )
 
     def init(key: Array, tables: Tables) -> Learner:
-        return make_learner(method, optimizer, tables, settings.rate, jax.random.fold_in(key, INIT))
+        return make_learner(method, optimizer, tables, settings.rate, jax.random.fold_in(key, INIT), capacity)
 
-    return Engine(init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate, step)
+    def add_answers(
+        learner: Learner, clock: Clock, task: Array, step: Array, answers: tuple[Array, Array, Array], batch: Batch
+    ) -> tuple[Array, Array, Array]:
+        first = step * settings.evaluation_batch
+        return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=clock.newest, first=first)
+
+    parts = Parts(begin_epoch, train_batch, end_epoch, add_loss, add_answers)
+    functions = (init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate)
+    return Engine(*functions, step, parts, settings)
+
+
+def begin_progress(learner: Learner) -> Progress:
+    """The progress at an epoch's beginning."""
+    return Progress(changing(learner), jnp.float32(0.0), jnp.float32(0.0), jnp.int32(-1))
 
 
 def changing(learner: Learner) -> dict[str, Tree]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import metrics, streams
-from cljax.types import Array, HostArray, Learner, Method, Tables
+from cljax.types import Array, Batch, HostArray, Learner, Method, Tables
 
 
 class Evaluation(NamedTuple):
@@ -61,35 +61,75 @@ def evaluate_task(
       `Evaluation` of scalars.
     """
     table = getattr(tables, split)
-    tasks, outputs = learner.classes.shape
-    newest = jnp.int32(tasks - 1) if newest is None else newest
-    everything = jnp.arange(tasks, dtype=jnp.int32)
-    seen = learner.classes & (everything <= newest)[:, None]
+    newest = jnp.int32(learner.classes.shape[0] - 1) if newest is None else newest
 
-    def body(step: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        right, aware, fingerprint = carry
+    def body(step: Array, answers: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         batch = streams.sequential(tables, table, task, step, batch_size)
-        own_classes = learner.classes[task]
-        if scenario == "class":
-            stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
-            own = lax.dynamic_index_in_dim(stacked, task, keepdims=False)
-            flat = jnp.moveaxis(stacked, 0, 1).reshape(stacked.shape[1], tasks * outputs)
-            if batch.labels.ndim == 1:
-                labels = jnp.where(task <= newest, task * outputs + batch.labels, -1)
-            else:
-                place = jax.nn.one_hot(task, tasks, dtype=batch.labels.dtype)
-                labels = (place[None, :, None] * batch.labels[:, None, :]).reshape(flat.shape)
-            right += jnp.sum(batch.weights * metrics.correct(flat, labels, seen.reshape(-1)))
-        else:
-            own = method.predict(learner, batch.inputs, task)
-            right += jnp.sum(batch.weights * metrics.correct(own, batch.labels, own_classes))
-        aware += jnp.sum(batch.weights * metrics.correct(own, batch.labels, own_classes))
-        return right, aware, fingerprint + bits_sum(own, batch.weights, step * batch_size)
+        first = step * batch_size
+        return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=newest, first=first)
 
     size = streams.size_of(table, task)
-    start = (jnp.float32(0.0), jnp.float32(0.0), jnp.uint32(0))
-    right, aware, fingerprint = lax.fori_loop(0, number_of_batches(size, batch_size), body, start)
+    answers = lax.fori_loop(0, number_of_batches(size, batch_size), body, no_answers())
+    return judge(answers, size)
+
+
+def no_answers() -> tuple[Array, Array, Array]:
+    """What `add_batch` starts from."""
+    return jnp.float32(0.0), jnp.float32(0.0), jnp.uint32(0)
+
+
+def judge(answers: tuple[Array, Array, Array], size: Array) -> Evaluation:
+    """The evaluation of a task with so many examples, from what `add_batch` has summed up."""
+    right, aware, fingerprint = answers
     return Evaluation(right / size.astype(jnp.float32), aware / size.astype(jnp.float32), fingerprint)
+
+
+def add_batch(
+    method: Method,
+    learner: Learner,
+    task: Array,
+    answers: tuple[Array, Array, Array],
+    batch: Batch,
+    *,
+    scenario: str,
+    newest: Array,
+    first: Array,
+) -> tuple[Array, Array, Array]:
+    """Adds a batch of a task to its right answers, those by its own head, and the sum of its logits' bits.
+
+    Args:
+      method: whose `predict` is asked.
+      learner: at rest.
+      task: int32 scalar, the task of the whole batch.
+      answers: the sums so far.
+      batch: of `streams.sequential`.
+      scenario: 'task', 'class' or 'domain'.
+      newest: int32 scalar, the newest task visited.
+      first: int32 scalar, the place of the batch's first example among the task's.
+
+    Returns:
+      The sums.
+    """
+    right, aware, fingerprint = answers
+    tasks, outputs = learner.classes.shape
+    everything = jnp.arange(tasks, dtype=jnp.int32)
+    own_classes = learner.classes[task]
+    if scenario == "class":
+        seen = learner.classes & (everything <= newest)[:, None]
+        stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
+        own = lax.dynamic_index_in_dim(stacked, task, keepdims=False)
+        flat = jnp.moveaxis(stacked, 0, 1).reshape(stacked.shape[1], tasks * outputs)
+        if batch.labels.ndim == 1:
+            labels = jnp.where(task <= newest, task * outputs + batch.labels, -1)
+        else:
+            place = jax.nn.one_hot(task, tasks, dtype=batch.labels.dtype)
+            labels = (place[None, :, None] * batch.labels[:, None, :]).reshape(flat.shape)
+        right += jnp.sum(batch.weights * metrics.correct(flat, labels, seen.reshape(-1)))
+    else:
+        own = method.predict(learner, batch.inputs, task)
+        right += jnp.sum(batch.weights * metrics.correct(own, batch.labels, own_classes))
+    aware += jnp.sum(batch.weights * metrics.correct(own, batch.labels, own_classes))
+    return right, aware, fingerprint + bits_sum(own, batch.weights, first)
 
 
 def evaluate(

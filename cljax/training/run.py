@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from cljax import streams
-from cljax.training.checks import check, raise_failure
+from cljax.training.checks import check, check_in_memory, raise_failure
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation
 from cljax.training.fit import FitLog, first_failure, make_fit, search
@@ -85,6 +85,7 @@ def make_run(
     """
     settings = settings or Settings()
     check(method, stream, settings)
+    check_in_memory(stream)
     engine = make_engine(
         method, optimizer, settings, scenario=stream.scenario, capacity=streams.capacity(stream.tables)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from cljax.augmentation import Augment
 from cljax.types import Array, HostArray, Tree
 
 
@@ -37,6 +38,7 @@ class Settings(NamedTuple):
       validate: whether each epoch measures validation loss and accuracy.
       evaluation_batch: of folds, validation and evaluation.
       curves_every: 0, or the number of epochs between evaluations on all tasks.
+      augment: None, or what is done to the images of every training step: see `cljax.augmentation`.
     """
 
     batch_size: int = 32
@@ -45,6 +47,7 @@ class Settings(NamedTuple):
     validate: bool = False
     evaluation_batch: int = 256
     curves_every: int = 0
+    augment: Augment | None = None
 
 
 class Failure(NamedTuple):
@@ -81,3 +84,19 @@ class PhaseState(NamedTuple):
     epoch: Array
     done: Array
     failure: Failure
+
+
+class Partial(NamedTuple):
+    """How far a streamed epoch is, as NumPy scalars, for a run that is taken up in mid-epoch.
+
+    Attributes:
+      step: int32, the number of steps taken.
+      total: float32, the sum of the losses so far, each times the weight of its batch.
+      weight: float32, the sum of the batches' weights.
+      failed: int32, the first step whose loss was not finite, or -1.
+    """
+
+    step: HostArray
+    total: HostArray
+    weight: HostArray
+    failed: HostArray

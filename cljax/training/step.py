@@ -48,7 +48,12 @@ def keep_signature(before: Learner, after: Learner, hook: str) -> Learner:
 
 
 def make_learner(
-    method: Method, optimizer: optax.GradientTransformation, tables: Tables, rate: float, key: Array
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    tables: Tables,
+    rate: float,
+    key: Array,
+    capacity: dict[str, int] | None = None,
 ) -> Learner:
     """Makes the learner of a run, at rest: per-task leaves stacked `[T, ...]`, each row drawn anew.
 
@@ -58,6 +63,7 @@ def make_learner(
       tables: the stream's data; their `classes` `[T, K]` say how many rows there are.
       rate: the learning rate, kept as `hyper['rate']`.
       key: PRNG key.
+      capacity: of `streams.capacity`, for the method's `allocate`.
 
     Returns:
       The learner. Build it with `jax.jit`, so that no two of its leaves share a buffer.
@@ -84,6 +90,7 @@ def make_learner(
     params, collections, method_state = (
         choose(one, stack) for one, stack in zip((params, collections, method_state), stacked[:3], strict=True)
     )
+    method_state = method.allocate(method_state, tasks, capacity or {})
     opt_state = optimizer.init(rows.focus_tree(params, jnp.int32(0), resting))
     memory = None
     if method.capacity:
@@ -137,7 +144,8 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
     $$ \theta' = \begin{cases} \theta & m = 0 \\ \theta + \eta\, m\, u(m \ne 0\ ?\ g : 0) & \text{else} \end{cases} $$
     with gradients g after the method's adjustment, the optimizer's update u, the update mask m and the learning rate
     eta = `hyper['rate']` times the phase's factor. A parameter whose mask is 0 keeps every bit, whatever the optimizer
-    carries along and whatever the method does after the step.
+    carries along and whatever the method does after the step. A method of several parts takes one such update for each,
+    in turn, and the loss is their sum.
 
     Args:
       method: the method.
@@ -151,9 +159,28 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
 
     def step(learner: Learner, mask: Tree, clock: Clock, batch: Batch, key: Array):
         chex.assert_equal_shape_prefix([batch.inputs, batch.labels, batch.tasks, batch.weights], 1)
+        if not method.parts:
+            return update(learner, mask, clock, batch, key, method.loss)
+        losses: list[Array] = []
+        metrics: dict[str, Array] = {}
+        for number, part in enumerate(method.parts):
+            before, trains = learner, part.trains(learner, clock)
+            both = jax.tree.map(lambda m, t: jnp.where(t == 0, jnp.zeros((), m.dtype), m), mask, trains)
+            learner, loss, found = update(before, both, clock, batch, jax.random.fold_in(key, number), part.loss)
+            learner = learner._replace(opt_state=keep_slots(before.opt_state, learner.opt_state, trains))
+            losses, metrics = [*losses, loss], {**metrics, **found}
+        return learner, sum(losses), metrics
 
+    def keep_slots(old: Tree, new: Tree, trains: Tree) -> Tree:
+        """The optimizer's new state, but its old values for the parameters that a part does not train."""
+        marks = optax.tree_utils.tree_map_params(
+            optimizer, lambda slot, t: t, new, trains, transform_non_params=lambda value: jnp.float32(1.0)
+        )
+        return jax.tree.map(lambda t, o, n: jnp.where(t == 0, o, n), marks, old, new)
+
+    def update(learner: Learner, mask: Tree, clock: Clock, batch: Batch, key: Array, loss_of: Callable):
         def objective(params: Tree) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
-            return method.loss(params, learner, clock, batch, key)
+            return loss_of(params, learner, clock, batch, key)
 
         (loss, (collections, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(learner.params)
         gradients = method.adjust_gradients(gradients, learner, clock, batch)

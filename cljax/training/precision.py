@@ -1,0 +1,67 @@
+"""Mean average precision of a learner on each task of a multi-label stream."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import lax
+
+from cljax import metrics, streams
+from cljax.metrics.precision import Interpolation
+from cljax.training.evaluation import number_of_batches
+from cljax.types import Array, Learner, Method, Tables
+
+
+def evaluate_precision(
+    method: Method,
+    learner: Learner,
+    tables: Tables,
+    *,
+    split: str = "test",
+    interpolation: Interpolation = "area",
+    batch_size: int = 256,
+) -> Array:
+    """Mean average precision on every task, by the task's own head: VOC's measure of multi-label tasks.
+
+    It ranks all of a task's examples at once, so that it is no sum over batches, as accuracy is. `Evaluation.accuracy`
+    of a multi-label task is the fraction of labels on the right side of one half, which is high where labels are rare.
+
+    Args:
+      method: whose `predict` is asked.
+      learner: at rest.
+      tables: the stream's data, labels `[N, K]`.
+      split: 'test', 'validation' or 'train'.
+      interpolation: see `metrics.average_precision`.
+      batch_size: of the forward passes.
+
+    Returns:
+      `[T]` float32 fractions, the mean over a task's classes that occur; NaN for a task without labels.
+
+    Raises:
+      ValueError: where the labels are not several an example.
+    """
+    table = getattr(tables, split)
+    if table.labels.ndim != 2:
+        raise ValueError(
+            "Mean average precision needs several labels an example, float32 [N, K], but these are one class each: use "
+            "training.evaluate."
+        )
+    total, outputs = table.labels.shape
+    places = jnp.arange(total, dtype=jnp.int32)
+
+    def one(task: Array) -> Array:
+        size = streams.size_of(table, task)
+
+        def read(step: Array, scores: Array) -> Array:
+            batch = streams.sequential(tables, table, task, step, batch_size)
+            logits = method.predict(learner, batch.inputs, task).astype(jnp.float32)
+            return lax.dynamic_update_slice_in_dim(scores, logits, step * batch_size, 0)
+
+        start = jnp.zeros((total + batch_size, outputs), jnp.float32)
+        scores = lax.fori_loop(0, number_of_batches(size, batch_size), read, start)[:total]
+        first = jnp.take(jnp.asarray(table.start, jnp.int32), task)
+        labels = jnp.take(jnp.asarray(table.labels), first + places, axis=0, mode="clip")
+        return metrics.mean_average_precision(
+            scores, labels, interpolation=interpolation, weights=places < size, classes=learner.classes[task]
+        )
+
+    return lax.map(one, jnp.arange(learner.classes.shape[0], dtype=jnp.int32))

@@ -1,0 +1,460 @@
+"""Data read as a run goes on: the same steps on the same batches as with data on the device."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import data, methods, networks, rows, streams, training
+from cljax.cli.options import Data, Options, Training
+from cljax.cli.setup import UsageError, choose_driver
+from cljax.data.builders import silence
+from cljax.data.streaming import ReadError, batches
+from cljax.training import host
+from cljax.training.driver import drive
+from cljax.training.engine import make_engine
+from cljax.training.state import Partial
+from cljax.types import Memory, make_clock
+from tests import conformance
+
+MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
+SETTINGS = training.Settings(batch_size=8, rate=RATE, evaluation_batch=32, validate=True)
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def assert_close(first, second, tolerance):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance / 10)
+
+
+def lazily(array, name="few digits"):
+    return data.Images([array], array.shape[1:], name=name)
+
+
+def lazy_stream(stream):
+    """The same stream, its examples read on demand."""
+    return stream._replace(tables=stream.tables._replace(examples=lazily(np.asarray(stream.tables.examples))))
+
+
+def small(like, **options):
+    shape, outputs = like.tables.examples.shape[1:], like.tables.classes.shape[1]
+    return networks.mlp(shape, outputs, hidden=(6,), mean=like.mean, std=like.std, **options)
+
+
+def engine_of(method, stream, settings=SETTINGS, optimizer=MOMENTUM):
+    return make_engine(method, optimizer, settings, scenario=stream.scenario, capacity=streams.capacity(stream.tables))
+
+
+def begun(engine, tables, clock, key):
+    """A state at the beginning of a phase, of `engine` by itself."""
+
+    def begin(key, tables):
+        learner = engine.begin_visit(engine.init(key, tables), clock, tables, key)
+        return engine.begin_phase(learner, clock, tables, key)
+
+    return jax.jit(begin)(key, tables)
+
+
+@functools.cache
+def finetuned():
+    """Fine-tuning on task 1, with patience: engine, tables on the device and with lazy examples, a state, programs."""
+    stream = conformance.stream()
+    settings = SETTINGS._replace(stopping=training.Patience())
+    method = methods.finetune(small(stream))
+    engine = engine_of(method, stream, settings)
+    tables = jax.tree.map(jnp.asarray, stream.tables)
+    read = tables._replace(examples=lazily(stream.tables.examples))
+    clock, key = make_clock(task=1, newest=1), jax.random.key(3)
+    state = begun(engine, tables, clock, key)
+    return engine, tables, read, clock, key, state, host.make_programs(method, engine, None)
+
+
+def copied(tree):
+    return jax.tree.map(jnp.array, tree)
+
+
+def test_each_step_is_the_engine_s_and_an_epoch_that_of_the_scan():
+    engine, tables, read, clock, key, state, programs = finetuned()
+    told = []
+
+    def pause(state, partial):
+        told.append(
+            (copied(state.learner), partial._replace(**{n: np.asarray(v) for n, v in partial._asdict().items()}))
+        )
+
+    after, log = programs["epoch"](copied(state), clock, read, key, None, pause)
+    scanned, scanned_log = jax.jit(engine.epoch)(state, clock, tables, key)
+    assert_close(log, scanned_log, 1e-5)
+    assert_close(after.learner, scanned.learner, 1e-5)
+    assert_close(after.best, scanned.best, 1e-5)
+    assert int(after.epoch) == 1
+    assert bits(after.learner.hyper) == bits(state.learner.hyper)
+
+    epoch = jax.jit(engine.parts.begin)(state, clock, tables, key)
+    assert [int(partial.step) for _, partial in told] == list(range(1, int(epoch.steps) + 1))
+    now = epoch.clock._replace(progress=jnp.float32(0.0))
+    draw = jax.jit(streams.draw, static_argnums=5)
+    batch = draw(tables, tables.train, epoch.order, epoch.examples, jnp.int32(0), SETTINGS.batch_size)
+    stepped, loss, _ = engine.step(state.learner, state.mask, now, batch, jax.random.fold_in(epoch.key, 1))
+    assert_close(told[0][0], stepped, 1e-5)
+    np.testing.assert_allclose(told[0][1].total / told[0][1].weight, loss, rtol=1e-5)
+    assert float(told[-1][1].weight) == float(epoch.examples)
+
+
+def test_fifty_steps_in_float64_are_those_of_the_scan():
+    stream = conformance.stream()
+    method = methods.finetune(small(stream))
+    settings = SETTINGS._replace(batch_size=1, validate=False)
+    engine = engine_of(method, stream, settings)
+    tables = jax.tree.map(jnp.asarray, stream.tables)
+    clock, key = make_clock(), jax.random.key(1)
+    state = begun(engine, tables, clock, key)
+    assert stream.tables.train.size[0] >= 50
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        double = lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
+        parts = {part: jax.tree.map(double, getattr(state.learner, part)) for part in rows.PARTS}
+        state = state._replace(learner=state.learner._replace(**parts))
+        programs = host.make_programs(method, engine, None)
+        fed, _ = programs["epoch"](copied(state), clock, tables._replace(examples=lazily(stream.tables.examples)), key)
+        scanned, _ = jax.jit(engine.epoch)(state, clock, tables, key)
+    assert {leaf.dtype for leaf in jax.tree.leaves(fed.learner.params)} == {np.dtype(np.float64)}
+    assert_close(fed.learner.params, scanned.learner.params, 1e-9)
+
+
+@pytest.mark.parametrize("stop", [1, 4, None])
+def test_an_epoch_taken_up_in_its_middle_ends_with_the_same_bits(stop):
+    _, _, read, clock, key, state, programs = finetuned()
+    kept = []
+
+    def pause(state, partial):
+        kept.append(jax.tree.map(np.array, (state, partial)))  # as a checkpoint does: on the host, by value
+
+    whole = programs["epoch"](copied(state), clock, read, key, None, pause)
+    middle, partial = kept[-1 if stop is None else stop - 1]
+    again = programs["epoch"](jax.tree.map(jnp.asarray, middle), clock, read, key, Partial(*partial))
+    assert bits(again) == bits(whole)
+
+
+def probing(network, capacity):
+    """A method that learns nothing, and notes each batch of an epoch with some bits of its key."""
+    base = methods.finetune(network)
+
+    def init(key):
+        notes = {name: jnp.full((40, 8), -9, jnp.int32) for name in ("labels", "tasks", "position", "weights")}
+        seen = {"inputs": jnp.zeros((40, 8, *network.inputs), jnp.uint8), "key": jnp.zeros(40, jnp.uint32)}
+        return {"place": jnp.zeros(())}, {"key": jnp.zeros((), jnp.uint32)}, {**notes, **seen}, {}
+
+    def loss(params, learner, clock, batch, key):
+        collections = learner.collections if key is None else {"key": jax.random.bits(key)}
+        return params["place"] * jnp.sum(batch.weights), (collections, {})
+
+    def after_step(previous, learner, clock, batch, gradients):
+        place = previous.params["place"].astype(jnp.int32)
+        found = {**batch._asdict(), "key": learner.collections["key"]}
+        note = lambda name, notes: notes.at[place].set(found[name].astype(notes.dtype))
+        state = {name: note(name, notes) for name, notes in learner.method_state.items()}
+        return learner._replace(params={"place": previous.params["place"] + 1}, method_state=state)
+
+    return base._replace(
+        init=init,
+        loss=loss,
+        after_step=after_step,
+        predict=lambda learner, inputs, task: inputs.reshape(len(inputs), -1)[:, :10].astype(jnp.float32),
+        per_task=(),
+        draws_from="seen",
+        capacity=capacity,
+    )
+
+
+def test_batches_and_keys_are_exactly_those_of_the_scan():
+    """Drawn from seen tasks and from memory, a last partial batch wrapping around; with validation on seen tasks."""
+    stream = streams.permuted(data.from_arrays(*(part[:51] for part in digit_parts())), tasks=3)
+    method = probing(small(stream), capacity=6)
+    engine = engine_of(method, stream, optimizer=optax.sgd(1.0))
+    tables = jax.tree.map(jnp.asarray, stream.tables)
+    clock, key = make_clock(round=2, task=1, newest=1, first=False), jax.random.key(0)
+    state = begun(engine, tables, clock, key)
+    number = jnp.arange(6, dtype=jnp.int32)
+    exemplars = jnp.broadcast_to(number.astype(jnp.uint8)[:, None, None, None], (6, 8, 8, 1))
+    state = state._replace(learner=state.learner._replace(memory=Memory(exemplars, number, number % 2, number != 2)))
+    programs = host.make_programs(method, engine, None)
+    fed, log = programs["epoch"](copied(state), clock, tables._replace(examples=lazily(stream.tables.examples)), key)
+    scanned, scanned_log = jax.jit(engine.epoch)(state, clock, tables, key)
+    assert bits(fed.learner.method_state) == bits(scanned.learner.method_state)
+    assert_close(log, scanned_log, 1e-6)
+    notes = jax.tree.map(np.asarray, fed.learner.method_state)
+    expected = 2 * int(stream.tables.train.size[0]) + 5
+    assert (notes["weights"] == 1).sum() == expected
+    assert expected % 8 != 0
+    assert len(set(notes["key"].tolist())) == int(np.ceil(expected / 8)) + 1
+    remembered = (notes["position"] == -1) & (notes["weights"] == 1)
+    assert sorted(notes["labels"][remembered].tolist()) == [0, 1, 3, 4, 5]
+    np.testing.assert_array_equal(notes["inputs"][remembered][:, 3, 3, 0], notes["labels"][remembered])
+
+
+def digit_parts():
+    digits = conformance.digits()
+    return digits.train_images, digits.train_labels, digits.test_images, digits.test_labels
+
+
+def test_a_whole_stream_is_that_of_the_scan():
+    """With folds that call back, exemplars, a revisit and class-incremental reading."""
+    stream = conformance.stream(schedule=streams.visits([(0, 1), (1, 1), (0, 1)]), scenario="class")
+    row = conformance.TABLE["icarl"]._replace(normalization=None, dropout=0.0)
+    method = row.build(conformance.network(row, stream))
+    settings = SETTINGS._replace(validate=False)
+    scanned = drive(method, MOMENTUM, [(5, stream)], settings)
+    fed = drive(method, MOMENTUM, [(5, lazy_stream(stream))], settings, programs_of=host.make_programs)
+    assert (fed.traces, scanned.share_waiting) == (1, None)
+    assert fed.flops == scanned.flops
+    assert 0 <= fed.share_waiting[0] <= 1
+    assert fed.evaluation.accuracy.shape == (1, 3, 3)
+    np.testing.assert_allclose(fed.evaluation.accuracy, scanned.evaluation.accuracy, rtol=1e-6)
+    np.testing.assert_allclose(fed.evaluation.task_aware, scanned.evaluation.task_aware, rtol=1e-6)
+    for one, other in zip(fed.epochs, scanned.epochs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+    learners = (fed.learners[0], scanned.learners[0])
+    assert_close(*((one.params, one.collections, one.method_state) for one in learners), 1e-4)
+    assert bits(learners[0].memory) == bits(learners[1].memory)
+
+
+def test_seeds_side_by_side_and_drivers_that_do_not_fit_are_refused():
+    stream = lazy_stream(conformance.stream())
+    method = methods.finetune(small(stream))
+    with pytest.raises(ValueError, match=r"seeds cannot run side by side.*vectorize=False"):
+        drive(method, MOMENTUM, [(0, stream)], SETTINGS, vectorize=True, programs_of=host.make_programs)
+    for run in (
+        lambda: drive(method, MOMENTUM, [(0, stream)], SETTINGS),
+        lambda: training.make_run(method, MOMENTUM, stream, SETTINGS),
+    ):
+        with pytest.raises(ValueError, match=r"'few digits' are read on demand.*host.make_programs.*data.load"):
+            run()
+
+
+class Failing:
+    """A source of digits that has lost one."""
+
+    def __init__(self, images, lost):
+        self.images, self.lost = images, lost
+
+    def __repr__(self):
+        return "folder 'digits'"
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row):
+        if row == self.lost:
+            raise FileNotFoundError(f"there is no file {row}.png")
+        return self.images[row]
+
+
+def test_an_example_lost_during_a_run_is_named_in_epochs_and_in_hooks():
+    _, tables, _, clock, key, state, programs = finetuned()
+    images = np.asarray(tables.examples)
+    start = int(tables.train.start[1])
+    lost = int(tables.train.index[start + 3])
+    broken = data.Images([Failing(images, lost)], images.shape[1:], name="few digits")
+    words = f"Example {lost} of folder 'digits' in the data set 'few digits' could not be read.*no file {lost}.png"
+    with pytest.raises(ReadError, match=words):
+        programs["epoch"](copied(state), clock, tables._replace(examples=broken), key)
+
+    stream = conformance.stream()
+    method = methods.finetune(small(stream))
+    shown = lambda total, batch: total + jnp.sum(batch.inputs.astype(jnp.float32).sum((1, 2, 3)) * batch.weights)
+
+    def begin_task(learner, clock, fold, key):
+        total = fold(shown, jnp.float32(0.0)) + fold(shown, jnp.float32(0.0), "validation")
+        return learner._replace(hyper={**learner.hyper, "rate": total})
+
+    hooked = method._replace(begin_task=begin_task)
+    programs = host.make_programs(hooked, engine_of(hooked, stream), None)
+    read = tables._replace(examples=lazily(images))
+    learner = programs["init"](key, read)
+    total = programs["begin_visit"](learner, clock, read, key).hyper["rate"]
+    parts = (stream.tables.train, stream.tables.validation)
+    index = np.concatenate([part.index[part.start[1] : part.start[1] + part.size[1]] for part in parts])
+    assert float(total) == images[index].sum()
+    with pytest.raises(ReadError, match=words):
+        programs["begin_visit"](learner, clock, tables._replace(examples=broken), key)
+    assert float(programs["begin_visit"](learner, clock, read, key).hyper["rate"]) == float(total)
+
+
+def test_the_share_of_waiting_is_measured():
+    _, tables, read, clock, key, state, programs = finetuned()
+
+    class Slow(Failing):
+        def __getitem__(self, row):
+            time.sleep(0.01)
+            return self.images[row]
+
+    slow = data.Images([Slow(np.asarray(tables.examples), None)], (8, 8, 1), name="slow")
+    shares = []
+    for examples in (read.examples, slow):
+        waiting, running = programs["epoch"].waiting, programs["epoch"].running
+        programs["epoch"](copied(state), clock, tables._replace(examples=examples), key)
+        shares.append((programs["epoch"].waiting - waiting) / (programs["epoch"].running - running))
+    assert 0 <= shares[0] <= 1
+    assert 0.5 < shares[1] <= 1
+
+
+@functools.cache
+def tiny_images(count):
+    return np.random.default_rng(count).integers(0, 256, (count, 4, 3, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with a small data set as TFDS prepares it: ArrayRecord files of PNG images."""
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "tiny"
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": tfds.features.Image(shape=(4, 3, 3)), "label": tfds.features.ClassLabel(num_classes=3)}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(count) for split, count in (("train", 30), ("test", 11))}
+
+        def _generate_examples(self, count):
+            for number, image in enumerate(tiny_images(count)):
+                yield number, {"image": Image.fromarray(image), "label": number % 3}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    with silence():
+        Tiny(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+def test_opened_data_are_loaded_data_read_on_demand(prepared):
+    opened = data.open("tiny", prepared)
+    labels_file = prepared / "tiny" / "1.0.0" / "cljax-labels.npz"
+    assert labels_file.exists()
+    loaded = data.load("tiny", prepared)
+    np.testing.assert_array_equal(opened.images.take(range(41)), loaded.images)
+    np.testing.assert_array_equal(opened.test_images.take([10, 0, 0]), loaded.test_images[[10, 0, 0]])
+    np.testing.assert_array_equal(opened.images[3], loaded.images[3])
+    assert (opened.labels.tolist(), opened.labels.dtype) == (loaded.labels.tolist(), np.int32)
+    assert opened._replace(images=0, labels=0) == loaded._replace(images=0, labels=0)
+    assert (opened.images.shape, opened.images.nbytes, opened.test_images.shape) == ((41, 4, 3, 3), 1476, (11, 4, 3, 3))
+    assert data.decoded_bytes("tiny", prepared) == 1476
+    assert data.decoded_bytes("another", prepared) == 0
+    for file in (labels_file, labels_file.with_name("cljax-decoded.npz")):
+        np.testing.assert_array_equal(data.open("tiny", prepared).labels, loaded.labels)
+        file.unlink()
+
+
+def test_a_stream_of_opened_data_is_that_of_loaded_data(prepared):
+    opened, loaded = data.open("tiny", prepared), data.load("tiny", prepared)
+    tasks = lambda d: [(d.train_images, d.train_labels, d.test_images, d.test_labels)] * 2
+    for build in (
+        lambda d: streams.split(d, tasks=3, seed=1),
+        lambda d: streams.permuted(d, tasks=2),
+        lambda d: streams.from_tasks(tasks(d)),
+    ):
+        lazy, plain = build(opened), build(loaded)
+        assert (lazy.mean, lazy.std, lazy.facts) == (plain.mean, plain.std, plain.facts)
+        for one, other in zip(jax.tree.leaves(lazy.tables)[1:], jax.tree.leaves(plain.tables)[1:], strict=True):
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(
+            lazy.tables.examples.take(plain.tables.train.index), plain.tables.examples[plain.tables.train.index]
+        )
+    assert streams.align([build(opened), build(opened)])[1].tables.examples == lazy.tables.examples
+    with pytest.raises(ValueError, match="hold different examples"):
+        streams.align([build(opened), build(data.open("tiny", prepared))])
+
+
+def test_a_method_that_prunes_forgets_nothing_on_opened_data_and_is_that_of_the_scan(prepared):
+    """Folds under a condition; the fingerprints of one driver agree with one another."""
+    stream, other = (streams.split(of("tiny", prepared), tasks=2, epochs=2) for of in (data.open, data.load))
+    method = methods.clnp(small(stream), margin=0.1)
+    fed = drive(method, MOMENTUM, [(0, stream)], SETTINGS, programs_of=host.make_programs)
+    scanned = drive(method, MOMENTUM, [(0, other)], SETTINGS)
+    np.testing.assert_allclose(fed.evaluation.accuracy, scanned.evaluation.accuracy, rtol=1e-6)
+    for one, another in zip(fed.epochs, scanned.epochs, strict=True):
+        np.testing.assert_allclose(one, another, rtol=1e-4)
+    assert_close(fed.learners[0].params, scanned.learners[0].params, 1e-5)
+    assert bits(fed.learners[0].method_state.owner) == bits(scanned.learners[0].method_state.owner)
+    prints = fed.evaluation.fingerprint[0]
+    assert prints[1, 0] == prints[0, 0]
+    assert prints[1, 1] != prints[0, 1]
+
+
+def test_files_that_vanish_during_a_run_are_named(prepared, tmp_path):
+    import shutil
+
+    shutil.copytree(prepared / "tiny", tmp_path / "tiny")
+    opened = data.open("tiny", tmp_path)
+    for file in (tmp_path / "tiny" / "1.0.0").glob("*train.array_record*"):
+        file.unlink()
+    with pytest.raises(ReadError, match=r"the split 'train' in .*tiny/1.0.0 in the data set 'tiny' could not be read"):
+        opened.images.take([0, 40])
+    np.testing.assert_array_equal(opened.test_images.take([0]).shape, (1, 4, 3, 3))
+
+
+def test_images_are_no_array_and_know_their_rows():
+    images = lazily(conformance.digits().images)
+    assert images[5:9][1:].take([2]).tolist() == [conformance.digits().images[8].tolist()]
+    for wrong in (-1, len(images)):
+        with pytest.raises(IndexError, match=f"has the rows 0 to {len(images) - 1}, not"):
+            images.take([0, wrong])
+    with pytest.raises(ValueError, match="no slices with a step"):
+        images[::2]
+    for convert in (np.asarray, jnp.asarray):
+        with pytest.raises(TypeError, match=r"'few digits' are read on demand and are no array.*data.load"):
+            convert(images)
+    floats = data.Images([np.zeros((2, 2, 2, 1))], (2, 2, 1), name="floats")
+    with pytest.raises(ReadError, match=r"float64 of shape \(2, 2, 1\), not uint8"):
+        floats.take([1])
+
+
+def test_statistics_of_many_images_are_those_of_a_sample(monkeypatch):
+    monkeypatch.setattr(data.streaming, "STATISTICS", 300)
+    values = np.arange(1000).astype(np.uint8)[:, None, None, None]
+    pieces = np.concatenate(list(lazily(values).pieces()))[:, 0, 0, 0]
+    np.testing.assert_array_equal(pieces, values[np.linspace(0, 999, 300).round().astype(int), 0, 0, 0])
+
+
+def test_batches_come_in_order_and_end_where_they_are_left():
+    order = np.arange(40).reshape(10, 4)
+    seen = []
+
+    def read(rows):
+        time.sleep(0.002 * (rows[0] % 3))
+        seen.append(int(rows[0]))
+        return rows
+
+    np.testing.assert_array_equal(np.concatenate(list(batches(read, order, ahead=jnp.asarray))), order.ravel())
+    assert sorted(seen) == order[:, 0].tolist()
+    left = batches(read, np.tile(order, (100, 1)))
+    assert next(left).tolist() == [0, 1, 2, 3]
+    left.close()
+    time.sleep(0.05)
+    count = len(seen)
+    time.sleep(0.05)
+    assert len(seen) == count < 200
+
+
+def test_the_command_reads_on_demand_where_data_are_half_of_the_memory(prepared, monkeypatch):
+    options = Options(data=Data(data=("tiny",), data_dir=str(prepared)))
+    assert choose_driver(options) == "scan"
+    for memory, driver in ((1476 * 2, "host"), (1476 * 2 + 1, "scan"), (None, "scan")):
+        monkeypatch.setattr(host, "available_memory", lambda memory=memory: memory)
+        assert choose_driver(options) == driver
+    assert choose_driver(Options(training=Training(driver="host"))) == "host"
+    with pytest.raises(UsageError, match="--vectorize yes needs the data on the device"):
+        choose_driver(Options(training=Training(driver="host", vectorize="yes")))
+    assert host.sequence(conformance.stream().tables.test, 1, 8).shape[1] == 8
