@@ -1,4 +1,4 @@
-"""A run's record and the table made from it.
+"""A run's record, and reading one back.
 
 A record is plain JSON: `{"format": 1, "complete": bool, "left_out": {...}, "runs": [...]}`, one object a method.
 """
@@ -15,16 +15,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from cljax import metrics
+from cljax.methods.clnp import diagnostics
 from cljax.training.cost import bytes_per_task
 from cljax.training.driver import Outcome
-from cljax.types import Method, Stream
-
-METRICS = ("average_accuracy", "backward_transfer", "forgetting")
+from cljax.types import Learner, Method, Network, Stream
 
 
 def run_record(
@@ -42,7 +38,7 @@ def run_record(
     `metrics.first_visits`), and `rounds` holds all. `epochs` has the loss and the validation's loss and accuracy,
     `[seed][round][phase][epoch]`; `curves` the accuracy on all tasks `[seed][point][task]` after the epochs of
     `curve_epochs`, `[point]` of round, phase and epoch, counted from 0, 0 and 1. `forgets_nothing` is measured: no bit
-    of a task's test logits changed after its last visit.
+    of a task's test logits changed after its last visit. `capacity` is for methods in which tasks own features.
 
     Args:
       method: the method.
@@ -80,7 +76,10 @@ def run_record(
             "traces": outcome.traces,
             "flops": outcome.flops,
             "step_bytes": outcome.step_bytes,
+            "driver": "scan" if outcome.share_waiting is None else "host",
+            "share_waiting": outcome.share_waiting,
             "bytes_per_task": bytes_per_task(outcome.learners[0], method.network),
+            "capacity": capacity(method.network, outcome.learners),
             "facts": [stream.facts for _, stream in seeds],
             "config": config,
             "versions": versions(),
@@ -111,6 +110,32 @@ def forgets_nothing(fingerprint: np.ndarray, tasks: np.ndarray, evaluated: np.nd
         if (marks != marks[:, :1]).any():
             return False
     return True
+
+
+def capacity(network: Network, learners: Sequence[Learner]) -> dict[str, dict[str, np.ndarray]] | None:
+    """How tasks shared out the features of each layer, where a method's state has owners of features.
+
+    Args:
+      network: the method's.
+      learners: at rest, one a seed.
+
+    Returns:
+      `{layer: {'used', 'new', 'reused', 'free': [seed, after task]}}`, parts in [0, 1]: owned so far, of these made by
+      the newest task, of the older ones those that feed it, and owned by none. None where no task owns features.
+    """
+    owner = getattr(learners[0].method_state, "owner", None)
+    gates = learners[0].collections.get("gates", {})
+    if not isinstance(owner, dict) or {name: np.shape(leaf) for name, leaf in owner.items()} != {
+        name: np.shape(leaf) for name, leaf in gates.items()
+    }:
+        return None
+    measure = jax.jit(lambda learner: diagnostics(network, learner))
+    found = [measure(learner) for learner in learners]
+    names = {"used": "used", "new": "newly_used", "reused": "reused", "free": "free"}
+    return {
+        layer: {name: np.stack([getattr(parts, field)[layer] for parts in found]) for name, field in names.items()}
+        for layer in owner
+    }
 
 
 def versions() -> dict[str, str]:
@@ -155,135 +180,23 @@ def plain(value: Any) -> Any:
     return value
 
 
-def summarise(run: dict[str, Any]) -> dict[str, np.ndarray]:
-    """A run's metrics, `[seeds]` float64 fractions each.
-
-    Args:
-      run: an entry of a record.
-
-    Returns:
-      `average_accuracy, backward_transfer, forgetting`, and `task_aware_accuracy` in the class-incremental scenario.
-
-    Example:
-      >>> summarise({'scenario': 'task', 'accuracy': [[[.875, 0.], [.5, .75]]]})['backward_transfer']
-      array([-0.375])
-    """
-    accuracy = np.asarray(run["accuracy"], np.float32)
-    values = {name: np.asarray(getattr(metrics, name)(accuracy), np.float64) for name in METRICS}
-    if run["scenario"] == "class":
-        aware = metrics.average_accuracy(np.asarray(run["task_aware"], np.float32))
-        values["task_aware_accuracy"] = np.asarray(aware, np.float64)
-    return values
-
-
-def table(record: dict[str, Any], *, reference: str = "finetune") -> Table:
-    """The table of a record: a row a method, percent, mean ± 95% interval over seeds.
-
-    Args:
-      record: of one data set and scenario.
-      reference: the method to which the others' average accuracy is compared, seed by seed, where it is in the record.
-
-    Returns:
-      A table for a rich console; 100 columns suffice.
-    """
-    runs = record["runs"]
-    first = runs[0]
-    base = next((run for run in runs if run["method"] == reference), None)
-    class_incremental = any(run["scenario"] == "class" for run in runs)
-    count, seeds = len(first["accuracy"][0]), len(first["seeds"])
-    result = Table(
-        title=f"{first['data']}, {count} tasks, {_division(first)}",
-        caption=_caption(seeds, sum(run["compile_seconds"] for run in runs)),
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=0,
-        title_style="bold",
-        caption_justify="left",
-    )
-    result.add_column("method", style="bold", no_wrap=True)
-    names = ["average\naccuracy", *(["task-aware\naccuracy"] if class_incremental else [])]
-    names += ["backward\ntransfer", "forgetting"]
-    names += [f"against\n{reference}"] if base else []
-    for name in [*names, "seconds\na seed", "FLOPs\na step", "bytes\na task"]:
-        result.add_column(name, justify="right", overflow="fold")
-    for run in runs:
-        values = summarise(run)
-        order = [name for name in ("average_accuracy", "task_aware_accuracy", *METRICS[1:]) if name in values]
-        cells: list[str | Text] = [run["method"], *(interval(values[name]) for name in order)]
-        if base:
-            cells.append(_difference(run, base))
-        kept = run["bytes_per_task"]
-        cells += [f"{np.mean(run['seconds']):.2f}", short(run["flops"]), short(kept)]
-        result.add_row(*cells)
-    return result
-
-
-def interval(values: np.ndarray) -> str:
-    """A mean and its 95% interval over seeds, in percent: `'97.8 ±0.5'`; the mean alone for one seed.
-
-    One decimal; none where the interval is 10 or more, two where it would round to nothing.
-
-    Example:
-      >>> interval(np.array([.25, .75])), interval(np.array([.5])), interval(np.array([.9, .90001]))
-      ('50 ±318', '50.0', '90.00 ±0.01')
-    """
-    return _percent(metrics.mean_and_interval(np.asarray(values, np.float64)))
-
-
-def short(number: float | None) -> str:
-    """A count in at most five characters and a unit: `'1.45M'`.
-
-    Example:
-      >>> short(520), short(1_445_551), short(17_160), short(None)
-      ('520', '1.45M', '17.2k', '-')
-    """
-    if number is None:
-        return "-"
-    units = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12))
-    unit, size = next((pair for pair in units if abs(number) < 999.5 * pair[1]), units[-1])
-    return f"{number / size:.3g}{unit}"
-
-
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a record: of a file, or of a run folder.
 
     Raises:
       ValueError: it is none.
     """
-    place = pathlib.Path(path)
+    place = pathlib.Path(path).expanduser()
+    if place.is_dir() and not (place / "record.json").exists() and (place / "config.json").exists():
+        raise ValueError(f"The run in {place} has no record yet: no method has finished. Wait, or take the run up.")
     place = place / "record.json" if place.is_dir() else place
-    record = json.loads(place.read_text())
-    if not isinstance(record, dict) or "runs" not in record:
+    try:
+        record = json.loads(place.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
+        raise ValueError(f"{place} cannot be read ({reason}). Name a run folder, or its record.json.") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not a run's record: it is no JSON ({error}).") from None
+    if not isinstance(record, dict) or not isinstance(record.get("runs"), list):
         raise ValueError(f"{place} is not a run's record: it has no 'runs'.")
     return record
-
-
-def _percent(found: metrics.Interval, *, sign: bool = False) -> str:
-    mean, half = 100 * float(found.mean), 100 * float(found.half_width)
-    decimals = 2 if 0 < half < 0.05 else 0 if half >= 9.95 else 1
-    text = f"{mean:{'+' if sign else ''}.{decimals}f}"
-    if float(text) == 0:
-        text = text.lstrip("+-")
-    return text if np.isnan(half) else f"{text} ±{half:.{decimals}f}"
-
-
-def _difference(run: dict[str, Any], base: dict[str, Any]) -> Text:
-    """The paired difference to the reference, coloured where its interval leaves out 0."""
-    if run is base or run["seeds"] != base["seeds"]:
-        return Text("-")
-    mine, other = summarise(run)["average_accuracy"], summarise(base)["average_accuracy"]
-    found = metrics.paired_difference(mine, other)
-    clear = abs(found.mean) > found.half_width
-    style = ("green" if found.mean > 0 else "red") if clear else ""
-    return Text(_percent(found, sign=True), style=style)
-
-
-def _division(run: dict[str, Any]) -> str:
-    permuted = run["facts"][0].get("kind") == "permuted"
-    return f"{'permuted pixels, ' if permuted else ''}{run['scenario']}-incremental"
-
-
-def _caption(seeds: int, compiling: float) -> str:
-    over = f" ±95% interval, {seeds} seeds" if seeds > 1 else " of one seed"
-    return f"Percent{over}; seconds without compilation ({compiling:.1f} in all)."

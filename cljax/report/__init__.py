@@ -1,0 +1,34 @@
+"""What a run leaves: its record, tables, plots, files and a page.
+
+`plots` are functions for notebooks; `write` makes everything from run folders, as `cljax report` does.
+"""
+
+from cljax.report import plots
+from cljax.report.files import write
+from cljax.report.record import capacity, device, forgets_nothing, plain, read, run_record, versions
+from cljax.report.sections import Section, gather
+from cljax.report.sweep import stability_plasticity, sweep_table, write_sweep
+from cljax.report.tables import METRICS, interval, markdown, short, summarise, table
+
+__all__ = [
+    "METRICS",
+    "Section",
+    "capacity",
+    "device",
+    "forgets_nothing",
+    "gather",
+    "interval",
+    "markdown",
+    "plain",
+    "plots",
+    "read",
+    "run_record",
+    "short",
+    "stability_plasticity",
+    "summarise",
+    "sweep_table",
+    "table",
+    "versions",
+    "write",
+    "write_sweep",
+]

@@ -1,0 +1,97 @@
+"""All figures of a section, drawn one by one, each with the words for those who cannot see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cljax.report import palette, plots
+from cljax.report.sections import Section, label
+from cljax.report.tables import interval, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Run = dict[str, Any]
+
+
+class Drawing(NamedTuple):
+    """A figure: name, for a file; method, whose it is (empty: of all side by side); words, what it shows; figure."""
+
+    name: str
+    method: str
+    words: str
+    figure: Figure
+
+
+def draw(section: Section) -> Iterator[Drawing]:
+    """The figures of a section: those of all methods side by side first, then each method's own."""
+    yield from _side_by_side(section.runs)
+    for run in section.runs:
+        yield from _own(run)
+
+
+def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
+    said = "; ".join(f"{label(run)} {interval(summarise(run)['average_accuracy'])}" for run in runs)
+    words = f"Average accuracy of each method in percent, with 95% intervals over seeds: {said}."
+    yield Drawing("average_accuracy", "", words, _figure(plots.comparison(runs)))
+    if runs[0]["scenario"] == "class":
+        said = "; ".join(f"{label(run)} {interval(summarise(run)['task_aware_accuracy'])}" for run in runs)
+        words = f"Average accuracy when the task is told, in percent, with 95% intervals: {said}."
+        yield Drawing("task_aware_accuracy", "", words, _figure(plots.comparison(runs, metric="task_aware_accuracy")))
+    if len(runs[0]["accuracy"][0]) > 1:
+        said = "; ".join(f"{label(run)} {interval(summarise(run)['forgetting'])}" for run in runs)
+        words = f"Average accuracy against forgetting, with intervals both ways. Forgetting in percent: {said}."
+        yield Drawing("accuracy_against_forgetting", "", words, _figure(plots.accuracy_against_forgetting(runs)))
+    curves = plots.learning_curves(runs)
+    words = f"Over the whole stream, a line a method with its 95% interval: {curves.get_title('left').lower()}."
+    yield Drawing("learning_curves", "", words, _figure(curves))
+    if curves.get_ylabel().startswith("accuracy"):
+        words = "Training loss over the whole stream, a line a method. Methods add terms of their own to it."
+        yield Drawing("training_loss", "", words, _figure(plots.learning_curves(runs, of="loss")))
+
+
+def _own(run: Run) -> Iterator[Drawing]:
+    name, count = label(run), len(run["accuracy"][0])
+    last = np.asarray(run["accuracy"], np.float64)[:, -1].mean(axis=0)
+    ends = f"from {100 * last.min():.1f} to {100 * last.max():.1f}%" if np.isfinite(last).all() else "partly unknown"
+    if count > 1:
+        words = f"{name}: accuracy on each of {count} tasks after each task; after the last {ends}."
+        yield Drawing("accuracy_matrix", name, words, _figure(plots.accuracy_matrix(run)))
+    words = f"{name}: accuracy on each task over the stream, with 95% intervals; after the last {ends}."
+    yield Drawing("task_accuracy", name, words, _figure(plots.task_accuracy(run)))
+    if run.get("capacity"):
+        used = "; ".join(
+            f"{layer} {100 * np.asarray(parts['used'], np.float64)[:, -1].mean():.0f}%"
+            for layer, parts in run["capacity"].items()
+        )
+        words = f"{name}: features of each layer after each task. In use after the last: {used}."
+        yield Drawing("capacity", name, words, _capacities(run))
+
+
+def _capacities(run: Run) -> Figure:
+    """The capacity of all layers, up to three in a row, with one legend."""
+    from matplotlib.figure import Figure
+
+    layers = list(run["capacity"])
+    columns = min(3, len(layers))
+    rows = -(-len(layers) // columns)
+    size = (3.0 * columns + 1.6, 2.7 * rows)
+    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor=palette.PAPER)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for place, ax in enumerate(grid.ravel()):
+        if place >= len(layers):
+            ax.set_axis_off()
+            continue
+        plots.capacity(run, layers[place], ax, legend=False)
+        if place % columns:
+            ax.set_ylabel("")
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9, labelcolor=palette.INK[0])
+    return figure
+
+
+def _figure(ax: Any) -> Figure:
+    return ax.figure

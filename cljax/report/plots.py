@@ -1,0 +1,286 @@
+"""Plots of a record's runs, each a function from a run (or runs) to Matplotlib axes.
+
+Accuracies are in percent, tasks are counted from 1, and intervals are 95% over seeds. Without `ax` a plot makes a
+figure of its own that pyplot does not know; in a notebook, end the cell with `ax.figure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from cljax.report import frame, palette
+from cljax.report.sections import label
+from cljax.report.series import known_mean_and_interval, learning_curve, over_stream
+from cljax.report.tables import WORDS, interval, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Run = dict[str, Any]
+
+
+def accuracy_matrix(run: Run, ax: Axes | None = None, *, task_aware: bool = False) -> Axes:
+    """The accuracy on each task after each task, a mean over seeds, with the values written in where there is room.
+
+    Args:
+      run: an entry of a record.
+      ax: where to draw.
+      task_aware: whether the task is told at test time (in a class-incremental run), rather than not.
+
+    Returns:
+      The axes; row i is after task i, the line divides learned tasks from those to come.
+
+    Example:
+      >>> ax = accuracy_matrix({'method': 'lwf', 'accuracy': [[[.875, .25], [.5, .75]]]})
+      >>> [text.get_text() for text in ax.texts]
+      ['87.5', '25.0', '50.0', '75.0']
+    """
+    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
+
+    values = 100 * known_mean_and_interval(_floats(run["task_aware" if task_aware else "accuracy"])).mean
+    count = len(values)
+    ax = frame.axes(ax, (5.2, 4.4)) if count <= 12 else frame.axes(ax, (7.6, 6.6))
+    colours = colormaps["cividis"].with_extremes(bad=(0.5, 0.5, 0.5, 0.25))
+    edge = count + 0.5
+    image = ax.imshow(values, cmap=colours, vmin=0, vmax=100, extent=(0.5, edge, edge, 0.5), interpolation="nearest")
+    stairs = np.arange(count + 1) + 0.5
+    ax.step(stairs, stairs, where="post", color="#ffffff", linewidth=1.5 if count <= 30 else 0.6)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
+    ax.set_xlim(0.5, edge)
+    ax.set_ylim(edge, 0.5)
+    ax.figure.colorbar(image, ax=ax, label="accuracy (%)", shrink=0.85)
+    what = "task-aware accuracy" if task_aware else "accuracy"
+    frame.dress(ax, f"{label(run)}: {what} on each task (%)", "on task", "after task", grid="")
+    frame.write(ax, values)
+    return ax
+
+
+def task_accuracy(run: Run, ax: Axes | None = None) -> Axes:
+    """The accuracy on each task over the stream, from its first visit on; of many tasks ten have colour and interval.
+
+    Args:
+      run: an entry of a record; where tasks are revisited, all its visits are shown.
+      ax: where to draw.
+
+    Returns:
+      The axes; a line a task.
+    """
+    places, accuracy, first = over_stream(run)
+    count = accuracy.shape[-1]
+    chosen = np.unique(np.linspace(0, count - 1, min(count, len(palette.TASKS))).round().astype(int))
+    ax = frame.axes(ax, (6.4, 4.0))
+    shown = []
+    for task in range(count):
+        found = known_mean_and_interval(accuracy[:, :, task])
+        there = np.isfinite(found.mean) & (places > first[task])
+        mean, half = 100 * found.mean[there], 100 * np.nan_to_num(found.half_width[there])
+        if task not in chosen:
+            ax.plot(places[there], mean, color=frame.GRID, linewidth=0.8, zorder=1)
+            shown.append((mean, mean))
+            continue
+        spread = len(palette.TASKS) - 1
+        color = palette.TASKS[round(spread * task / max(count - 1, 1))][0]
+        marker = "o" if len(places) <= 25 else None
+        ax.plot(places[there], mean, color=color, marker=marker, markersize=4, label=f"task {task + 1}", zorder=3)
+        shown.append(frame.band(ax, places[there], mean, mean - half, mean + half, color))
+    frame.percent_limits(ax, "y", shown)
+    frame.whole(ax, "x", 1, places[-1])
+    visits = "visit" if len(places) > count else "task"
+    frame.dress(ax, f"{label(run)}: accuracy on each task", f"after {visits}", "accuracy (%)")
+    frame.legend(ax, "" if len(chosen) == count else f"{len(chosen)} of {count} tasks")
+    return ax
+
+
+def comparison(runs: Sequence[Run], ax: Axes | None = None, *, metric: str = "average_accuracy") -> Axes:
+    """Methods side by side: mean and interval of a metric, the seeds as small dots, the numbers at the right.
+
+    Args:
+      runs: entries of a record.
+      ax: where to draw.
+      metric: of `summarise`: `'average_accuracy'`, `'task_aware_accuracy'`, `'backward_transfer'` or `'forgetting'`.
+
+    Returns:
+      The axes; a row a method, the first at the top.
+
+    Example:
+      >>> run = {'method': 'lwf', 'scenario': 'task', 'accuracy': [[[.875, .25], [.5, .75]]]}
+      >>> [text.get_text() for text in comparison([run]).texts]
+      ['62.5']
+    """
+    ax = frame.axes(ax, (6.4, 1.3 + 0.36 * len(runs)))
+    shown = []
+    for place, run in enumerate(runs):
+        values, look = summarise(run)[metric], _style(run, place)
+        found = known_mean_and_interval(values)
+        mean, half = 100 * found.mean, 100 * found.half_width
+        ax.plot(100 * values, np.full(len(values), place + 0.25), ".", color=look.color, markersize=4, alpha=0.7)
+        ax.errorbar(mean, place, xerr=frame.bars(half), color=look.color, marker=look.marker, markersize=7, capsize=4)
+        side = ax.get_yaxis_transform()
+        ax.text(1.02, place, interval(values), transform=side, va="center", fontsize=9, color=frame.INK)
+        shown += [(mean - np.nan_to_num(half), mean + np.nan_to_num(half)), (100 * values, 100 * values)]
+    signed = metric in ("backward_transfer", "forgetting")
+    frame.percent_limits(ax, "x", shown, lowest=-100 if signed else 0)
+    ax.set_yticks(range(len(runs)), [frame.wrapped(label(run)) for run in runs])
+    ax.set_ylim(len(runs) - 0.5, -0.5)
+    frame.dress(ax, f"{WORDS[metric].capitalize()}{_after(runs)}", f"{WORDS[metric]} (%)", "", grid="x")
+    return ax
+
+
+def accuracy_against_forgetting(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
+    """Average accuracy against forgetting, with intervals both ways: the best methods are at the upper left.
+
+    Args:
+      runs: entries of a record.
+      ax: where to draw.
+
+    Returns:
+      The axes; a point a method.
+    """
+    ax = frame.axes(ax, (6.4, 4.2))
+    sides: dict[str, list] = {"x": [], "y": []}
+    for place, run in enumerate(runs):
+        values, look = summarise(run), _style(run, place)
+        (x, across), (y, up) = (known_mean_and_interval(100 * values[name]) for name in METRICS_OF_SCATTER)
+        shape: dict[str, Any] = {"color": look.color, "marker": look.marker, "label": frame.wrapped(label(run))}
+        ax.errorbar(x, y, xerr=frame.bars(across), yerr=frame.bars(up), linestyle="", markersize=8, capsize=3, **shape)
+        sides["x"].append((x - np.nan_to_num(across), x + np.nan_to_num(across)))
+        sides["y"].append((y - np.nan_to_num(up), y + np.nan_to_num(up)))
+    frame.percent_limits(ax, "x", sides["x"], lowest=-100)
+    frame.percent_limits(ax, "y", sides["y"])
+    frame.dress(ax, f"Accuracy against forgetting{_after(runs)}", "forgetting (%)", "average accuracy (%)")
+    frame.legend(ax)
+    return ax
+
+
+METRICS_OF_SCATTER = ("forgetting", "average_accuracy")
+
+
+def learning_curves(
+    runs: Sequence[Run],
+    ax: Axes | None = None,
+    *,
+    of: Literal["auto", "curves", "validation_accuracy", "validation_loss", "loss"] = "auto",
+) -> Axes:
+    """Learning over the whole stream, a line a method: the mean over seeds with its interval (losses: geometric).
+
+    The horizontal axis counts visits, the epochs of a visit evenly spaced within it, so that methods with unequal
+    phases, or seeds that stopped at different epochs, stand side by side. The vertical axis shows every seed's values;
+    wide intervals may leave it.
+
+    Args:
+      runs: entries of a record.
+      ax: where to draw.
+      of: `'curves'`, the test accuracy on all tasks so far; the validation's accuracy or loss on the task being
+        learned; the training loss. `'auto'`: curves where all runs have them, else the validation accuracy where all
+        have it, else the loss.
+
+    Returns:
+      The axes.
+
+    Raises:
+      ValueError: where no run has what is asked for.
+    """
+    kinds = ("curves", "validation_accuracy", "loss") if of == "auto" else (of,)
+    for kind in kinds:
+        found = [learning_curve(run, kind) for run in runs]
+        if all(len(places) for places, _ in found):
+            break
+    if not any(len(places) for places, _ in found):
+        raise ValueError(f"No run has '{kind}'. Curves are recorded with --curves-every, the rest in every run.")
+    accuracy = kind in ("curves", "validation_accuracy")
+    scale = 100 if accuracy else 1
+    ax = frame.axes(ax, (6.4, 4.0))
+    logarithmic = not accuracy and all((values[np.isfinite(values)] > 0).all() for _, values in found)
+    shown, visits = [], 1
+    for number, (run, (places, values)) in enumerate(zip(runs, found, strict=True)):
+        look = _style(run, number)
+        mean, half = known_mean_and_interval(np.log(values) if logarithmic else scale * values)
+        ends = [mean - np.nan_to_num(half), mean, mean + np.nan_to_num(half)]
+        low, mean, high = np.exp(ends) if logarithmic else ends
+        dots = look.marker if len(places) <= 30 else None
+        lines: dict[str, Any] = {"linestyle": look.line, "linewidth": 1.6, "marker": dots, "markersize": 4}
+        ax.plot(places, mean, color=look.color, label=frame.wrapped(label(run)), zorder=3, **lines)
+        frame.band(ax, places, mean, low, high, look.color)
+        known = scale * values[np.isfinite(values)]
+        shown.append((known, known))
+        visits = max(visits, int(np.ceil(places.max(initial=1))))
+    words = {
+        "curves": ("Test accuracy on the tasks so far", "accuracy (%)"),
+        "validation_accuracy": ("Validation accuracy on the task being learned", "accuracy (%)"),
+        "validation_loss": ("Validation loss on the task being learned", "loss (nats)"),
+        "loss": ("Training loss, with each method's own terms", "loss (nats)"),
+    }[kind]
+    if accuracy:
+        frame.percent_limits(ax, "y", shown)
+    elif logarithmic:
+        known = np.concatenate([values for values, _ in shown])
+        ax.set_yscale("log")
+        ax.set_ylim(known.min() / 1.5, known.max() * 1.5)
+    frame.whole(ax, "x", 0, visits, pad=0.015 * visits)
+    if visits <= 25:
+        for edge in range(1, visits):
+            ax.axvline(edge, color=frame.GRID, linewidth=0.8, zorder=0)
+    revisits = any(run.get("rounds") for run in runs)
+    frame.dress(ax, words[0], f"{'visits' if revisits else 'tasks'} finished", words[1], grid="y")
+    frame.legend(ax)
+    return ax
+
+
+def capacity(run: Run, layer: str, ax: Axes | None = None, *, legend: bool = True) -> Axes:
+    """What a layer's features are after each task, in percent: reused, older but not reused, new, free.
+
+    Args:
+      run: an entry of a record, of a method in which tasks own features.
+      layer: a name in `run['capacity']`.
+      ax: where to draw.
+      legend: whether the parts are named beside the plot.
+
+    Returns:
+      The axes; a stacked bar a task.
+
+    Raises:
+      ValueError: where the run has no such layer.
+    """
+    layers = run.get("capacity") or {}
+    if layer not in layers:
+        there = ", ".join(layers) or "none"
+        raise ValueError(f"The run of {label(run)} has no capacity of the layer '{layer}'. It has: {there}.")
+    mean = {name: 100 * known_mean_and_interval(_floats(value)).mean for name, value in layers[layer].items()}
+    parts = {
+        "reused": mean["reused"],
+        "older, not reused": mean["used"] - mean["new"] - mean["reused"],
+        "new": mean["new"],
+        "free": mean["free"],
+    }
+    places, bottom = np.arange(1, len(mean["used"]) + 1), np.zeros(len(mean["used"]))
+    ax, width = frame.axes(ax, (4.4, 3.2)), 0.85 if len(places) <= 25 else 1.0
+    for name, part in parts.items():
+        shape: dict[str, Any] = {"color": palette.CAPACITY[name][0], "label": name, "antialiased": width < 1}
+        ax.bar(places, part, bottom=bottom, width=width, **shape)
+        bottom = bottom + part
+    ax.set_ylim(0, 100)
+    frame.whole(ax, "x", 1, places[-1])
+    frame.dress(ax, f"{label(run)}: {layer}", "after task", "features (%)", grid="")
+    if legend:
+        frame.legend(ax)
+    return ax
+
+
+def _style(run: Run, place: int) -> palette.Style:
+    """The style of a run: of its place in the whole report, or else among the runs of the plot."""
+    return palette.style(run.get("place", place))
+
+
+def _after(runs: Sequence[Run]) -> str:
+    count = len(runs[0]["accuracy"][0])
+    return f" after {count} tasks" if count > 1 else " after 1 task"
+
+
+def _floats(values: Any) -> np.ndarray:
+    """Numbers of a record, None being NaN."""
+    return np.asarray(values, np.float64)

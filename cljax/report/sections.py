@@ -1,0 +1,122 @@
+"""Runs of one or several folders, divided into sections of runs on the same tasks."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cljax.folders import differences
+from cljax.report.record import read
+
+IGNORED = ("methods",)
+"""Fields of a configuration in which the folders of a section may differ without a word."""
+
+
+class Section(NamedTuple):
+    """Runs on the same tasks: what may be compared.
+
+    Attributes:
+      title: the data set, the number of tasks, how the data make tasks.
+      runs: entries of records; `label` is how a run is called where its method is there more than once, `folder` where
+        it came from, `place` its place among all the report's, by which plots choose its colour.
+      notes: what a reader should know: what is unfinished or left out, and how the folders' configurations differ.
+    """
+
+    title: str
+    runs: list[dict[str, Any]]
+    notes: list[str]
+
+
+def label(run: dict[str, Any]) -> str:
+    """What a run is called: its method, with the folder where that is needed to tell it from another.
+
+    Example:
+      >>> label({'method': 'lwf'}), label({'method': 'lwf', 'label': 'lwf (a)'})
+      ('lwf', 'lwf (a)')
+    """
+    return run.get("label", run["method"])
+
+
+def title(run: dict[str, Any]) -> str:
+    """What a run was on: `'digits, 5 tasks, class-incremental'`."""
+    count, permuted = len(run["accuracy"][0]), run["facts"][0].get("kind") == "permuted"
+    tasks = f"{count} {'task' if count == 1 else 'tasks'}"
+    return f"{run['data']}, {tasks}, {'permuted pixels, ' if permuted else ''}{run['scenario']}-incremental"
+
+
+def gather(folders: Sequence[str | os.PathLike]) -> list[Section]:
+    """Reads the records of run folders and puts together what is on the same tasks.
+
+    A method that several folders of a section have gets the folder's name as a suffix.
+
+    Args:
+      folders: run folders, or their `record.json`.
+
+    Returns:
+      The sections, in the order of the folders.
+
+    Raises:
+      ValueError: a folder has no record or no run in it, or is named twice.
+    """
+    paths = [pathlib.Path(folder).expanduser() for folder in folders]
+    places = [(path if path.is_dir() else path.parent).resolve() for path in paths]
+    if twice := next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None):
+        raise ValueError(f"The run folder {twice} is named twice. Name each once.")
+    names = [place.name if [p.name for p in places].count(place.name) == 1 else str(place) for place in places]
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    notes: dict[str, list[str]] = {}
+    for path, name in zip(paths, names, strict=True):
+        record = read(path)
+        if not record["runs"]:
+            raise ValueError(f"The record of {path} has no run yet: no method has finished. Wait, or take the run up.")
+        notes[name] = _notes(record, name if len(paths) > 1 else "")
+        for run in record["runs"]:
+            groups.setdefault(_tasks(run), []).append({**run, "folder": name})
+    sections = [_section(runs, notes) for runs in groups.values()]
+    labels = list(dict.fromkeys(label(run) for section in sections for run in section.runs))
+    for section in sections:
+        for run in section.runs:
+            run["place"] = labels.index(label(run))
+    return sections
+
+
+def _tasks(run: dict[str, Any]) -> tuple:
+    """What two runs must share to be compared: the data set, the scenario, the kind and the number of tasks."""
+    facts = run["facts"][0]
+    return run["data"], run["scenario"], facts.get("kind"), len(run["accuracy"][0])
+
+
+def _section(runs: list[dict[str, Any]], notes: dict[str, list[str]]) -> Section:
+    labels = [label(run) for run in runs]
+    named = [
+        {**run, "label": f"{label(run)} ({run['folder']})"} if labels.count(label(run)) > 1 else run for run in runs
+    ]
+    folders = list(dict.fromkeys(run["folder"] for run in runs))
+    configs = {run["folder"]: _without(run["config"]) for run in runs}
+    told = [note for folder in folders for note in notes[folder]]
+    for folder in folders[1:]:
+        if found := differences(configs[folders[0]], configs[folder]):
+            listed = ", ".join(
+                line.replace(" there,", f" in {folders[0]},").replace(" now)", f" in {folder})") for line in found
+            )
+            told.append(f"{folder} differs from {folders[0]} in {listed}.")
+    return Section(title(runs[0]), named, told)
+
+
+def _without(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in IGNORED}
+
+
+def _notes(record: dict[str, Any], folder: str) -> list[str]:
+    """What is unfinished or left out, each a sentence."""
+    where, notes = f" of {folder}" if folder else "", []
+    if not record.get("complete", True):
+        asked = record["runs"][0].get("config", {}).get("methods", [])
+        done = {run["method"] for run in record["runs"]} | set(record.get("left_out", {}))
+        missing = [method for method in asked if method not in done]
+        names = f": {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing" if missing else ""
+        notes.append(f"The run{where} is not finished{names}.")
+    notes += [f"{name} is left out{where}: {reason}" for name, reason in record.get("left_out", {}).items()]
+    return notes

@@ -1,0 +1,120 @@
+"""What a sweep leaves: stability against plasticity over the values of a number, as a table and a plot."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from cljax.report import frame, palette
+from cljax.report.sections import title
+from cljax.report.series import known_mean_and_interval
+from cljax.report.tables import caption, interval, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS = ("method", "value", "average accuracy", "stability", "plasticity", "forgetting")
+Run = dict[str, Any]
+
+
+def stability(run: Run) -> np.ndarray:
+    r"""The accuracy that earlier tasks have in the end, :math:`\frac{1}{T-1} \sum_{j<T-1} R_{T-1,j}`, `[seeds]`.
+
+    Example:
+      >>> stability({"accuracy": [[[0.875, 0.0], [0.5, 0.75]]]})
+      array([0.5])
+    """
+    return np.asarray(run["accuracy"], np.float64)[:, -1, :-1].mean(axis=-1)
+
+
+def plasticity(run: Run) -> np.ndarray:
+    r"""The accuracy on each later task just after it was learned, :math:`\frac{1}{T-1} \sum_{j>0} R_{j,j}`, `[seeds]`.
+
+    Example:
+      >>> plasticity({"accuracy": [[[0.875, 0.0], [0.5, 0.75]]]})
+      array([0.75])
+    """
+    return np.diagonal(np.asarray(run["accuracy"], np.float64), axis1=1, axis2=2)[:, 1:].mean(axis=-1)
+
+
+def sweep_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """The table of a sweep: a row a value, percent, mean ± 95% interval over seeds."""
+    found = []
+    for run in runs:
+        value, values = run["sweep"]["value"], summarise(run)
+        numbers = (values["average_accuracy"], stability(run), plasticity(run), values["forgetting"])
+        name = run["sweep"]["curve"]
+        found.append([name, "-" if value is None else f"{value:g}", *(interval(number) for number in numbers)])
+    return found
+
+
+def sweep_table(runs: Sequence[Run]) -> Table:
+    """The table of a sweep for the console.
+
+    Args:
+      runs: entries of a sweep's record.
+    """
+    table = Table(title=title(runs[0]), caption=caption(runs), box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, name in enumerate(COLUMNS):
+        table.add_column(name, justify="right" if place else "left", style="" if place else "bold", no_wrap=True)
+    for row in sweep_rows(runs):
+        table.add_row(*row)
+    return table
+
+
+def stability_plasticity(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
+    """Plasticity against stability: a line through the values of each curve's number, with intervals both ways.
+
+    The best is at the upper right: new tasks are learned, old ones kept.
+
+    Args:
+      runs: entries of a sweep's record, of two tasks or more.
+      ax: where to draw.
+
+    Returns:
+      The axes; each point is labelled with its value.
+    """
+    ax = frame.axes(ax, (6.4, 4.6))
+    names = list(dict.fromkeys(run["sweep"]["curve"] for run in runs))
+    sides: dict[str, list[Any]] = {"x": [], "y": []}
+    for place, name in enumerate(names):
+        mine = [run for run in runs if run["sweep"]["curve"] == name]
+        mine.sort(key=lambda run: run["sweep"]["value"] or 0.0)
+        look = palette.style(place)
+        x, across = np.transpose([known_mean_and_interval(100 * stability(run)) for run in mine])
+        y, up = np.transpose([known_mean_and_interval(100 * plasticity(run)) for run in mine])
+        shape: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": 6}
+        ax.plot(x, y, label=name, **shape)
+        for run, *point in zip(mine, x, across, y, up, strict=True):
+            left, wide, height, tall = point
+            thin: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9, "alpha": 0.6, "color": look.color}
+            ax.errorbar(left, height, xerr=frame.bars(wide), yerr=frame.bars(tall), **thin)
+            if run["sweep"]["value"] is not None:
+                offset: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, 6), "color": look.color}
+                ax.annotate(f"{run['sweep']['value']:g}", (left, height), fontsize=8, **offset)
+        sides["x"] += [(a - np.nan_to_num(b), a + np.nan_to_num(b)) for a, b in zip(x, across, strict=True)]
+        sides["y"] += [(a - np.nan_to_num(b), a + np.nan_to_num(b)) for a, b in zip(y, up, strict=True)]
+    frame.percent_limits(ax, "x", sides["x"])
+    frame.percent_limits(ax, "y", sides["y"])
+    words = "stability: earlier tasks in the end (%)", "plasticity: later tasks just learned (%)"
+    frame.dress(ax, f"Stability against plasticity: {title(runs[0])}", *words)
+    frame.legend(ax)
+    return ax
+
+
+def write_sweep(runs: Sequence[Run], folder: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
+    """Writes `sweep.md` and `sweep.png` into a folder; returns their paths."""
+    place = pathlib.Path(folder)
+    rows = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)], *sweep_rows(runs)]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    words = place / "sweep.md"
+    words.write_text(f"# {title(runs[0])}\n\n" + "\n".join(lines) + f"\n\n{caption(runs)}\n", encoding="utf-8")
+    figure: Any = stability_plasticity(runs).figure
+    figure.savefig(place / "sweep.png")
+    return words, place / "sweep.png"

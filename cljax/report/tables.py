@@ -1,0 +1,198 @@
+"""A record's table: its cells once, for the console, for Markdown and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from cljax import metrics
+from cljax.report.sections import label, title
+
+METRICS = ("average_accuracy", "backward_transfer", "forgetting")
+WORDS = {
+    "average_accuracy": "average accuracy",
+    "task_aware_accuracy": "task-aware accuracy",
+    "backward_transfer": "backward transfer",
+    "forgetting": "forgetting",
+}
+"""The metrics of a table, in its order."""
+
+
+class Cell(NamedTuple):
+    """A cell of a table.
+
+    Attributes: text; value, by which rows are sorted (None: unknown, last); tone, 1 or -1 where a difference is
+    clearly above or below 0, else 0.
+    """
+
+    text: str
+    value: float | str | None
+    tone: int = 0
+
+
+def summarise(run: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A run's metrics, `[seeds]` float64 fractions each.
+
+    Args:
+      run: an entry of a record.
+
+    Returns:
+      `average_accuracy, backward_transfer, forgetting`, and `task_aware_accuracy` in the class-incremental scenario;
+      NaN where the record lacks an accuracy that it needs.
+
+    Example:
+      >>> summarise({'scenario': 'task', 'accuracy': [[[.875, 0.], [.5, .75]]]})['backward_transfer']
+      array([-0.375])
+    """
+    accuracy = np.asarray(run["accuracy"], np.float32)
+    values = {name: np.asarray(getattr(metrics, name)(accuracy), np.float64) for name in METRICS}
+    if run["scenario"] == "class":
+        aware = metrics.average_accuracy(np.asarray(run["task_aware"], np.float32))
+        values["task_aware_accuracy"] = np.asarray(aware, np.float64)
+    return values
+
+
+def cells(runs: Sequence[dict[str, Any]], *, reference: str = "finetune") -> tuple[list[str], list[list[Cell]]]:
+    """The table of runs on the same tasks: a row a method, percent, mean ± 95% interval over seeds.
+
+    Args:
+      runs: entries of a record, or of several by `sections.gather`.
+      reference: the method to which the others' average accuracy is compared, seed by seed, where it is there.
+
+    Returns:
+      The columns' names and the rows.
+    """
+    class_incremental = any(run["scenario"] == "class" for run in runs)
+    shown = [name for name in WORDS if class_incremental or name != "task_aware_accuracy"]
+    compared = any(run["method"] == reference for run in runs)
+    names = ["method", *(WORDS[name] for name in shown), *([f"against {reference}"] if compared else [])]
+    names += ["seconds a seed", "FLOPs a step", "bytes a task"]
+    rows = []
+    for run in runs:
+        values = summarise(run)
+        row = [Cell(label(run), label(run))]
+        row += [Cell(interval(values[name]), _number(100 * values[name].mean())) for name in shown]
+        if compared:
+            row.append(_difference(run, _base(run, runs, reference)))
+        row.append(Cell(f"{np.mean(run['seconds']):.2f}", _number(np.mean(run["seconds"]))))
+        row += [Cell(short(run[name]), run[name]) for name in ("flops", "bytes_per_task")]
+        rows.append(row)
+    return names, rows
+
+
+def table(record: dict[str, Any], *, reference: str = "finetune") -> Table:
+    """The table of a record for the console: a row a method, percent, mean ± 95% interval over seeds.
+
+    Args:
+      record: of one data set and scenario.
+      reference: the method to which the others' average accuracy is compared, seed by seed, where it is in the record.
+
+    Returns:
+      A table for a rich console; 100 columns suffice.
+    """
+    runs = record["runs"]
+    names, rows = cells(runs, reference=reference)
+    result = Table(
+        title=title(runs[0]),
+        caption=caption(runs),
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=0,
+        title_style="bold",
+        caption_justify="left",
+    )
+    result.add_column("method", style="bold", no_wrap=True)
+    for name in names[1:]:
+        result.add_column(name.replace(" ", "\n", 1), justify="right", overflow="fold")
+    styles = {0: "", 1: "green", -1: "red"}
+    for row in rows:
+        result.add_row(*(Text(cell.text, style=styles[cell.tone]) for cell in row))
+    return result
+
+
+def markdown(runs: Sequence[dict[str, Any]]) -> str:
+    """The table in GitHub's Markdown.
+
+    Example:
+      >>> run = {'method': 'joint', 'scenario': 'task', 'accuracy': [[[1., 0.], [.5, .75]]], 'seconds': [2.0],
+      ...        'flops': None, 'bytes_per_task': 1030}
+      >>> print(markdown([run]).splitlines()[-1])
+      | joint | 62.5 | -50.0 | 50.0 | 2.00 | - | 1.03k |
+    """
+    names, rows = cells(runs)
+    lines = [names, ["---", *["---:"] * (len(names) - 1)]]
+    lines += [[cell.text.replace("|", r"\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def interval(values: np.ndarray) -> str:
+    """A mean and its 95% interval over seeds, in percent: `'97.8 ±0.5'`; the mean alone for one seed.
+
+    One decimal; none where the interval is 10 or more, two where it would round to nothing; '-' where it is unknown.
+
+    Example:
+      >>> interval(np.array([.25, .75])), interval(np.array([.5])), interval(np.array([.9, .90001]))
+      ('50 ±318', '50.0', '90.00 ±0.01')
+    """
+    return _percent(metrics.mean_and_interval(np.asarray(values, np.float64)))
+
+
+def short(number: float | None) -> str:
+    """A count in at most five characters and a unit: `'1.45M'`.
+
+    Example:
+      >>> short(520), short(1_445_551), short(17_160), short(None)
+      ('520', '1.45M', '17.2k', '-')
+    """
+    if number is None:
+        return "-"
+    units = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12))
+    unit, size = next((pair for pair in units if abs(number) < 999.5 * pair[1]), units[-1])
+    return f"{number / size:.3g}{unit}"
+
+
+def caption(runs: Sequence[dict[str, Any]]) -> str:
+    """What the table's numbers are."""
+    counts = sorted({len(run["accuracy"]) for run in runs})
+    compiling = sum(run["compile_seconds"] for run in runs)
+    over = " of one seed"
+    if counts[-1] > 1:
+        over = f" ±95% interval, {' or '.join(map(str, counts))} seeds"
+    return f"Percent{over}; seconds without compilation ({compiling:.1f} in all)."
+
+
+def _percent(found: metrics.Interval, *, sign: bool = False) -> str:
+    mean, half = 100 * float(found.mean), 100 * float(found.half_width)
+    if np.isnan(mean):
+        return "-"
+    decimals = 2 if 0 < half < 0.05 else 0 if half >= 9.95 else 1
+    text = f"{mean:{'+' if sign else ''}.{decimals}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text if np.isnan(half) else f"{text} ±{half:.{decimals}f}"
+
+
+def _base(run: dict[str, Any], runs: Sequence[dict[str, Any]], reference: str) -> dict[str, Any]:
+    """The reference of the same folder, or the first there is."""
+    bases = [other for other in runs if other["method"] == reference]
+    return next((base for base in bases if base.get("folder") == run.get("folder")), bases[0])
+
+
+def _difference(run: dict[str, Any], base: dict[str, Any]) -> Cell:
+    """The paired difference to the reference, with a tone where its interval leaves out 0."""
+    if run is base or run["seeds"] != base["seeds"]:
+        return Cell("-", None)
+    mine, other = summarise(run)["average_accuracy"], summarise(base)["average_accuracy"]
+    found = metrics.paired_difference(mine, other)
+    clear = abs(found.mean) > found.half_width
+    return Cell(_percent(found, sign=True), _number(100 * found.mean), int(np.sign(found.mean)) if clear else 0)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
