@@ -63,8 +63,11 @@ def _lwm(network: Network) -> Method:
 
 TABLE = {
     "finetune": Row(methods.finetune),
+    "duplicate_and_finetune": Row(methods.duplicate_and_finetune),
+    "feature_extraction": Row(functools.partial(methods.feature_extraction, hidden=8)),
     "freezing": Row(methods.freezing),
     "joint": Row(methods.joint),
+    "l2_constraint": Row(methods.l2_constraint),
     "single_task": Row(methods.single_task),
     "hard_sharing": Row(methods.hard_sharing),
     "clnp": Row(functools.partial(methods.clnp, margin=0.05)),
@@ -79,7 +82,16 @@ TABLE = {
     "progressive": Row(_progressive, normalization=None, dropout=0.0),
     "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature"),
 }
-FORGETS_NOTHING = ("freezing", "single_task", "clnp", "packnet", "progressive", "tfm")
+FORGETS_NOTHING = (
+    "duplicate_and_finetune",
+    "feature_extraction",
+    "freezing",
+    "single_task",
+    "clnp",
+    "packnet",
+    "progressive",
+    "tfm",
+)
 
 OPTIMIZERS = {
     "momentum": (optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(1.0, momentum=0.9)), 0.05),

@@ -12,7 +12,8 @@ import optax
 import orbax.checkpoint
 import pytest
 
-from cljax import rows, streams, training
+from cljax import data, rows, streams, training
+from cljax.training import host
 from cljax.training.driver import drive
 from cljax.training.engine import make_engine
 from cljax.training.fit import make_fit
@@ -160,12 +161,27 @@ def test_fifty_steps_in_float64_are_the_same_looped_and_vmapped(name):
             assert_close(found, seed_of(together, seed), rtol=1e-9, atol=1e-9)
 
 
+@functools.cache
+def after_epoch(name):
+    """What the first state's epoch gives."""
+    _, engine, stream, keys, _, states = setup(name)
+    return jax.jit(engine.epoch)(seed_of(states, 0), CLOCK, stream.tables, keys[0])
+
+
+@every_method
+def test_an_epoch_of_examples_read_on_demand_is_the_same(name):
+    method, engine, stream, keys, _, states = setup(name)
+    examples = np.asarray(stream.tables.examples)
+    read = stream.tables._replace(examples=data.Images([examples], examples.shape[1:], name="digits"))
+    found = host.make_programs(method, engine, None)["epoch"](seed_of(states, 0), CLOCK, read, keys[0])
+    assert_close(found, after_epoch(name), rtol=1e-4, atol=1e-5)
+
+
 @every_method
 def test_bits_stay_where_the_update_mask_is_zero(name):
     """With momentum and weight decay; `test_transforms` has the other optimizers."""
-    _, engine, stream, keys, _, states = setup(name)
-    state = seed_of(states, 0)
-    after, _ = jax.jit(engine.epoch)(state, CLOCK, stream.tables, keys[0])
+    state = seed_of(setup(name)[5], 0)
+    after, _ = after_epoch(name)
     trees = (state.learner.params, after.learner.params, state.mask)
     moved = 0
     for old, new, mask in zip(*(jax.tree.leaves(tree) for tree in trees), strict=True):

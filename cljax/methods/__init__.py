@@ -2,10 +2,13 @@
 
 from cljax.methods.clnp import clnp
 from cljax.methods.df_cnn import df_cnn
+from cljax.methods.duplicate_and_finetune import duplicate_and_finetune
+from cljax.methods.feature_extraction import feature_extraction
 from cljax.methods.finetune import finetune
 from cljax.methods.freezing import freezing
 from cljax.methods.hard_sharing import hard_sharing
 from cljax.methods.joint import joint
+from cljax.methods.l2_constraint import l2_constraint
 from cljax.methods.lwf import lwf
 from cljax.methods.lwf_mc import lwf_mc
 from cljax.methods.lwm import lwm
@@ -15,10 +18,13 @@ from cljax.methods.tfm import tfm
 __all__ = [
     "clnp",
     "df_cnn",
+    "duplicate_and_finetune",
+    "feature_extraction",
     "finetune",
     "freezing",
     "hard_sharing",
     "joint",
+    "l2_constraint",
     "lwf",
     "lwf_mc",
     "lwm",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -9,32 +11,57 @@ from cljax import losses, rows
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Tree
 
 
-def finetune(network: Network) -> Method:
+def finetune(network: Network, *, shared_rate: float | None = None, warm_up: float = 0.0) -> Method:
     r"""Fine-tuning: cross-entropy on the current task alone.
 
     $$ \theta \leftarrow \arg\min_\theta \mathbb{E}_{(x, y) \sim D_t} \left[ -\log \mathrm{softmax}(z_t(x))_y \right] $$
 
     Args:
       network: an ordinary network; its `per_task` leaves (the head) belong to a task, all others are shared.
+      shared_rate: from the second task on, the rate of shared parameters relative to the others', in [0, 1]; kept as
+        `hyper['shared_rate']`. The paper's table has 0.1. None: the same rate for all.
+      warm_up: share of a visit's epochs, in [0, 1), in which a new task's own leaves are trained alone.
 
     Returns:
       The method, every field filled. Other methods are this one with a few fields replaced.
+
+    Raises:
+      ValueError: for a number out of range.
 
     Example:
       >>> from cljax import networks
       >>> method = finetune(networks.mlp((8, 8, 1), 2))
       >>> method.name, method.capacity, method.draws_from
       ('finetune', 0, 'current')
+
+    Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 2; with `shared_rate`, table
+    2(d). Their code starts it from a warm-up, of which the paper says nothing.
     """
+    if shared_rate is not None and not 0 <= shared_rate <= 1:
+        raise ValueError(f"finetune's shared_rate is {shared_rate}, but must be at least 0 and at most 1.")
+    phases = warm_up_phases("finetune", warm_up, network)
 
     def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         params, collections = network.init(key)
-        return params, collections, {}, {}
+        return params, collections, {}, {} if shared_rate is None else {"shared_rate": jnp.float32(shared_rate)}
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         output = network.apply(params, learner.collections, batch.inputs, key=key)
         value = task_loss(output.logits, learner, clock, batch)
-        return value, (output.collections, {})
+        collections = output.collections
+        if len(phases) > 1:
+            moves = lambda path, leaf: jnp.bool_(rows.has_rows(path, learner.rows)) | ~is_warm_up(phases, clock)
+            moved = rows.map_leaves(moves, collections)
+            collections = jax.tree.map(jnp.where, moved, collections, learner.collections)
+        return value, (collections, {})
+
+    def update_mask(learner: Learner, clock: Clock) -> Tree:
+        if shared_rate is None and len(phases) == 1:
+            return train_everything(learner, clock)
+        shared = jnp.where(clock.newest > 0, learner.hyper.get("shared_rate", jnp.float32(1.0)), 1.0)
+        shared = jnp.where(is_warm_up(phases, clock), 0.0, shared)
+        one = lambda path, leaf: jnp.float32(1.0) if rows.has_rows(path, learner.rows) else shared
+        return rows.map_leaves(one, learner.params)
 
     def predict(learner: Learner, inputs: Array, task: Array) -> Array:
         params = rows.take_row(learner.params, task, learner.rows)
@@ -44,14 +71,16 @@ def finetune(network: Network) -> Method:
     return Method(
         name="finetune",
         init=init,
+        allocate=lambda method_state, tasks, capacity: method_state,
         begin_task=unchanged,
         loss=loss,
+        parts=(),
         adjust_gradients=lambda gradients, learner, clock, batch: gradients,
-        update_mask=train_everything,
+        update_mask=update_mask,
         after_step=lambda previous, learner, clock, batch, gradients: learner,
         end_phase=unchanged,
         predict=predict,
-        phases=(Phase(),),
+        phases=phases,
         per_task=network.per_task,
         keeps_rows=(),
         draws_from="current",
@@ -61,6 +90,38 @@ def finetune(network: Network) -> Method:
         choose=lambda scores, learners, clock: jnp.argmax(scores).astype(jnp.int32),
         network=network,
     )
+
+
+def warm_up_phases(method: str, share: float, network: Network, then: str = "train") -> tuple[Phase, ...]:
+    """The phases of a visit: first, after the first task, a new task's own leaves alone; then all that is trained.
+
+    Args:
+      method: whose name an error gives.
+      share: the warm-up's share of a visit's epochs; the optimizer's state is kept after it.
+      network: where nothing belongs to a task there is no warm-up.
+      then: the name of the second phase.
+
+    Returns:
+      Two phases, or the second alone.
+
+    Raises:
+      ValueError: for a share out of range.
+
+    Example:
+      >>> from cljax import networks
+      >>> [phase.name for phase in warm_up_phases('lwf', 0.25, networks.mlp((8, 8, 1), 2), 'joint')]
+      ['warm-up', 'joint']
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"{method}'s warm_up is {share}, but must be a share of the epochs: at least 0 and below 1.")
+    if not share or not network.per_task:
+        return (Phase(then),)
+    return Phase("warm-up", share, skip_first_task=True), Phase(then, 1 - share, fresh_optimizer=False)
+
+
+def is_warm_up(phases: tuple[Phase, ...], clock: Clock) -> Array:
+    """Whether it is the warm-up of a first visit, of `warm_up_phases`."""
+    return jnp.bool_(len(phases) > 1) & clock.first & (clock.phase == 0)
 
 
 def unchanged(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
@@ -102,3 +163,35 @@ def apply_kept(network: Network, learner: Learner, params: Tree, inputs: Array, 
     out = Output(0, 0, 0, 0, axes[1])  # type: ignore[arg-type]
     tasks = learner.classes.shape[0]
     return jax.vmap(one, in_axes=axes, out_axes=out, axis_size=tasks)(params, learner.collections)
+
+
+def depends_on_own(network: Network, read: Callable[[Output], Tree]) -> bool:
+    """Whether something of a forward pass in training mode depends on the leaves that belong to a task.
+
+    Args:
+      network: an ordinary network.
+      read: takes the thing from the `Output`.
+
+    Example:
+      >>> from cljax import networks
+      >>> network = networks.mlp((8, 8, 1), 2)
+      >>> [depends_on_own(network, read) for read in (lambda out: out.logits, lambda out: out.features)]
+      [True, False]
+    """
+    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    own = lambda path: rows.ends_with(path, network.per_task)
+    axes = [rows.map_leaves(lambda path, leaf: 0 if own(path) else None, tree) for tree in (params, collections)]
+    one = lambda params, collections, inputs: read(network.apply(params, collections, inputs, key=jax.random.key(0)))
+    every = jax.vmap(one, in_axes=(*axes, None), out_axes=None, axis_size=2)
+    twice = lambda leaf, axis: leaf if axis is None else jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
+    stacked = [
+        jax.tree.map(lambda axis, leaf: twice(leaf, axis), axis, tree, is_leaf=lambda leaf: leaf is None)
+        for axis, tree in zip(axes, (params, collections), strict=True)
+    ]
+    try:
+        jax.eval_shape(every, *stacked, jax.ShapeDtypeStruct((2, *network.inputs), jnp.float32))
+    except ValueError as error:
+        if "out_axes" not in str(error):
+            raise
+        return True
+    return False

@@ -32,10 +32,27 @@ def hard_sharing(network: Network, *, own_layers: int = 1) -> Method:
 
     Reference: the baseline HPS of Lee et al., Deconvolutional Factorized CNN, 2019, section 5.
     """
+    return finetune(network)._replace(name="hard_sharing", per_task=last_layers("hard_sharing", network, own_layers))
+
+
+def last_layers(method: str, network: Network, own_layers: int) -> tuple[str, ...]:
+    """The leaves of the head and of the last hidden layers, their norms' statistics included.
+
+    Args:
+      method: whose name an error gives.
+      network: a network with `wiring`, in the order of its layers.
+      own_layers: how many layers below the head, counted by kernels.
+
+    Returns:
+      Leaf paths, in the order of the network's leaves.
+
+    Raises:
+      ValueError: where the network has no wiring or too few layers.
+    """
     hidden = [wire for wire in network.wiring if wire.path.endswith("kernel") and wire.outputs is not None]
     if not 1 <= own_layers < len(hidden):
         raise ValueError(
-            f"hard_sharing gives each task its own last {own_layers} hidden layers, but the network's wiring lists "
+            f"{method} gives each task its own last {own_layers} hidden layers, but the network's wiring lists "
             f"{len(hidden)}, of which at least one must stay shared. Choose own_layers from 1 to {len(hidden) - 1}, "
             f"or a deeper network."
         )
@@ -48,8 +65,7 @@ def hard_sharing(network: Network, *, own_layers: int = 1) -> Method:
         if any(module_of(path).endswith(module_of(name)) for name in own) and not path.startswith(("gates/", "frozen/"))
     }
     every = rows.leaf_paths(params) + rows.leaf_paths(collections)
-    per_task = tuple(path for path in every if path in own | statistics)
-    return finetune(network)._replace(name="hard_sharing", per_task=per_task)
+    return tuple(path for path in every if path in own | statistics)
 
 
 def module_of(path: str) -> str:

@@ -10,11 +10,23 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import losses, rows
-from cljax.methods.finetune import apply_kept, finetune, mean, task_loss
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Phase, Tree
+from cljax.methods.finetune import (
+    apply_kept,
+    depends_on_own,
+    finetune,
+    is_warm_up,
+    mean,
+    task_loss,
+    warm_up_phases,
+)
+from cljax.methods.hard_sharing import last_layers
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Part, Tree
 
 Response = Literal["distillation", "cross_entropy", "l1", "l2"]
 Scope = Literal["per_task", "concatenated"]
+Responses = Literal["recomputed", "cached"]
+Updates = Literal["summed", "alternating"]
+Start = Literal["first", "last", "drawn"]
 
 
 def lwf(
@@ -24,8 +36,13 @@ def lwf(
     strength: float = 1.0,
     response: Response = "distillation",
     scope: Scope = "per_task",
+    square_temperature: bool = False,
+    responses: Responses = "recomputed",
+    updates: Updates = "summed",
     warm_up: float = 0.25,
     train_old_heads: bool = True,
+    own_layers: int = 0,
+    start: Start = "first",
 ) -> Method:
     r"""Learning without Forgetting: cross-entropy on the new task, distillation of every old head's responses.
 
@@ -33,9 +50,9 @@ def lwf(
     - \lambda \sum_{o} \sum_k p'_{ok} \log q'_{ok} \Big], \qquad
     p'_o = \mathrm{softmax}(t_o / T), \quad q'_o = \mathrm{softmax}(z_o / T) $$
     with the logits t of the teacher, the network as it was just before the visit, in evaluation mode. All responses are
-    to the current task's examples, and there is no factor of squared temperature. A new head is first trained alone
-    (parameters and normalisation statistics shared with other tasks stay as they are), then everything jointly, the
-    optimizer's state being kept. Old tasks are those seen but not current, so a task may be visited again.
+    to the current task's examples, and there is no factor of squared temperature unless asked for. A new head is first
+    trained alone (parameters and normalisation statistics shared with other tasks stay as they are), then everything
+    jointly, the optimizer's state being kept. Old tasks are those seen but not current, so a task may be visited again.
 
     With one head for all tasks (nothing belongs to a task) its responses are distilled once, and there is no warm-up.
 
@@ -47,29 +64,53 @@ def lwf(
       response: what is kept. 'distillation'; 'cross_entropy', the same at T = 1; 'l1' or 'l2', the absolute or half the
         squared change of the probabilities. Of multi-label outputs (float labels) the first two sum binary terms.
       scope: a softmax for each old head, or one over the classes of all old heads ('concatenated').
+      square_temperature: whether the distillation is multiplied by T squared, as others do who want its gradient to
+        keep its size at any T. Neither the paper nor its code does.
+      responses: 'recomputed', the teacher sees each batch as the student does, augmentation included; or 'cached', its
+        logits are recorded once an image, without augmentation, as in the official code. A step is then cheaper, and
+        the learner holds T x (examples of the largest task) x K numbers more. At a further visit to a task, and in
+        validation, they are recomputed all the same.
+      updates: 'summed', one update by the gradient of both terms; or 'alternating' as in the official code, for each
+        batch one update by the distillation, of shared leaves and old heads, then one by the classification, of shared
+        leaves and the new head. Momentum and weight decay then act twice on what is shared.
       warm_up: share of a visit's epochs for the new head alone, in [0, 1).
       train_old_heads: whether the old heads train in the joint phase; if not, none of their bits changes.
+      own_layers: how many layers below the head belong to a task besides `per_task` (the paper tries 1 and 2). Needs a
+        network with `wiring`. Like the heads they are kept stacked, and "head" above means all of them.
+      start: what these layers begin with at a task's first visit: a copy of the first task's, as in the official code,
+        or of the last one's before, or values drawn anew, as the head always has.
 
     Returns:
-      The method. Its metrics are `classification` and `response`, in nats.
+      The method. Its metrics are `classification` and `response`, in nats, before lambda and T squared.
 
     Raises:
-      ValueError: for an unknown option, or a share out of range.
+      ValueError: for an unknown option, or a share out of range; where tasks with layers of their own share the
+        normalisation of those layers.
 
     Example:
       >>> from cljax import networks
       >>> [phase.name for phase in lwf(networks.mlp((8, 8, 1), 2)).phases]
       ['warm-up', 'joint']
+      >>> lwf(networks.mlp((8, 8, 1), 2, hidden=(4, 4)), own_layers=1).keeps_rows
+      ('dense_1/bias', 'dense_1/kernel', 'head/bias', 'head/kernel')
 
-    Reference: Li and Hoiem, Learning without Forgetting, 2016, figure 3 and equations 1 to 3.
+    Reference: Li and Hoiem, Learning without Forgetting, 2016, figure 3 and equations 1 to 3; table 2(a) for
+    `own_layers`, 2(c) for `response`.
     """
-    for name, value, known in (("response", response, get_args(Response)), ("scope", scope, get_args(Scope))):
-        if value not in known:
-            raise ValueError(f"lwf's {name} is {value!r}, but must be one of {', '.join(known)}.")
-    if not 0 <= warm_up < 1:
-        raise ValueError(f"lwf's warm_up is {warm_up}, but must be a share of the epochs: at least 0 and below 1.")
+    options = {"response": response, "scope": scope, "responses": responses, "updates": updates, "start": start}
+    literals = {"response": Response, "scope": Scope, "responses": Responses, "updates": Updates, "start": Start}
+    for name, value in options.items():
+        if value not in get_args(literals[name]):
+            raise ValueError(f"lwf's {name} is {value!r}, but must be one of {', '.join(get_args(literals[name]))}.")
+    if square_temperature and response != "distillation":
+        raise ValueError(f"lwf's response {response!r} has no temperature to square: leave square_temperature out.")
+    heads = network.per_task
+    if own_layers:
+        network = network._replace(per_task=last_layers("lwf", network, own_layers))
+    _check_collections(network)
     base = finetune(network)
-    warms_up = warm_up > 0 and bool(network.per_task)
+    phases = warm_up_phases("lwf", warm_up, network, then="joint")
+    last = len(phases) - 1
 
     def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         params, collections, _, _ = base.init(key)
@@ -77,6 +118,40 @@ def lwf(
         if response == "distillation":
             hyper["temperature"] = jnp.float32(temperature)
         return params, collections, {"teacher": snapshot(params, collections)}, hyper
+
+    def allocate(state: Tree, tasks: int, capacity: dict[str, int]) -> Tree:
+        if responses == "recomputed":
+            return state
+        shape = (tasks if network.per_task else 1, capacity["train"], network.outputs)
+        return {**state, "responses": jnp.zeros(shape, jnp.float32)}
+
+    def record(learner: Learner, batch: Batch) -> Learner:
+        """Writes the teacher's logits into the places of the batch's examples; surplus ones repeat others."""
+        cache = learner.method_state["responses"]
+        place = jnp.where(batch.weights > 0, batch.position, cache.shape[1])
+        logits = teach(network, learner, batch.inputs)[: cache.shape[0]].astype(cache.dtype)
+        written = cache.at[:, place].set(logits, mode="drop")
+        return learner._replace(method_state={**learner.method_state, "responses": written})
+
+    def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
+        if own_layers and start != "drawn":
+            learner = copy_layers(learner, clock, heads, from_first=start == "first")
+        learner = renew_teacher(learner, clock, fold, key)
+        return fold(record, learner) if responses == "cached" else learner
+
+    def respond(learner: Learner, clock: Clock, batch: Batch, key: Array | None) -> Array:
+        """The teacher's logits, `[T, B, K]`."""
+        recomputed = lambda: teach(network, learner, batch.inputs)
+        if responses == "recomputed" or key is None:
+            return recomputed()
+        cache = learner.method_state["responses"]
+
+        def recorded() -> Array:
+            found = jnp.take(cache, batch.position, axis=1, mode="clip")
+            return jnp.broadcast_to(found, (learner.classes.shape[0], *found.shape[1:]))
+
+        like = jax.eval_shape(recomputed).dtype
+        return lax.cond(clock.first, lambda: recorded().astype(like), recomputed)
 
     def compare(learner: Learner, batch: Batch):
         multi_label = batch.labels.ndim == 2
@@ -90,38 +165,63 @@ def lwf(
         loss = losses.sigmoid_distillation if multi_label else losses.distillation
         return functools.partial(loss, temperature=learner.hyper.get("temperature", jnp.float32(1.0)))
 
-    def kept_response(logits: Array, teacher_logits: Array, learner: Learner, clock: Clock, batch: Batch) -> Array:
-        """How far the old heads' responses are from the teacher's, `[B]`."""
+    def kept_response(logits: Array, learner: Learner, clock: Clock, batch: Batch, key: Array | None) -> Array:
+        """How far the old heads' responses are from the teacher's, in the mean."""
+        teacher_logits = respond(learner, clock, batch, key)
         classes = learner.classes & old_tasks(learner, clock)[:, None]
         if not network.per_task:
             logits, teacher_logits, classes = logits[:1], teacher_logits[:1], jnp.any(classes, axis=0, keepdims=True)
         loss = compare(learner, batch)
         if scope == "concatenated":
-            return loss(flatten_heads(logits), flatten_heads(teacher_logits), classes=classes.reshape(-1))
-        each = jax.vmap(lambda *head: loss(*head[:2], classes=head[2]))(logits, teacher_logits, classes)
-        return jnp.sum(each, axis=0)
+            each = loss(flatten_heads(logits), flatten_heads(teacher_logits), classes=classes.reshape(-1))
+        else:
+            stacked = jax.vmap(lambda *head: loss(*head[:2], classes=head[2]))(logits, teacher_logits, classes)
+            each = jnp.sum(stacked, axis=0)
+        return mean(each, batch.weights)
 
-    def is_warm_up(clock: Clock) -> Array:
-        return jnp.bool_(warms_up) & clock.first & (clock.phase == 0)
+    def weigh(kept: Array, learner: Learner) -> Array:
+        weight = learner.hyper["strength"]
+        if square_temperature:
+            weight = weight * learner.hyper["temperature"] ** 2
+        return weight.astype(kept.dtype) * kept
+
+    def apply(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None) -> Output:
+        """The student's output; of its collections, what is not trained stays."""
+        student = apply_kept(network, learner, params, batch.inputs, key=key)
+        moves = rows_mask(student.collections, learner, *trained(learner, clock))
+        select = lambda new, old, mask: jnp.where(mask > 0, new, old)
+        return student._replace(collections=jax.tree.map(select, student.collections, learner.collections, moves))
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        student = apply_kept(network, learner, params, batch.inputs, key=key)
-        teacher_logits = teach(network, learner, batch.inputs)
+        student = apply(params, learner, clock, batch, key)
         classification = task_loss(student.logits[clock.task], learner, clock, batch)
-        kept = mean(kept_response(student.logits, teacher_logits, learner, clock, batch), batch.weights)
-        stay = lambda new, old: jnp.where(is_warm_up(clock), old, new)
-        collections = jax.tree.map(stay, student.collections, learner.collections)
-        value = classification + learner.hyper["strength"].astype(kept.dtype) * kept
-        return value, (collections, {"classification": classification, "response": kept})
+        kept = kept_response(student.logits, learner, clock, batch, key)
+        metrics = {"classification": classification, "response": kept}
+        return classification + weigh(kept, learner), (student.collections, metrics)
 
-    def update_mask(learner: Learner, clock: Clock) -> Tree:
-        old = old_tasks(learner, clock) & ~is_warm_up(clock) & train_old_heads
-        own = jnp.arange(learner.classes.shape[0]) == clock.task
-        return head_mask(learner, own | old, shared=~is_warm_up(clock))
+    def response_loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
+        student = apply(params, learner, clock, batch, key)
+        kept = kept_response(student.logits, learner, clock, batch, key)
+        return weigh(kept, learner), (student.collections, {"response": kept})
 
-    joint = Phase("joint", 1 - warm_up, fresh_optimizer=not warms_up)
-    phases = (Phase("warm-up", warm_up, skip_first_task=True), joint) if warms_up else (joint,)
-    last = len(phases) - 1
+    def classification_loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
+        student = apply(params, learner, clock, batch, key)
+        value = task_loss(student.logits[clock.task], learner, clock, batch)
+        return value, (student.collections, {"classification": value})
+
+    def trained(learner: Learner, clock: Clock) -> tuple[Array, Array]:
+        """Which rows of the kept stacks are trained, `[T]`, and whether what is shared is."""
+        jointly = ~is_warm_up(phases, clock)
+        return own_task(learner, clock) | (old_tasks(learner, clock) & jointly & train_old_heads), jointly
+
+    def trains_old(learner: Learner, clock: Clock) -> Tree:
+        old = old_tasks(learner, clock)
+        return head_mask(learner, old, shared=jnp.any(old))
+
+    parts = (
+        Part(response_loss, trains_old),
+        Part(classification_loss, lambda learner, clock: head_mask(learner, own_task(learner, clock))),
+    )
 
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         renewed = lambda: renew_teacher(learner, clock, fold, key)
@@ -130,13 +230,47 @@ def lwf(
     return base._replace(
         name="lwf",
         init=init,
-        begin_task=renew_teacher,
+        allocate=allocate,
+        begin_task=begin_task,
         loss=loss,
-        update_mask=update_mask,
+        parts=parts if updates == "alternating" else (),
+        update_mask=lambda learner, clock: rows_mask(learner.params, learner, *trained(learner, clock)),
         end_phase=end_phase,
         phases=phases,
         keeps_rows=network.per_task,
     )
+
+
+def _check_collections(network: Network) -> None:
+    """Refuses layers of a task's own whose normalisation is shared: its statistics would be several tasks'."""
+    _, collections = jax.eval_shape(network.init, jax.random.key(0))
+    shared = rows.map_leaves(lambda path, leaf: path not in network.per_task, collections)
+
+    def read(output: Output) -> list[Array]:
+        return [leaf for leaf, kept in zip(*map(jax.tree.leaves, (output.collections, shared)), strict=True) if kept]
+
+    if "batch_stats" in collections and depends_on_own(network, read):
+        paths = [path for path in rows.leaf_paths(collections) if path.startswith("batch_stats/")]
+        missing = [path for path in paths if path not in network.per_task]
+        raise ValueError(
+            f"lwf's network has layers that belong to a task ({', '.join(network.per_task)}) below normalisation whose "
+            f"statistics all tasks share ({', '.join(missing)}), and one batch would give them as many values as there "
+            f"are tasks. Let the statistics behind those layers belong to the task too: lwf's own_layers names both, "
+            f"and so may the network's per_task."
+        )
+
+
+def copy_layers(learner: Learner, clock: Clock, heads: tuple[str, ...], *, from_first: bool) -> Learner:
+    """Gives the new task a copy of an earlier task's kept leaves, but for the heads; the first task keeps its own."""
+    source = jnp.int32(0) if from_first else jnp.maximum(clock.task - 1, 0)
+
+    def one(path: str, leaf: Array) -> Array:
+        if not rows.ends_with(path, learner.rows.keeps) or rows.ends_with(path, heads):
+            return leaf
+        return leaf.at[clock.task].set(leaf[source])
+
+    params, collections = (rows.map_leaves(one, tree) for tree in (learner.params, learner.collections))
+    return learner._replace(params=params, collections=collections)
 
 
 def snapshot(params: Tree, collections: Tree) -> Tree:
@@ -168,18 +302,28 @@ def old_tasks(learner: Learner, clock: Clock) -> Array:
     return (everything <= clock.newest) & (everything != clock.task)
 
 
+def own_task(learner: Learner, clock: Clock) -> Array:
+    """The current task, `[T]` bool."""
+    return jnp.arange(learner.classes.shape[0]) == clock.task
+
+
 def flatten_heads(values: Array) -> Array:
     """One growing head of all tasks' heads: `[T, B, K]` to `[B, T * K]`."""
     tasks, size, outputs = values.shape
     return jnp.moveaxis(values, 0, 1).reshape(size, tasks * outputs)
 
 
-def head_mask(learner: Learner, trained: Array, *, shared: Array | bool = True) -> Tree:
-    """The update mask that trains some rows of the kept stacks, `trained` `[T]` bool, and perhaps what is shared."""
+def rows_mask(tree: Tree, learner: Learner, trained: Array, shared: Array | bool) -> Tree:
+    """A mask like a tree: some rows of the kept stacks, `trained` `[T]` bool, and perhaps what is shared."""
 
     def one(path: str, leaf: Array) -> Array:
         if rows.ends_with(path, learner.rows.keeps):
             return trained.astype(jnp.float32).reshape(-1, *(1,) * (leaf.ndim - 1))
         return jnp.asarray(shared, jnp.float32)
 
-    return rows.map_leaves(one, learner.params)
+    return rows.map_leaves(one, tree)
+
+
+def head_mask(learner: Learner, trained: Array, *, shared: Array | bool = True) -> Tree:
+    """The update mask that trains some rows of the kept stacks, `trained` `[T]` bool, and perhaps what is shared."""
+    return rows_mask(learner.params, learner, trained, shared)

@@ -18,6 +18,7 @@ from cljax.metrics.matrix import (
     forward_transfer,
     intransigence,
 )
+from cljax.metrics.precision import average_precision, mean_average_precision
 from cljax.metrics.predictions import correct
 from cljax.metrics.resources import BITS, Capacity, capacity, overhead_bytes
 
@@ -27,6 +28,7 @@ __all__ = [
     "Interval",
     "average_accuracy",
     "average_incremental_accuracy",
+    "average_precision",
     "backward_transfer",
     "capacity",
     "correct",
@@ -37,6 +39,7 @@ __all__ = [
     "forward_transfer",
     "intransigence",
     "mean_and_interval",
+    "mean_average_precision",
     "overhead_bytes",
     "paired_difference",
     "peak_accuracy",
