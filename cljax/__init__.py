@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cljax import attention as attention
+    from cljax import augmentation as augmentation
+    from cljax import checkpoints as checkpoints
     from cljax import data as data
     from cljax import filters as filters
     from cljax import folders as folders
@@ -32,6 +34,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "attention",
+    "augmentation",
+    "checkpoints",
     "data",
     "filters",
     "folders",

@@ -37,11 +37,11 @@ class Config:
     out: str = "experiments/results"
 
 
-def stepper(method: Method, tasks: int, config: Config):
-    """Returns a function that trains one epoch of the last task and gives the seconds a step."""
+def stepper(method: Method, tasks: int, *, batch_size: int, steps: int):
+    """Returns a function that trains one epoch of the second task and gives the seconds a step."""
     generator = np.random.default_rng(0)
-    examples = config.batch_size * config.steps
-    images = generator.integers(0, 256, (examples, 28, 28, 1), np.uint8)
+    examples = batch_size * steps
+    images = generator.integers(0, 256, (examples, *method.network.inputs), np.uint8)
     labels = generator.integers(0, 10, examples).astype(np.int32)
     labels[:10] = np.arange(10)
     parts = [(images, labels, images[:20], labels[:20])] * 2
@@ -53,7 +53,7 @@ def stepper(method: Method, tasks: int, config: Config):
     )
     tables = stream.tables._replace(classes=classes, train=grow(stream.tables.train), test=grow(stream.tables.test))
     tables = jax.device_put(tables)
-    settings = training.Settings(batch_size=config.batch_size, rate=0.001)
+    settings = training.Settings(batch_size=batch_size, rate=0.001)
     capacity = {"train": examples, "validation": 1, "test": 20}
     optimizer = optax.sgd(1.0, momentum=0.9)
     engine = training.make_engine(method, optimizer, settings, scenario="task", capacity=capacity)
@@ -68,7 +68,7 @@ def stepper(method: Method, tasks: int, config: Config):
         start = time.perf_counter()
         state, log = epoch(state, clock, tables, key)
         jax.block_until_ready((state, log))
-        return (time.perf_counter() - start) / config.steps
+        return (time.perf_counter() - start) / steps
 
     run()
     assert engine.step.traces == 1
@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     network = networks.mlp((28, 28, 1), 10, hidden=(config.width, config.width))
     rows = []
     for name, method in cases(network).items():
-        few, many = stepper(method, 2, config), stepper(method, 100, config)
+        few, many = (stepper(method, tasks, batch_size=config.batch_size, steps=config.steps) for tasks in (2, 100))
         pairs = [(few(), many()) for _ in range(config.repeats)]
         reference, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
         ratio = statistics.median(many / few for few, many in pairs)

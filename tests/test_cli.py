@@ -72,7 +72,8 @@ def compared(tmp_path_factory):
     ):
         patch.setattr(sys, "stdout", stdout)
         patch.setattr(sys, "stderr", stderr)
-        code = cli.main(["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--out", str(out)])
+        named = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL]
+        code = cli.main([*named, "--tensorboard", "--out", str(out)])
     return out, code, (place / "out").read_text(), (place / "err").read_text()
 
 
@@ -123,7 +124,7 @@ def test_record_has_the_schema(compared):
     config = json.loads((out / "config.json").read_text())
     for run in record["runs"]:
         assert {name: type(run[name]) for name in SCHEMA} == SCHEMA
-        assert set(run) == {*SCHEMA, "curves", "rounds"}
+        assert set(run) == {*SCHEMA, "curves", "rounds", "capacity", "driver", "share_waiting"}
         assert np.shape(run["epochs"]["loss"]) == np.shape(run["epochs"]["validation_accuracy"]) == (2, 5, 1, 2)
         assert (run["data"], run["scenario"], run["seeds"]) == ("digits", "task", [0, 1])
         assert np.shape(run["accuracy"]) == np.shape(run["task_aware"]) == (2, 5, 5)
@@ -169,6 +170,13 @@ def test_table_and_plain_progress(compared):
     assert "finetune seed 0, task 1/5, train 1/2, loss " in stderr
     assert "validation" in stderr
     assert "\x1b" not in stdout + stderr
+
+
+def test_event_files_and_how_to_make_a_report(compared):
+    out, _, stdout, _ = compared
+    places = sorted(str(path.parent.relative_to(out)) for path in out.rglob("events.out.tfevents.*"))
+    assert places == [f"tensorboard/{method}/seed-{seed}" for method in ("finetune", "freezing") for seed in (0, 1)]
+    assert stdout.splitlines()[-1] == f"Report: cljax report {out}"
 
 
 def test_compiled_programs_are_kept(compared):
@@ -266,6 +274,8 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "finetune", "--channels", "32;32"], "--channels is 32;32, but must be such as 32,32 64,64"),
         (["run", "finetune", "--class-order", "0", "1", "77"], "class_order must name classes 0 to 9"),
         (["run", "joint", "--scenario", "permuted", "--class-order", "random"], "--class-order has no meaning"),
+        (["run", "joint", "--scenario", "domain", "--head", "task"], "--head task is for --scenario permuted"),
+        (["run", "tfm", "--scenario", "permuted", "--head", "shared"], "tfm needs a head for each task"),
         (["run", "finetune", "--network", "cnn", "--channels", *["4"] * 4], "at least 16x16 pixels"),
         (["run", "hard_sharing", "--set", "own_layer=1"], "no parameter 'own_layer'. Did you mean 'own_layers'? hard_"),
         (["run", "hard_sharing", "--set", "own_layers=x"], "'own_layers' needs a number (by default 1), not 'x'"),
@@ -297,6 +307,26 @@ def test_unreadable_arguments_end_with_2(arguments, words, capsys):
     found = capsys.readouterr()
     assert found.out == ""
     assert words in found.err
+
+
+@pytest.mark.parametrize(
+    ("names", "by_name", "head", "scenario", "network", "left_out"),
+    [
+        (("finetune", "lwf", "clnp"), True, "auto", "domain", "mlp", []),
+        (("finetune", "tfm"), True, "auto", "task", "mlp", []),
+        (("finetune", "lwm", "df_cnn"), True, "auto", "task", "cnn", []),
+        (("finetune", "df_cnn"), True, "auto", "domain", "cnn", []),
+        (("finetune", "tfm"), False, "auto", "domain", "mlp", ["tfm"]),
+        (("finetune", "clnp"), True, "task", "task", "mlp", []),
+    ],
+)
+def test_permuted_tasks_share_a_head_unless_a_named_method_needs_its_own(
+    names, by_name, head, scenario, network, left_out
+):
+    options = Options(data=Data(scenario="permuted", tasks=2, head=head), training=Training(seeds=(1,)))
+    job = setup.prepare(names, options, by_name=by_name)
+    assert (job.seeds[0][1].scenario, job.network["name"], list(job.left_out)) == (scenario, network, left_out)
+    assert [bool(method.per_task) for method in job.methods.values()].count(True) >= (scenario == "task")
 
 
 def test_lists(capsys):
@@ -335,6 +365,7 @@ def test_set_reaches_those_that_have_the_parameter():
         (Training(optimizer="adamw", clip=0.0, weight_decay=0.5), -3.0),
         (Training(optimizer="adamw", clip=0.0), -1.0),
         (Training(optimizer="rmsprop", clip=0.0), -1 / math.sqrt(0.1)),
+        (Training(optimizer="rmsprop_tf1", clip=0.0), -2 / math.sqrt(0.9 + 0.1 * 4)),
     ],
 )
 def test_first_update_of_each_optimizer(options, expected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from cljax import masks, networks, ownership, rows, streams
 from cljax.methods.clnp import PruningState, clnp, diagnostics
 from cljax.types import Batch, make_clock
 from tests import conformance
-from tests.zero_forgetting import Visits, orders, single
+from tests.zero_forgetting import Visits, five_tasks, orders, single
 
 KEY = jax.random.key(0)
 FREE = masks.FREE
@@ -180,30 +181,38 @@ def test_graceful_forgetting_keeps_the_sparsest_candidate_within_the_margin():
 
 
 @functools.cache
-def visits():
-    stream = conformance.stream()
-    network = networks.mlp(
-        (8, 8, 1), 3, hidden=(10, 8), normalization="batch", dropout=0.2, mean=stream.mean, std=stream.std
-    )
-    return network, Visits(clnp(network, fine_tune=0.5), stream)
+def visits(kind="mlp"):
+    stream = five_tasks()
+    common = {"normalization": "batch", "dropout": 0.2, "mean": stream.mean, "std": stream.std}
+    if kind == "mlp":
+        network = networks.mlp((8, 8, 1), 2, hidden=(10, 8), **common)
+    else:
+        network = networks.cnn((8, 8, 1), 2, channels=((6, 5),), dense=(7,), **common)
+    return network, Visits(clnp(network, fine_tune=0.5 if kind == "mlp" else 0.0), stream)
 
 
 @given(
+    kind=st.sampled_from(["mlp", "cnn"]),
     l1=st.sampled_from([0.0, 1e-4, 1e-2]),
     margin=st.floats(0, 0.3),
     which=st.integers(0, 3),
     order=orders,
     seed=st.integers(0, 3),
+    to_disk=st.booleans(),
 )
-@settings(max_examples=10, deadline=None)
-def test_no_bit_of_old_logits_moves_and_no_interference_weight_survives(l1, margin, which, order, seed):
-    network, made = visits()
-    learner = made.run(made.start(seed, l1=l1, margin=margin), order, which=which, seed=seed)
+@settings(max_examples=16, deadline=None)
+def test_no_bit_of_old_logits_moves_and_no_interference_weight_survives(kind, l1, margin, which, order, seed, to_disk):
+    network, made = visits(kind)
+    with tempfile.TemporaryDirectory() as place:
+        start, disk = made.start(seed, l1=l1, margin=margin), place if to_disk else None
+        learner = made.run(start, order, which=which, seed=seed, disk=disk)
     owner = {name: np.asarray(leaf) for name, leaf in learner.method_state.owner.items()}
-    kernel = np.asarray(learner.params["dense_1"]["kernel"])
-    assert (kernel[owner["dense_0"][:, None] > owner["dense_1"][None]] == 0).all()
+    names = ("dense_0", "dense_1") if kind == "mlp" else ("conv_0_0", "conv_0_1")
+    between = owner[names[0]][:, None] > owner[names[1]][None]
+    assert (np.asarray(learner.params[names[1]]["kernel"])[..., between] == 0).all()
+    last = owner["dense_1" if kind == "mlp" else "dense_0"]
     for task in set(order):
-        assert (np.asarray(learner.params["head"]["kernel"])[task][owner["dense_1"] > task] == 0).all()
+        assert (np.asarray(learner.params["head"]["kernel"])[task][last > task] == 0).all()
     logits = np.asarray(made.logits(learner))
     gates = jax.tree.map(jnp.ones_like, learner.collections["gates"])
     collections = {**learner.collections, "gates": gates}
@@ -238,14 +247,6 @@ def test_units_of_old_tasks_compute_what_they_did_and_layers_say_how_they_are_sh
             np.testing.assert_allclose(found.free[name][task], (owner > task).mean(), rtol=1e-6)
         assert found.reused[name][0] == 0
         assert found.reused[name][1] == np.float32((owner == 0).mean()), "without exact zeros every unit feeds it"
-
-
-def test_convolutions_with_batch_normalisation_forget_nothing():
-    stream = conformance.stream()
-    options = {"channels": ((6, 5),), "dense": (7,), "normalization": "batch", "dropout": 0.2, "mean": stream.mean}
-    made = Visits(clnp(networks.cnn((8, 8, 1), 3, **options)), stream)
-    for which in range(4):
-        made.run(made.start(1, margin=0.3), [0, 1, 0, 2, 1], which=which)
 
 
 def test_reuse_by_hand_goes_through_older_units_to_the_task():

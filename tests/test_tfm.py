@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 
 import flax.linen as nn
 import jax
@@ -16,8 +17,7 @@ from hypothesis import strategies as st
 from cljax import masks, networks, rows, transforms
 from cljax.methods.tfm import TernaryState, tfm
 from cljax.types import Batch, make_clock
-from tests import conformance
-from tests.zero_forgetting import Visits, orders, single
+from tests.zero_forgetting import Visits, five_tasks, orders, single
 
 KEY = jax.random.key(0)
 
@@ -154,36 +154,49 @@ def test_the_lowest_growth_within_the_margin_is_chosen():
         assert int(method.choose(jnp.asarray(scores, jnp.float32), stacked, make_clock())) == index
 
 
+class Theirs(nn.Module):
+    """A user's own module."""
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        values = nn.max_pool(nn.relu(nn.Conv(6, (3, 3))(images)), (2, 2), strides=(2, 2))
+        values = nn.relu(nn.Dense(7)(values.reshape(values.shape[0], -1)))
+        return nn.Dense(2, name="classifier")(nn.Dropout(0.2, deterministic=not train)(values))
+
+
 @functools.cache
-def visits(**options):
-    stream = conformance.stream()
-    network = networks.mlp(
-        (8, 8, 1), 3, hidden=(8, 6), normalization="feature", dropout=0.2, mean=stream.mean, std=stream.std
-    )
-    return Visits(tfm(network, **{"growth": 0.2, **options}), stream)
+def visits(network="mlp"):
+    stream = five_tasks()
+    if network == "mlp":
+        scale = {"normalization": "feature", "mean": stream.mean, "std": stream.std}
+        made = networks.mlp((8, 8, 1), 2, hidden=(8, 6), dropout=0.2, **scale)
+    else:
+        own = ("classifier/kernel", "classifier/bias")
+        made = networks.from_linen(Theirs(), (8, 8, 1), outputs=2, per_task=own, gates=("Conv_0", "Dense_0"))
+    return Visits(tfm(made, growth=0.2), stream)
 
 
-@given(growth=st.floats(0, 0.7), which=st.integers(0, 3), order=orders, seed=st.integers(0, 3))
-@settings(max_examples=12, deadline=None)
-def test_no_bit_of_old_logits_moves_for_any_growth_order_and_optimizer(growth, which, order, seed):
-    made = visits()
-    made.run(made.start(seed, growth=growth), order, which=which, seed=seed)
+@given(
+    network=st.sampled_from(["mlp", "theirs"]),
+    growth=st.floats(0, 0.7),
+    which=st.integers(0, 3),
+    order=orders,
+    seed=st.integers(0, 3),
+    to_disk=st.booleans(),
+)
+@settings(max_examples=16, deadline=None)
+def test_no_bit_of_old_logits_moves_for_any_network_growth_order_and_optimizer(
+    network, growth, which, order, seed, to_disk
+):
+    made = visits(network)
+    with tempfile.TemporaryDirectory() as place:
+        made.run(made.start(seed, growth=growth), order, which=which, seed=seed, disk=place if to_disk else None)
 
 
-def test_a_user_s_own_convolutional_module_forgets_nothing():
-    class Theirs(nn.Module):
-        @nn.compact
-        def __call__(self, images, train: bool):
-            values = nn.max_pool(nn.relu(nn.Conv(6, (3, 3))(images)), (2, 2), strides=(2, 2))
-            values = nn.relu(nn.Dense(7)(values.reshape(values.shape[0], -1)))
-            return nn.Dense(3, name="classifier")(nn.Dropout(0.2, deterministic=not train)(values))
-
-    own = ("classifier/kernel", "classifier/bias")
-    network = networks.from_linen(Theirs(), (8, 8, 1), outputs=3, per_task=own, gates=("Conv_0", "Dense_0"))
-    made = Visits(tfm(network, growth=0.3), conformance.stream())
-    for which in range(4):
-        owner = made.run(made.start(1), [0, 1, 0, 2, 1], which=which).method_state.owner
-        assert [(owner["Dense_0"] == task).sum() for task in range(3)] == [3, 3, 1]
+def test_a_user_s_module_grows_until_it_is_full():
+    made = visits("theirs")
+    owner = made.run(made.start(1, growth=0.3), [0, 1, 0, 2, 1]).method_state.owner
+    assert [(owner["Dense_0"] == task).sum() for task in range(3)] == [3, 3, 1]
 
 
 def test_a_layer_that_does_not_grow_still_learns_and_shifts_of_masked_features_do_not_leak():

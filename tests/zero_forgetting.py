@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from hypothesis import strategies as st
 
-from cljax import rows, streams, training
+from cljax import checkpoints, rows, streams, training
 from cljax.training.fit import make_fit
 from cljax.types import Learner, make_clock
 from tests import conformance
@@ -16,7 +16,8 @@ from tests import conformance
 SETTINGS = training.Settings(batch_size=16, evaluation_batch=32)
 RATES = np.array([rate for _, rate in conformance.OPTIMIZERS.values()], np.float32)
 
-orders = st.lists(st.sampled_from([0, 1, 2]), min_size=2, max_size=4).map(lambda drawn: _by_first_visit([0, *drawn]))
+orders = st.lists(st.integers(0, 4), min_size=1, max_size=5).map(lambda drawn: _by_first_visit([0, *drawn]))
+"""Visits to up to five tasks, some of them more than once."""
 
 
 def _by_first_visit(tasks):
@@ -34,6 +35,11 @@ def any_optimizer(which):
         return chosen, tuple(state for _, state in found)
 
     return optax.GradientTransformation(lambda params: tuple(one.init(params) for one in every), update)
+
+
+def five_tasks():
+    """Five tasks of two digits."""
+    return streams.split(conformance.digits(), tasks=5)
 
 
 class Visits:
@@ -68,14 +74,20 @@ class Visits:
         learner = self._start(jax.random.key(seed), self.tables)
         return learner._replace(hyper={**learner.hyper, **{name: jnp.float32(value) for name, value in hyper.items()}})
 
-    def run(self, learner, order, *, which=0, seed=0, after=()):
-        """Visits tasks in order, `after` others; asserts that no other task's logits change once it was visited."""
+    def run(self, learner, order, *, which=0, seed=0, after=(), disk=None):
+        """Visits tasks in order, `after` others; asserts that no other task's logits change once it was visited.
+
+        With `disk`, a folder, the learner goes there and back after every visit.
+        """
         key, which = jax.random.key(seed), jnp.int32(which)
         before = np.asarray(self.logits(learner))
         for number, task in enumerate(order):
             seen = [*after, *order[:number]]
             clock = make_clock(round=len(seen), task=task, newest=max([*seen, task]), first=task not in seen)
             learner = self.visit(learner, clock, which, self.tables, key)
+            if disk is not None:
+                checkpoints.save(disk, learner)
+                learner = checkpoints.restore(disk, learner).tree
             now = np.asarray(self.logits(learner))
             assert np.isfinite(now).all()
             for old in set(seen) - {task}:

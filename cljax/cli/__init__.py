@@ -5,11 +5,14 @@ Everything heavy is imported where it is used, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
 import pathlib
 import platform
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +20,19 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from cljax.cli.options import Command, Compare, DataSets, Methods, Options, Run, configuration
+from cljax.cli.options import (
+    Command,
+    Compare,
+    DataSets,
+    Methods,
+    Options,
+    PrepareData,
+    Report,
+    Run,
+    Sweep,
+    configuration,
+    settle,
+)
 
 __all__ = ["main"]
 
@@ -43,7 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(command, Methods):
             return list_methods()
         if isinstance(command, DataSets):
-            return list_data(command.data_dir)
+            return prepare_data(command.action, command.data_dir) if command.action else list_data(command.data_dir)
+        if isinstance(command, Sweep):
+            from cljax.cli.sweep import sweep
+
+            return sweep(command, errors)
+        if isinstance(command, Report):
+            return make_report(command.folders, command.out)
         if isinstance(command, Compare):
             return compare(command.methods, command.options, errors)
         if command.name and command.method:
@@ -58,10 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return complain(errors, "Stopped. What was finished is in the run folder.", 130)
+        return complain(errors, "Stopped. The same command with --resume goes on from the last checkpoint.", 130)
 
 
-def parse(arguments: Sequence[str] | None = None) -> Compare | Run | Methods | DataSets:
+def parse(arguments: Sequence[str] | None = None) -> Compare | Run | Sweep | Report | Methods | DataSets:
     """The arguments, typed.
 
     Raises:
@@ -79,13 +100,16 @@ def compare(asked: tuple[str, ...], options: Options, errors: Console) -> int:
     from cljax import folders
     from cljax.cli.setup import UsageError, check_values, choose_methods, prepare
 
+    options = settle(options)
     check_values(options)
     set_xla_flags()
     if options.output.cache:
         use_compilation_cache()
     names = choose_methods(asked)
+    if options.output.tensorboard:
+        check_tensorboard()
     config = configuration(names, options)
-    path = options.output.out or folders.fresh_path("runs", f"{options.data.data}-{options.data.scenario}")
+    path = run_path(options, config)
     with folders.claim(path, config, overwrite=options.output.overwrite) as folder:
         try:
             job = prepare(names, options, by_name=bool(asked) and asked != ("all",))
@@ -93,6 +117,8 @@ def compare(asked: tuple[str, ...], options: Options, errors: Console) -> int:
             raise UsageError(str(error)) from error
         from cljax.training import NonFiniteLoss
 
+        if options.output.overwrite:
+            shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
         folder.start()
         try:
             return drive_all(job, folder, options, config, errors)
@@ -100,10 +126,40 @@ def compare(asked: tuple[str, ...], options: Options, errors: Console) -> int:
             return complain(errors, error, 1)
 
 
+def run_path(options: Options, config: dict) -> str | os.PathLike:
+    """The run folder: of `--out`, with `--resume` that of the interrupted run, otherwise a fresh one.
+
+    Raises:
+      UsageError: there is no run to take up.
+    """
+    from cljax import folders
+    from cljax.cli.setup import UsageError
+
+    out, resume = options.output.out, options.output.resume
+    if resume and options.output.overwrite:
+        raise UsageError("--resume takes up an interrupted run, --overwrite begins it anew: give one of the two.")
+    if resume and out is None:
+        if found := folders.interrupted("runs", config):
+            return found
+        raise UsageError(
+            "There is no interrupted run of this configuration under runs/ that --resume could take up. Name its "
+            "folder with --out, or begin one without --resume."
+        )
+    if resume and out and not (pathlib.Path(out).expanduser() / folders.CONFIG).exists():
+        raise UsageError(f"There is no run in {out} that --resume could take up. Begin it without --resume.")
+    return out or folders.fresh_path("runs", f"{data_name(options)}-{options.data.scenario}")
+
+
+def data_name(options: Options) -> str:
+    """The data sets' names, for a folder's."""
+    return "+".join(pathlib.Path(name).expanduser().resolve().name for name in options.data.data)
+
+
 def drive_all(job, folder, options: Options, config: dict, errors: Console) -> int:
-    """Drives each method that the folder's record does not have yet."""
-    from cljax import report
+    """Drives each method that the folder's record does not have yet, from its last checkpoint where there is one."""
+    from cljax import checkpoints, report
     from cljax.cli.progress import Reporter
+    from cljax.report.tensorboard import Sink
     from cljax.training.driver import drive
 
     for name, reason in job.left_out.items():
@@ -114,16 +170,25 @@ def drive_all(job, folder, options: Options, config: dict, errors: Console) -> i
     todo = {name: method for name, method in job.methods.items() if name not in finished}
     if finished and not options.output.quiet:
         errors.print(f"Taking up {folder.path}, which has {', '.join(sorted(finished))} already.", highlight=False)
-    with Reporter(errors, len(todo), options.data.tasks, quiet=options.output.quiet) as reporter:
+    say = lambda line: errors.print(escape(line), highlight=False, soft_wrap=True)
+    with Reporter(errors, len(todo), options.data.tasks or 0, quiet=options.output.quiet) as reporter:
         for name, method in todo.items():
             reporter.method(name)
-            outcome = drive(
-                method, job.optimizer, job.seeds, job.settings, vectorize=job.vectorize, report=reporter.event
-            )
+            saving = checkpoints.Saving(folder.checkpoints(name), options.output.checkpoint_seconds, say=say)
+            shown: dict = {"vectorize": job.vectorize, "report": reporter.event, "programs_of": job.programs_of}
+            with contextlib.ExitStack() as stack:
+                if options.output.tensorboard:
+                    place, schedule = folder.path / "tensorboard", job.seeds[0][1].schedule
+                    shown["visited"] = stack.enter_context(Sink(place, method, schedule)).visited
+                outcome = drive(method, job.optimizer, job.seeds, job.settings, checkpoints=saving, **shown)
             run = report.run_record(method, job.seeds, outcome, network=job.network, config=config)
             run["parameters"] = report.plain(job.parameters[name])
             record["runs"].append(run)
+            if options.output.keep_learners:
+                for (seed, _), learner in zip(job.seeds, outcome.learners, strict=True):
+                    checkpoints.save(folder.learner(name, seed), learner)
             folder.save(record)
+            folder.forget(name)
             if method.forgets_nothing and not run["forgets_nothing"]:
                 message = f"{name} promises to forget nothing, but the logits of an earlier task changed."
                 errors.print(f"[red]{message}[/]", highlight=False)
@@ -133,6 +198,36 @@ def drive_all(job, folder, options: Options, config: dict, errors: Console) -> i
     output = Console() if sys.stdout.isatty() else Console(width=100)
     output.print(report.table(record))
     output.print(f"Record: {folder.path / 'record.json'}", highlight=False, soft_wrap=True)
+    output.print(f"Report: cljax report {shlex.quote(str(folder.path))}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def check_tensorboard() -> None:
+    """Whether event files can be written.
+
+    Raises:
+      UsageError: a package is missing.
+    """
+    from cljax.cli.setup import UsageError
+    from cljax.report import tensorboard
+
+    try:
+        tensorboard.check()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def make_report(folders: tuple[str, ...], out: str | None) -> int:
+    """Writes the report and prints where its page is."""
+    from cljax import report
+    from cljax.cli.setup import UsageError
+
+    if not folders:
+        raise UsageError("Of which run? Name its folder: cljax report runs/digits-task-20260101-120000.")
+    try:
+        print(f"Report: {report.write(folders, out)}")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return 0
 
 
@@ -155,6 +250,18 @@ def list_data(data_dir: str | None) -> int:
     width = max(len(name) for name, _, _ in found)
     for name, text, prepared in found:
         print(f"{name:{width}}  {'ready' if prepared else '-':5}  {text}")
+    return 0
+
+
+def prepare_data(asked: PrepareData, data_dir: str | None) -> int:
+    """Prepares a data set and prints its folder; `--data-dir` may also stand before `prepare`."""
+    from cljax import data
+    from cljax.cli.setup import UsageError
+
+    try:
+        print(data.prepare(asked.name, asked.data_dir or data_dir, archives=asked.archives, verify=asked.verify))
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
     return 0
 
 

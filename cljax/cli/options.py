@@ -14,24 +14,40 @@ DEFAULT_METHODS = ("finetune", "freezing", "joint", "single_task", "hard_sharing
 class Data:
     """What is learned, and in which order."""
 
-    data: str = "digits"
-    """Data set: 'digits', or one that TFDS has prepared; see `cljax data`."""
+    data: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="NAME [NAME ...]",
+            help="Data set: 'digits', one that TFDS has prepared (see `cljax data`), or the path of a folder of "
+            "images, one sub-folder a class. Several are learned one after the other.",
+        ),
+    ] = ("digits",)
     data_dir: Annotated[str | None, arg(metavar="FOLDER")] = None
     """Where TFDS's prepared data sets are. By default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    tasks: int = 5
-    """Number of tasks, among which the classes are divided (permuted: which show all classes each)."""
+    image_size: Annotated[tuple[int, ...], arg(metavar="[INT [INT]]")] = ()
+    """Resize images to this side, or height and width. Needed where sizes differ within a data set."""
+    normalize: Literal["first", "each"] = "first"
+    """Several data sets: standardise all by the first's mean and standard deviation, or each by its own."""
+    tasks: Annotated[int | None, arg(metavar="INT")] = None
+    """Number of tasks the classes are divided among (permuted: with all). Default: 5; one each data set, superclass."""
+    division: Literal["class", "superclass"] = "class"
+    """What is divided among tasks: classes, or CIFAR-100's superclasses of five."""
     scenario: Annotated[
         Literal["task", "class", "domain", "permuted"],
         arg(
             help="task: the task is known at test time, each has its own head; class: it is not, the largest logit of "
             "all heads counts; domain: all tasks share one head; permuted: domain, every task being the whole data set "
-            "with its pixels permuted."
+            "with its pixels permuted (see also --head)."
         ),
     ] = "task"
-    class_order: Literal["fixed", "random"] | tuple[int, ...] = "fixed"
-    """Order of the classes: fixed (0, 1, 2, ...), random (another one each seed), or the classes themselves."""
+    head: Literal["auto", "shared", "task"] = "auto"
+    """permuted: one head shared by all tasks, or a head for each; auto: shared, unless a named method needs its own."""
+    class_order: Literal["fixed", "random", "icarl"] | tuple[int, ...] = "fixed"
+    """Order of classes (or superclasses): fixed (0, 1, ...), random (by seed), icarl (of 1993), or their numbers."""
     validation: float = 0.1
     """Share of each class's training examples set aside for validation."""
+    share: tuple[float, ...] = (1.0,)
+    """Share of the other training examples that is used, at least one a class; one number, or one for each task."""
     schedule: Literal["lifelong", "multi-task"] = "lifelong"
     """lifelong: one task after the other; multi-task: rounds of one epoch on a random task, as many in all."""
 
@@ -60,10 +76,14 @@ class Training:
     """How many seeds (5 means 0 to 4), or two or more seeds themselves."""
     epochs: int = 20
     """Epochs of each visit to a task; with patience, the most there can be."""
+    init: Annotated[str | None, arg(metavar="FILE")] = None
+    """Start from trained parameters: a .safetensors file, an Orbax checkpoint, or a learner of --keep-learners."""
+    first_epochs: int | None = None
+    """Epochs of the first task where they differ; with --init 0 is possible: its parameters are used as they are."""
     batch_size: int = 32
     """Examples of a step."""
-    optimizer: Literal["sgd", "momentum", "adam", "adamw", "rmsprop"] = "momentum"
-    """momentum: SGD with momentum 0.9; adamw: decoupled weight decay."""
+    optimizer: Literal["sgd", "momentum", "adam", "adamw", "rmsprop", "rmsprop_tf1"] = "momentum"
+    """momentum: SGD with momentum 0.9; adamw: decoupled weight decay; rmsprop_tf1: as TensorFlow 1 has it."""
     rate: float = 0.05
     """Learning rate."""
     weight_decay: float = 0.0
@@ -78,10 +98,14 @@ class Training:
     """Training stops once the rate is below; the best epoch is then restored."""
     patience_restore: bool = False
     """Also restore the best epoch whenever the rate drops."""
+    augment: tuple[Literal["crop", "flip", "colour"], ...] = ()
+    """Change training images at random. crop: shift by up to an eighth of the side (4 of 32); colour: as AlexNet."""
     set: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]")] = ()
     """A method's own parameters, such as own_layers=2; METHOD.NAME=VALUE sets it for one method only."""
     curves_every: int = 0
     """Evaluate all tasks after every so many epochs too; 0: after each visit only."""
+    driver: Literal["auto", "scan", "host"] = "auto"
+    """scan: data on the device; host: read from disk as the run goes on; auto: host for data of half the memory."""
     vectorize: Literal["auto", "yes", "no"] = "auto"
     """Run the seeds side by side (vmap) instead of in turn; auto: on GPU and TPU."""
 
@@ -95,11 +119,19 @@ class Output:
         arg(
             metavar="FOLDER",
             help="Run folder, for config.json and record.json; by default runs/<data>-<scenario>-<date-time>. The same "
-            "command with the folder of an interrupted run keeps the methods that were finished and does the rest.",
+            "command with the folder of an interrupted run goes on where that stopped.",
         ),
     ] = None
+    resume: bool = False
+    """Take up an interrupted run: that in --out, or the newest one of the same configuration under runs/."""
     overwrite: bool = False
     """Replace a finished run of the same configuration."""
+    checkpoint_seconds: float = 60.0
+    """Save at least every so many seconds, besides after each visit to a task; 0: after every epoch."""
+    keep_learners: bool = False
+    """Keep what is learned, in learners/METHOD/seed-N of the run folder, for --init and `cljax.checkpoints`."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files too, into tensorboard/METHOD/seed-N of the run folder, after each visit."""
     quiet: bool = False
     """Show no progress."""
     cache: bool = True
@@ -153,24 +185,103 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Vary one number of a method, over seeds: the curve of stability against plasticity.
+
+    All values and seeds go through the same compiled programs. Prints a table, and writes record.json, sweep.md and
+    sweep.png into the run folder. With --vs, other methods' curves, or points, are in the same plot.
+
+    For example:
+      cljax sweep lwf strength 0.1 0.3 1 3 10 --vs finetune joint
+      cljax sweep lwm gamma 0 1 10 --vs lwm.beta=0.1,1,10 lwf.strength=0.1,1,10 --seeds 5
+    """
+
+    method: Positional[str]
+    """Name of the method; see `cljax methods`."""
+    parameter: Positional[str]
+    """The number to vary: a parameter of the method, or rate, the learning rate."""
+    values: Annotated[Positional[tuple[float, ...]], arg(metavar="VALUE [VALUE ...]")]
+    """Its values."""
+    vs: Annotated[tuple[str, ...], arg(metavar="[METHOD[.NAME=VALUE,VALUE...] ...]")] = ()
+    """Other methods, each with a number of its own and its values, or as it is."""
+    options: Annotated[OmitArgPrefixes[Options], arg(name="")] = Options()
+
+
+@dataclasses.dataclass(frozen=True)
 class Methods:
     """List the methods, a line each."""
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSets:
-    """List the data sets, a line each."""
+class PrepareData:
+    """Prepare MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100, from the network or from their official archives.
 
+    For example:
+      cljax data prepare mnist
+      cljax data prepare cifar100 --from ~/Downloads
+    """
+
+    name: Positional[str]
+    """Name of the data set; see `cljax data`."""
+    data_dir: Annotated[str | None, arg(metavar="FOLDER")] = None
+    """Where to put it. By default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    archives: Annotated[str | None, arg(name="from", metavar="FOLDER")] = None
+    """Folder that holds the official archives, under their own names; without it they are downloaded."""
+    verify: bool = True
+    """Refuse archives of a folder whose checksums are not the registered ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSets:
+    """List the data sets, a line each; or prepare one: cljax data prepare mnist."""
+
+    action: Annotated[
+        Annotated[PrepareData, subcommand("prepare")] | Annotated[None, subcommand("list")], arg(name="")
+    ] = None
     data_dir: Annotated[str | None, arg(metavar="FOLDER")] = None
     """Where TFDS's prepared data sets are. By default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Make tables, plots and a page from the records of runs.
+
+    Writes report.html (one file, opens in any browser), table.md, results.csv, summary.csv and plots/*.png. Several
+    folders are shown side by side; what is not on the same tasks gets a section of its own.
+
+    For example:
+      cljax report runs/digits-task-20260101-120000
+      cljax report runs/first runs/second --out both
+    """
+
+    folders: Annotated[Positional[tuple[str, ...]], arg(metavar="FOLDER [FOLDER ...]", help_behavior_hint="")]
+    """Run folders, finished or not."""
+    out: Annotated[str | None, arg(metavar="FOLDER")] = None
+    """Where to write. By default `report` in the run folder; of several, in the working directory."""
 
 
 Command = (
     Annotated[Compare, subcommand("compare")]
     | Annotated[Run, subcommand("run")]
+    | Annotated[Sweep, subcommand("sweep")]
+    | Annotated[Report, subcommand("report")]
     | Annotated[Methods, subcommand("methods")]
     | Annotated[DataSets, subcommand("data")]
 )
+
+
+def settle(options: Options) -> Options:
+    """The options with the number of tasks that is meant where none is given; does nothing the second time.
+
+    Example:
+      >>> settle(Options()).data.tasks, settle(Options(data=Data(data=('mnist', 'cifar10')))).data.tasks
+      (5, 2)
+    """
+    data = options.data
+    if data.tasks is not None:
+        return options
+    meant = 20 if data.division == "superclass" else 5 if len(data.data) < 2 else len(data.data)
+    return dataclasses.replace(options, data=dataclasses.replace(data, tasks=meant))
 
 
 def configuration(methods: tuple[str, ...], options: Options) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from cljax.cli.options import DEFAULT_METHODS, Options, Training, seed_numbers
+from cljax.cli.options import DEFAULT_METHODS, Options, Training, seed_numbers, settle
 
 if TYPE_CHECKING:
     import optax
@@ -30,7 +30,8 @@ class Job(NamedTuple):
     """All that driving the methods needs.
 
     Attributes: methods by name; left_out, why a method that was not asked for by name does not fit; parameters, those
-    set, by method; network, what a record says of it; optimizer; seeds, `(seed, stream)` pairs; settings; vectorize.
+    set, by method; network, what a record says of it; optimizer; seeds, `(seed, stream)` pairs; settings; vectorize;
+    programs_of, the driver's programs: those for data on the device, or for data read as the run goes on.
     """
 
     methods: dict[str, Method]
@@ -41,6 +42,17 @@ class Job(NamedTuple):
     seeds: list[tuple[int, Stream]]
     settings: training.Settings
     vectorize: bool
+    programs_of: Callable[..., Any]
+
+
+class Fitted(NamedTuple):
+    """The methods that fit a choice of network and head, and why others do not."""
+
+    options: Options
+    streams: list[tuple[int, Stream]]
+    network: Network
+    methods: dict[str, Method]
+    left_out: dict[str, str]
 
 
 def constructors() -> dict[str, Callable[..., Method]]:
@@ -56,11 +68,28 @@ def check_values(options: Options) -> None:
     Raises:
       UsageError: naming the option, its value and what it must be.
     """
+    options = settle(options)
     data, train, net = options.data, options.training, options.network
+    many, tasks, size = len(data.data) > 1, data.tasks or 0, data.image_size
+    listed, superclass = isinstance(data.class_order, tuple), data.division == "superclass"
+    first, every = train.first_epochs, options.output.checkpoint_seconds
     rules = [
-        ("--tasks", data.tasks, data.tasks >= 1, "at least 1"),
+        ("--data", data.data, bool(data.data), "the name of a data set, or several"),
+        ("--image-size", size, len(size) < 3 and min((1, *size)) >= 1, "one side or two, at least 1"),
+        ("--tasks", tasks, tasks >= 1, "at least 1"),
+        ("--tasks", tasks, tasks % max(1, len(data.data)) == 0, f"a multiple of the {len(data.data)} data sets"),
+        ("--scenario", data.scenario, not (many and data.scenario == "permuted"), "another one for several data sets"),
+        ("--normalize", data.normalize, many or data.normalize == "first", "left out where there is one data set"),
+        ("--class-order", data.class_order, not (many and listed), "a word for several data sets"),
+        ("--division", data.division, not (superclass and many), "class for several data sets"),
+        ("--division", data.division, not superclass or data.scenario != "permuted", "class for permuted pixels"),
         ("--validation", data.validation, 0 <= data.validation < 1, "at least 0 and below 1, such as 0.1"),
+        ("--share", data.share, all(0 < part <= 1 for part in data.share), "above 0 and at most 1, such as 0.3"),
+        ("--share", data.share, len(data.share) in (1, tasks), "one number, or one a task"),
         ("--epochs", train.epochs, train.epochs >= 1, "at least 1"),
+        ("--first-epochs", first, first is None or first >= 0, "at least 0"),
+        ("--first-epochs", first, first != 0 or train.init is not None, "at least 1 where --init gives no parameters"),
+        ("--checkpoint-seconds", every, every >= 0, "at least 0"),
         ("--batch-size", train.batch_size, train.batch_size >= 1, "at least 1"),
         ("--rate", train.rate, 0 < train.rate < float("inf"), "a positive number"),
         ("--weight-decay", train.weight_decay, 0 <= train.weight_decay < float("inf"), "at least 0"),
@@ -68,6 +97,7 @@ def check_values(options: Options) -> None:
         ("--patience", train.patience, train.patience >= 0, "at least 0"),
         ("--patience-factor", train.patience_factor, 1 < train.patience_factor < float("inf"), "above 1"),
         ("--patience-minimum-rate", train.patience_minimum_rate, train.patience_minimum_rate > 0, "above 0"),
+        ("--augment", train.augment, len(set(train.augment)) == len(train.augment), "words named once, each"),
         ("--curves-every", train.curves_every, train.curves_every >= 0, "at least 0"),
         ("--dropout", net.dropout, 0 <= net.dropout < 1, "at least 0 and below 1"),
         ("--hidden", net.hidden, all(width >= 1 for width in net.hidden), "numbers of at least 1"),
@@ -119,40 +149,116 @@ def prepare(names: tuple[str, ...], options: Options, *, by_name: bool) -> Job:
     """
     import jax
 
-    from cljax import data, training
+    from cljax import checkpoints, training
+    from cljax.training import host
+    from cljax.training.programs import make_programs
 
+    options = settle(options)
     settings = make_settings(options.training)
+    given = None if options.training.init is None else checkpoints.load_params(options.training.init)
     parameters = parse_parameters(options.training.set, {name: constructors()[name] for name in names})
-    dataset = data.load(options.data.data, options.data.data_dir)
-    seeds = [(seed, make_stream(dataset, options, seed)) for seed in seed_numbers(options.training.seeds)]
+    driver = choose_driver(options)
+    programs_of = host.make_programs if driver == "host" else make_programs
+    dataset = load_data(options, driver)
+    settings = settings._replace(augment=make_augment(options.training.augment, dataset.train_images))
 
-    def fit(kind: Literal["auto", "mlp", "cnn"]) -> tuple[Options, Network, dict[str, Method], dict[str, str]]:
-        chosen = dataclasses.replace(options, network=dataclasses.replace(options.network, network=kind))
-        network = make_network(chosen, seeds[0][1])
+    def fit(kind: Literal["auto", "mlp", "cnn"], head: Literal["auto", "shared", "task"]) -> Fitted:
+        data_options = dataclasses.replace(options.data, head=head)
+        network_options = dataclasses.replace(options.network, network=kind)
+        chosen = dataclasses.replace(options, data=data_options, network=network_options)
+        streams = [(seed, make_stream(dataset, chosen, seed)) for seed in seed_numbers(options.training.seeds)]
+        network = make_network(chosen, streams[0][1])
         methods: dict[str, Method] = {}
         left_out: dict[str, str] = {}
         for name in names:
             try:
                 method = constructors()[name](network, **parameters[name])
-                for _, stream in seeds:
+                method = method if given is None else training.start_from(method, given)
+                for _, stream in streams:
                     training.check(method, stream, settings)
             except ValueError as error:
                 left_out[name] = str(error)
             else:
                 methods[name] = method
-        return chosen, network, methods, left_out
+        return Fitted(chosen, streams, network, methods, left_out)
 
-    kind = options.network.network
-    options, network, methods, left_out = fit("mlp" if kind == "auto" else kind)
-    if left_out and kind == "auto" and convolvable(options, seeds[0][1]):
-        convolutional = fit("cnn")
-        if len(convolutional[2]) > len(methods):
-            options, network, methods, left_out = convolutional
+    choices = alternatives(options, dataset.images.shape[1:], by_name=by_name)
+    fitted = fit(*choices[0])
+    for choice in choices[1:]:
+        if not fitted.left_out:
+            break
+        other = fit(*choice)
+        fitted = other if len(other.methods) > len(fitted.methods) else fitted
+    options, seeds, network, methods, left_out = fitted
     if left_out and (by_name or not methods):
         raise UsageError(next(iter(left_out.values())))
-    side_by_side = {"yes": True, "no": False, "auto": jax.default_backend() != "cpu"}[options.training.vectorize]
+    auto = jax.default_backend() != "cpu" and driver == "scan"
+    side_by_side = {"yes": True, "no": False, "auto": auto}[options.training.vectorize]
     optimizer = make_optimizer(options.training)
-    return Job(methods, left_out, parameters, describe(options, network), optimizer, seeds, settings, side_by_side)
+    return Job(
+        methods, left_out, parameters, describe(options, network), optimizer, seeds, settings, side_by_side, programs_of
+    )
+
+
+def alternatives(options: Options, shape: tuple[int, ...], *, by_name: bool) -> list[tuple[Any, Any]]:
+    """The kinds of network and of head that the options leave open, those to prefer first.
+
+    Example:
+      >>> from cljax.cli.options import Data
+      >>> alternatives(Options(data=Data(scenario='permuted')), (8, 8, 1), by_name=True)
+      [('mlp', 'shared'), ('mlp', 'task'), ('cnn', 'shared'), ('cnn', 'task')]
+    """
+    kind, head, permuted = options.network.network, options.data.head, options.data.scenario == "permuted"
+    if head != "auto" and not permuted:
+        raise UsageError(f"--head {head} is for --scenario permuted; --scenario task or domain says it otherwise.")
+    kinds = ["mlp", *(["cnn"] if convolvable(options, shape) else [])] if kind == "auto" else [kind]
+    heads = ["shared", *(["task"] if by_name else [])] if head == "auto" and permuted else [head]
+    return [(kind, head) for kind in kinds for head in heads]
+
+
+def choose_driver(options: Options) -> str:
+    """The driver: where `--driver auto`, 'host' for data that as an array would take half of the memory or more.
+
+    Raises:
+      UsageError: the host driver with seeds side by side.
+    """
+    from cljax import data
+    from cljax.training.host import available_memory
+
+    chosen = options.training.driver
+    if chosen == "auto":
+        memory = available_memory()
+        names = options.data.data if len(options.data.data) == 1 else ()  # several are made one array
+        size = sum(data.decoded_bytes(name, **data_options(options)) for name in names)
+        chosen = "scan" if memory is None or size < memory / 2 else "host"
+    if chosen == "host" and options.training.vectorize == "yes":
+        raise UsageError(
+            f"--vectorize yes needs the data on the device, but they are read from disk as the run goes on "
+            f"(--driver {options.training.driver}). Leave out --vectorize, or give --driver scan where they fit."
+        )
+    return chosen
+
+
+def data_options(options: Options) -> dict[str, Any]:
+    """Where data sets are, and the size of their images."""
+    size = options.data.image_size
+    return {"data_dir": options.data.data_dir, "image_size": (size if len(size) == 2 else size[0]) if size else None}
+
+
+def load_data(options: Options, driver: str) -> Any:
+    """The data set, or several as one; read on demand for the host driver.
+
+    Raises:
+      UsageError: several data sets for the host driver.
+    """
+    from cljax import data
+
+    chosen, common = options.data, data_options(options)
+    if len(chosen.data) == 1:
+        return (data.open if driver == "host" else data.load)(chosen.data[0], **common)
+    if driver == "host":
+        raise UsageError("Several data sets are made one array on the device: give --driver scan, or one data set.")
+    return data.combine([data.load(name, **common) for name in chosen.data], normalize=chosen.normalize)
 
 
 def make_settings(options: Training) -> training.Settings:
@@ -172,32 +278,67 @@ def make_settings(options: Training) -> training.Settings:
     )
 
 
+def make_augment(names: tuple[str, ...], images: Any) -> Callable[..., Any] | None:
+    """The augmentation named, the colours' components being learned from the training images; None for no name.
+
+    Raises:
+      UsageError: examples that are no images, or colours of images without three channels.
+    """
+    from cljax import augmentation
+
+    if not names:
+        return None
+    if images.ndim != 4 or ("colour" in names and images.shape[-1] != 3):
+        needed = "images" if images.ndim != 4 else "images of three channels (colour)"
+        raise UsageError(f"--augment {' '.join(names)} needs {needed}, but the examples have shape {images.shape[1:]}.")
+    makers = {
+        "crop": lambda: augmentation.pad_crop(max(1, round(min(images.shape[1:3]) / 8))),
+        "flip": augmentation.flip,
+        "colour": lambda: augmentation.colour_jitter(some(images)),
+    }
+    return augmentation.compose(*(makers[name]() for name in names))
+
+
+def some(images: Any) -> Any:
+    """The images themselves, or 5,000 evenly spaced of those that are read on demand."""
+    if not hasattr(images, "take") or hasattr(images, "ravel"):
+        return images
+    return images.take(range(0, len(images), -(-len(images) // 5000)))
+
+
 def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
     """A seed's stream."""
     from cljax import streams
 
     chosen = options.data
     common: dict[str, Any] = {"tasks": chosen.tasks, "seed": seed, "validation": chosen.validation}
+    common |= {"share": chosen.share if len(chosen.share) > 1 else chosen.share[0]}
     common |= {"schedule": make_schedule(options)}
     if chosen.scenario == "permuted":
         if chosen.class_order != "fixed":
             raise UsageError("With --scenario permuted every task shows all classes: --class-order has no meaning.")
-        return streams.permuted(dataset, **common)
+        return streams.permuted(dataset, scenario="task" if chosen.head == "task" else "domain", **common)
     order = None if chosen.class_order == "fixed" else chosen.class_order
-    return streams.split(dataset, scenario=chosen.scenario, class_order=order, **common)
+    if chosen.division == "superclass":
+        return streams.by_superclass(dataset, scenario=chosen.scenario, order=order, **common)
+    make: Any = streams.split if len(chosen.data) == 1 else streams.sequence
+    return make(dataset, scenario=chosen.scenario, class_order=order, **common)
 
 
 def make_schedule(options: Options) -> Schedule:
     """The schedule, the same for all seeds.
 
     Raises:
-      UsageError: a random schedule that never visits some task.
+      UsageError: a random schedule that never visits some task, or whose first round is to be longer.
     """
     from cljax import streams
 
-    tasks, epochs = options.data.tasks, options.training.epochs
+    options = settle(options)
+    tasks, epochs, first = options.data.tasks or 0, options.training.epochs, options.training.first_epochs
     if options.data.schedule == "lifelong":
-        return streams.lifelong(tasks, epochs)
+        return streams.lifelong(tasks, [epochs if first is None else first, *[epochs] * (tasks - 1)])
+    if first is not None:
+        raise UsageError("With --schedule multi-task every round has one epoch: --first-epochs has no meaning.")
     schedule = streams.multi_task(tasks, tasks * epochs, seed=seed_numbers(options.training.seeds)[0])
     if missed := sorted(set(range(tasks)) - set(schedule.task.tolist())):
         raise UsageError(f"The {tasks * epochs} random rounds never visit task {missed[0]}. Give more --epochs.")
@@ -217,7 +358,7 @@ def make_network(options: Options, stream: Stream) -> Network:
         return networks.mlp(shape, outputs, hidden=chosen.hidden, **common)
     channels = [block for block in map(_block, chosen.channels) if block]
     side = 2 ** len(channels)
-    if not convolvable(options, stream):
+    if not convolvable(options, shape):
         raise UsageError(
             f"A cnn of {len(channels)} blocks halves its maps {len(channels)} times and needs images of at least "
             f"{side}x{side} pixels, but the examples of {stream.name!r} have shape {shape}. Give fewer --channels, or "
@@ -226,9 +367,8 @@ def make_network(options: Options, stream: Stream) -> Network:
     return networks.cnn(shape, outputs, channels=channels, dense=chosen.hidden, dense_dropout=chosen.dropout, **common)
 
 
-def convolvable(options: Options, stream: Stream) -> bool:
-    """Whether the examples are images large enough for the blocks of `--channels`."""
-    shape = stream.tables.examples.shape[1:]
+def convolvable(options: Options, shape: tuple[int, ...]) -> bool:
+    """Whether examples of this shape are images large enough for the blocks of `--channels`."""
     return len(shape) == 3 and min(shape[:2]) >= 2 ** len(options.network.channels)
 
 
@@ -248,6 +388,8 @@ def make_optimizer(options: Training) -> optax.GradientTransformation:
     """The optimizer at unit rate; the loop multiplies by the learning rate."""
     import optax
 
+    from cljax import transforms
+
     clip = [optax.clip_by_global_norm(options.clip)] if options.clip else []
     if options.optimizer == "adamw":
         return optax.chain(*clip, optax.adamw(1.0, weight_decay=options.weight_decay))
@@ -256,6 +398,7 @@ def make_optimizer(options: Training) -> optax.GradientTransformation:
         "momentum": lambda: optax.sgd(1.0, momentum=0.9),
         "adam": lambda: optax.adam(1.0),
         "rmsprop": lambda: optax.rmsprop(1.0),
+        "rmsprop_tf1": transforms.rmsprop_tf1,
     }
     decay = [optax.add_decayed_weights(options.weight_decay)] if options.weight_decay else []
     return optax.chain(*clip, *decay, makers[options.optimizer]())

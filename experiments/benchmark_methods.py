@@ -1,0 +1,79 @@
+"""A train step of each method beside one of fine-tuning, the same network and data.
+
+    python -m experiments.benchmark_methods
+
+About four minutes on two cores, on an otherwise idle machine. One epoch of a visit to the second of two tasks is timed,
+in turn for fine-tuning and for the method; rows: cljax is seconds a step of the method, reference of fine-tuning.
+Expected: masks (TFM, CLNP, freezing) at most 1.1, LwF at most 1.4, LwM with a pooled head at most 1.45, teachers
+included. DF-CNN is compared to single-task learning, which trains as many leaves of a task's own. Writes
+`experiments/results/methods_benchmark_cpu.json` (or `_gpu`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import statistics
+
+import jax
+import tyro
+
+from cljax import methods, networks
+from experiments.benchmark_tasks import stepper
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The benchmark: width of the MLP, features of the convolutions, batch size, steps an epoch, timed epochs."""
+
+    width: int = 1000
+    channels: tuple[int, ...] = (32, 64)
+    batch_size: int = 128
+    steps: int = 8
+    repeats: int = 11
+    only: tuple[str, ...] = ()
+    out: str = "experiments/results"
+
+
+def cases(config: Config) -> list[tuple[str, object, object]]:
+    """Name, method and the method it is compared to."""
+    mlp = networks.mlp((28, 28, 1), 10, hidden=(config.width, config.width))
+    blocks = tuple((features,) for features in config.channels)
+    cnn = networks.cnn((32, 32, 3), 10, channels=blocks, dense=(64,))
+    pooled = networks.cnn((32, 32, 3), 10, channels=blocks, dense=(), pooled=True)
+    found = []
+    for where, network in (("mlp", mlp), ("cnn", cnn)):
+        for name in ("freezing", "tfm", "clnp", "lwf", "lwf_mc"):
+            found.append((f"{name} {where}", getattr(methods, name)(network), methods.finetune(network)))
+    found.append(("lwm pooled cnn", methods.lwm(pooled), methods.finetune(pooled)))
+    found.append(("lwm cnn", methods.lwm(cnn), methods.finetune(cnn)))
+    found.append(("df_cnn cnn, over single_task", methods.df_cnn(cnn), methods.single_task(cnn)))
+    return [case for case in found if not config.only or case[0].split()[0] in config.only]
+
+
+def main(config: Config) -> None:
+    """Times every case and writes the rows."""
+    rows = []
+    for name, method, reference in cases(config):
+        ours, theirs = (
+            stepper(one, 2, batch_size=config.batch_size, steps=config.steps) for one in (method, reference)
+        )
+        pairs = [(ours(), theirs()) for _ in range(config.repeats)]
+        seconds = [statistics.median(times) for times in zip(*pairs, strict=True)]
+        ratio = statistics.median(mine / other for mine, other in pairs)
+        rows.append({"case": name, "cljax": seconds[0], "reference": seconds[1], "ratio": ratio})
+        print(f"{name:30s} {seconds[0] * 1e3:7.2f} ms, {seconds[1] * 1e3:7.2f} ms: ratio {ratio:.3f}", flush=True)
+    device = jax.devices()[0]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+    result = {"rows": rows, "device": device.device_kind, "versions": versions, "config": dataclasses.asdict(config)}
+    kind = "cpu" if device.platform == "cpu" else "gpu"
+    path = pathlib.Path(config.out) / f"methods_benchmark_{kind}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,235 @@
+"""The central claim of each of the five papers, at small scale on real images.
+
+    python -m experiments.five_papers --data-dir FOLDER
+
+Each case is a `cljax compare` command, run into `runs/five_papers/CASE` unless its finished record is there already;
+FOLDER has MNIST and CIFAR-100 prepared by TFDS. Three hours on two cores; `--only digits cifar100` picks cases. Writes
+`experiments/results/five_papers_CASE.json` and, in `experiments/claims.json`, each claim beside what was found: a
+difference is paired by seed, and counts where its 95% interval leaves out 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tyro
+
+from cljax import metrics, report
+
+ALL = "finetune joint freezing lwf lwm tfm clnp df_cnn"
+DF_CNN_CLASSES = (
+    "4 1 54 9 0 5 6 3 12 8 30 32 62 10 51 20 7 42 17 13 55 67 70 16 53 25 14 43 37 48 72 73 82 28 57 84 18 88 68 58 "
+    "95 91 92 61 83 94 24 97 76 90"
+)
+"""The first five of the ten tasks of ten classes in the paper's code."""
+SMALL = "--channels 16 32 --hidden 64"
+COMMANDS = {
+    "digits": f"--methods {ALL} --seeds 5 --epochs 10 {SMALL}",
+    "permuted_mnist": f"--methods {ALL} --data mnist --scenario permuted --share 0.05 --seeds 3 --epochs 5 {SMALL}",
+    "cifar100": f"--methods {ALL} --data cifar100 --tasks 10 --seeds 3 --epochs 5 {SMALL}",
+    "class_incremental": f"--methods finetune lwf_mc lwm --data cifar100 --tasks 10 --scenario class --seeds 3 "
+    f"--epochs 4 {SMALL}",
+    "clnp_permuted_mnist": "--methods single_task clnp --data mnist --scenario permuted --seeds 3 --epochs 3 "
+    "--hidden 1000 1000 --batch-size 256 --optimizer adam --rate 0.002 --set clnp.margin=0.0005 clnp.l1=1e-5",
+    "df_cnn_cifar100": f"--methods single_task df_cnn --data cifar100 --tasks 5 --class-order {DF_CNN_CLASSES} "
+    "--share 0.0378 --seeds 3 --epochs 80 --curves-every 4 --channels 16,16 32,32 --hidden 64 --batch-size 10 "
+    "--optimizer rmsprop_tf1 --rate 0.001 --clip 0",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Where data, runs and results are, and which cases are done; a case with no record yet is otherwise run."""
+
+    data_dir: str | None = None
+    runs: str = "runs/five_papers"
+    out: str = "experiments"
+    only: tuple[str, ...] = ()
+    run: bool = True
+    """Whether missing records are made; if not, only those there are summarised."""
+
+
+Runs = dict[str, dict[str, Any]]
+
+
+def accuracy(run: dict[str, Any]) -> np.ndarray:
+    """`[S, T, T]`, fractions."""
+    return np.asarray(run["accuracy"], np.float64)
+
+
+def average(run: dict[str, Any]) -> np.ndarray:
+    """The average accuracy in the end, a number a seed."""
+    return accuracy(run)[:, -1].mean(axis=-1)
+
+
+def later(run: dict[str, Any]) -> np.ndarray:
+    """Mean accuracy on each task but the first, just after it was learned."""
+    return np.diagonal(accuracy(run), axis1=1, axis2=2)[:, 1:].mean(axis=-1)
+
+
+def kept(run: dict[str, Any]) -> np.ndarray:
+    """Minus the mean forgetting of old tasks."""
+    return -np.asarray(metrics.forgetting(np.asarray(run["accuracy"], np.float32)), np.float64)
+
+
+def learned(run: dict[str, Any]) -> np.ndarray:
+    """Mean accuracy on each task just after it was learned."""
+    return np.diagonal(accuracy(run), axis1=1, axis2=2).mean(axis=-1)
+
+
+def _curves(run: dict[str, Any], metric: Callable) -> np.ndarray:
+    points = np.asarray(run["curve_epochs"])
+    starts = np.searchsorted(points[:, 0], np.arange(points[:, 0].max() + 1))
+    values = [np.mean(metric(np.asarray(seed, np.float32), starts)) for seed in run["curves"]]
+    return np.asarray(values, np.float64)
+
+
+def peak(run: dict[str, Any]) -> np.ndarray:
+    """Mean over tasks of the best accuracy in the task's own phase."""
+    return _curves(run, metrics.peak_accuracy)
+
+
+def speed(run: dict[str, Any]) -> np.ndarray:
+    """Minus the mean number of evaluations until 98% of the peak."""
+    return -_curves(run, metrics.epochs_to_converge)
+
+
+def margin(wanted: Callable, method: str, reference: str, *, at_least: float = 0.0) -> Callable:
+    """A claim that `wanted` of the method is above the reference's (by `at_least`), with the numbers that decide."""
+
+    def decide(runs: Runs) -> tuple[str, str]:
+        mine, other = wanted(runs[method]), wanted(runs[reference])
+        found = metrics.paired_difference(mine, other)
+        mean, half = float(found.mean), float(found.half_width)
+        clear = "reproduced" if mean - half > at_least else "not reproduced"
+        scale, unit = (100, "points") if wanted is not speed else (1, "evaluations fewer")
+        apart = "" if abs(mean - at_least) > half else ", not apart beyond the interval"
+        text = f"{method} {scale * mine.mean():.1f}, {reference} {scale * other.mean():.1f}: {scale * mean:+.1f} "
+        return f"{text}±{scale * half:.1f} {unit}{apart}", clear
+
+    return decide
+
+
+def forgets_nothing(method: str) -> Callable:
+    """A claim that no bit of an old task's logits changed, in any seed."""
+
+    def decide(runs: Runs) -> tuple[str, str]:
+        true = runs[method]["forgets_nothing"]
+        return (
+            "every bit of old logits kept" if true else "logits changed"
+        ), "reproduced" if true else "not reproduced"
+
+    return decide
+
+
+LWF, LWM, TFM = "Li and Hoiem 2016, table 1", "Dhar et al. 2019, figure 5", "Masana et al. 2021, tables 3 and 5"
+CLNP, DF_CNN = "Golkar et al. 2019, table 1 and figure 4", "Lee et al. 2019, table 3"
+CLAIMS: list[tuple[str, str, str, str, Callable]] = [
+    (LWF, "LwF forgets less than fine-tuning", "1.0 to 9.1 points", case, margin(kept, "lwf", "finetune"))
+    for case in ("digits", "permuted_mnist", "cifar100")
+]
+CLAIMS += [
+    (
+        LWM,
+        "LwM is above LwF-MC, class-incremental",
+        "in a figure",
+        "class_incremental",
+        margin(average, "lwm", "lwf_mc"),
+    ),
+    (
+        LWM,
+        "LwM is above fine-tuning",
+        "in table 4, 11 to 41 points",
+        "class_incremental",
+        margin(average, "lwm", "finetune"),
+    ),
+]
+for case in ("digits", "permuted_mnist", "cifar100"):
+    for source, method in ((TFM, "tfm"), (CLNP, "clnp")):
+        CLAIMS += [
+            (source, f"{method} forgets nothing", "0.0 forgetting", case, forgets_nothing(method)),
+            (source, f"{method} learns later tasks better than freezing", "TFM: 6 to 14 points in the average", case,
+             margin(later, method, "freezing")),
+        ]  # fmt: skip
+CLAIMS += [
+    (CLNP, "CLNP's permuted MNIST is within 0.5 points of single-task learning", "98.42 to 98.48",
+     "clnp_permuted_mnist", margin(average, "clnp", "single_task", at_least=-0.005)),
+    (DF_CNN, "DF-CNN's peak is above single-task learning's", "37.2 to 31.2", "df_cnn_cifar100",
+     margin(peak, "df_cnn", "single_task")),
+    (DF_CNN, "DF-CNN converges in fewer epochs than single-task learning", "in a figure", "df_cnn_cifar100",
+     margin(speed, "df_cnn", "single_task")),
+]  # fmt: skip
+
+
+def summary(name: str, command: str, record: dict[str, Any]) -> dict[str, Any]:
+    """A case's numbers, in percent."""
+    runs = record["runs"]
+    tables = {run["method"]: report.summarise(run) for run in runs}
+    found = {
+        metric: {method: metrics.mean_and_interval(values[metric]) for method, values in tables.items()}
+        for metric in next(iter(tables.values()))
+    }
+    found["later_tasks"] = {run["method"]: metrics.mean_and_interval(later(run)) for run in runs}
+    if runs[0]["curves"]:
+        found["peak_accuracy"] = {run["method"]: metrics.mean_and_interval(peak(run)) for run in runs}
+    numbers = {}
+    for metric, by_method in found.items():
+        for part, field in (("mean", "mean"), ("ci95", "half_width")):
+            values = {method: round(100 * float(getattr(one, field)), 2) for method, one in by_method.items()}
+            numbers[f"{metric}_{part}"] = values
+    return {
+        "experiment": f"five_papers/{name}",
+        "published": sorted({f"{claim}: {value}" for _, claim, value, case, _ in CLAIMS if case == name}),
+        **numbers,
+        "forgets_nothing": {run["method"]: run["forgets_nothing"] for run in runs},
+        "seeds": runs[0]["seeds"],
+        "device": runs[0]["device"],
+        "form": "reduced",
+        "command": command,
+        "versions": runs[0]["versions"],
+    }
+
+
+def main(config: Config) -> None:
+    """Runs the cases that have no record yet, writes the results and the claims."""
+    out, claims = pathlib.Path(config.out), []
+    for name, arguments in COMMANDS.items():
+        if config.only and name not in config.only:
+            continue
+        folder, command = pathlib.Path(config.runs) / name, f"cljax compare {arguments}"
+        if not (folder / "record.json").exists() or not report.read(folder).get("complete"):
+            if not config.run:
+                continue
+            words = [*shlex.split(arguments), "--out", str(folder)]
+            words += ["--data-dir", config.data_dir] if config.data_dir and "--data " in arguments else []
+            call = "import sys; from cljax.cli import main; sys.exit(main(sys.argv[1:]))"
+            subprocess.run([sys.executable, "-c", call, "compare", *words], check=True)
+        record = report.read(folder)
+        path = out / "results" / f"five_papers_{name}.json"
+        path.write_text(json.dumps(report.plain(summary(name, command, record)), indent=1) + "\n")
+        runs = {run["method"]: run for run in record["runs"]}
+        for source, claim, published, case, decide in CLAIMS:
+            if case == name:
+                text, verdict = decide(runs)
+                print(f"{verdict:15s} {claim} ({case}): {text}")
+                what = f"{claim} ({case.replace('_', ' ')})"
+                claims.append(
+                    {"source": source, "claim": what, "published": published, "found": text, "verdict": verdict}
+                )
+    path = out / "claims.json"
+    done = {claim["claim"] for claim in claims}
+    old = json.loads(path.read_text())["claims"] if path.exists() else []
+    everything = [claim for claim in old if claim["claim"] not in done] + claims
+    path.write_text(json.dumps({"claims": everything}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,136 @@
+"""A sweep: one number's values through the same programs, its table, its plot, and the command."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from cljax import cli, methods, report, training
+from cljax.cli.options import Sweep
+from cljax.cli.setup import UsageError
+from cljax.cli.sweep import Curve, curves
+from cljax.training.driver import drive
+from tests import conformance
+
+MOMENTUM = optax.sgd(1.0, momentum=0.9)
+SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=64)
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return conformance.stream(epochs=2)
+
+
+@pytest.mark.parametrize("vectorize", [False, 2])
+def test_values_and_seeds_share_one_program_and_are_what_they_are_alone(stream, vectorize):
+    network = conformance.network(conformance.TABLE["lwf"]._replace(dropout=0.0, normalization=None), stream)
+    other = conformance.stream(seed=1, epochs=2)
+    seeds = [(0, stream), (1, other)]
+    grid = [{"strength": value, "rate": rate} for value, rate in ((0.0, 0.05), (3.0, 0.02)) for _ in seeds]
+    method = methods.lwf(network)
+    together = drive(method, MOMENTUM, seeds * 2, SETTINGS, hypers=grid, vectorize=vectorize)
+    assert together.traces == 1
+    for place, (strength, rate) in enumerate(((0.0, 0.05), (3.0, 0.02))):
+        alone = methods.lwf(network, strength=strength)
+        expected = drive(alone, MOMENTUM, [(0, stream)], SETTINGS._replace(rate=rate))
+        found = together.learners[2 * place]
+        assert float(found.hyper["strength"]) == strength
+        for mine, theirs in zip(
+            jax.tree.leaves(found.params), jax.tree.leaves(expected.learners[0].params), strict=True
+        ):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(together.epochs.loss[2 * place], expected.epochs.loss[0], rtol=1e-4)
+    assert not np.allclose(together.learners[0].params["head"]["kernel"], together.learners[2].params["head"]["kernel"])
+
+
+def test_numbers_that_do_not_fit_are_refused(stream):
+    method = methods.lwf(conformance.network(conformance.TABLE["lwf"], stream))
+    with pytest.raises(ValueError, match=r"lwf has no hyper-parameter 'growth'.*rate, strength, temperature"):
+        drive(method, MOMENTUM, [(0, stream)], SETTINGS, hypers=[{"growth": 1.0}])
+    for hypers in ([], [{"rate": 1.0}, {"strength": 1.0}]):
+        with pytest.raises(ValueError, match="2 mappings of the same names"):
+            drive(method, MOMENTUM, [(0, stream), (1, stream)], SETTINGS, hypers=hypers)
+    with pytest.raises(ValueError, match="3 seeds cannot run 2 at a time"):
+        drive(method, MOMENTUM, [(seed, stream) for seed in range(3)], SETTINGS, vectorize=2)
+
+
+def test_the_words_of_the_command():
+    found = curves(Sweep("lwf", "strength", (0.1, 1.0), vs=("tfm.growth=0.1,0.3", "finetune")))
+    assert found == [
+        Curve("lwf", "strength", (0.1, 1.0)),
+        Curve("tfm", "growth", (0.1, 0.3)),
+        Curve("finetune", None, ()),
+    ]
+    assert [curve.name for curve in found] == ["lwf.strength", "tfm.growth", "finetune"]
+    for vs, words in (
+        (("lwf.strength=2",), "lwf.strength is swept more than once"),
+        (("lwm.beta",), "--vs takes METHOD or METHOD.NAME=VALUE,VALUE..., such as lwm.beta=0.1,1,10; not 'lwm.beta'"),
+        (("lwm.beta=a",), "not 'lwm.beta=a'"),
+        (("lwmm",), "There is no method 'lwmm'. Did you mean 'lwm'"),
+        (("lwm.beta=1,1",), "lwm.beta needs one value or more, each once, not '1.0 1.0'"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(words)):
+            curves(Sweep("lwf", "strength", (0.1,), vs=vs))
+
+
+def made(curve, value, accuracy):
+    return {
+        "method": curve.split(".")[0],
+        "data": "digits",
+        "scenario": "task",
+        "seeds": list(range(len(accuracy))),
+        "accuracy": accuracy,
+        "facts": [{"kind": "split"}],
+        "compile_seconds": 1.0,
+        "sweep": {"curve": curve, "parameter": None, "value": value},
+    }
+
+
+RUNS = [
+    made("lwf.strength", 10.0, [[[0.9, 0.1, 0.1], [0.8, 0.6, 0.1], [0.8, 0.6, 0.5]]]),
+    made("lwf.strength", 1.0, [[[0.9, 0.1, 0.1], [0.7, 0.8, 0.1], [0.6, 0.4, 0.7]]]),
+    made("finetune", None, [[[0.9, 0.1, 0.1], [0.5, 1.0, 0.1], [0.1, 0.3, 0.9]]]),
+]
+
+
+def test_the_table_by_hand():
+    assert report.sweep.sweep_rows(RUNS) == [
+        ["lwf.strength", "10", "63.3", "70.0", "55.0", "5.0"],
+        ["lwf.strength", "1", "56.7", "50.0", "75.0", "35.0"],
+        ["finetune", "-", "43.3", "20.0", "95.0", "75.0"],
+    ]
+
+
+def test_the_plot_has_a_line_a_curve_in_order_of_its_values():
+    ax = report.stability_plasticity(RUNS)
+    lines = {line.get_label(): line.get_xydata() for line in ax.get_lines() if not line.get_label().startswith("_")}
+    np.testing.assert_allclose(lines["lwf.strength"], [[50, 75], [70, 55]])
+    np.testing.assert_allclose(lines["finetune"], [[20, 95]])
+    assert {text.get_text() for text in ax.texts} == {"1", "10"}
+
+
+def test_the_command_writes_record_table_and_plot(tmp_path, capsys):
+    out = tmp_path / "run"
+    small = ["--seeds", "2", "--epochs", "1", "--tasks", "2", "--hidden", "8", "--share", "0.2", "--no-cache"]
+    words = ["sweep", "finetune", "rate", "0.01", "0.1", "--vs", "freezing", *small, "--out", str(out), "--quiet"]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "finetune.rate   0.01" in " ".join(printed.split()).replace("finetune.rate 0.01", "finetune.rate   0.01")
+    record = json.loads((out / "record.json").read_text())
+    assert record["complete"]
+    assert [run["label"] for run in record["runs"]] == ["finetune.rate=0.01", "finetune.rate=0.1", "freezing"]
+    assert record["runs"][0]["accuracy"] != record["runs"][1]["accuracy"]
+    assert [len(run["accuracy"]) for run in record["runs"]] == [2, 2, 2]
+    assert (out / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+    assert (out / "sweep.md").read_text().count("\n| ") == 5
+    assert [run["label"] for section in report.gather([out]) for run in section.runs] == [
+        "finetune.rate=0.01",
+        "finetune.rate=0.1",
+        "freezing",
+    ]
+    assert cli.main(["sweep", "finetune", "strength", "1", *small, "--out", str(tmp_path / "other")]) == 2
+    assert "finetune has no hyper-parameter 'strength'" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "other").exists()
