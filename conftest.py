@@ -1,14 +1,23 @@
 """Strictness for every test and doctest: no silent promotion of dtypes or ranks.
 
 Tests compile hundreds of small programs and run each for an instant, so the compiler's backend optimises less here,
-which halves the suite; set `XLA_FLAGS` yourself (empty, for example) to test with full optimisation.
+which halves the suite; set `XLA_FLAGS` yourself (empty, for example) to test with full optimisation. Compiled programs
+are kept in `.pytest_cache`, for the other workers and the next time.
 """
 
 import os
+import pathlib
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 
+from cljax.cli.process import processor
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+compiled = pathlib.Path(__file__).parent / ".pytest_cache" / "compiled" / processor()
+jax.config.update("jax_compilation_cache_dir", str(compiled))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cljax import ownership as ownership
     from cljax import report as report
     from cljax import rows as rows
+    from cljax import safetensors as safetensors
+    from cljax import sharing as sharing
     from cljax import streams as streams
     from cljax import training as training
     from cljax import transforms as transforms
@@ -49,6 +51,8 @@ __all__ = [
     "ownership",
     "report",
     "rows",
+    "safetensors",
+    "sharing",
     "streams",
     "training",
     "transforms",

@@ -132,7 +132,7 @@ def colour_components(images: Any) -> tuple[np.ndarray, np.ndarray]:
     uint8 is scaled to [0, 1]. Of each eigenvector, the largest component is positive.
 
     Args:
-      images: `[n, H, W, 3]` uint8 or float32, or `data.Images`.
+      images: `[n, H, W, 3]` uint8 or float32, or `data.Images`, of which at most 100,000, evenly spaced, are read.
 
     Raises:
       ValueError: another shape.

@@ -7,30 +7,28 @@ checkpoint, so a process may be killed at any moment. Nothing is pickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import folders
+from cljax import folders, safetensors
 from cljax.rows import path_name
 from cljax.types import Tree
 
 TREE, MANIFEST, REFUSED = "tree", "manifest.json", ".refused"
 KEPT = 2
-SAFETENSORS = {
-    f"{name}{8 * size}": np.dtype(f"<{kind}{size}")
-    for name, kind, sizes in (("I", "i", (1, 2, 4, 8)), ("U", "u", (1, 2, 4, 8)), ("F", "f", (2, 4, 8)))
-    for size in sizes
-} | {"BOOL": np.dtype(np.bool_), "BF16": np.dtype(jnp.bfloat16)}
 
 
 class Saving(NamedTuple):
@@ -108,23 +106,24 @@ def save(folder: str | os.PathLike, tree: Tree, notes: dict[str, Any] | None = N
     for name, leaf in leaves.items():
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise ValueError(f"The leaf '{name}' is a PRNG key, which is not saved; save jax.random.key_data of it.")
-    first = jax.process_index() == 0
-    if first:
-        for entry in _numbered(series):
-            if not (entry / MANIFEST).exists():
-                shutil.rmtree(entry)
-    _wait("cleared")
-    path = series / f"{_last_number(series) + 1:08d}"
-    _wait("numbered")
-    stored = {name: leaf if _is_global(leaf) else np.asarray(leaf) for name, leaf in leaves.items() if leaf.size}
-    _checkpointer().save(path / TREE, args=_orbax().args.StandardSave(_nest(stored)))
-    if first:
-        shapes = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()}
-        manifest = {"format": 1, "notes": notes or {}, "leaves": shapes, "files": _digests(path / TREE)}
-        folders.write_json(path / MANIFEST, manifest)
-        for older in _numbered(series)[:-KEPT]:
-            shutil.rmtree(older)
-    _wait("saved")
+    with _undisturbed():
+        first = jax.process_index() == 0
+        if first:
+            for entry in _numbered(series):
+                if not (entry / MANIFEST).exists():
+                    shutil.rmtree(entry)
+        _wait("cleared")
+        path = series / f"{_last_number(series) + 1:08d}"
+        _wait("numbered")
+        stored = {name: leaf if _is_global(leaf) else np.asarray(leaf) for name, leaf in leaves.items() if leaf.size}
+        _checkpointer().save(path / TREE, args=_orbax().args.StandardSave(_nest(stored)))
+        if first:
+            shapes = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()}
+            manifest = {"format": 1, "notes": notes or {}, "leaves": shapes, "files": _digests(path / TREE)}
+            folders.write_json(path / MANIFEST, manifest)
+            for older in _numbered(series)[:-KEPT]:
+                shutil.rmtree(older)
+        _wait("saved")
     return path
 
 
@@ -183,7 +182,7 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not place.exists():
         raise ValueError(f"There is no file or folder {place} to load parameters from.")
     try:
-        leaves = _safetensors(place) if place.is_file() else _load_folder(place)
+        leaves = safetensors.read(place) if place.is_file() else _load_folder(place)
     except Exception as error:  # whatever the readers say of a file that is none of theirs
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
@@ -204,6 +203,22 @@ def _orbax() -> Any:
 
 def _checkpointer() -> Any:
     return _orbax().Checkpointer(_orbax().StandardCheckpointHandler())
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Holds Ctrl-C back: Orbax's threads would go on without this one, and complain as the process ends."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    waiting: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:
@@ -327,22 +342,3 @@ def _load_folder(place: pathlib.Path) -> dict[str, np.ndarray]:
         numpy = jax.tree.map(lambda _: orbax.RestoreArgs(restore_type=np.ndarray), metadata)
         tree = checkpointer.restore(place, args=orbax.args.PyTreeRestore(restore_args=numpy))
     return {name: np.asarray(leaf) for name, leaf in _leaves(tree).items()}
-
-
-def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file: a header's length in 8 bytes, the header as JSON, the raw data."""
-    content = file.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > len(content) - 8:
-        raise ValueError("it is no safetensors file, or truncated")
-    header = json.loads(content[8 : 8 + length])
-    found = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] not in SAFETENSORS:
-            raise ValueError(f"its tensor {name} is of the type {entry['dtype']}, which is not among those known")
-        begin, end = (8 + length + offset for offset in entry["data_offsets"])
-        values = np.frombuffer(content[begin:end], SAFETENSORS[entry["dtype"]])
-        found[name.replace(".", "/")] = values.reshape(entry["shape"])
-    return found

@@ -1,7 +1,7 @@
 """Run folders: one run's configuration and record, locked while it is written, never overwritten by accident.
 
-A run folder holds `config.json`, `record.json`, perhaps `checkpoints` and `learners`, and the lock `.lock`, which the
-operating system releases when the process ends, however it ends. Nothing here is heavy to import.
+A run folder holds `config.json`, `record.json`, perhaps `checkpoints`, `learners` and `tensorboard`, and the lock
+`.lock`, which the operating system releases when the process ends, however it ends. Nothing here is heavy to import.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 CONFIG, RECORD, LOCK = "config.json", "record.json", ".lock"
-CHECKPOINTS, LEARNERS = "checkpoints", "learners"
+CHECKPOINTS, LEARNERS, TENSORBOARD = "checkpoints", "learners", "tensorboard"
 
 
 class FolderError(ValueError):
@@ -43,9 +43,14 @@ class RunFolder:
         if self.record is None:
             (self.path / RECORD).unlink(missing_ok=True)
         if self._anew:
-            for name in (CHECKPOINTS, LEARNERS):
+            for name in (CHECKPOINTS, LEARNERS, TENSORBOARD):
                 shutil.rmtree(self.path / name, ignore_errors=True)
         write_json(self.path / CONFIG, self._config)
+
+    @property
+    def tensorboard(self) -> pathlib.Path:
+        """The folder of event files."""
+        return self.path / TENSORBOARD
 
     def checkpoints(self, method: str) -> pathlib.Path:
         """The folder of a method's checkpoints."""
@@ -91,7 +96,7 @@ def claim(path: str | os.PathLike, config: dict[str, Any], *, overwrite: bool = 
       ['.lock', 'config.json']
     """
     path = pathlib.Path(path).expanduser()
-    made = not path.exists()
+    made = [place for place in (path, *path.parents) if not place.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644) if made or _is_ours(path) else None
@@ -118,7 +123,9 @@ def claim(path: str | os.PathLike, config: dict[str, Any], *, overwrite: bool = 
     finally:
         if made and [entry.name for entry in path.iterdir()] == [LOCK]:
             (path / LOCK).unlink()
-            path.rmdir()
+            with contextlib.suppress(OSError):  # another run is beside it
+                for place in made:
+                    place.rmdir()
         os.close(lock)
 
 

@@ -10,6 +10,14 @@ from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 DEFAULT_METHODS = ("finetune", "freezing", "joint", "single_task", "hard_sharing")
 
 
+class UsageError(ValueError):
+    """Something the user asked for cannot be; the message names the thing and the cure."""
+
+
+class RunError(RuntimeError):
+    """A run that has begun cannot go on; the message names the cause and the cure."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """What is learned, and in which order."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
-from cljax.cli.options import Options, Sweep, configuration, settle
+from cljax.cli.options import Options, Sweep, UsageError, configuration
+from cljax.cli.parameters import unknown
+from cljax.cli.running import Drive, begin, claim, drive_each, finish, make_record, take_up
+from cljax.cli.setup import Job, constructors
 
 if TYPE_CHECKING:
-    from cljax.cli.setup import Job
     from cljax.folders import RunFolder
     from cljax.training.driver import Outcome
 
@@ -41,8 +41,6 @@ def curves(command: Sweep) -> list[Curve]:
       >>> curves(Sweep('lwf', 'strength', (0.1, 1.0), vs=('lwm.beta=1,2', 'finetune')))[1:]
       [Curve(method='lwm', parameter='beta', values=(1.0, 2.0)), Curve(method='finetune', parameter=None, values=())]
     """
-    from cljax.cli.setup import UsageError, constructors, unknown
-
     found = [Curve(command.method, command.parameter, tuple(command.values))]
     for words in command.vs:
         key, equals, listed = words.partition("=")
@@ -71,28 +69,25 @@ def curves(command: Sweep) -> list[Curve]:
 
 def sweep(command: Sweep, errors: Console) -> int:
     """Drives every curve, writes the record after each, prints the table and draws the plot."""
-    from cljax import folders, training
-    from cljax.cli import run_path, set_xla_flags, use_compilation_cache
-    from cljax.cli.setup import UsageError, check_values, prepare
-
-    wanted, options = curves(command), settle(command.options)
-    check_values(options)
-    set_xla_flags()
-    if options.output.cache:
-        use_compilation_cache()
+    options = begin(command.options)
+    for name in ("tensorboard", "keep_learners"):
+        if getattr(options.output, name):
+            raise UsageError(f"--{name.replace('_', '-')} is for `cljax run` and `cljax compare`: leave it out here.")
+    if options.data.tasks == 1:
+        raise UsageError("--tasks is 1, but stability and plasticity, which a sweep shows, need at least 2.")
+    wanted = curves(command)
     names = tuple(dict.fromkeys(curve.method for curve in wanted))
     config = {**configuration(names, options), "sweep": [[curve.name, list(curve.values)] for curve in wanted]}
-    path = run_path(options, config)
-    with folders.claim(path, config, overwrite=options.output.overwrite) as folder:
-        try:
-            job = prepare(names, options, by_name=True)
-            for curve in wanted:
-                if curve.parameter:
-                    grid = [{curve.parameter: value} for value in curve.values]
-                    training.check_hypers(job.methods[curve.method], grid, grid)
-        except (ValueError, TypeError, OSError) as error:
-            raise UsageError(str(error)) from error
-        folder.start()
+
+    def check(job: Job) -> None:
+        from cljax import training
+
+        for curve in wanted:
+            if curve.parameter:
+                grid = [{curve.parameter: value} for value in curve.values]
+                training.check_hypers(job.methods[curve.method], grid, grid)
+
+    with claim(names, options, config, by_name=True, check=check) as (folder, job):
         return drive_curves(wanted, job, folder, options, config, errors)
 
 
@@ -100,54 +95,35 @@ def drive_curves(
     wanted: Sequence[Curve], job: Job, folder: RunFolder, options: Options, config: dict[str, Any], errors: Console
 ) -> int:
     """Drives each curve that the folder's record does not have yet."""
-    from cljax import checkpoints, report
-    from cljax.cli import complain
-    from cljax.cli.progress import Reporter
-    from cljax.training import NonFiniteLoss
-    from cljax.training.driver import drive
+    from cljax import report
 
-    runs = list((folder.record or {"runs": []})["runs"])
+    count, todo = len(job.seeds), []
+    runs = take_up(folder, "label", options, errors)
     finished = {run["sweep"]["curve"] for run in runs}
-    todo = [curve for curve in wanted if curve.name not in finished]
-    with Reporter(errors, len(todo), options.data.tasks or 0, quiet=options.output.quiet) as reporter:
-        for curve in todo:
-            reporter.method(curve.name)
-            method, values = job.methods[curve.method], curve.values or (None,)
-            seeds = [pair for _ in values for pair in job.seeds]
-            given = curve.parameter and [{curve.parameter: value} for value in curve.values for _ in job.seeds]
-            saving = checkpoints.Saving(folder.checkpoints(curve.name), options.output.checkpoint_seconds)
-            try:
-                outcome = drive(
-                    method,
-                    job.optimizer,
-                    seeds,
-                    job.settings,
-                    hypers=given or None,
-                    vectorize=side_by_side(job, len(seeds)),
-                    report=reporter.event,
-                    checkpoints=saving,
-                    programs_of=job.programs_of,
-                )
-            except NonFiniteLoss as error:
-                return complain(errors, error, 1)
-            for place, value in enumerate(values):
-                part = members(outcome, slice(place * len(job.seeds), (place + 1) * len(job.seeds)))
-                run = report.run_record(method, job.seeds, part, network=job.network, config=config)
-                run["parameters"] = report.plain({**job.parameters[curve.method]})
-                run["sweep"] = {"curve": curve.name, "parameter": curve.parameter, "value": value}
-                run["label"] = curve.name if value is None else f"{curve.name}={value:g}"
-                runs.append(run)
-            folder.save({"format": 1, "complete": False, "left_out": {}, "runs": runs})
-            folder.forget(curve.name)
+    for curve in wanted:
+        if curve.name not in finished:
+            given = [{curve.parameter: value} for value in curve.values for _ in job.seeds if curve.parameter]
+            seeds = job.seeds * max(1, len(curve.values))
+            todo.append(
+                Drive(curve.name, job.methods[curve.method], seeds, given or None, side_by_side(job, len(seeds)))
+            )
+    named = {curve.name: curve for curve in wanted}
+    for one, outcome in drive_each(todo, job, folder, options, errors):
+        curve = named[one.name]
+        for place, value in enumerate(curve.values or (None,)):
+            part = members(outcome, slice(place * count, (place + 1) * count))
+            run = report.run_record(one.method, job.seeds, part, network=job.network, config=config)
+            run["parameters"] = report.plain(job.parameters[curve.method])
+            run["sweep"] = {"curve": curve.name, "parameter": curve.parameter, "value": value}
+            run["label"] = curve.name if value is None else f"{curve.name}={value:g}"
+            runs.append(run)
+        folder.save(make_record(runs, job))
     order = [curve.name for curve in wanted]
     runs.sort(key=lambda run: order.index(run["sweep"]["curve"]))
-    folder.save({"format": 1, "complete": True, "left_out": {}, "runs": runs})
+    folder.save(make_record(runs, job, complete=True))
     words, picture = report.write_sweep(runs, folder.path)
-    output = Console() if sys.stdout.isatty() else Console(width=100)
-    output.print(report.sweep_table(runs))
-    for what, written in (("Record", folder.path / "record.json"), ("Table", words), ("Plot", picture)):
-        output.print(f"{what}: {written}", highlight=False, soft_wrap=True)
-    output.print(f"Report: cljax report {shlex.quote(str(folder.path))}", highlight=False, soft_wrap=True)
+    written = {"Record": folder.path / "record.json", "Table": words, "Plot": picture}
+    finish(report.sweep_table(runs), written, folder)
     return 0
 
 
@@ -174,15 +150,17 @@ def side_by_side(job: Job, count: int) -> bool | int:
 
 
 def members(outcome: Outcome, part: slice) -> Outcome:
-    """The outcome of some of the seeds."""
+    """The outcome of some of the seeds, with their share of the compilation."""
     import jax
 
     cut = lambda leaf: leaf[part]
+    share = (part.stop - part.start) / len(outcome.learners)
     return outcome._replace(
         learners=outcome.learners[part],
         evaluation=jax.tree.map(cut, outcome.evaluation),
         epochs=jax.tree.map(cut, outcome.epochs),
         curves=outcome.curves[part],
         seconds=outcome.seconds[part],
+        compile_seconds=outcome.compile_seconds * share,
         share_waiting=None if outcome.share_waiting is None else outcome.share_waiting[part],
     )

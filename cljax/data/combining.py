@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cljax.data.dataset import Dataset
 from cljax.data.images import Size, height_and_width, resize, with_channels
-from cljax.data.sources import Dataset
 from cljax.data.statistics import channel_statistics
 from cljax.data.streaming import Images
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
-import tempfile
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cljax.data.images import Size, as_array, height_and_width
+from cljax.data.keeping import keep
 
 TEST_SHARE = 0.2
 """The part of each class that is the test part of a folder that has none."""
@@ -131,23 +132,10 @@ def decode(folder: Folder, cache: pathlib.Path) -> np.ndarray:
     decoded = np.empty((len(images), *images.shape), np.uint8)
     for row in range(len(images)):
         decoded[row] = images[row]
-    _keep(place, decoded)
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    keep(place, lambda file: np.save(file, decoded, allow_pickle=False))
     return decoded
-
-
-def _keep(place: pathlib.Path, decoded: np.ndarray) -> None:
-    """Writes an array, atomically, or leaves it."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=".draft-", dir=place.parent)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, decoded, allow_pickle=False)
-        os.replace(draft, place)
-    except OSError:
-        pathlib.Path(draft).unlink(missing_ok=True)
 
 
 def _classes(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:

@@ -56,7 +56,7 @@ def clnp(
     Multi-head or single-head is up to the network. With a shared head (`per_task=()`), a task sees only its own units
     of the last hidden layer, and the head's bias is fixed, as it would be shared. Where a layer has no free units left,
     a task with its own head learns by transfer; with a shared head, and the last layer spent, it cannot learn: see
-    `diagnostics`.
+    `cljax.sharing.diagnostics`.
 
     Args:
       network: with gates; batch normalisation with `frozen` flags, as in those of `cljax.networks`, may be shared.
@@ -129,9 +129,7 @@ def clnp(
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         shown = show(learner, learner.method_state.owner, clock.task, clock.newest)
         value, (collections, found) = base.loss(params, learner._replace(collections=shown), clock, batch, key)
-        if (
-            key is None
-        ):  # in training adjust_gradients has the penalty's gradient, without another pass over the weights
+        if key is None:  # in training adjust_gradients has the penalty's gradient, for one pass over the weights less
             mask = trained(params, learner, clock)
             weigh = lambda path, leaf, free: strength(path, learner, leaf) * free.astype(leaf.dtype)
             value += losses.l1_sparsity(params, rows.map_leaves(weigh, params, mask))
@@ -222,47 +220,6 @@ def _prune(
     within = (correct >= correct[0] - learner.hyper["margin"] * examples - 1e-3) & (examples > 0)
     chosen = jnp.max(jnp.where(within, jnp.arange(len(multiples)), 0))
     return pruned(tried[chosen]), correct[0] / examples
-
-
-class Diagnostics(NamedTuple):
-    """Parts of each layer's units, `{gate: [T]}` float32 in [0, 1], one number after each task.
-
-    Attributes:
-      used: owned by this task or an earlier one.
-      newly_used: made by this task.
-      reused: made by earlier tasks and feeding this one; see `ownership.reused`.
-      free: owned by none of them; 0 where the layer is spent, so that later tasks can only transfer there.
-    """
-
-    used: ownership.Owner
-    newly_used: ownership.Owner
-    reused: ownership.Owner
-    free: ownership.Owner
-
-
-def diagnostics(network: Network, learner: Learner, *, threshold: float = 0.0) -> Diagnostics:
-    """How tasks shared out the units of each layer, and what they reuse.
-
-    Args:
-      network: the method's.
-      learner: of `clnp` (or `tfm`), at rest.
-      threshold: the absolute value that a weight must exceed to count as reuse.
-
-    Returns:
-      `Diagnostics`.
-
-    Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, section 2.1 and figure 3.
-    """
-    layout, owner = ownership.layout("diagnostics", network), learner.method_state.owner
-
-    def one(task: Array) -> Diagnostics:
-        params = rows.take_row(learner.params, task, learner.rows)
-        found = ownership.reused(params, layout.wires, owner, task, threshold=threshold)
-        parts = jax.tree.map(lambda leaf: jnp.mean(leaf, dtype=jnp.float32), found)
-        used, newly_used, free = metrics.capacity(owner, task)
-        return Diagnostics(used, newly_used, parts, free)
-
-    return jax.vmap(one)(jnp.arange(len(learner.classes), dtype=jnp.int32))
 
 
 def _layout(network: Network) -> ownership.Layout:

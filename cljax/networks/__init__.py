@@ -1,6 +1,7 @@
 """Networks: pure functions over plain dicts of arrays, made with Flax. The only folder that knows Flax."""
 
 from cljax.networks.adaptors import from_linen as from_linen
+from cljax.networks.alexnet import alexnet as alexnet
 from cljax.networks.bake import bake as bake
 from cljax.networks.cnn import Pool as Pool
 from cljax.networks.cnn import clnp_cnn as clnp_cnn
@@ -17,3 +18,4 @@ from cljax.networks.linen import make_network as make_network
 from cljax.networks.linen import standardize as standardize
 from cljax.networks.mlp import mlp as mlp
 from cljax.networks.nnx import from_nnx as from_nnx
+from cljax.networks.vgg import vgg16 as vgg16

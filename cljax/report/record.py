@@ -16,8 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax import metrics
-from cljax.methods.clnp import diagnostics
+from cljax import metrics, sharing
 from cljax.training.cost import bytes_per_task
 from cljax.training.driver import Outcome
 from cljax.types import Learner, Method, Network, Stream
@@ -129,7 +128,7 @@ def capacity(network: Network, learners: Sequence[Learner]) -> dict[str, dict[st
         name: np.shape(leaf) for name, leaf in gates.items()
     }:
         return None
-    measure = jax.jit(lambda learner: diagnostics(network, learner))
+    measure = jax.jit(lambda learner: sharing.diagnostics(network, learner))
     found = [measure(learner) for learner in learners]
     names = {"used": "used", "new": "newly_used", "reused": "reused", "free": "free"}
     return {

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from cljax.data.checks import check_images, check_labels, check_pair
-from cljax.data.sources import Dataset
+from cljax.data.dataset import Dataset
 from cljax.data.statistics import channel_statistics
 from cljax.data.streaming import join
 from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
@@ -107,7 +107,8 @@ def split(
         "class_order": [int(label) for label in order],
         "classes": [[dataset.classes[label] for label in group] for group in groups],
     }
-    return finish(tables, dataset, scenario, seed, validation, used, facts, epochs, schedule)
+    statistics = statistics_of(dataset)
+    return finish(tables, dataset.name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
 
 
 def permuted(
@@ -186,7 +187,8 @@ def permuted(
         },
         "classes": [list(dataset.classes)] * tasks,
     }
-    return finish(tables, dataset, scenario, seed, validation, used, facts, epochs, schedule)
+    statistics = statistics_of(dataset)
+    return finish(tables, dataset.name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
 
 
 def from_tasks(
@@ -258,7 +260,7 @@ def from_tasks(
     tables = Tables(examples, train_table, validation_table, test_table, None, classes)
     facts = {"kind": "tasks", "classes": [[str(label) for label in range(count)] for *_, count in checked]}
     statistics = channel_statistics([task[0] for task in checked])
-    return _stream(tables, name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
+    return finish(tables, name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
 
 
 def check_options(tasks: int, scenario: str, validation: float) -> None:
@@ -291,23 +293,12 @@ def _check_task(number: int, train_images: Any, train_labels: Any, test_images: 
     return train_images, train_labels, test_images, test_labels, count
 
 
+def statistics_of(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel that the network is to standardise a data set by."""
+    return dataset.statistics or channel_statistics([dataset.train_images])
+
+
 def finish(
-    tables: Tables,
-    dataset: Dataset,
-    scenario: str,
-    seed: int,
-    validation: float,
-    share: list[float],
-    facts: dict[str, Any],
-    epochs: int | Sequence[int],
-    schedule: Schedule | None,
-) -> Stream:
-    """A stream of one data set's examples, from its tables and what is particular to it."""
-    statistics = dataset.statistics or channel_statistics([dataset.train_images])
-    return _stream(tables, dataset.name, scenario, statistics, seed, validation, share, facts, epochs, schedule)
-
-
-def _stream(
     tables: Tables,
     name: str,
     scenario: str,
@@ -319,7 +310,7 @@ def _stream(
     epochs: int | Sequence[int],
     schedule: Schedule | None,
 ) -> Stream:
-    """Adds what all streams have: common facts and the schedule."""
+    """A stream, from its tables and what is particular to it; adds common facts and the schedule."""
     count = len(tables.classes)
     splits = {"train": tables.train, "validation": tables.validation, "test": tables.test}
     facts = {

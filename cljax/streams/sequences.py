@@ -9,10 +9,10 @@ import numpy as np
 
 from cljax.data.checks import check_labels
 from cljax.data.combining import combine
+from cljax.data.dataset import Dataset
 from cljax.data.images import Size
-from cljax.data.sources import Dataset
 from cljax.data.superclasses import Groups, groups_of
-from cljax.streams.building import check_options, finish, split
+from cljax.streams.building import check_options, finish, split, statistics_of
 from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
 from cljax.streams.schedules import make_table
 from cljax.types import Schedule, Stream, Tables
@@ -187,7 +187,8 @@ def relabelled(
     examples: Any = dataset.images
     whole = Tables(examples, tables["train"], tables["validation"], tables["test"], None, classes)
     facts = {"kind": "relabelled", "classes": titles}
-    return finish(whole, dataset, scenario, seed, validation, used, facts, epochs, schedule)
+    statistics = statistics_of(dataset)
+    return finish(whole, dataset.name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
 
 
 def superclass_labels(dataset: Dataset, groups: Mapping[str, Sequence[str | int]] | None = None) -> np.ndarray:

@@ -82,7 +82,8 @@ def drive(
       visited: called after every visit, with the seeds that run side by side, the number of the round and their results
         so far: see `cljax.report.tensorboard`.
       checkpoints: where and how often to save. A drive of the same arguments takes up what is there, and ends with the
-        bits of one that was never interrupted.
+        bits of one that was never interrupted. What is there of another method, schedule, settings or division of the
+        data is refused, and said; optimizers, augmentations and images are not compared.
       programs_of: what makes the programs; see `make_programs`. `training.host.make_programs` is for examples that do
         not fit on the device.
 

@@ -111,6 +111,7 @@ class Group:
 
     Attributes:
       members: the seeds.
+      tables: the data.
       rounds: of the schedule.
       hyper: the learner's at the begin, once begun.
     """
@@ -118,8 +119,8 @@ class Group:
     def __init__(
         self, plan: Plan, members: list[int], key: Array, given: dict[str, Array], tables: Tables, number: int
     ) -> None:
-        self._plan, self._key, self._given, self._tables = plan, key, given, tables
-        self.members, self._batched = members, key.ndim == 1
+        self._plan, self._key, self._given = plan, key, given
+        self.members, self.tables, self._batched = members, tables, key.ndim == 1
         self._mark, self._apart = time.perf_counter(), compile_seconds(plan.programs)
         self._counts = epoch_table(plan.method, plan.schedule)
         self.rounds = len(self._counts)
@@ -130,7 +131,7 @@ class Group:
 
     def begin(self) -> tuple[Position, Work]:
         """The beginning; called once and first."""
-        learner = self._call("init", self._key, self._tables)
+        learner = self._call("init", self._key, self.tables)
         learner = learner._replace(hyper={**learner.hyper, **self._given})
         self.hyper: dict[str, Array] = learner.hyper
         self._resting: Learner = jax.eval_shape(lambda: learner)
@@ -153,7 +154,7 @@ class Group:
         elif at.epoch < self._counts[at.round, at.phase] and not np.all(np.asarray(self._state(work).done)):
             at, work = self._epoch(at, work, pause)
         else:
-            learner = self._call("end_phase", work.state, self._clock(at), self._tables, self._key)
+            learner = self._call("end_phase", work.state, self._clock(at), self.tables, self._key)
             at, work = self._next_phase(at, work._replace(state=None), learner)
         self.tick(work)
         return at, work
@@ -189,7 +190,7 @@ class Group:
         results, state, far = self._no_results(), None, None
         if under_way:
             clock, begin_phase = self._clock(at), self._plan.engine.begin_phase
-            begin: Any = lambda learner: begin_phase(rows.focus(learner, clock.task), clock, self._tables, self._key)
+            begin: Any = lambda learner: begin_phase(rows.focus(learner, clock.task), clock, self.tables, self._key)
             state = jax.eval_shape(jax.vmap(begin) if self._batched else begin, self._resting)
         if partial is not None:
             dtypes = (np.int32, np.float32, np.float32, np.int32)
@@ -219,7 +220,7 @@ class Group:
             learner = learner._replace(hyper={**learner.hyper, **values})
             for values in jax.tree.leaves(self._of_round(work.results, at.round)):
                 values[...] = np.nan
-        learner = self._call("begin_visit", learner, clock, self._tables, self._key)
+        learner = self._call("begin_visit", learner, clock, self.tables, self._key)
         return self._next_phase(at, work, learner)
 
     def _next_phase(self, at: Position, work: Work, learner: Learner) -> tuple[Position, Work]:
@@ -227,7 +228,7 @@ class Group:
         for phase in range(at.phase + 1, self._counts.shape[1]):
             if self._counts[at.round, phase] >= 0:
                 at = at._replace(phase=phase, epoch=0)
-                state = self._call("begin_phase", learner, self._clock(at), self._tables, self._key)
+                state = self._call("begin_phase", learner, self._clock(at), self.tables, self._key)
                 return at, work._replace(state=state)
         return self._end_visit(at, work, learner)
 
@@ -238,7 +239,7 @@ class Group:
             here = lambda state, partial: work._replace(state=state, partial=partial)
             streamed = work.partial, lambda *moment: pause and pause(at, here(*moment))
         stopped = self._lead(self._state(work).done)
-        state, entry = program(work.state, clock, self._tables, self._key, *streamed)
+        state, entry = program(work.state, clock, self.tables, self._key, *streamed)
         entry = self._lead(entry)
         raise_failure(state.failure, self._plan.method)
         for values, value in zip(results.epochs, entry, strict=True):
@@ -246,7 +247,7 @@ class Group:
         at = at._replace(epoch=at.epoch + 1)
         self._report(at, entry)
         if (point := (at.round, at.phase, at.epoch)) in self._points:
-            found = self._call("evaluate", self._call("end_visit", state.learner, clock), clock, self._tables).accuracy
+            found = self._call("evaluate", self._call("end_visit", state.learner, clock), clock, self.tables).accuracy
             accuracy = np.where(stopped[:, None], np.nan, self._lead(found))
             results.curves[:, self._points.index(point)] = accuracy
         return at, work._replace(state=state, partial=None)
@@ -255,7 +256,7 @@ class Group:
         clock, results = self._clock(at), work.results
         learner = self._call("end_visit", focused, clock)
         if self._plan.method.candidates is not None:
-            score = self._call("validate", focused, clock, self._tables)
+            score = self._call("validate", focused, clock, self.tables)
             part = jax.tree.map(np.copy, self._of_round(results, at.round))
             tried = (*work.tried, Attempt(learner, score, *part))
             axis = 1 if self._batched else 0
@@ -263,7 +264,7 @@ class Group:
                 return Position(at.round, len(tried)), work._replace(tried=tried)
             learner = self._choose(tried, self._clock(Position(at.round)), self._of_round(results, at.round))
         if self._plan.schedule.evaluate[at.round]:
-            found = self._lead(self._call("evaluate", learner, clock, self._tables))
+            found = self._lead(self._call("evaluate", learner, clock, self.tables))
             for values, value in zip(results.evaluation, found, strict=True):
                 values[:, at.round] = value
         if self._plan.visited:
@@ -294,7 +295,7 @@ class Group:
         plan.report(Event(*here, int(done), self._whole * plan.seeds // size))
 
     def _no_results(self) -> Results:
-        size, tasks = len(self.members), self._tables.classes.shape[-2]
+        size, tasks = len(self.members), self.tables.classes.shape[-2]
         empty = lambda *shape: np.full((size, *shape), np.nan, np.float32)
         log = EpochLog(*(empty(*self._counts.shape, self._counts.max()) for _ in range(3)))
         marks: Any = np.zeros((size, self.rounds, tasks), np.uint32)

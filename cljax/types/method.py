@@ -1,41 +1,14 @@
-"""The vocabulary of the library: what flows through a training loop, and what a method is.
-
-Everything that changes is in one pytree, the `Learner`; everything that is fixed is a tuple of pure functions, the
-`Network` and the `Method`; the task is traced data, in the `Clock`. These types hold no logic.
-"""
+"""What a method is, a tuple of pure functions, and what they are given: the learner and the clock."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 
-Array = jax.Array
-Tree = Any
-"""Any pytree of arrays."""
-
-HostArray = Any
-"""A NumPy array on the host, or the JAX array it becomes inside a program."""
-
-
-class Batch(NamedTuple):
-    """Examples of one step. A last partial batch wraps around, its surplus examples having weight 0.
-
-    Attributes:
-      inputs: `[B, ...]` uint8 or float32, as stored (the network scales and standardises them).
-      labels: `[B]` int32, the class index within the example's task; or `[B, K]` float32 in [0, 1], multi-label.
-      tasks: `[B]` int32, the task of each example.
-      position: `[B]` int32, the place of the example in its task's table; memory's examples have -1.
-      weights: `[B]` float32, 1 or 0.
-    """
-
-    inputs: Array
-    labels: Array
-    tasks: Array
-    position: Array
-    weights: Array
+from cljax.types.data import Array, Batch, HostArray, Memory, Tree
+from cljax.types.network import Network
 
 
 class Clock(NamedTuple):
@@ -102,97 +75,6 @@ class Phase(NamedTuple):
     rate: Callable[[Clock], Array] = constant_rate
     fresh_optimizer: bool = True
     skip_first_task: bool = False
-
-
-class Wire(NamedTuple):
-    """How a parameter leaf connects gates: its inputs' gate and its outputs' gate.
-
-    Attributes:
-      path: the leaf's path in `params`, such as `'conv_0/kernel'`.
-      inputs: gate on its input features (the leaf's second-last axis); None where the inputs are the images, or for
-        biases and normalisation affines, which have no input.
-      outputs: gate on its output features (the leaf's last axis); None where the outputs are logits.
-      repeat: how often the input gate repeats (`jnp.tile`): after flattening `[H, W, C]` it is `H * W`.
-    """
-
-    path: str
-    inputs: str | None
-    outputs: str | None
-    repeat: int = 1
-
-
-class Encode(Protocol):
-    """`(params, collections, inputs, *, train, key) -> maps, activations, collections`."""
-
-    def __call__(
-        self, params: Tree, collections: Tree, inputs: Array, *, train: bool, key: Array | None
-    ) -> tuple[Array, dict[str, Array], Tree]:
-        """Maps raw inputs `[B, ...]` to the last feature maps and the gated activations of every gate."""
-        ...
-
-
-class Decode(Protocol):
-    """`(params, collections, maps, *, train, key) -> (logits, features), activations, collections`."""
-
-    def __call__(
-        self, params: Tree, collections: Tree, maps: Array, *, train: bool, key: Array | None
-    ) -> tuple[tuple[Array, Array], dict[str, Array], Tree]:
-        """Maps the last feature maps to logits `[B, K]` and to the features `[B, D]` that enter the head."""
-        ...
-
-
-class Output(NamedTuple):
-    """What a whole forward pass gives: logits `[B, K]`, features `[B, D]`, maps, activations and new collections."""
-
-    logits: Array
-    features: Array
-    maps: Array
-    activations: dict[str, Array]
-    collections: Tree
-
-
-class Network(NamedTuple):
-    """An ordinary single-task network as pure functions; it knows nothing of tasks.
-
-    Attributes:
-      init: `key -> (params, collections)`, nested dicts. `collections` holds `batch_stats`, `gates` (`{name: [C]}`,
-        ones) and `frozen` (`{name: [C]}` bool) where the network has them.
-      encode: images to maps; see `Encode`.
-      decode: maps to logits; see `Decode`. The seam is where Grad-CAM, herding and feature distillation cut.
-      per_task: full leaf paths (of params, or of collections with the collection's name first) that belong to a task:
-        the head, usually. Empty for a shared head.
-      wiring: one `Wire` for each gated leaf of params; empty where gates are unknown.
-      inputs: shape of one example, such as `(8, 8, 1)`.
-      outputs: K, the number of logits of a head.
-    """
-
-    init: Callable[[Array], tuple[Tree, Tree]]
-    encode: Encode
-    decode: Decode
-    per_task: tuple[str, ...]
-    wiring: tuple[Wire, ...]
-    inputs: tuple[int, ...]
-    outputs: int
-
-    def apply(self, params: Tree, collections: Tree, inputs: Array, *, key: Array | None = None) -> Output:
-        """Encodes and decodes; in training mode where a key is given, in evaluation mode where it is None."""
-        train = key is not None
-        encode_key, decode_key = (None, None) if key is None else tuple(jax.random.split(key))
-        maps, lower, collections = self.encode(params, collections, inputs, train=train, key=encode_key)
-        (logits, features), upper, collections = self.decode(params, collections, maps, train=train, key=decode_key)
-        return Output(logits, features, maps, {**lower, **upper}, collections)
-
-
-class Memory(NamedTuple):
-    """Exemplars kept from earlier tasks, in slots of fixed number M.
-
-    Attributes: inputs `[M, ...]` as stored; labels `[M]` (or `[M, K]`); tasks `[M]` int32; valid `[M]` bool.
-    """
-
-    inputs: Array
-    labels: Array
-    tasks: Array
-    valid: Array
 
 
 class Learner(NamedTuple):
@@ -301,64 +183,3 @@ class Method(NamedTuple):
     candidates: Callable[[Learner, Clock], dict[str, Array]] | None
     choose: Callable[[Array, Learner, Clock], Array]
     network: Network
-
-
-class Table(NamedTuple):
-    """One split of a stream: a flat index over shared examples, with a start and a size per task.
-
-    Attributes: index `[N]` int32 rows of `Tables.examples`; labels `[N]` int32 or `[N, K]` float32, within the task;
-    start, size `[T]` int32.
-    """
-
-    index: HostArray
-    labels: HostArray
-    start: HostArray
-    size: HostArray
-
-
-class Tables(NamedTuple):
-    """A stream's data, one pytree: never a copy of the examples per task.
-
-    Attributes: examples `[n, ...]` uint8 or float32, shared by all splits, tasks and seeds (or `data.Images`, which are
-    read on demand; inside a program, also anything with `read(rows) -> [B, ...]`); train, validation, test:
-    `Table`; permutation `[T, P]` int32 over an example's flattened elements, or None; classes `[T, K]` bool.
-    """
-
-    examples: HostArray
-    train: Table
-    validation: Table
-    test: Table
-    permutation: HostArray | None
-    classes: HostArray
-
-
-class Schedule(NamedTuple):
-    """The rounds of a stream, as NumPy arrays: task `[R]` int32, epochs `[R]` int32, evaluate `[R]` bool.
-
-    Tasks are numbered by first visit: the first visits, in order, are 0, 1, 2, ...
-    """
-
-    task: HostArray
-    epochs: HostArray
-    evaluate: HostArray
-
-
-class Stream(NamedTuple):
-    """What is learned and in which order: tables, schedule, and facts about the data (host side).
-
-    Attributes:
-      tables: NumPy or JAX arrays.
-      schedule: the rounds.
-      name: of the data, such as `'digits'`.
-      scenario: how logits are read: `'task'`, `'class'` or `'domain'`-incremental.
-      mean, std: per channel, of inputs scaled to [0, 1]; for the network's standardisation.
-      facts: what a record should say: class order, permutation seed, split.
-    """
-
-    tables: Tables
-    schedule: Schedule
-    name: str
-    scenario: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    facts: dict[str, Any]

@@ -1,0 +1,186 @@
+"""What a run is made of, from the options: data, stream, schedule, network, settings, optimizer.
+
+Whatever is heavy to import is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cljax.cli.options import Options, Training, UsageError, seed_numbers, settle
+
+if TYPE_CHECKING:
+    import optax
+
+    from cljax import training
+    from cljax.types import Network, Schedule, Stream
+
+
+def data_options(options: Options) -> dict[str, Any]:
+    """Where data sets are, and the size of their images."""
+    size = options.data.image_size
+    return {"data_dir": options.data.data_dir, "image_size": (size if len(size) == 2 else size[0]) if size else None}
+
+
+def load_data(options: Options, driver: str) -> Any:
+    """The data set, or several as one; read on demand for the host driver.
+
+    Raises:
+      UsageError: several data sets for the host driver.
+    """
+    from cljax import data
+
+    chosen, common = options.data, data_options(options)
+    if len(chosen.data) == 1:
+        return (data.open if driver == "host" else data.load)(chosen.data[0], **common)
+    if driver == "host":
+        raise UsageError("Several data sets are made one array on the device: give --driver scan, or one data set.")
+    return data.combine([data.load(name, **common) for name in chosen.data], normalize=chosen.normalize)
+
+
+def make_settings(options: Training) -> training.Settings:
+    """The settings of the training loop."""
+    from cljax import training
+
+    stopping = None
+    if options.patience:
+        minimum, restore = options.patience_minimum_rate, options.patience_restore
+        stopping = training.Patience(options.patience, options.patience_factor, minimum, restore)
+    return training.Settings(
+        batch_size=options.batch_size,
+        rate=options.rate,
+        stopping=stopping,
+        validate=True,
+        curves_every=options.curves_every,
+    )
+
+
+def make_augment(names: tuple[str, ...], images: Any) -> Callable[..., Any] | None:
+    """The augmentation named, the colours' components being learned from the training images; None for no name.
+
+    Raises:
+      UsageError: examples that are no images, or colours of images without three channels.
+    """
+    from cljax import augmentation
+
+    if not names:
+        return None
+    if images.ndim != 4 or ("colour" in names and images.shape[-1] != 3):
+        needed = "images" if images.ndim != 4 else "images of three channels (colour)"
+        raise UsageError(f"--augment {' '.join(names)} needs {needed}, but the examples have shape {images.shape[1:]}.")
+    makers = {
+        "crop": lambda: augmentation.pad_crop(max(1, round(min(images.shape[1:3]) / 8))),
+        "flip": augmentation.flip,
+        "colour": lambda: augmentation.colour_jitter(images),
+    }
+    return augmentation.compose(*(makers[name]() for name in names))
+
+
+def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
+    """A seed's stream."""
+    from cljax import streams
+
+    chosen = options.data
+    common: dict[str, Any] = {"tasks": chosen.tasks, "seed": seed, "validation": chosen.validation}
+    common |= {"share": chosen.share if len(chosen.share) > 1 else chosen.share[0]}
+    common |= {"schedule": make_schedule(options)}
+    if chosen.scenario == "permuted":
+        if chosen.class_order != "fixed":
+            raise UsageError("With --scenario permuted every task shows all classes: --class-order has no meaning.")
+        return streams.permuted(dataset, scenario="task" if chosen.head == "task" else "domain", **common)
+    order = None if chosen.class_order == "fixed" else chosen.class_order
+    if chosen.division == "superclass":
+        return streams.by_superclass(dataset, scenario=chosen.scenario, order=order, **common)
+    make: Any = streams.split if len(chosen.data) == 1 else streams.sequence
+    return make(dataset, scenario=chosen.scenario, class_order=order, **common)
+
+
+def make_schedule(options: Options) -> Schedule:
+    """The schedule, the same for all seeds.
+
+    Raises:
+      UsageError: a random schedule that never visits some task, or whose first round is to be longer.
+    """
+    from cljax import streams
+
+    options = settle(options)
+    tasks, epochs, first = options.data.tasks or 0, options.training.epochs, options.training.first_epochs
+    if options.data.schedule == "lifelong":
+        return streams.lifelong(tasks, [epochs if first is None else first, *[epochs] * (tasks - 1)])
+    if first is not None:
+        raise UsageError("With --schedule multi-task every round has one epoch: --first-epochs has no meaning.")
+    schedule = streams.multi_task(tasks, tasks * epochs, seed=seed_numbers(options.training.seeds)[0])
+    if missed := sorted(set(range(tasks)) - set(schedule.task.tolist())):
+        raise UsageError(f"The {tasks * epochs} random rounds never visit task {missed[0]}. Give more --epochs.")
+    return schedule
+
+
+def make_network(options: Options, stream: Stream) -> Network:
+    """The network, its head shared where the scenario is domain-incremental."""
+    from cljax import networks
+
+    chosen, tables = options.network, stream.tables
+    shape, outputs = tuple(tables.examples.shape[1:]), tables.classes.shape[-1]
+    common: dict[str, Any] = {"normalization": None if chosen.normalization == "none" else chosen.normalization}
+    common |= {"dropout": chosen.dropout, "mean": stream.mean, "std": stream.std}
+    common |= {"per_task": () if stream.scenario == "domain" else None}
+    if chosen.network == "mlp":
+        return networks.mlp(shape, outputs, hidden=chosen.hidden, **common)
+    channels = [block for block in map(parse_block, chosen.channels) if block]
+    side = 2 ** len(channels)
+    if not convolvable(options, shape):
+        raise UsageError(
+            f"A cnn of {len(channels)} blocks halves its maps {len(channels)} times and needs images of at least "
+            f"{side}x{side} pixels, but the examples of {stream.name!r} have shape {shape}. Give fewer --channels, or "
+            f"--network mlp."
+        )
+    return networks.cnn(shape, outputs, channels=channels, dense=chosen.hidden, dense_dropout=chosen.dropout, **common)
+
+
+def convolvable(options: Options, shape: tuple[int, ...]) -> bool:
+    """Whether examples of this shape are images large enough for the blocks of `--channels`."""
+    return len(shape) == 3 and min(shape[:2]) >= 2 ** len(options.network.channels)
+
+
+def describe(options: Options, network: Network) -> dict[str, Any]:
+    """What a record says of the network: name, sizes, and how many parameters a single task needs."""
+    import jax
+
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    facts = {name: value for name, value in dataclasses.asdict(options.network).items() if name != "network"}
+    if options.network.network == "mlp":
+        del facts["channels"]
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return {"name": options.network.network, **facts, "parameters": count}
+
+
+def make_optimizer(options: Training) -> optax.GradientTransformation:
+    """The optimizer at unit rate; the loop multiplies by the learning rate."""
+    import optax
+
+    from cljax import transforms
+
+    clip = [optax.clip_by_global_norm(options.clip)] if options.clip else []
+    if options.optimizer == "adamw":
+        return optax.chain(*clip, optax.adamw(1.0, weight_decay=options.weight_decay))
+    makers = {
+        "sgd": lambda: optax.sgd(1.0),
+        "momentum": lambda: optax.sgd(1.0, momentum=0.9),
+        "adam": lambda: optax.adam(1.0),
+        "rmsprop": lambda: optax.rmsprop(1.0),
+        "rmsprop_tf1": transforms.rmsprop_tf1,
+    }
+    decay = [optax.add_decayed_weights(options.weight_decay)] if options.weight_decay else []
+    return optax.chain(*clip, *decay, makers[options.optimizer]())
+
+
+def parse_block(word: str) -> tuple[int, ...] | None:
+    """The features of a block's convolutions, or None where the word is not numbers with commas between."""
+    try:
+        features = tuple(int(part) for part in word.split(","))
+    except ValueError:
+        return None
+    return features if min(features) >= 1 else None

@@ -1,0 +1,114 @@
+"""The methods' own parameters, as `--set` gives them: words to values of the kind that each parameter takes."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from cljax.cli.options import UsageError
+
+
+def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
+    """What `--set` gives each method: NAME=VALUE to all that have such a parameter, METHOD.NAME=VALUE to one.
+
+    Returns:
+      `{method: {parameter: value}}`, for every method.
+
+    Raises:
+      UsageError: no such method or parameter (those there are are listed), or a value of another kind than it takes.
+
+    Example:
+      >>> def ewc(network, *, strength=1.0): pass
+      >>> parse_parameters(['strength=100'], {'ewc': ewc})
+      {'ewc': {'strength': 100}}
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in makers}
+    takes = {name: dict(list(inspect.signature(make).parameters.items())[1:]) for name, make in makers.items()}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        owner, dot, parameter = key.rpartition(".")
+        if not equals or not parameter:
+            raise UsageError(f"--set takes NAME=VALUE or METHOD.NAME=VALUE, such as strength=100, not {setting!r}.")
+        if dot and owner not in makers:
+            raise UsageError(unknown("method of this run", owner, makers))
+        receivers = [name for name in ([owner] if dot else makers) if parameter in takes[name]]
+        if not receivers:
+            names = [owner] if dot else list(makers)
+            has = "; ".join(f"{name} has {', '.join(takes[name]) or 'none'}" for name in names)
+            every = [option for name in names for option in takes[name]]
+            raise UsageError(f"There is no parameter {parameter!r}. {_close(parameter, every)}{has}.")
+        for name in receivers:
+            found[name][parameter] = _value(parameter, text, makers[name], takes[name][parameter].default)
+    return found
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """What to say of an unknown name: close matches, and all there are."""
+    names = sorted(known)
+    return f"There is no {kind} {name!r}. {_close(name, names)}There are: {', '.join(names)}."
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind, as annotations have it.
+
+    Example:
+      >>> fits((0.5, 1), float | Sequence[float]), fits(0.5, int), fits(True, float), fits(None, float | None)
+      (True, False, False, True)
+    """
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if origin is Sequence:
+        return isinstance(value, tuple | list) and all(fits(one, inner[0]) for one in value)
+    if origin is tuple:
+        return isinstance(value, tuple | list) and len(value) == len(inner) and all(map(fits, value, inner))
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def words(kind: Any) -> str:
+    """A kind of value in words.
+
+    Example:
+      >>> words(float | Sequence[float] | None)
+      'a number, or several (a number each) with commas between, or none'
+    """
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return ", or ".join(map(words, inner))
+    if origin is typing.Literal:
+        return " or ".join(map(str, inner))
+    if origin is Sequence:
+        return f"several ({words(inner[0])} each) with commas between"
+    if origin is tuple:
+        return f"({', '.join(map(words, inner))})"
+    known = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
+    return known.get(kind, "a word")
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+
+
+def _value(name: str, text: str, make: Callable[..., Any], default: Any) -> Any:
+    """A parameter's value: a number, True, False, None, a tuple, or the text itself."""
+    kind = typing.get_type_hints(make).get(name, type(default))
+    plain = {"true": True, "false": False, "none": None}
+    try:
+        value = plain[text.lower()] if text.lower() in plain else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    for meant in (value, (value,), text):
+        if fits(meant, kind):
+            return meant
+    shown = str(default).lower() if default is None or isinstance(default, bool) else default
+    raise UsageError(f"The parameter {name!r} needs {words(kind)} (by default {shown}), not {text!r}.")

@@ -1,0 +1,50 @@
+"""What is set for the whole process before JAX computes: a flag of the compiler, and where programs are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import sys
+
+CONVOLUTION_THREADS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+
+
+def set_xla_flags() -> None:
+    """Lets convolutions use all threads on CPU, where jaxlib is of the one version that knows the flag as needed.
+
+    A flag that a jaxlib does not know ends the process, so a library must set none; this is the program. Nothing is
+    done where the user has set flags or JAX has been imported.
+    """
+    if "XLA_FLAGS" in os.environ or "jax" in sys.modules:
+        return
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        os.environ["XLA_FLAGS"] = CONVOLUTION_THREADS
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, unless the user has chosen a place already.
+
+    Programs compiled for one processor may not run on another, so each kind of processor has a folder of its own (home
+    folders are often shared between machines).
+    """
+    import jax
+
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cljax" / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(cache / processor()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def processor() -> str:
+    """A name for this kind of processor: what it is, and a digest of what it can do where the system tells."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    abilities = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.machine()}-{hashlib.sha256(abilities.encode()).hexdigest()[:12]}"

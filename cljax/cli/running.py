@@ -1,0 +1,238 @@
+"""`cljax run` and `cljax compare`; and what every run has: its folder, its checks, its checkpoints, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from cljax.cli.options import Options, RunError, UsageError, configuration, settle
+from cljax.cli.process import set_xla_flags, use_compilation_cache
+from cljax.cli.setup import Job, check_values, choose_methods, prepare
+
+if TYPE_CHECKING:
+    from cljax.folders import RunFolder
+    from cljax.training.driver import Outcome
+    from cljax.types import Method, Stream
+
+
+class Drive(NamedTuple):
+    """One drive of a run.
+
+    Attributes: name, as progress and checkpoints call it; method; seeds, `(seed, stream)` pairs; hypers and vectorize,
+    of `training.driver.drive`.
+    """
+
+    name: str
+    method: Method
+    seeds: list[tuple[int, Stream]]
+    hypers: Sequence[Mapping[str, float]] | None
+    vectorize: bool | int
+
+
+def compare(asked: tuple[str, ...], options: Options, errors: Console) -> int:
+    """Drives the methods, writes the record after each, prints the table."""
+    options = begin(options)
+    names = choose_methods(asked)
+    config = configuration(names, options)
+    with claim(names, options, config, by_name=bool(asked) and asked != ("all",)) as (folder, job):
+        return drive_all(job, folder, options, config, errors)
+
+
+def begin(options: Options) -> Options:
+    """Settles and checks the options, and sets the process up; to be called before JAX is imported.
+
+    Raises:
+      UsageError: naming the option, its value and what it must be.
+    """
+    options = settle(options)
+    check_values(options)
+    set_xla_flags()
+    if options.output.cache:
+        use_compilation_cache()
+    return options
+
+
+@contextlib.contextmanager
+def claim(
+    names: tuple[str, ...],
+    options: Options,
+    config: dict[str, Any],
+    *,
+    by_name: bool,
+    check: Callable[[Job], None] = lambda job: None,
+) -> Iterator[tuple[RunFolder, Job]]:
+    """Takes the run's folder and prepares the run, all of it checked before anything is compiled or overwritten.
+
+    Args:
+      names: of the methods.
+      options: settled.
+      config: of the folder.
+      by_name: as of `setup.prepare`.
+      check: what else must hold; raises ValueError.
+
+    Yields:
+      The folder and the job.
+
+    Raises:
+      FolderError, UsageError: the folder cannot be used, or something does not fit.
+      RunError: the loss turned non-finite, or an example could not be read.
+      KeyboardInterrupt: with the way to go on.
+    """
+    from cljax import folders
+
+    with folders.claim(run_path(options, config), config, overwrite=options.output.overwrite) as folder:
+        try:
+            if options.output.tensorboard:
+                from cljax.report import tensorboard
+
+                tensorboard.check()
+            job = prepare(names, options, by_name=by_name)
+            check(job)
+        except (ValueError, TypeError, OSError) as error:
+            raise UsageError(str(error)) from error
+        from cljax.data.streaming import ReadError
+        from cljax.training import NonFiniteLoss
+
+        folder.start()
+        try:
+            yield folder, job
+        except (NonFiniteLoss, ReadError) as error:
+            raise RunError(str(error)) from error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("The same command with --resume goes on from the last checkpoint.") from None
+
+
+def run_path(options: Options, config: dict) -> str | os.PathLike:
+    """The run folder: of `--out`, with `--resume` that of the interrupted run, otherwise a fresh one.
+
+    Raises:
+      UsageError: there is no run to take up.
+    """
+    from cljax import folders
+
+    out, resume = options.output.out, options.output.resume
+    if resume and options.output.overwrite:
+        raise UsageError("--resume takes up an interrupted run, --overwrite begins it anew: give one of the two.")
+    if resume and out is None:
+        if found := folders.interrupted("runs", config):
+            return found
+        raise UsageError(
+            "There is no interrupted run of this configuration under runs/ that --resume could take up. Name its "
+            "folder with --out, or begin one without --resume."
+        )
+    if resume and out and not (pathlib.Path(out).expanduser() / folders.CONFIG).exists():
+        raise UsageError(f"There is no run in {out} that --resume could take up. Begin it without --resume.")
+    return out or folders.fresh_path("runs", f"{data_name(options)}-{options.data.scenario}")
+
+
+def data_name(options: Options) -> str:
+    """The data sets' names, for a folder's."""
+    return "+".join(pathlib.Path(name).expanduser().resolve().name for name in options.data.data)
+
+
+def drive_each(
+    drives: Sequence[Drive], job: Job, folder: RunFolder, options: Options, errors: Console
+) -> Iterator[tuple[Drive, Outcome]]:
+    """Drives one after the other, each from its last checkpoint where there is one, and shows where they are.
+
+    Args:
+      drives: what is still to be driven.
+      job: of `setup.prepare`.
+      folder: for checkpoints; those of a drive are removed when the next is asked for.
+      options: the command's.
+      errors: the console for progress.
+
+    Yields:
+      Each drive and its outcome.
+    """
+    from cljax import checkpoints
+    from cljax.cli.progress import Reporter
+    from cljax.report.tensorboard import Sink
+    from cljax.training.driver import drive
+
+    say = lambda line: errors.print(escape(line), highlight=False, soft_wrap=True)
+    with Reporter(errors, len(drives), options.data.tasks or 0, quiet=options.output.quiet) as reporter:
+        for one in drives:
+            reporter.method(one.name)
+            shown: dict[str, Any] = {"report": reporter.event}
+            with contextlib.ExitStack() as stack:
+                if options.output.tensorboard:
+                    sink = stack.enter_context(Sink(folder.tensorboard, one.method, one.seeds[0][1].schedule))
+                    shown["visited"] = sink.visited
+                place = folder.checkpoints(one.name)
+                outcome = drive(
+                    one.method,
+                    job.optimizer,
+                    one.seeds,
+                    job.settings,
+                    hypers=one.hypers,
+                    vectorize=one.vectorize,
+                    checkpoints=checkpoints.Saving(place, options.output.checkpoint_seconds, say=say),
+                    programs_of=job.programs_of,
+                    **shown,
+                )
+            yield one, outcome
+            folder.forget(one.name)
+
+
+def drive_all(job: Job, folder: RunFolder, options: Options, config: dict[str, Any], errors: Console) -> int:
+    """Drives each method that the folder's record does not have yet."""
+    from cljax import checkpoints, report
+
+    for name, reason in job.left_out.items():
+        errors.print(f"[yellow]{name} is left out:[/] {escape(reason)}", highlight=False)
+    runs = take_up(folder, "method", options, errors)
+    finished = {run["method"] for run in runs}
+    todo = [
+        Drive(name, method, job.seeds, None, job.vectorize)
+        for name, method in job.methods.items()
+        if name not in finished
+    ]
+    for (name, method, *_), outcome in drive_each(todo, job, folder, options, errors):
+        run = report.run_record(method, job.seeds, outcome, network=job.network, config=config)
+        run["parameters"] = report.plain(job.parameters[name])
+        runs.append(run)
+        if options.output.keep_learners:
+            for (seed, _), learner in zip(job.seeds, outcome.learners, strict=True):
+                checkpoints.save(folder.learner(name, seed), learner)
+        folder.save(make_record(runs, job))
+        if method.forgets_nothing and not run["forgets_nothing"]:
+            message = f"{name} promises to forget nothing, but the logits of an earlier task changed."
+            errors.print(f"[red]{message}[/]", highlight=False)
+    order = list(job.methods)
+    runs.sort(key=lambda run: order.index(run["method"]))
+    record = make_record(runs, job, complete=True)
+    folder.save(record)
+    finish(report.table(record), {"Record": folder.path / "record.json"}, folder)
+    return 0
+
+
+def take_up(folder: RunFolder, name: str, options: Options, errors: Console) -> list[dict[str, Any]]:
+    """The entries of the record that an interrupted run left, after a line that tells of them by this field."""
+    runs = list((folder.record or {"runs": []})["runs"])
+    if runs and not options.output.quiet:
+        names = ", ".join(dict.fromkeys(run[name] for run in runs))
+        errors.print(f"Taking up {folder.path}, which has {names} already.", highlight=False)
+    return runs
+
+
+def make_record(runs: list[dict[str, Any]], job: Job, *, complete: bool = False) -> dict[str, Any]:
+    """The record of a run, as `report.read` gives it back."""
+    return {"format": 1, "complete": complete, "left_out": job.left_out, "runs": runs}
+
+
+def finish(table: Any, written: Mapping[str, Any], folder: RunFolder) -> None:
+    """Prints the table, where things were written, and how a report is made of them."""
+    output = Console() if sys.stdout.isatty() else Console(width=100)
+    output.print(table)
+    for what, place in written.items():
+        output.print(f"{what}: {place}", highlight=False, soft_wrap=True)
+    output.print(f"Report: cljax report {shlex.quote(str(folder.path))}", highlight=False, soft_wrap=True)

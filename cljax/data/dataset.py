@@ -1,0 +1,100 @@
+"""A data set of labelled images, and one made of a user's own arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cljax.data.checks import check_images, check_labels, check_pair
+from cljax.data.superclasses import Groups
+
+
+class Dataset(NamedTuple):
+    """Labelled images, training part first, in one array that all streams share.
+
+    Attributes:
+      images: `[n, H, W, C]` uint8 (or float32; or vectors `[n, D]`); `streaming.Images` where they are read on demand.
+      labels: `[n]` int32, or `[n, K]` float32 in [0, 1], multi-label.
+      train_size: number of training examples; those that follow are the test part.
+      classes: K names.
+      name: such as `'digits'`.
+      groups: named groups of classes, `((name, classes), ...)`: the data sets of `combine`.
+      statistics: mean and standard deviation a channel that the network is to standardise by; those of the training
+        images where None.
+    """
+
+    images: Any
+    labels: np.ndarray
+    train_size: int
+    classes: tuple[str, ...]
+    name: str
+    groups: Groups = ()
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    @property
+    def train_images(self) -> Any:
+        """The training part's images, a view."""
+        return self.images[: self.train_size]
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """The training part's labels, a view."""
+        return self.labels[: self.train_size]
+
+    @property
+    def test_images(self) -> Any:
+        """The test part's images, a view."""
+        return self.images[self.train_size :]
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """The test part's labels, a view."""
+        return self.labels[self.train_size :]
+
+
+def from_arrays(
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any,
+    test_labels: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> Dataset:
+    """Makes a data set of NumPy arrays.
+
+    Args:
+      train_images: `[n, H, W, C]` or `[n, D]`, uint8 (0 to 255) or float32.
+      train_labels: `[n]` whole numbers 0..K-1, or `[n, K]` float32 in [0, 1], multi-label.
+      test_images: like `train_images`, n may differ.
+      test_labels: like `train_labels`.
+      classes: K names; numbers where None, K being the largest training label plus one (or the number of columns).
+      name: of the data set.
+
+    Raises:
+      TypeError, ValueError: wrong dtypes, ranks or lengths, differing shapes, labels out of range, NaN or infinity.
+
+    Example:
+      >>> images = np.zeros((6, 4, 4, 1), np.uint8)
+      >>> data = from_arrays(images, [0, 1, 2, 0, 1, 2], images[:3], [0, 1, 2])
+      >>> data.classes, data.train_size, data.test_images.shape
+      (('0', '1', '2'), 6, (3, 4, 4, 1))
+    """
+    train_images, test_images = check_images(train_images, "train_images"), check_images(test_images, "test_images")
+    check_pair(train_images, test_images, "train_images", "test_images")
+    count = None if classes is None else len(classes)
+    train_labels = check_labels(train_labels, train_images, "train_labels", "train_images", count)
+    if count is None:
+        count = train_labels.shape[1] if train_labels.ndim == 2 else int(train_labels.max()) + 1
+    test_labels = check_labels(test_labels, test_images, "test_labels", "test_images", count)
+    if train_labels.ndim != test_labels.ndim:
+        raise ValueError(
+            f"train_labels have shape {train_labels.shape}, but test_labels have shape {test_labels.shape}. "
+            f"Either both are whole numbers [n], or both are float32 [n, K]."
+        )
+    images = np.concatenate([train_images, test_images])
+    labels = np.concatenate([train_labels, test_labels])
+    names = tuple(str(label) for label in (range(count) if classes is None else classes))
+    return Dataset(images, labels, len(train_images), names, name)

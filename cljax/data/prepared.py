@@ -1,0 +1,152 @@
+"""Data sets that TFDS has prepared as ArrayRecord files: where they are, what they are, and how one is made."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import pathlib
+
+KNOWN = ("cifar10", "cifar100", "fashion_mnist", "mnist")
+"""Those that `prepare` makes without TensorFlow, besides the digits."""
+
+
+def prepare(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    archives: str | os.PathLike | None = None,
+    verify: bool = True,
+) -> pathlib.Path:
+    """Prepares MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100 for `load`, without TensorFlow.
+
+    The archives are downloaded, or taken from a folder, and verified by the checksums that TFDS has registered.
+
+    Args:
+      name: `'mnist'`, `'fashion_mnist'`, `'cifar10'`, `'cifar100'` or `'digits'` (of which nothing is downloaded).
+      data_dir: as in `load`.
+      archives: a folder with the official archives under their own names (gzipped idx files; CIFAR's binary tar.gz), or
+        with a sub-folder of the data set's name that holds them. None downloads them.
+      verify: whether archives given must have the registered sizes and checksums; downloads always must.
+
+    Returns:
+      The folder of the prepared files. One that is there already is left alone.
+
+    Raises:
+      ValueError: another name, with a way to prepare it; an archive that is missing, cannot be downloaded, is not the
+        registered one, or is broken. OSError: the folder cannot be written.
+
+    Example:
+      >>> prepare("mnist")  # doctest: +SKIP
+      PosixPath('/home/me/tensorflow_datasets/mnist/3.0.1')
+    """
+    if name not in ("digits", *KNOWN):
+        close = difflib.get_close_matches(name, ("digits", *KNOWN))
+        raise ValueError(
+            f"The data set {name!r} is none of those prepared here, which are digits, {', '.join(KNOWN)}: "
+            + (f"did you mean {' or '.join(map(repr, close))}?" if close else f"{recipe(name)}.")
+        )
+    directory = data_folder(data_dir)
+    if name in ("digits", *prepared(directory)):
+        return find(name, data_dir)
+    return _build(name, directory, archives, verify=verify)
+
+
+def available(data_dir: str | os.PathLike | None = None) -> list[tuple[str, str, bool]]:
+    """Lists the data sets that `load` knows: `(name, one-line description, prepared)`.
+
+    Those prepared in `data_dir` (by default as in `load`), then those that `prepare` makes.
+    """
+    found = {name: _describe(folder) for name, folder in prepared(data_folder(data_dir)).items()}
+    rows = [(name, text, True) for name, text in sorted(found.items())]
+    if "digits" not in found:
+        ready = data_dir is None and "digits" in prepared(cache_folder())
+        rows.insert(0, ("digits", "1,797 images 8x8x1, 10 classes, of scikit-learn; prepared on first use", ready))
+    rows += [(name, "not prepared: " + recipe(name), False) for name in KNOWN if name not in found]
+    return rows
+
+
+def data_folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
+    """The folder of TFDS's prepared data sets: the one given, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def cache_folder() -> pathlib.Path:
+    """Where decoded folders of images are kept, and the digits where TFDS has no folder of its own."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cljax"
+
+
+def prepared(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The newest version's folder of every prepared data set (`name` or `name/configuration`)."""
+    found: dict[str, tuple[tuple[int, ...], pathlib.Path]] = {}
+    for pattern in ("[!.]*/*/dataset_info.json", "[!.]*/*/*/dataset_info.json"):
+        for path in directory.glob(pattern):
+            parts = path.parent.name.split(".")
+            if not all(part.isdigit() for part in parts):
+                continue
+            name = path.parent.parent.relative_to(directory).as_posix()
+            version = tuple(int(part) for part in parts)
+            if name not in found or found[name][0] < version:
+                found[name] = (version, path.parent)
+    return {name: folder for name, (_, folder) in found.items()}
+
+
+def find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
+    """The folder of a prepared data set; the digits are prepared on demand."""
+    directory = data_folder(data_dir)
+    found = prepared(directory)
+    if name in found:
+        return found[name]
+    if name == "digits":
+        if data_dir:
+            return _build(name, directory)
+        try:
+            return _build(name, directory if os.environ.get("TFDS_DATA_DIR") else cache_folder())
+        except OSError:
+            return _build(name, cache_folder())  # a shared $TFDS_DATA_DIR is often not ours to write
+    if name.startswith((".", "/", "~")):
+        raise ValueError(f"There is no folder {name}. A folder of images has a sub-folder for each class.")
+    names = sorted({"digits", *found})
+    close = difflib.get_close_matches(name, sorted({*names, *KNOWN}), n=3)
+    raise ValueError(
+        f"There is no data set {name!r} in {directory}. "
+        + (f"Did you mean {' or '.join(repr(match) for match in close)}? " if close and name not in close else "")
+        + f"Ready for use: {', '.join(names)}. A folder of images is named by its path. Any "
+        f"image-classification set that TFDS has prepared as ArrayRecord files can be used: "
+        f"{recipe(close[0] if close else name)}; "
+        f"and $TFDS_DATA_DIR, or data_dir (--data-dir), says where prepared sets are."
+    )
+
+
+def _build(
+    name: str, directory: pathlib.Path, archives: str | os.PathLike | None = None, *, verify: bool = True
+) -> pathlib.Path:
+    from cljax.data import builders
+
+    try:
+        return builders.prepare(name, directory, archives, verify=verify)
+    except OSError as error:
+        raise OSError(
+            f"The data set {name!r} cannot be prepared in {directory} ({error.strerror or error}). Choose another "
+            f"folder with data_dir (--data-dir) or $TFDS_DATA_DIR."
+        ) from error
+
+
+def recipe(name: str) -> str:
+    """How to prepare a data set."""
+    if name in KNOWN:
+        return f"prepare it once with `cljax data prepare {name}` (or cljax.data.prepare), which downloads it"
+    return f"prepare it once with `tfds build {name} --file_format=array_record`, for which TFDS may need TensorFlow"
+
+
+def _describe(folder: pathlib.Path) -> str:
+    """Sizes from the folder's JSON files alone, without importing TFDS."""
+    try:
+        splits = json.loads((folder / "dataset_info.json").read_text()).get("splits", [])
+        features = json.loads((folder / "features.json").read_text())["featuresDict"]["features"]
+        shape = "x".join(features["image"]["image"]["shape"]["dimensions"])
+        classes = features["label"]["classLabel"]["numClasses"]
+    except (OSError, KeyError, ValueError):
+        return "prepared, but not image classification"
+    sizes = [f"{sum(map(int, split.get('shardLengths', []))):,} {split['name']}" for split in splits]
+    return f"images {shape}, {classes} classes, {' and '.join(sizes)} examples"

@@ -1,0 +1,140 @@
+"""AlexNet: five convolutions, the first with large strided kernels, and two wide hidden layers."""
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+
+from cljax.networks.convolution import Padding, max_pool
+from cljax.networks.layers import Convolution, activate
+from cljax.networks.linen import Scalars, head_wires, layer_wires, make_network
+from cljax.types import Network
+
+Array = jax.Array
+
+CONVOLUTIONS: tuple[tuple[int, int, int, Padding, bool], ...] = (
+    (64, 11, 4, ((2, 2), (2, 2)), True),
+    (192, 5, 1, "SAME", True),
+    (384, 3, 1, "SAME", False),
+    (256, 3, 1, "SAME", False),
+    (256, 3, 1, "SAME", True),
+)
+"""Features, window, stride and padding of each convolution, and whether 3x3 pooling of stride 2 follows."""
+DENSE = (4096, 4096)
+
+
+class _AlexNet(nn.Module):
+    outputs: int
+    channels: tuple[int, ...]
+    dense_features: tuple[int, ...]
+    dropout: float
+
+    def setup(self) -> None:
+        init = nn.initializers.he_normal()
+        self.conv = [
+            Convolution(features, window, stride, padding, kernel_init=init)
+            for features, (_, window, stride, padding, _) in zip(self.channels, CONVOLUTIONS, strict=True)
+        ]
+        self.dense = [nn.Dense(features, kernel_init=init) for features in self.dense_features]
+        self.drop = nn.Dropout(self.dropout)
+        self.head = nn.Dense(self.outputs)
+
+    def encode(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        activations: dict[str, Array] = {}
+        values = inputs
+        for index, (layer, (*_, pooled)) in enumerate(zip(self.conv, CONVOLUTIONS, strict=True)):
+            name = f"conv_{index}"
+            values = activate(layer, None, values, gate=gates[name], train=train)
+            activations[name] = values
+            values = max_pool(values, window=3, stride=2) if pooled else values
+        return values, activations
+
+    def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        activations: dict[str, Array] = {}
+        features = values = maps.reshape(maps.shape[0], -1)
+        for index, layer in enumerate(self.dense):
+            name = f"dense_{index}"
+            features = activate(layer, None, values, gate=gates[name], train=train)
+            activations[name] = features
+            values = self.drop(features, deterministic=not train)
+        return (self.head(values), features), activations
+
+    def __call__(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        maps, _ = self.encode(inputs, gates, frozen, train=train)
+        return self.decode(maps, gates, frozen, train=train)
+
+
+def alexnet(
+    inputs: Sequence[int] = (224, 224, 3),
+    outputs: int = 1000,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+    per_task: Sequence[str] | None = None,
+) -> Network:
+    """AlexNet as it is mostly used today: one column of 64, 192, 384, 256, 256 features, no response normalisation.
+
+    Convolutions of 11x11 (stride 4, padding 2), 5x5 and three times 3x3; 3x3 pooling of stride 2 after the first, the
+    second and the last; two dense layers of 4096, each followed by dropout; the head. Parameters are `conv_0` to
+    `conv_4`, `dense_0`, `dense_1` and `head`; a gate has its layer's name. The maps are the last pooled ones, flattened
+    in the order height, width, feature.
+
+    The network of 2012 had two columns of together 96, 256, 384, 384, 256 features, three of its convolutions within
+    a column, and normalised responses; its parameters do not fit here.
+
+    Args:
+      inputs: shape of one example, `(H, W, C)`, both sides at least 63.
+      outputs: number of logits.
+      width: by which the features of all hidden layers are multiplied.
+      dropout: rate after each dense layer.
+      mean: of inputs in [0, 1], one number or one for each channel.
+      std: likewise.
+      per_task: leaf paths that belong to a task; the head's if None.
+
+    Returns:
+      The network: 61,100,840 parameters with a head of 1000, 9,344 gated features.
+
+    Raises:
+      ValueError: for images too small.
+
+    Example:
+      >>> params, collections = jax.eval_shape(alexnet().init, jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params)), sum(gate.size for gate in collections['gates'].values())
+      (61100840, 9344)
+
+    Reference: Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014, footnote 1; after
+    Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012.
+    """
+    shape = tuple(inputs)
+    height, width_of_maps = (_after_convolutions(side) for side in shape[:2])
+    if min(height, width_of_maps) < 1:
+        raise ValueError(f"AlexNet needs images of at least 63x63 pixels, but the inputs have shape {shape}.")
+    channels = tuple(max(1, round(width * features)) for features, *_ in CONVOLUTIONS)
+    dense = tuple(max(1, round(width * features)) for features in DENSE)
+    names = [f"conv_{index}" for index in range(len(channels))] + [f"dense_{index}" for index in range(len(dense))]
+    wiring, previous = [], None
+    for name in names:
+        repeat = height * width_of_maps if name == "dense_0" else 1
+        wiring += layer_wires(name, None, inputs=previous, outputs=name, repeat=repeat)
+        previous = name
+    return make_network(
+        _AlexNet(outputs, channels, dense, dropout),
+        shape,
+        outputs,
+        gates=dict(zip(names, (*channels, *dense), strict=True)),
+        wiring=[*wiring, *head_wires(previous)],
+        per_task=per_task,
+        mean=mean,
+        std=std,
+    )
+
+
+def _after_convolutions(side: int) -> int:
+    """The positions along one side of the last maps: 6 of 224."""
+    for _, window, stride, padding, pooled in CONVOLUTIONS:
+        if padding != "SAME":
+            side = (side + 4 - window) // stride + 1
+        side = (side - 3) // 2 + 1 if pooled else side
+    return side

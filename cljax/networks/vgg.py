@@ -1,0 +1,67 @@
+"""VGG-16: thirteen 3x3 convolutions in five blocks, and two wide hidden layers."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+
+from cljax.networks.cnn import cnn
+from cljax.networks.linen import Scalars
+from cljax.types import Network
+
+CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+DENSE = (4096, 4096)
+
+
+def vgg16(
+    inputs: Sequence[int] = (224, 224, 3),
+    outputs: int = 1000,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+    per_task: Sequence[str] | None = None,
+) -> Network:
+    """VGG-16: blocks of 2, 2, 3, 3 and 3 convolutions, each closed by 2x2 pooling, two dense layers of 4096, the head.
+
+    It is `cnn` with these sizes, so that parameters and gates are named as there: `conv_0_0` to `conv_4_2`, `dense_0`,
+    `dense_1`, `head`.
+
+    Args:
+      inputs: shape of one example, `(H, W, C)`, both sides at least 32.
+      outputs: number of logits.
+      width: by which the features of all hidden layers are multiplied.
+      dropout: rate after each dense layer.
+      mean: of inputs in [0, 1], one number or one for each channel.
+      std: likewise.
+      per_task: leaf paths that belong to a task; the head's if None.
+
+    Returns:
+      The network: 138,357,544 parameters with a head of 1000, 12,416 gated features.
+
+    Raises:
+      ValueError: for images too small.
+
+    Example:
+      >>> import jax
+      >>> params, collections = jax.eval_shape(vgg16().init, jax.random.key(0))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params)), sum(gate.size for gate in collections['gates'].values())
+      (138357544, 12416)
+
+    Reference: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, 2015, table
+    1, column D.
+    """
+    if min(tuple(inputs)[:2]) < 2 ** len(CHANNELS):
+        raise ValueError(f"VGG-16 needs images of at least 32x32 pixels, but the inputs have shape {tuple(inputs)}.")
+    scale = lambda features: max(1, round(width * features))
+    return cnn(
+        inputs,
+        outputs,
+        channels=tuple(tuple(map(scale, block)) for block in CHANNELS),
+        dense=tuple(map(scale, DENSE)),
+        dense_dropout=dropout,
+        kernel_init=nn.initializers.he_normal(),
+        mean=mean,
+        std=std,
+        per_task=per_task,
+    )

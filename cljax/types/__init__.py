@@ -1,0 +1,34 @@
+"""The vocabulary of the library: what flows through a training loop, and what a method is.
+
+Everything that changes is in one pytree, the `Learner`; everything that is fixed is a tuple of pure functions, the
+`Network` and the `Method`; the task is traced data, in the `Clock`. These types hold no logic.
+"""
+
+from cljax.types.data import Array, Batch, HostArray, Memory, Schedule, Stream, Table, Tables, Tree
+from cljax.types.method import Clock, Fold, Learner, Method, Part, Phase, constant_rate, make_clock
+from cljax.types.network import Decode, Encode, Network, Output, Wire
+
+__all__ = [
+    "Array",
+    "Batch",
+    "Clock",
+    "Decode",
+    "Encode",
+    "Fold",
+    "HostArray",
+    "Learner",
+    "Memory",
+    "Method",
+    "Network",
+    "Output",
+    "Part",
+    "Phase",
+    "Schedule",
+    "Stream",
+    "Table",
+    "Tables",
+    "Tree",
+    "Wire",
+    "constant_rate",
+    "make_clock",
+]

@@ -1,0 +1,105 @@
+"""What is learned from: batches, exemplars, and streams of tasks as index tables over shared examples."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Tree = Any
+"""Any pytree of arrays."""
+
+HostArray = Any
+"""A NumPy array on the host, or the JAX array it becomes inside a program."""
+
+
+class Batch(NamedTuple):
+    """Examples of one step. A last partial batch wraps around, its surplus examples having weight 0.
+
+    Attributes:
+      inputs: `[B, ...]` uint8 or float32, as stored (the network scales and standardises them).
+      labels: `[B]` int32, the class index within the example's task; or `[B, K]` float32 in [0, 1], multi-label.
+      tasks: `[B]` int32, the task of each example.
+      position: `[B]` int32, the place of the example in its task's table; memory's examples have -1.
+      weights: `[B]` float32, 1 or 0.
+    """
+
+    inputs: Array
+    labels: Array
+    tasks: Array
+    position: Array
+    weights: Array
+
+
+class Memory(NamedTuple):
+    """Exemplars kept from earlier tasks, in slots of fixed number M.
+
+    Attributes: inputs `[M, ...]` as stored; labels `[M]` (or `[M, K]`); tasks `[M]` int32; valid `[M]` bool.
+    """
+
+    inputs: Array
+    labels: Array
+    tasks: Array
+    valid: Array
+
+
+class Table(NamedTuple):
+    """One split of a stream: a flat index over shared examples, with a start and a size per task.
+
+    Attributes: index `[N]` int32 rows of `Tables.examples`; labels `[N]` int32 or `[N, K]` float32, within the task;
+    start, size `[T]` int32.
+    """
+
+    index: HostArray
+    labels: HostArray
+    start: HostArray
+    size: HostArray
+
+
+class Tables(NamedTuple):
+    """A stream's data, one pytree: never a copy of the examples per task.
+
+    Attributes: examples `[n, ...]` uint8 or float32, shared by all splits, tasks and seeds (or `data.Images`, which are
+    read on demand; inside a program, also anything with `read(rows) -> [B, ...]`); train, validation, test:
+    `Table`; permutation `[T, P]` int32 over an example's flattened elements, or None; classes `[T, K]` bool.
+    """
+
+    examples: HostArray
+    train: Table
+    validation: Table
+    test: Table
+    permutation: HostArray | None
+    classes: HostArray
+
+
+class Schedule(NamedTuple):
+    """The rounds of a stream, as NumPy arrays: task `[R]` int32, epochs `[R]` int32, evaluate `[R]` bool.
+
+    Tasks are numbered by first visit: the first visits, in order, are 0, 1, 2, ...
+    """
+
+    task: HostArray
+    epochs: HostArray
+    evaluate: HostArray
+
+
+class Stream(NamedTuple):
+    """What is learned and in which order: tables, schedule, and facts about the data (host side).
+
+    Attributes:
+      tables: NumPy or JAX arrays.
+      schedule: the rounds.
+      name: of the data, such as `'digits'`.
+      scenario: how logits are read: `'task'`, `'class'` or `'domain'`-incremental.
+      mean, std: per channel, of inputs scaled to [0, 1]; for the network's standardisation.
+      facts: what a record should say: class order, permutation seed, split.
+    """
+
+    tables: Tables
+    schedule: Schedule
+    name: str
+    scenario: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    facts: dict[str, Any]
