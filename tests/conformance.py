@@ -40,8 +40,8 @@ def _df_cnn(network: Network) -> Method:
     convolutional = networks.cnn(
         network.inputs,
         network.outputs,
-        channels=((3,), (4,)),
-        dense=(6,),
+        channels=((3,),),
+        dense=(),
         dropout=0.2,
         normalization="batch",
     )
@@ -52,7 +52,7 @@ def _lwm(network: Network) -> Method:
     pooled = networks.cnn(
         network.inputs,
         network.outputs,
-        channels=((4,), (6,)),
+        channels=((6,),),
         dense=(),
         pooled=True,
         normalization="batch",
@@ -82,6 +82,8 @@ TABLE = {
     "progressive": Row(_progressive, normalization=None, dropout=0.0),
     "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature"),
 }
+HOSTED = ("clnp", "finetune", "icarl", "joint", "lwf", "tfm")
+"""Rows that differ in what a driver does for them: draw, remember, fold, keep rows. The step is the same function."""
 FORGETS_NOTHING = (
     "duplicate_and_finetune",
     "feature_extraction",

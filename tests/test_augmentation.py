@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from cljax import augmentation, data, methods, networks, streams, training
-from cljax.cli.setup import UsageError, make_augment
+from cljax.cli.building import make_augment
+from cljax.cli.options import UsageError
 from cljax.training.driver import drive
 from cljax.types import Batch
 

@@ -161,6 +161,23 @@ def test_a_foreign_tree_is_recognised(like, words, tmp_path):
     assert f"it is of another tree: {words}" in found.message
 
 
+def test_ctrl_c_waits_until_a_save_is_done(tmp_path, monkeypatch):
+    make = checkpoints._checkpointer
+
+    class Interrupted:
+        def save(self, *arguments, **options):
+            signal.raise_signal(signal.SIGINT)
+            make().save(*arguments, **options)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_checkpointer", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(tmp_path, {"a": np.ones(3)})
+    assert checkpoints.restore(tmp_path, {"a": np.zeros(3)}).tree["a"].tolist() == [1, 1, 1]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 def test_an_empty_series_says_nothing(tmp_path):
     assert checkpoints.restore(tmp_path / "none", {}) == (None, {}, "")
 
@@ -312,6 +329,11 @@ def test_another_run_s_checkpoint_is_refused_and_named(tmp_path):
     assert found_in(case.drive(Saving(tmp_path, math.inf, say=said.append))) == found_in(whole)
     assert len(said) == 1
     assert "it is of another run, which differs in settings.curves_every (0 there, 1 now). Starting anew." in said[0]
+
+
+def test_the_identity_of_a_run_knows_its_division_of_the_data():
+    first, other = (conformance.stream(seed=seed).tables for seed in (0, 1))
+    assert keeper._digest(first) == keeper._digest(jax.device_put(first)) != keeper._digest(other)
 
 
 def test_in_mid_epoch_a_streamed_epoch_goes_on(tmp_path):
@@ -556,7 +578,7 @@ COMMAND += ["--hidden", "8", "--keep-learners", "--quiet"]
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """Kills a process of the command as soon as it has saved in mid-visit; the rest is done in this process."""
-    place = tmp_path_factory.mktemp("killed")
+    place, kept = tmp_path_factory.mktemp("killed"), jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch, open(place / "err", "w+") as stderr:
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
@@ -575,7 +597,7 @@ def killed(tmp_path_factory):
         assert not (run / "record.json").exists()
         patch.setattr(sys, "stderr", stderr)
         assert cli.main([*COMMAND, "--resume"]) == 0
-    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", kept)
     compilation_cache.reset_cache()
     return Killed(place / "whole", run, (place / "err").read_text())
 

@@ -1,5 +1,6 @@
 """The command, in process with small settings: what it computes, writes, prints and refuses."""
 
+import inspect
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import typing
 
 import jax
 import numpy as np
@@ -15,8 +17,11 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from cljax import cli, data, methods, networks, report, streams, training
-from cljax.cli import progress, setup
-from cljax.cli.options import Data, Options, Output, Training, configuration
+from cljax.cli import building, process, progress, setup
+from cljax.cli.options import Data, Options, Output, Training, UsageError, configuration
+from cljax.cli.parameters import fits, parse_parameters
+from cljax.data.streaming import ReadError
+from cljax.training import driver
 from cljax.training.driver import Event, drive
 
 SMALL = ["--epochs", "2", "--hidden", "16", "16"]
@@ -50,13 +55,14 @@ SCHEMA = {
 
 @pytest.fixture(scope="module", autouse=True)
 def private_cache(tmp_path_factory):
+    kept = jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("TFDS_DATA_DIR", raising=False)
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         compilation_cache.reset_cache()
         yield
-    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", kept)
     compilation_cache.reset_cache()
 
 
@@ -180,7 +186,7 @@ def test_event_files_and_how_to_make_a_report(compared):
 
 
 def test_compiled_programs_are_kept(compared):
-    place = pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "cljax" / "compiled" / cli.processor()
+    place = pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "cljax" / "compiled" / process.processor()
     assert list(place.glob("*epoch*-cache"))
 
 
@@ -220,6 +226,25 @@ def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_place(tmp_path, cap
     assert not (out / "record.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("stop", "code", "words"),
+    [
+        (ReadError("Example 3 could not be read."), 1, "cljax: Example 3 could not be read."),
+        (KeyboardInterrupt(), 130, "cljax: Stopped. The same command with --resume goes on from the last checkpoint."),
+    ],
+)
+def test_what_ends_a_run_is_one_paragraph(stop, code, words, tmp_path, capsys, monkeypatch):
+    def drive(*arguments, **options):
+        raise stop
+
+    monkeypatch.setattr(driver, "drive", drive)
+    out = tmp_path / "run"
+    command = ["run", "finetune", "--seeds", "1", *SMALL, "--quiet", "--no-cache", "--out", str(out)]
+    assert cli.main(command) == code
+    assert " ".join(capsys.readouterr().err.split()) == words
+    assert (out / "config.json").exists()
+
+
 def test_class_incremental_permuted_and_multi_task_by_one_method(tmp_path, capsys):
     small = ["--seeds", "2", "--tasks", "2", "--epochs", "3", "--hidden", "8", "--quiet", "--out"]
     arguments = ["--method", "finetune", "--scenario", "class", "--schedule", "multi-task", "--curves-every", "1"]
@@ -257,7 +282,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
     [
         (
             ["run", "finetun"],
-            "There is no method 'finetun'. Did you mean 'finetune'? There are: clnp, df_cnn, finetune, freezing",
+            "There is no method 'finetun'. Did you mean 'finetune'? There are: clnp, df_cnn, duplicate_and_finetune",
         ),
         (["compare", "--methods", "joint", "joint"], "'joint' is named more than once"),
         (["run"], "Which method? For example: cljax run finetune"),
@@ -278,8 +303,15 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "tfm", "--scenario", "permuted", "--head", "shared"], "tfm needs a head for each task"),
         (["run", "finetune", "--network", "cnn", "--channels", *["4"] * 4], "at least 16x16 pixels"),
         (["run", "hard_sharing", "--set", "own_layer=1"], "no parameter 'own_layer'. Did you mean 'own_layers'? hard_"),
-        (["run", "hard_sharing", "--set", "own_layers=x"], "'own_layers' needs a number (by default 1), not 'x'"),
+        (["run", "hard_sharing", "--set", "own_layers=x"], "'own_layers' needs a whole number (by default 1), not 'x'"),
         (["run", "hard_sharing", "--set", "own_layers=1.5"], "'own_layers' needs a whole number"),
+        (["run", "tfm", "--set", "growth=a"], "a number, or several (a number each) with commas between, or none"),
+        (
+            ["run", "joint", "--set", "sampling=all"],
+            "'sampling' needs pooled or balanced (by default pooled), not 'all'",
+        ),
+        (["run", "clnp", "--set", "fine_tune=true"], "'fine_tune' needs a number (by default 0.0), not 'true'"),
+        (["run", "finetune", "--data", "./nowhere"], "There is no folder ./nowhere."),
         (["run", "hard_sharing", "--set", "own_layers=9"], "Choose own_layers from 1 to 1"),
         (["run", "hard_sharing", "--set", "own_layers"], "--set takes NAME=VALUE or METHOD.NAME=VALUE"),
         (["run", "joint", "--set", "lwf.strength=1"], "There is no method of this run 'lwf'. There are: joint."),
@@ -346,12 +378,24 @@ def test_set_reaches_those_that_have_the_parameter():
     def second(network, *, strength=1, flag=False, name="a"): ...
 
     makers = {"first": first, "second": second}
-    given = setup.parse_parameters(["layers=3", "second.strength=4", "flag=true", "name=b"], makers)
+    given = parse_parameters(["layers=3", "second.strength=4", "flag=true", "name=b"], makers)
     assert given == {"first": {"layers": 3}, "second": {"strength": 4, "flag": True, "name": "b"}}
-    given = setup.parse_parameters(["strength=1e2"], {"first": first})
+    given = parse_parameters(["strength=1e2"], {"first": first})
     assert given == {"first": {"strength": 100.0}}
-    with pytest.raises(setup.UsageError, match="first has strength, layers; second has strength, flag, name"):
-        setup.parse_parameters(["temperature=2"], makers)
+    with pytest.raises(UsageError, match="first has strength, layers; second has strength, flag, name"):
+        parse_parameters(["temperature=2"], makers)
+
+
+def test_words_become_what_a_parameter_takes():
+    given = parse_parameters(["candidates=0.3", "growth=0.5,0.1"], {"tfm": methods.tfm})
+    assert given == {"tfm": {"candidates": (0.3,), "growth": (0.5, 0.1)}}
+    given = parse_parameters(["l1=1e-5,1e-4", "candidates=((1e-5,1e-4),0.1),(2e-5,0.2)"], {"clnp": methods.clnp})
+    assert given == {"clnp": {"l1": (1e-5, 1e-4), "candidates": (((1e-5, 1e-4), 0.1), (2e-5, 0.2))}}
+    for name in methods.__all__:
+        make = getattr(methods, name)
+        kinds = typing.get_type_hints(make)
+        for parameter, about in list(inspect.signature(make).parameters.items())[1:]:
+            assert fits(about.default, kinds[parameter]), (name, parameter)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +414,7 @@ def test_set_reaches_those_that_have_the_parameter():
 )
 def test_first_update_of_each_optimizer(options, expected):
     """At weight 4 and gradient 2: decay adds 0.5 * 4 to the gradient, or, decoupled, to the update."""
-    optimizer = setup.make_optimizer(options)
+    optimizer = building.make_optimizer(options)
     weight = np.float32(4.0)
     with jax.numpy_dtype_promotion("standard"):  # which Optax's Adam needs
         update, _ = optimizer.update(np.float32(2.0), optimizer.init(weight), weight)
@@ -378,8 +422,8 @@ def test_first_update_of_each_optimizer(options, expected):
 
 
 def test_settings_and_configuration():
-    assert setup.make_settings(Training()).stopping is None
-    settings = setup.make_settings(Training(patience=7, patience_factor=2.0, patience_restore=True, curves_every=3))
+    assert building.make_settings(Training()).stopping is None
+    settings = building.make_settings(Training(patience=7, patience_factor=2.0, patience_restore=True, curves_every=3))
     assert settings.stopping == training.Patience(7, 2.0, 1e-4, True)
     assert settings.curves_every == 3
     changed = Options(output=Output(out="x", quiet=True, overwrite=True, cache=False))
@@ -388,20 +432,20 @@ def test_settings_and_configuration():
 
 def test_xla_flags_only_for_the_version_that_knows_them(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    cli.set_xla_flags()
+    process.set_xla_flags()
     assert "XLA_FLAGS" not in os.environ  # JAX has been imported here
     for version, users, expected in (
-        ("0.10.2", None, cli.CONVOLUTION_THREADS),
+        ("0.10.2", None, process.CONVOLUTION_THREADS),
         ("0.12.0.1", None, None),
         ("0.10.2", "--mine", "--mine"),
     ):
         with monkeypatch.context() as patch:
             patch.delitem(sys.modules, "jax")
-            patch.setattr(cli.importlib.metadata, "version", lambda name, version=version: version)
+            patch.setattr(process.importlib.metadata, "version", lambda name, version=version: version)
             patch.delenv("XLA_FLAGS", raising=False)
             if users:
                 patch.setenv("XLA_FLAGS", users)
-            cli.set_xla_flags()
+            process.set_xla_flags()
             assert os.environ.get("XLA_FLAGS") == expected
 
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import masks, networks, ownership, rows, streams
-from cljax.methods.clnp import PruningState, clnp, diagnostics
+from cljax import masks, networks, rows, streams
+from cljax.methods.clnp import PruningState, clnp
+from cljax.sharing import diagnostics, reused
 from cljax.types import Batch, make_clock
 from tests import conformance
 from tests.zero_forgetting import Visits, five_tasks, orders, single
@@ -200,7 +201,7 @@ def visits(kind="mlp"):
     seed=st.integers(0, 3),
     to_disk=st.booleans(),
 )
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_no_bit_of_old_logits_moves_and_no_interference_weight_survives(kind, l1, margin, which, order, seed, to_disk):
     network, made = visits(kind)
     with tempfile.TemporaryDirectory() as place:
@@ -258,11 +259,11 @@ def test_reuse_by_hand_goes_through_older_units_to_the_task():
     }
     owner = {"dense_0": jnp.array([0, 0, 0]), "dense_1": jnp.array([0, 0])}
     for threshold, first, last in ((0.0, [False, True, False], [False, True]), (0.5, [False] * 3, [False, True])):
-        found = ownership.reused(params, wires, owner, 1, threshold=threshold)
+        found = reused(params, wires, owner, 1, threshold=threshold)
         assert (found["dense_0"].tolist(), found["dense_1"].tolist()) == (first, last)
     own = {**owner, "dense_1": jnp.array([1, 0])}
-    assert ownership.reused(params, wires, own, 1)["dense_0"].tolist() == [True, True, False]
-    assert not ownership.reused(params, wires, owner, 0)["dense_0"].any(), "nothing is older than task 0"
+    assert reused(params, wires, own, 1)["dense_0"].tolist() == [True, True, False]
+    assert not reused(params, wires, owner, 0)["dense_0"].any(), "nothing is older than task 0"
 
 
 def shown(learner):

@@ -29,9 +29,13 @@ def test_writes_config_and_record(tmp_path):
 
 
 def test_nothing_is_left_where_nothing_was_written(tmp_path):
-    with claim(tmp_path / "run", CONFIG):
-        assert (tmp_path / "run").exists()
-    assert not (tmp_path / "run").exists()
+    with claim(tmp_path / "runs" / "run", CONFIG):
+        assert (tmp_path / "runs" / "run").exists()
+    assert not (tmp_path / "runs").exists()
+    finished(tmp_path / "runs" / "other")
+    with claim(tmp_path / "runs" / "run", CONFIG):
+        pass
+    assert os.listdir(tmp_path / "runs") == ["other"]
     (tmp_path / "mine").mkdir()
     with claim(tmp_path / "mine", CONFIG):
         pass

@@ -12,13 +12,14 @@ import optax
 import pytest
 
 from cljax import data, methods, networks, rows, streams, training
-from cljax.cli.options import Data, Options, Training
-from cljax.cli.setup import UsageError, choose_driver
+from cljax.cli.options import Data, Options, Training, UsageError
+from cljax.cli.setup import choose_driver
 from cljax.data.builders import silence
 from cljax.data.streaming import ReadError, batches
 from cljax.training import host
 from cljax.training.driver import drive
 from cljax.training.engine import make_engine
+from cljax.training.feed import sequence
 from cljax.training.state import Partial
 from cljax.types import Memory, make_clock
 from tests import conformance
@@ -352,6 +353,9 @@ def test_opened_data_are_loaded_data_read_on_demand(prepared):
     assert (opened.images.shape, opened.images.nbytes, opened.test_images.shape) == ((41, 4, 3, 3), 1476, (11, 4, 3, 3))
     assert data.decoded_bytes("tiny", prepared) == 1476
     assert data.decoded_bytes("another", prepared) == 0
+    resized = data.open("tiny", prepared, image_size=(2, 5))
+    assert resized.images.shape == (41, 2, 5, 3)
+    np.testing.assert_array_equal(resized.images.take(range(41)), data.load("tiny", prepared, image_size=(2, 5)).images)
     for file in (labels_file, labels_file.with_name("cljax-decoded.npz")):
         np.testing.assert_array_equal(data.open("tiny", prepared).labels, loaded.labels)
         file.unlink()
@@ -457,4 +461,4 @@ def test_the_command_reads_on_demand_where_data_are_half_of_the_memory(prepared,
     assert choose_driver(Options(training=Training(driver="host"))) == "host"
     with pytest.raises(UsageError, match="--vectorize yes needs the data on the device"):
         choose_driver(Options(training=Training(driver="host", vectorize="yes")))
-    assert host.sequence(conformance.stream().tables.test, 1, 8).shape[1] == 8
+    assert sequence(conformance.stream().tables.test, 1, 8).shape[1] == 8

@@ -12,8 +12,8 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from cljax import cli, data, methods, networks, report, streams
+from cljax.cli.building import make_optimizer, make_settings
 from cljax.cli.options import Training
-from cljax.cli.setup import make_optimizer, make_settings
 from cljax.report import files, sections, tensorboard
 from cljax.report import record as records
 from cljax.training.driver import drive

@@ -9,8 +9,7 @@ import optax
 import pytest
 
 from cljax import cli, methods, report, training
-from cljax.cli.options import Sweep
-from cljax.cli.setup import UsageError
+from cljax.cli.options import Sweep, UsageError
 from cljax.cli.sweep import Curve, curves
 from cljax.training.driver import drive
 from tests import conformance
@@ -124,6 +123,8 @@ def test_the_command_writes_record_table_and_plot(tmp_path, capsys):
     assert [run["label"] for run in record["runs"]] == ["finetune.rate=0.01", "finetune.rate=0.1", "freezing"]
     assert record["runs"][0]["accuracy"] != record["runs"][1]["accuracy"]
     assert [len(run["accuracy"]) for run in record["runs"]] == [2, 2, 2]
+    first, second, _ = (run["compile_seconds"] for run in record["runs"])
+    assert first == second > 0, "a drive's compilation counts once, shared by its values"
     assert (out / "sweep.png").read_bytes()[:4] == b"\x89PNG"
     assert (out / "sweep.md").read_text().count("\n| ") == 5
     assert [run["label"] for section in report.gather([out]) for run in section.runs] == [
@@ -133,4 +134,7 @@ def test_the_command_writes_record_table_and_plot(tmp_path, capsys):
     ]
     assert cli.main(["sweep", "finetune", "strength", "1", *small, "--out", str(tmp_path / "other")]) == 2
     assert "finetune has no hyper-parameter 'strength'" in " ".join(capsys.readouterr().err.split())
+    for given, words in ((["--keep-learners"], "--keep-learners is for `cljax run`"), (["--tasks", "1"], "at least 2")):
+        assert cli.main(["sweep", "finetune", "rate", "1", *small, *given, "--out", str(tmp_path / "other")]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "other").exists()

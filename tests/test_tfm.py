@@ -184,7 +184,7 @@ def visits(network="mlp"):
     seed=st.integers(0, 3),
     to_disk=st.booleans(),
 )
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_no_bit_of_old_logits_moves_for_any_network_growth_order_and_optimizer(
     network, growth, which, order, seed, to_disk
 ):

@@ -92,6 +92,7 @@ class Visits:
             assert np.isfinite(now).all()
             for old in set(seen) - {task}:
                 assert now[old].tobytes() == before[old].tobytes(), (order, number, old)
+            assert task in seen or now[task].tobytes() != before[task].tobytes(), "a first visit moves its own task"
             before = now
         assert self.visit._cache_size() == 1
         return learner

@@ -1,0 +1,127 @@
+"""The experiments' verdicts, and how they turn given parameters and rates into a run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import methods, networks, streams, training
+from cljax.types import make_clock
+from experiments import claims, lwf_claims
+from experiments.lwf_paper import from_torch, middle
+from experiments.lwf_runs import lower_late, start_from_each, widen
+
+
+@pytest.mark.parametrize(
+    ("mine", "at_least", "verdict"),
+    [([0.9, 0.8, 0.7], 0.0, "reproduced"), ([0.9, 0.8, 0.7], 0.1, "not reproduced"), ([0.9], 0.0, "not reproduced")],
+)
+def test_a_difference_counts_where_its_interval_is_beyond_the_margin(mine, at_least, verdict):
+    other = [0.7, 0.6, 0.4][: len(mine)]  # differences 0.2, 0.2, 0.3: 0.233 with half-width 0.143
+    assert claims.compare(("a", mine), ("b", other), at_least=at_least)[1] == verdict
+
+
+def test_merging_replaces_claims_of_the_same_words(tmp_path):
+    one, two, again = (claims.claim("paper", what, "1", found, "reproduced") for what, found in ["ax", "bx", "ay"])
+    claims.merge(tmp_path, [one, two])
+    claims.merge(tmp_path, [again])
+    assert json.loads((tmp_path / "claims.json").read_text())["claims"] == [two, again]
+
+
+def accuracies(case, label):
+    """Three seeds: methods differ by what their names weigh, on the old task and on the new ones."""
+    old = {"finetune": -0.05, "feature_extraction": 0.02, "l2_constraint": -0.03, "lwf_l2": -0.01}.get(label, 0.0)
+    new = {"finetune": -0.01, "feature_extraction": -0.04, "l2_constraint": -0.02}.get(label, 0.0)
+    tasks = 5 if case == "several" else 2
+    seeds = np.array([0.0, 0.01, -0.01])[:, None, None]
+    found = np.full((3, tasks, tasks), 0.7) + seeds
+    for after in range(1, tasks):
+        found[:, after, :after] += old
+        found[:, after, after:] += new
+    return found
+
+
+def test_lwfs_claims_are_judged_by_old_and_new_tasks():
+    results = [part(accuracies) for part in (lwf_claims.table_1, lwf_claims.figure_4, lwf_claims.figure_5)]
+    results.append(lwf_claims.table_2(accuracies))
+    decided = {one["claim"]: one for result in results for one in result.claims}
+    assert len(decided) == sum(len(result.claims) for result in results) == 41
+    assert all(set(one) == {"source", "claim", "published", "found", "verdict"} for one in decided.values())
+    here = "(mammals after CIFAR-10)"
+    for words, verdict in {
+        f"table 1: LwF is above fine-tuning on the old task {here}": "reproduced",
+        f"table 1: joint training is above LwF on the old task {here}": "not reproduced",
+        f"table 1: LwF is at most 2 points below joint training on average {here}": "reproduced",
+        f"table 2b: the L2 constraint is above feature extraction on the new task {here}": "reproduced",
+        f"table 2c: the response loss l1 is neither better nor worse on average {here}": "reproduced",
+        f"table 2c: the response loss l2 is below distillation on the old task {here}": "reproduced",
+        f"table 2d: a tenth of the shared rate lowers fine-tuning's accuracy on the new task {here}": "not reproduced",
+    }.items():
+        assert decided[words]["verdict"] == verdict, words
+    found = results[0].found
+    np.testing.assert_allclose(found["old_minus_lwf"]["similar/finetune"], -0.05)
+    np.testing.assert_allclose(found["new_minus_lwf"]["dissimilar/feature_extraction"], -0.04)
+
+
+def test_each_seed_starts_from_its_own_network():
+    network = networks.mlp((2, 2, 1), 2, hidden=(3,))
+    images = np.zeros((4, 2, 2, 1), np.uint8)
+    stream = widen(streams.from_tasks([(images, [0, 1] * 2, images, [0, 1] * 2)] * 2, validation=0.0), 2)
+    shapes = {"dense_0/kernel": (4, 3), "dense_0/bias": (3,), "head/kernel": (1, 3, 2), "head/bias": (1, 2)}
+    given = [{path: np.full(shape, value, np.float32) for path, shape in shapes.items()} for value in (5, 6)]
+    method = start_from_each(methods.lwf(network), given)
+    engine = training.make_engine(
+        method, optax.sgd(1.0), training.Settings(), scenario="task", capacity=streams.capacity(stream.tables)
+    )
+
+    @jax.jit
+    def begin(start):
+        tables, key = jax.tree.map(jnp.asarray, stream.tables), jax.random.key(0)
+        learner = engine.init(key, tables)
+        learner = learner._replace(hyper={**learner.hyper, "start": start})
+        return engine.begin_visit(learner, make_clock(), tables, key)
+
+    for number, value in enumerate((5, 6)):
+        learner = begin(jnp.float32(number))
+        assert (learner.params["dense_0"]["kernel"] == value).all()
+        assert learner.params["head"]["bias"].tolist() == [[value, value], [0, 0]]
+        assert (learner.method_state["teacher"]["params"]["dense_0"]["bias"] == value).all()
+
+
+def test_the_last_quarter_of_each_phase_has_a_tenth_of_the_rate():
+    method = methods.feature_extraction(networks.mlp((2, 2, 1), 2, hidden=(3,)), hidden=4)
+    (phase,) = lower_late(method, streams.lifelong(2, [0, 8])).phases
+    rates = [
+        float(phase.rate(make_clock(task=1, epoch=epoch, progress=part))) for epoch, part in [(0, 0), (5, 0.9), (6, 0)]
+    ]
+    np.testing.assert_allclose(rates, [5, 5, 0.5])
+
+
+def test_torchs_parameters_compute_the_same_here():
+    network = networks.cnn((4, 6, 2), 3, channels=((4,),), dense=(5,))
+    generator = np.random.default_rng(0)
+    draw = lambda *shape: generator.standard_normal(shape).astype(np.float32)
+    layers = {"features/0": (4, 2, 3, 3), "classifier/1": (5, 24), "classifier/4": (3, 5)}
+    leaves = {f"{name}/weight": draw(*shape) for name, shape in layers.items()}
+    leaves |= {f"{name}/bias": draw(shape[0]) for name, shape in layers.items()}
+    given = from_torch(leaves, network)
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    assert {path: leaf.shape for path, leaf in given.items()} == {
+        f"{layer}/{name}": leaf.shape for layer, own in params.items() for name, leaf in own.items()
+    }
+    maps = draw(2, 2, 3, 4)  # height, width, features
+    wanted = maps.transpose(0, 3, 1, 2).reshape(2, -1) @ leaves["classifier/1/weight"].T
+    np.testing.assert_allclose(maps.reshape(2, -1) @ given["dense_0/kernel"], wanted, rtol=1e-5, atol=1e-5)
+    assert given["conv_0_0/kernel"][1, 2, 0, 3] == leaves["features/0/weight"][3, 0, 1, 2]
+    assert from_torch(given, network) == given
+
+
+def test_the_middle_of_larger_images_is_shown():
+    network = networks.cnn((2, 4, 1), 2, channels=((3,),), dense=())
+    params, collections = network.init(jax.random.key(0))
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
+    shown = middle(network, 8).apply(params, collections, images).logits
+    np.testing.assert_array_equal(shown, network.apply(params, collections, images[:, 3:5, 2:6]).logits)
