@@ -8,10 +8,7 @@ in milliseconds a step. Writes `experiments/results/convolution_benchmark_cpu.js
 """
 
 import dataclasses
-import json
-import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -22,6 +19,7 @@ import tyro
 from jax import lax
 
 from cljax.networks import convolve, max_pool
+from experiments.saving import save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +105,10 @@ def main(config: Config) -> None:
         "rows": rows,
         "unit": "milliseconds a step",
         "reference": "lax.conv_general_dilated and lax.reduce_window with their native gradients",
-        "config": dataclasses.asdict(config),
-        "device": jax.devices()[0].device_kind,
-        "versions": {"jax": jax.__version__, "numpy": np.__version__, "python": sys.version.split()[0]},
-        "command": "python -m experiments.benchmark_convolution",
     }
-    folder = pathlib.Path(config.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"convolution_benchmark_{jax.default_backend()}.json").write_text(json.dumps(record, indent=2) + "\n")
     for row in rows:
         print(f"{row['case']}: {row['cljax']:.1f} against {row['reference']:.1f} ms, ratio {row['ratio']:.3f}")
+    save("experiments.benchmark_convolution", "convolution_benchmark", record, config)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,12 @@ included. DF-CNN is compared to single-task learning, which trains as many leave
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import json
-import pathlib
-import statistics
 
-import jax
 import tyro
 
 from cljax import methods, networks
-from experiments.benchmark_tasks import stepper
+from experiments.benchmark_tasks import in_turn, stepper
+from experiments.saving import save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +56,8 @@ def main(config: Config) -> None:
         ours, theirs = (
             stepper(one, 2, batch_size=config.batch_size, steps=config.steps) for one in (method, reference)
         )
-        pairs = [(ours(), theirs()) for _ in range(config.repeats)]
-        seconds = [statistics.median(times) for times in zip(*pairs, strict=True)]
-        ratio = statistics.median(mine / other for mine, other in pairs)
-        rows.append({"case": name, "cljax": seconds[0], "reference": seconds[1], "ratio": ratio})
-        print(f"{name:30s} {seconds[0] * 1e3:7.2f} ms, {seconds[1] * 1e3:7.2f} ms: ratio {ratio:.3f}", flush=True)
-    device = jax.devices()[0]
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
-    result = {"rows": rows, "device": device.device_kind, "versions": versions, "config": dataclasses.asdict(config)}
-    kind = "cpu" if device.platform == "cpu" else "gpu"
-    path = pathlib.Path(config.out) / f"methods_benchmark_{kind}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written: {path}")
+        rows.append(in_turn(name, ours, theirs, repeats=config.repeats))
+    save("experiments.benchmark_methods", "methods_benchmark", {"rows": rows}, config)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ of about 1, at most 1.2, since a visit works on one row of every per-task leaf. 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import json
-import pathlib
 import statistics
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -24,6 +22,7 @@ import tyro
 
 from cljax import methods, networks, streams, training
 from cljax.types import Method, Network, make_clock
+from experiments.saving import save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +74,15 @@ def stepper(method: Method, tasks: int, *, batch_size: int, steps: int):
     return run
 
 
+def in_turn(case: str, ours: Callable[[], float], reference: Callable[[], float], *, repeats: int) -> dict:
+    """Times two steps in turn: a row with the medians of their seconds, and of their ratios."""
+    pairs = [(ours(), reference()) for _ in range(repeats)]
+    mine, other = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratio = statistics.median(one / two for one, two in pairs)
+    print(f"{case:30s} {mine * 1e3:7.2f} ms, {other * 1e3:7.2f} ms: ratio {ratio:.3f}", flush=True)
+    return {"case": case, "cljax": mine, "reference": other, "ratio": ratio}
+
+
 def cases(network: Network) -> dict[str, Method]:
     """The methods that draw from the current task."""
     names = ("finetune", "freezing", "single_task", "hard_sharing")
@@ -87,22 +95,8 @@ def main(config: Config) -> None:
     rows = []
     for name, method in cases(network).items():
         few, many = (stepper(method, tasks, batch_size=config.batch_size, steps=config.steps) for tasks in (2, 100))
-        pairs = [(few(), many()) for _ in range(config.repeats)]
-        reference, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
-        ratio = statistics.median(many / few for few, many in pairs)
-        row = {"case": name, "cljax": ours, "reference": reference, "ratio": ratio}
-        rows.append(row)
-        print(
-            f"{name:14s} {reference * 1e3:7.2f} ms at 2 tasks, {ours * 1e3:7.2f} at 100: ratio {ratio:.3f}", flush=True
-        )
-    device = jax.devices()[0]
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
-    result = {"rows": rows, "device": device.device_kind, "versions": versions, "config": dataclasses.asdict(config)}
-    kind = "cpu" if device.platform == "cpu" else "gpu"
-    path = pathlib.Path(config.out) / f"tasks_benchmark_{kind}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written: {path}")
+        rows.append(in_turn(name, many, few, repeats=config.repeats))
+    save("experiments.benchmark_tasks", "tasks_benchmark", {"rows": rows}, config)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Writes `experiments/results/kill_and_resume.json`.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import pathlib
 import signal
@@ -25,6 +24,8 @@ import jax
 import numpy as np
 import orbax.checkpoint
 import tyro
+
+from experiments.saving import save
 
 TIMES = ("seconds", "compile_seconds", "share_waiting")
 
@@ -109,13 +110,9 @@ def main(config: Config) -> None:
             rows[-1]["said"] = said.splitlines()[-1] if said else "(before the first checkpoint)"
             print(json.dumps(rows[-1]), flush=True)
     equal = sum(row["record"] and row["learners"] for row in rows)
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "orbax-checkpoint")}
     result = {"experiment": "kill_and_resume", "kills": len(rows), "equal_ends": equal, "rows": rows}
-    result |= {"device": jax.devices()[0].device_kind, "versions": versions, "config": dataclasses.asdict(config)}
-    path = pathlib.Path(config.out) / "kill_and_resume.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{equal} equal ends of {len(rows)} kills; written: {path}")
+    print(f"{equal} equal ends of {len(rows)} kills")
+    save("experiments.kill_and_resume", "kill_and_resume", result, config)
 
 
 if __name__ == "__main__":

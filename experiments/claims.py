@@ -1,0 +1,94 @@
+"""What experiments write: numbers in percent, and what papers claim beside what was found.
+
+A difference is paired by seed and counts where its 95% interval leaves out 0.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cljax import metrics, report
+
+REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
+Claim = dict[str, str]
+"""source, claim, published, found, verdict."""
+Named = tuple[str, ArrayLike]
+"""What it is called, and a number a seed."""
+
+
+def claim(source: str, what: str, published: str, found: str, verdict: str) -> Claim:
+    """A claim beside what was found."""
+    return {"source": source, "claim": what, "published": published, "found": found, "verdict": verdict}
+
+
+def compare(
+    mine: Named, other: Named, *, at_least: float = 0.0, scale: float = 100, unit: str = "points"
+) -> tuple[str, str]:
+    """Whether the one is above the other, by `at_least`, with the numbers that decide.
+
+    Args:
+      mine, other: of the same seeds in the same order.
+      at_least: how far above; negative: how far below is still as claimed.
+      scale: of all numbers in the text.
+      unit: of a difference, in the text.
+
+    Returns:
+      What was found, and the verdict.
+
+    Example:
+      >>> compare(('lwf', [0.9, 0.8, 0.7]), ('finetune', [0.7, 0.6, 0.4]))
+      ('lwf 80.0, finetune 56.7: +23.3 ±14.3 points', 'reproduced')
+    """
+    ours, theirs = (np.asarray(values, np.float64) for _, values in (mine, other))
+    found = metrics.paired_difference(ours, theirs)
+    mean, half = float(found.mean), float(found.half_width)
+    verdict = REPRODUCED if mean - half > at_least else NOT_REPRODUCED
+    apart = "" if abs(mean - at_least) > half else ", not apart beyond the interval"
+    text = f"{mine[0]} {scale * ours.mean():.1f}, {other[0]} {scale * theirs.mean():.1f}: {scale * mean:+.1f} "
+    return f"{text}±{scale * half:.1f} {unit}{apart}", verdict
+
+
+def in_percent(found: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, dict[str, float]]:
+    """Means over seeds and half-widths of their 95% intervals, in percent with two decimals.
+
+    Args:
+      found: `{metric: {method: a fraction a seed}}`.
+
+    Returns:
+      `{'metric_mean': {method: number}, 'metric_ci95': {method: number}}`; NaN for the interval of a single seed.
+
+    Example:
+      >>> in_percent({'accuracy': {'lwf': [0.5, 0.6]}})
+      {'accuracy_mean': {'lwf': 55.0}, 'accuracy_ci95': {'lwf': 63.53}}
+    """
+    numbers = {}
+    for metric, by_method in found.items():
+        intervals = {method: metrics.mean_and_interval(np.asarray(values)) for method, values in by_method.items()}
+        for part, field in (("mean", "mean"), ("ci95", "half_width")):
+            values = {method: round(100 * float(getattr(one, field)), 2) for method, one in intervals.items()}
+            numbers[f"{metric}_{part}"] = values
+    return numbers
+
+
+def write_result(out: pathlib.Path, name: str, result: Mapping[str, Any]) -> pathlib.Path:
+    """Writes `results/NAME.json` in the folder `out`; NaN becomes null."""
+    path = out / "results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report.plain(dict(result)), indent=1) + "\n")
+    return path
+
+
+def merge(out: pathlib.Path, claims: Iterable[Claim]) -> pathlib.Path:
+    """Puts claims into `claims.json` in the folder `out`, in place of those of the same words."""
+    path, new = out / "claims.json", list(claims)
+    done = {one["claim"] for one in new}
+    old = json.loads(path.read_text())["claims"] if path.exists() else []
+    everything = [one for one in old if one["claim"] not in done] + new
+    path.write_text(json.dumps({"claims": everything}, indent=1) + "\n")
+    return path

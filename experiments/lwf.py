@@ -1,0 +1,100 @@
+"""Learning without Forgetting on real images: tables 1 and 2, figures 1, 4 and 5 at small scale.
+
+    python -m experiments.lwf --data-dir FOLDER
+
+FOLDER has CIFAR-10, CIFAR-100 and MNIST prepared by TFDS. A network is trained on CIFAR-10, once a seed and kept in
+`runs/lwf`; every method begins with it. Then come, each a task, groups of CIFAR-100's superclasses, or MNIST.
+
+- `table_1`: one new task, CIFAR-100's mammals, or MNIST as one unlike the old task
+- `figure_4`: four groups of CIFAR-100 one by one
+- `figure_5`: the mammals, with 100, 30, 10 and 3% of their images
+- `table_2`: own layers, the L2 constraint, the response loss, a lowered shared rate; without network expansion
+- `figure_1`: time and storage, measured
+
+About an hour on two idle cores (`--form reduced`: 150,000 steps of a small CNN). `--only table_1 figure_4` picks parts;
+what was done already is taken from `runs/lwf`. `--form full` has all images and a larger network, for a GPU. Expected:
+LwF clearly above fine-tuning on old tasks, and above feature extraction on new ones. Writes
+`experiments/results/lwf_PART.json`, percent, and each claim of the paper beside what was found into
+`experiments/claims.json`. The paper's own data sets are for `experiments.lwf_paper`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from cljax import report
+from cljax.cli.process import CONVOLUTION_THREADS, use_compilation_cache
+from experiments import claims, lwf_claims, lwf_cost
+from experiments.lwf_published import FIGURE_1
+from experiments.lwf_runs import Runs
+
+PARTS = {part: getattr(lwf_claims, part) for part in ("table_1", "figure_4", "figure_5", "table_2")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Where data, runs and results are; which parts are done, how large, and for how many seeds."""
+
+    data_dir: str | None = None
+    only: tuple[Literal["table_1", "figure_4", "figure_5", "table_2", "figure_1"], ...] = ()
+    form: Literal["reduced", "full", "tiny"] = "reduced"
+    seeds: int = 3
+    runs: str = "runs/lwf"
+    out: str = "experiments"
+
+
+def describe(part: str, config: Config, runs: Runs) -> dict[str, Any]:
+    """What every result says beside its numbers."""
+    return {
+        "experiment": f"lwf/{part}",
+        "seeds": runs.seeds,
+        "form": config.form,
+        "sizes": runs.size._asdict(),
+        "device": report.device(),
+        "command": f"python -m experiments.lwf --only {part} --form {config.form} --seeds {config.seeds}",
+        "versions": report.versions(),
+    }
+
+
+def figure_1(runs: Runs) -> tuple[dict[str, Any], list[claims.Claim]]:
+    """Costs, and the accuracies of table 1's first case beside them."""
+    shown = ("finetune", "duplicate_and_finetune", "feature_extraction", "joint", "lwf", "l2_constraint")
+    accuracy = {method: runs.accuracy("similar", method) for method in shown}
+    rows = lwf_cost.measure(runs.make_network(10), runs.size, batch_size=runs.size.batch_size)
+    sizes = runs.images("several")
+    decided = lwf_cost.claims_of(rows, int(sum(sizes[:-1]) * np.prod(runs.network.inputs)))
+    found = claims.in_percent(lwf_claims.tabulate(accuracy, accuracy["lwf"]))
+    costs = {name: {**row, "requires_previous_data": name == "joint"} for name, row in rows.items()}
+    return {"published": FIGURE_1, **found, "tasks": lwf_cost.TASKS, "costs": costs}, decided
+
+
+def main(config: Config) -> None:
+    """Does the parts asked for, all where none is named, and writes their results and claims."""
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        os.environ.setdefault("XLA_FLAGS", CONVOLUTION_THREADS)
+    use_compilation_cache()
+    out = pathlib.Path(config.out)
+    runs = Runs(pathlib.Path(config.runs), config.form, config.seeds, config.data_dir)
+    asked: tuple[str, ...] = config.only or (*PARTS, "figure_1")
+    for part in asked:
+        if part == "figure_1":
+            numbers, decided = figure_1(runs)
+        else:
+            result = PARTS[part](runs.accuracy)
+            numbers, decided = {"published": result.published, **claims.in_percent(result.found)}, result.claims
+        print(f"written: {claims.write_result(out, f'lwf_{part}', {**describe(part, config, runs), **numbers})}")
+        for one in decided:
+            print(f"{one['verdict']:15s} {one['claim']}: {one['found']}")
+        if config.form != "tiny" and config.seeds > 1:  # one seed has no interval
+            claims.merge(out, decided)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,233 @@
+"""Learning without Forgetting on its own data sets, for who has them, with a trained AlexNet or VGG-16.
+
+    python -m experiments.lwf_paper --old ImageNet --new CUB --init alexnet.safetensors
+
+`--old` and `--new` name folders of images (`train` and `val` or `test`, a sub-folder a class), or data sets that TFDS
+has prepared; several `--new` are learned one by one, as in figure 4. Images are read as the run goes on, at 256x256;
+the network sees random 224x224 parts of them in training, mirrored and with shifted colours, and the middle in
+evaluation. `--init` is what the network learned on the old task: our own parameters, or torchvision's AlexNet or VGG-16
+as a `.safetensors` file, which standardises by the default `--mean` and `--std`.
+
+The official code's rates and epochs (warm-up and what follows together), after ImageNet and Places2: CUB 0.0008 and
+0.0012, Scenes 0.0004 and 0.0006, MNIST 0.0004 (`--rate`); CUB and Scenes 144 and 216, MNIST 24 (`--epochs`); batches of
+192, with VGG-16 64. For a GPU: with AlexNet a visit to CUB is 4,500 steps of 192 images.
+
+VOC is left out: its images have several labels each, and a stream has tasks of one kind of labels only, so it cannot
+follow ImageNet's single ones. A stream of multi-label tasks alone is `streams.from_tasks` with float labels, which
+`lwf` distils by binary terms and `training.evaluate_precision` measures by VOC's mean average precision.
+
+Writes `experiments/results/lwf_paper_OLD_NEW.json`. `--check` needs no data: it goes through the shapes of a train step
+of every method on the paper's pairs, with both networks, and takes one step of LwF with AlexNet on generated images.
+Expected: tables 1(a) and 1(c), in `experiments.lwf_published`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from cljax import augmentation, checkpoints, data, networks, report, streams, training
+from cljax.training import host
+from cljax.training.driver import drive
+from cljax.types import Array, Method, Network, Stream, make_clock
+from experiments import claims, lwf_claims
+from experiments.lwf_published import TABLE_1
+from experiments.lwf_runs import lower_late, methods_of, optimizer
+
+CLASSES = {"ImageNet": 1000, "Places2": 401, "CUB": 200, "Scenes": 67, "MNIST": 10}
+PAIRS = (
+    *(("ImageNet", new) for new in ("CUB", "Scenes", "MNIST")),
+    *(("Places2", new) for new in ("CUB", "Scenes")),
+)
+NETWORKS = {"alexnet": networks.alexnet, "vgg16": networks.vgg16}
+SIDE, PART = 256, 224
+COLOURS: dict[str, Any] = {
+    "eigenvalues": (0.2175, 0.0188, 0.0045),
+    "eigenvectors": ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203)),
+}
+"""The principal components of ImageNet's colours, as commonly given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Data, network and training; see above."""
+
+    old: str = ""
+    new: tuple[str, ...] = ()
+    init: str = ""
+    network: Literal["alexnet", "vgg16"] = "alexnet"
+    methods: tuple[str, ...] = lwf_claims.MAIN
+    data_dir: str | None = None
+    rate: float = 0.0008
+    epochs: int = 144
+    batch_size: int = 192
+    seeds: int = 3
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    runs: str = "runs/lwf_paper"
+    out: str = "experiments"
+    check: bool = False
+
+
+class InColour:
+    """Grey images that are read on demand, their channel repeated."""
+
+    def __init__(self, images: data.Images) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Reads one image, `[H, W, 3]`."""
+        return np.repeat(self._images[row], 3, axis=-1)
+
+
+def middle(network: Network, side: int) -> Network:
+    """The network, shown the middle of images of this side; shifted images show it another part."""
+    height, width, channels = network.inputs
+    top, left = (side - height) // 2, (side - width) // 2
+
+    def encode(params: Any, collections: Any, inputs: Array, *, train: bool, key: Array | None):
+        part = inputs[:, top : top + height, left : left + width]
+        return network.encode(params, collections, part, train=train, key=key)
+
+    return network._replace(encode=encode, inputs=(side, side, channels))
+
+
+def make_network(config: Config, outputs: int) -> Network:
+    """The network of the configuration."""
+    made = NETWORKS[config.network]((PART, PART, 3), outputs, mean=config.mean, std=config.std)
+    return middle(made, SIDE)
+
+
+def make_stream(config: Config) -> Stream:
+    """The old data set, whose images only joint training draws from, then the new ones."""
+    tasks = []
+    for name in (config.old, *config.new):
+        found = data.open(name, config.data_dir, image_size=SIDE)
+        parts = [found.train_images, found.test_images]
+        if parts[0].shape[-1] == 1:
+            parts = [data.Images([InColour(part)], (SIDE, SIDE, 3), name=name) for part in parts]
+        tasks.append((parts[0], found.train_labels, parts[1], found.test_labels))
+    schedule = streams.lifelong(len(tasks), [0, *[config.epochs] * len(config.new)])
+    return streams.from_tasks(tasks, validation=0.0, schedule=schedule, name="+".join((config.old, *config.new)))
+
+
+def from_torch(leaves: Mapping[str, np.ndarray], network: Network) -> dict[str, np.ndarray]:
+    """Parameters by the network's paths, of torchvision's by theirs (`features/0/weight`); others as they are.
+
+    Convolutions turn from `[out, in, h, w]` to `[h, w, in, out]`, dense layers from `[out, in]` to `[in, out]`; the
+    first of these takes maps flattened as height, width, feature instead of feature, height, width.
+
+    Args:
+      leaves: of `checkpoints.load_params`.
+      network: with `wiring`, in the order of its layers.
+    """
+    if any(path.endswith("/kernel") for path in leaves):
+        return dict(leaves)
+    kernels = [wire.path for wire in network.wiring if wire.path.endswith("/kernel")]
+    place = lambda path: (path.split("/")[0] != "features", int(path.split("/")[1]))
+    weights = sorted((path for path in leaves if path.endswith("/weight")), key=place)
+    found, features = {}, 0
+    for path, source in zip(kernels, weights, strict=True):
+        value = np.asarray(leaves[source])
+        if value.ndim == 4:
+            features, value = len(value), value.transpose(2, 3, 1, 0)
+        else:
+            if features:
+                value = value.reshape(len(value), features, -1).swapaxes(1, 2).reshape(len(value), -1)
+            features, value = 0, value.T
+        found[path] = value
+        found[path.replace("/kernel", "/bias")] = np.asarray(leaves[source.replace("/weight", "/bias")])
+    return found
+
+
+def check() -> None:
+    """Shapes of a train step of every method on every pair, with both networks; and one step taken with AlexNet."""
+    for name in NETWORKS:
+        for old, new in PAIRS:
+            for label in lwf_claims.MAIN:
+                _, loss = jax.eval_shape(lambda case=(name, old, new, label): step(*generated(*case)))
+                assert loss.shape == ()
+            print(f"{name}, {new} after {old}: a step of {', '.join(lwf_claims.MAIN)} has its shapes", flush=True)
+    begun = time.perf_counter()
+    learner, value = jax.jit(lambda: step(*generated("alexnet", "ImageNet", "CUB", "lwf")))()
+    loss, teacher = float(value), learner.method_state["teacher"]["params"]
+    moved = float(abs(learner.params["conv_0"]["kernel"] - teacher["conv_0"]["kernel"]).max())
+    print(f"one step of LwF with AlexNet: loss {loss:.3f}, {time.perf_counter() - begun:.0f} s with compilation")
+    if not (np.isfinite(loss) and moved > 0):
+        raise RuntimeError(f"The loss is {loss} and the first kernel moved by {moved}.")
+
+
+def generated(network: str, old: str, new: str, label: str, examples: int = 4) -> tuple[Method, Stream]:
+    """A method with a network, and two tasks of as many classes as the data sets have, a few noise images each."""
+    generator, tasks = np.random.default_rng(0), []
+    outputs = max(CLASSES[old], CLASSES[new])
+    for name in (old, new):
+        images = generator.integers(0, 256, (examples, SIDE, SIDE, 3), np.uint8)
+        labels = np.linspace(0, CLASSES[name] - 1, examples).astype(np.int32)
+        tasks.append((images, labels, images, labels))
+    made = methods_of(make_network(Config(network=network), outputs), warm_up=0.5)  # type: ignore[arg-type]
+    return made[label](), streams.from_tasks(tasks, validation=0.0, name="generated")
+
+
+def step(method: Method, stream: Stream):
+    """The learner, and the loss, after the first step of the second task's last phase."""
+    settings = training.Settings(batch_size=4, rate=0.0008)
+    capacity = streams.capacity(stream.tables)
+    engine = training.make_engine(method, optimizer(), settings, scenario="task", capacity=capacity)
+    key, clock = jax.random.key(0), make_clock(round=1, task=1, phase=len(method.phases) - 1)
+    tables = jax.tree.map(jnp.asarray, stream.tables)
+    focused = engine.begin_visit(engine.init(key, tables), clock, tables, key)
+    state = engine.begin_phase(focused, clock, tables, key)
+    batch = streams.sequential(tables, tables.train, clock.task, jnp.int32(0), settings.batch_size)
+    learner, loss, _ = engine.step(state.learner, state.mask, clock, batch, key)
+    return learner, loss
+
+
+def main(config: Config) -> None:
+    """Drives the methods, or checks the shapes."""
+    if config.check:
+        return check()
+    if not (config.old and config.new and config.init):
+        raise SystemExit("Name --old, --new and --init, or give --check: python -m experiments.lwf_paper --help")
+    stream = make_stream(config)
+    network = make_network(config, stream.tables.classes.shape[-1])
+    given = from_torch(checkpoints.load_params(config.init), network)
+    shift = augmentation.pad_crop((SIDE - PART) // 2)
+    augment = augmentation.compose(shift, augmentation.flip(), augmentation.colour_jitter(**COLOURS))
+    settings = training.Settings(batch_size=config.batch_size, rate=config.rate, augment=augment)
+    pairs, runs = [(seed, stream) for seed in range(config.seeds)], {}
+    title = "_".join(pathlib.Path(name).name for name in (config.old, *config.new))
+    made = methods_of(network, warm_up=0.5)
+    for label in config.methods:
+        path = pathlib.Path(config.runs) / f"{title}-{config.network}-{label}.json"
+        if not path.exists():
+            method = lower_late(training.start_from(made[label](), given), stream.schedule)
+            outcome = drive(method, optimizer(), pairs, settings, programs_of=host.make_programs)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(report.plain(outcome.evaluation.accuracy)) + "\n")
+        runs[label] = np.asarray(json.loads(path.read_text()), np.float64)
+        print(f"{label}: old {lwf_claims.old(runs[label]).mean():.3f}, new {lwf_claims.new(runs[label]).mean():.3f}")
+    numbers = claims.in_percent(lwf_claims.tabulate(runs, runs["lwf"])) if "lwf" in runs else {}
+    facts = {"experiment": f"lwf/paper/{title}", "published": TABLE_1, "seeds": list(range(config.seeds))}
+    facts |= {"form": "full", "device": report.device(), "versions": report.versions()}
+    facts["command"] = shlex.join(["python", "-m", "experiments.lwf_paper", *sys.argv[1:]])
+    print(f"written: {claims.write_result(pathlib.Path(config.out), f'lwf_paper_{title}', {**facts, **numbers})}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

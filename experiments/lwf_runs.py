@@ -1,0 +1,281 @@
+"""The runs of LwF's experiments: the data, the trained network that all start from, a method over a few new tasks."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from cljax import augmentation, checkpoints, data, methods, networks, report, streams, training
+from cljax.data.superclasses import groups_of
+from cljax.training.driver import Outcome, drive
+from cljax.training.plan import epoch_table
+from cljax.types import Array, Clock, Fold, Learner, Method, Network, Schedule, Stream
+
+GROUPS = {
+    "mammals": "aquatic_mammals medium_mammals small_mammals large_carnivores large_omnivores_and_herbivores",
+    "other_animals": "fish insects non-insect_invertebrates reptiles people",
+    "outdoors": "flowers fruit_and_vegetables trees large_natural_outdoor_scenes large_man-made_outdoor_things",
+    "things": "food_containers household_electrical_devices household_furniture vehicles_1 vehicles_2",
+}
+"""CIFAR-100's superclasses, divided by similarity as the paper divides VOC and Scenes: 25 classes each."""
+OUTPUTS = 25
+"""Logits of every head, so that one trained network serves all cases."""
+
+
+class Size(NamedTuple):
+    """How large a form of the experiments is.
+
+    Attributes:
+      channels, dense, dropout: of the CNN.
+      hidden: of feature extraction's classifier.
+      share: of a new task's training images.
+      first_share, first_epochs, first_rate: of CIFAR-10's training images, and how the first network learns them.
+      epochs: of a new task, with all of `share`.
+      rate: of new tasks.
+      batch_size: of steps.
+      augment: whether images are shifted and mirrored.
+    """
+
+    channels: tuple[tuple[int, ...], ...] = ((16,), (32,))
+    dense: tuple[int, ...] = (128, 128)
+    dropout: float = 0.5
+    hidden: int = 512
+    share: float = 0.4
+    first_share: float = 1.0
+    first_epochs: int = 10
+    first_rate: float = 0.02
+    epochs: int = 10
+    rate: float = 0.01
+    batch_size: int = 64
+    augment: bool = False
+
+
+FORMS = {
+    "reduced": Size(),
+    "full": Size(
+        channels=((64, 64), (128, 128), (256, 256)),
+        dense=(512, 512),
+        hidden=4096,
+        share=1.0,
+        first_epochs=72,
+        epochs=72,
+        rate=0.002,
+        augment=True,
+    ),
+    "tiny": Size(channels=((2,), (4,)), dense=(8, 8), hidden=8, share=0.02, first_share=0.01, first_epochs=1, epochs=2),
+}
+"""'full': all images, 18 epochs times 4 as the paper's code has for CUB and Scenes, a tenth of the first rate. The
+reduced form takes an eighteenth of those steps, and so a higher rate. 'tiny' is a trial."""
+
+
+class Case(NamedTuple):
+    """What is learned after CIFAR-10: groups of CIFAR-100 or 'mnist', and which part of `Size.share` is used."""
+
+    tasks: tuple[str, ...]
+    part: float = 1.0
+
+
+CASES = {
+    "similar": Case(("mammals",)),
+    "dissimilar": Case(("mnist",)),
+    "several": Case(tuple(GROUPS)),
+    "part_30": Case(("mammals",), 0.3),
+    "part_10": Case(("mammals",), 0.1),
+    "part_3": Case(("mammals",), 0.03),
+}
+
+
+def methods_of(network: Network, *, hidden: int = 4096, warm_up: float = 0.25) -> dict[str, Callable[[], Method]]:
+    """The methods and variants by the names they have in results, each made when it is called.
+
+    Args:
+      network: that all are made for.
+      hidden: of feature extraction's classifier.
+      warm_up: share of a visit's epochs for the new head alone, where a method has that phase.
+    """
+    first: dict[str, Any] = {"warm_up": warm_up}
+    return {
+        "lwf": lambda: methods.lwf(network, **first),
+        "finetune": lambda: methods.finetune(network, **first),
+        "feature_extraction": lambda: methods.feature_extraction(network, hidden=hidden),
+        "joint": lambda: methods.joint(network, sampling="balanced"),
+        "l2_constraint": lambda: methods.l2_constraint(network, **first),
+        "duplicate_and_finetune": lambda: methods.duplicate_and_finetune(network),
+        "lwf_own_1": lambda: methods.lwf(network, own_layers=1, **first),
+        "lwf_own_2": lambda: methods.lwf(network, own_layers=2, **first),
+        "lwf_cross_entropy": lambda: methods.lwf(network, response="cross_entropy", **first),
+        "lwf_l1": lambda: methods.lwf(network, response="l1", **first),
+        "lwf_l2": lambda: methods.lwf(network, response="l2", **first),
+        "finetune_tenth": lambda: methods.finetune(network, shared_rate=0.1, **first),
+    }
+
+
+def start_from_each(method: Method, given: Sequence[Mapping[str, Any]]) -> Method:
+    """`training.start_from` for several seeds through one program: `hyper['start']` numbers the seed's parameters."""
+    begins = [training.start_from(method, params).begin_task for params in given]
+
+    def init(key: Array):
+        *rest, hyper = method.init(key)
+        return *rest, {**hyper, "start": jnp.float32(0)}
+
+    def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
+        branches = [lambda learner, begin=begin: begin(learner, clock, fold, key) for begin in begins]
+        return lax.switch(learner.hyper["start"].astype(jnp.int32), branches, learner)
+
+    return method._replace(init=init, begin_task=begin_task)
+
+
+def lower_late(method: Method, schedule: Schedule) -> Method:
+    """The method, with a tenth of the rate in the last quarter of every phase, as in the official code."""
+
+    def lowered(number: int, phase):
+        begin = 0.75 * float(epoch_table(method, schedule)[:, number].max())
+        done = lambda clock: clock.epoch.astype(jnp.float32) + clock.progress
+        factor = lambda clock: jnp.where(done(clock) < begin, jnp.float32(1), jnp.float32(0.1))
+        return phase._replace(rate=lambda clock: phase.rate(clock) * factor(clock))
+
+    return method._replace(phases=tuple(lowered(*pair) for pair in enumerate(method.phases)))
+
+
+def optimizer() -> optax.GradientTransformation:
+    """SGD with momentum of 0.9 and weight decay of 0.0005, at unit rate."""
+    return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(1.0, momentum=0.9))
+
+
+def widen(stream: Stream, outputs: int) -> Stream:
+    """The stream, with heads of so many logits, those that no class of the task has being left out."""
+    tables = stream.tables
+    more = outputs - tables.classes.shape[1]
+    return stream._replace(tables=tables._replace(classes=np.pad(tables.classes, ((0, 0), (0, more)))))
+
+
+class Runs:
+    """The runs of a form and some seeds, each done when it is first asked for and kept in a folder.
+
+    Args:
+      folder: where trained networks and runs are kept.
+      form: of `FORMS`.
+      seeds: how many.
+      data_dir: where TFDS's prepared CIFAR-10, CIFAR-100 and MNIST are.
+    """
+
+    def __init__(self, folder: pathlib.Path, form: str, seeds: int, data_dir: str | None) -> None:
+        self.size, self.seeds = FORMS[form], list(range(seeds))
+        self._folder, self._data_dir = folder / form, data_dir
+
+    def accuracy(self, case: str, label: str) -> np.ndarray:
+        """`[S, R, T]`: a fraction a seed, after each task, on each task; the first task is CIFAR-10."""
+        return np.asarray(self.record(case, label)["accuracy"], np.float64)
+
+    def record(self, case: str, label: str) -> dict[str, Any]:
+        """The record of a method or variant over a case."""
+        path = self._folder / f"{case}-{label}-{self._digest(CASES[case])}.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        begun = time.perf_counter()
+        pairs = [(seed, self._stream(case, seed)) for seed in self.seeds]
+        method = methods_of(self.network, hidden=self.size.hidden)[label]()
+        method = lower_late(start_from_each(method, self.first_networks), pairs[0][1].schedule)
+        outcome = self._drive(method, pairs, self.size.rate, [{"start": place} for place in range(len(pairs))])
+        record = self._record(method, pairs, outcome)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record) + "\n")
+        old, new = record["accuracy"][0][-1][0], record["accuracy"][0][-1][-1]
+        print(f"{case}, {label}: {time.perf_counter() - begun:.0f} s; first seed {old:.3f}, {new:.3f}", flush=True)
+        return record
+
+    def images(self, case: str) -> list[int]:
+        """How many training images each task of a case has."""
+        return self._stream(case, 0).tables.train.size.tolist()
+
+    @functools.cached_property
+    def dataset(self) -> data.Dataset:
+        """CIFAR-10, CIFAR-100 and MNIST as one, standardised as CIFAR-10."""
+        return data.combine([data.load(name, self._data_dir) for name in ("cifar10", "cifar100", "mnist")])
+
+    @functools.cached_property
+    def network(self) -> Network:
+        """The CNN that all runs have."""
+        return self.make_network(OUTPUTS)
+
+    def make_network(self, outputs: int) -> Network:
+        """The CNN, its head with so many logits."""
+        size, shape = self.size, self.dataset.images.shape[1:]
+        mean, std = self.dataset.statistics  # type: ignore[misc]
+        sizes: dict[str, Any] = {"channels": size.channels, "dense": size.dense, "dense_dropout": size.dropout}
+        return networks.cnn(shape, outputs, **sizes, mean=mean, std=std)
+
+    @functools.cached_property
+    def first_networks(self) -> list[dict[str, np.ndarray]]:
+        """The parameters of the network trained on CIFAR-10, for each seed; trained where they are not kept yet."""
+        folder = self._folder / f"first-{self._digest()}"
+        places = {seed: folder / f"seed-{seed}" for seed in self.seeds}
+        missing = [seed for seed, place in places.items() if not any(place.glob("*/manifest.json"))]
+        if missing:
+            begun = time.perf_counter()
+            make = lambda seed: self._split(
+                [self._classes("cifar10")], seed, [self.size.first_share], [self.size.first_epochs]
+            )
+            pairs = [(seed, make(seed)) for seed in missing]
+            method = lower_late(methods.finetune(self.network), pairs[0][1].schedule)
+            outcome = self._drive(method, pairs, self.size.first_rate)
+            for seed, learner in zip(missing, outcome.learners, strict=True):
+                checkpoints.save(places[seed], learner.params)
+            reached = np.asarray(outcome.evaluation.accuracy)[:, -1, 0]
+            print(f"first networks: {time.perf_counter() - begun:.0f} s; accuracy {reached.round(3)}", flush=True)
+        return [checkpoints.load_params(place) for place in places.values()]
+
+    def _drive(self, method: Method, pairs: list[tuple[int, Stream]], rate: float, hypers=None) -> Outcome:
+        augment = augmentation.compose(augmentation.pad_crop(4), augmentation.flip()) if self.size.augment else None
+        settings = training.Settings(batch_size=self.size.batch_size, rate=rate, augment=augment)
+        vectorize = jax.default_backend() != "cpu"
+        return drive(method, optimizer(), pairs, settings, hypers=hypers, vectorize=vectorize)
+
+    def _record(self, method: Method, pairs: list[tuple[int, Stream]], outcome: Outcome) -> dict[str, Any]:
+        config = {"training": {"curves_every": 0}, "size": self.size._asdict()}
+        network = {"name": "cnn", "channels": self.size.channels, "dense": self.size.dense}
+        record = report.run_record(method, pairs, outcome, network=network, config=config)
+        return {name: value for name, value in record.items() if name not in ("facts", "epochs")}
+
+    def _stream(self, case: str, seed: int) -> Stream:
+        tasks, part = CASES[case]
+        parts = [self._classes("cifar10"), *map(self._classes, tasks)]
+        share = self.size.share * part
+        images = np.bincount(self.dataset.train_labels)
+        wanted = sum(images[label] for label in self._classes("mammals"))  # of MNIST as many images as of a group
+        shares = [share * min(1.0, wanted / sum(images[label] for label in own)) for own in parts[1:]]
+        epochs = max(1, round(self.size.epochs * min(8 + 10 / part, 50) / 18))  # the official code's rule
+        return self._split(parts, seed, [1.0, *shares], [0, *[epochs] * len(tasks)])
+
+    def _split(self, parts: list[list[int]], seed: int, share: list[float], epochs: list[int]) -> Stream:
+        order = [label for part in parts for label in part]
+        sizes = [len(part) for part in parts]
+        chosen: dict[str, Any] = {"class_order": order, "sizes": sizes, "seed": seed}
+        chosen |= {"share": share, "schedule": streams.lifelong(len(parts), epochs)}
+        return widen(streams.split(self.dataset, tasks=len(parts), **chosen), OUTPUTS)
+
+    def _classes(self, task: str) -> list[int]:
+        """The classes of a data set or of a group, as the combined data set numbers them."""
+        own = {name: list(classes) for name, classes in self.dataset.groups}
+        if task in own:
+            return own[task]
+        hundred = own["cifar100"]
+        names = [self.dataset.classes[label].removeprefix("cifar100/") for label in hundred]
+        members = dict(groups_of(names, name="cifar100"))
+        return [hundred[label] for name in GROUPS[task].split() for label in members[name]]
+
+    def _digest(self, case: Case | None = None) -> str:
+        """Of all that a run depends on; without a case, of what the first networks depend on."""
+        first = self.size._replace(hidden=0, share=0, epochs=0, rate=0)
+        return hashlib.sha256(repr((self.size, case, self.seeds) if case else first).encode()).hexdigest()[:8]
