@@ -39,7 +39,7 @@ COMMANDS = {
     "class_incremental": f"--methods finetune lwf_mc lwm --data cifar100 --tasks 10 --scenario class --seeds 3 "
     f"--epochs 4 {SMALL}",
     "clnp_permuted_mnist": "--methods single_task clnp --data mnist --scenario permuted --seeds 3 --epochs 2 "
-    "--hidden 1000 1000 --batch-size 256 --optimizer adam --rate 0.002 --set clnp.margin=0.0005 clnp.l1=1e-5",
+    "--hidden 1000 1000 --batch-size 256 --optimizer adam --rate 0.002 --set clnp.margin=0.005 clnp.l1=2e-4",
     "df_cnn_cifar100": f"--methods single_task df_cnn --data cifar100 --tasks 5 --class-order {DF_CNN_CLASSES} "
     "--share 0.0378 --seeds 3 --epochs 80 --curves-every 4 --channels 16,16 32,32 --hidden 64 --batch-size 10 "
     "--optimizer rmsprop_tf1 --rate 0.001 --clip 0",
