@@ -132,7 +132,7 @@ def test_what_is_refused(tmp_path):
     (tmp_path / "deep" / "a").mkdir(parents=True)
     Image.fromarray(np.full((2, 2), 1000, np.uint16)).save(tmp_path / "deep" / "a" / "0.png")
     attempt("deep", "more than eight bits")
-    attempt("missing", "A folder of images is named by its path")
+    attempt("missing", "There is no folder .*missing. A folder of images has a sub-folder for each class")
     with pytest.raises(ValueError, match="image size is 0"):
         data.load(str(tmp_path / "deep"), image_size=0)
 
