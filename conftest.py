@@ -12,12 +12,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 
-from cljax.cli.process import processor
+from cljax.cli.process import keep_programs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-compiled = pathlib.Path(__file__).parent / ".pytest_cache" / "compiled" / processor()
-jax.config.update("jax_compilation_cache_dir", str(compiled))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+keep_programs(pathlib.Path(__file__).parent / ".pytest_cache" / "compiled")

@@ -8,9 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import cli, methods, report, training
-from cljax.cli.options import Sweep, UsageError
-from cljax.cli.sweep import Curve, curves
+from cljax import cli, methods, report, streams, training
+from cljax.cli import setup
+from cljax.cli.options import Options, Sweep, Training, UsageError
+from cljax.cli.sweep import Curve, curves, side_by_side
+from cljax.training import host
 from cljax.training.driver import drive
 from tests import conformance
 
@@ -73,6 +75,23 @@ def test_the_words_of_the_command():
     ):
         with pytest.raises(UsageError, match=re.escape(words)):
             curves(Sweep("lwf", "strength", (0.1,), vs=vs))
+
+
+def test_as_many_runs_side_by_side_as_half_of_the_memory_takes(monkeypatch):
+    options = Options(training=Training(seeds=(3,), vectorize="yes"))
+    job = setup.prepare(("lwf",), options, by_name=True)
+    method, memory = job.methods["lwf"], {}
+    monkeypatch.setattr(host, "available_memory", lambda: memory["bytes"])
+    tables = job.seeds[0][1].tables
+    make = lambda: training.make_learner(
+        method, job.optimizer, tables, 0.1, jax.random.key(0), streams.capacity(tables)
+    )
+    size_of = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    one = 3 * size_of(jax.jit(make)()) + size_of(tables._replace(examples=None))
+    for size, expected in ((12 * 2 * one, 12), (12 * 2 * one - 1, 6), (2 * 5 * one, 4), (one, 1), (None, True)):
+        memory["bytes"] = size
+        assert side_by_side(job, method, 12) == expected
+    assert side_by_side(job._replace(vectorize=False), method, 12) is False
 
 
 def made(curve, value, accuracy):

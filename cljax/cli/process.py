@@ -25,17 +25,21 @@ def set_xla_flags() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, unless the user has chosen a place already.
+    """Keeps compiled programs in the user's cache, unless the user has chosen a place already."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cljax"
+        keep_programs(cache / "compiled")
 
-    Programs compiled for one processor may not run on another, so each kind of processor has a folder of its own (home
-    folders are often shared between machines).
+
+def keep_programs(folder: pathlib.Path) -> None:
+    """Keeps every compiled program, however small, in a folder.
+
+    Programs compiled for one processor may not run on another, so each kind of processor has a sub-folder of its own
+    (home folders are often shared between machines).
     """
     import jax
 
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cljax" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache / processor()))
+    jax.config.update("jax_compilation_cache_dir", str(folder / processor()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

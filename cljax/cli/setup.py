@@ -6,6 +6,7 @@ Whatever is heavy to import is imported where it is used.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -167,10 +168,14 @@ def prepare(names: tuple[str, ...], options: Options, *, by_name: bool) -> Job:
     dataset = load_data(options, driver)
     settings = settings._replace(augment=make_augment(options.training.augment, dataset.train_images))
 
+    @functools.cache
+    def streams_of(head: Literal["auto", "shared", "task"]) -> list[tuple[int, Stream]]:
+        chosen = dataclasses.replace(options, data=dataclasses.replace(options.data, head=head))
+        return [(seed, make_stream(dataset, chosen, seed)) for seed in seed_numbers(options.training.seeds)]
+
     def fit(kind: Literal["auto", "mlp", "cnn"], head: Literal["auto", "shared", "task"]) -> Fitted:
-        data, wanted = dataclasses.replace(options.data, head=head), dataclasses.replace(options.network, network=kind)
-        chosen = dataclasses.replace(options, data=data, network=wanted)
-        streams = [(seed, make_stream(dataset, chosen, seed)) for seed in seed_numbers(options.training.seeds)]
+        chosen = dataclasses.replace(options, network=dataclasses.replace(options.network, network=kind))
+        streams = streams_of(head)
         network = make_network(chosen, streams[0][1])
         methods: dict[str, Method] = {}
         left_out: dict[str, str] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from rich.console import Console
 
 from cljax.cli.options import Options, Sweep, UsageError, configuration
@@ -16,6 +15,7 @@ from cljax.cli.setup import Job, constructors
 if TYPE_CHECKING:
     from cljax.folders import RunFolder
     from cljax.training.driver import Outcome
+    from cljax.types import Method
 
 
 class Curve(NamedTuple):
@@ -104,9 +104,8 @@ def drive_curves(
         if curve.name not in finished:
             given = [{curve.parameter: value} for value in curve.values for _ in job.seeds if curve.parameter]
             seeds = job.seeds * max(1, len(curve.values))
-            todo.append(
-                Drive(curve.name, job.methods[curve.method], seeds, given or None, side_by_side(job, len(seeds)))
-            )
+            method = job.methods[curve.method]
+            todo.append(Drive(curve.name, method, seeds, given or None, side_by_side(job, method, len(seeds))))
     named = {curve.name: curve for curve in wanted}
     for one, outcome in drive_each(todo, job, folder, options, errors):
         curve = named[one.name]
@@ -127,26 +126,37 @@ def drive_curves(
     return 0
 
 
-def side_by_side(job: Job, count: int) -> bool | int:
-    """How many runs go side by side: all, or the largest divisor of their number that half the device's memory takes.
+def side_by_side(job: Job, method: Method, count: int) -> bool | int:
+    """How many runs go side by side: all, or the largest divisor of their number that half of the memory takes.
 
-    A run is taken to need three times the bytes of its learner and its batches, as the optimizer and the step need
-    theirs, and its index tables; the images are there once.
+    A run is taken to need its index tables and three times its learner, for itself, its copy and what a step makes of
+    it; the images are there once.
     """
     import jax
 
-    if not job.vectorize:
-        return False
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    if not limit:
-        return True
-    method, tables = next(iter(job.methods.values())), job.seeds[0][1].tables
-    params, collections = jax.eval_shape(method.network.init, jax.random.key(0))
-    tasks = tables.classes.shape[0]
-    weights = sum(leaf.size * 4 for leaf in jax.tree.leaves((params, collections))) * (tasks + 1)
-    index = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tables._replace(examples=None)))
-    fits = max(1, int(limit / 2 / (3 * weights + index + 2**28)))
-    return max(size for size in range(1, count + 1) if count % size == 0 and size <= fits) if fits < count else True
+    from cljax import streams, training
+    from cljax.training.host import available_memory
+
+    memory = available_memory()
+    if not job.vectorize or memory is None:
+        return job.vectorize
+    stream = job.seeds[0][1]
+    make = lambda key: training.make_learner(
+        method, job.optimizer, stream.tables, job.settings.rate, key, streams.capacity(stream.tables)
+    )
+    learner = jax.eval_shape(make, jax.random.key(0))
+    size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return divisor(count, memory // 2 // (3 * size(learner) + size(stream.tables._replace(examples=None))))
+
+
+def divisor(count: int, most: int) -> int:
+    """The largest divisor of a number that is at most another, or 1.
+
+    Example:
+      >>> divisor(12, 100), divisor(12, 5), divisor(7, 5), divisor(7, 0)
+      (12, 4, 1, 1)
+    """
+    return max(size for size in range(1, count + 1) if count % size == 0 and size <= max(1, most))
 
 
 def members(outcome: Outcome, part: slice) -> Outcome:

@@ -296,10 +296,14 @@ def teach(network: Network, learner: Learner, inputs: Array) -> Array:
     return lax.stop_gradient(logits)
 
 
+def seen_tasks(learner: Learner, clock: Clock) -> Array:
+    """The tasks seen so far, `[T]` bool."""
+    return jnp.arange(learner.classes.shape[0]) <= clock.newest
+
+
 def old_tasks(learner: Learner, clock: Clock) -> Array:
     """The tasks seen so far but the current one, `[T]` bool."""
-    everything = jnp.arange(learner.classes.shape[0])
-    return (everything <= clock.newest) & (everything != clock.task)
+    return seen_tasks(learner, clock) & ~own_task(learner, clock)
 
 
 def own_task(learner: Learner, clock: Clock) -> Array:
@@ -311,6 +315,11 @@ def flatten_heads(values: Array) -> Array:
     """One growing head of all tasks' heads: `[T, B, K]` to `[B, T * K]`."""
     tasks, size, outputs = values.shape
     return jnp.moveaxis(values, 0, 1).reshape(size, tasks * outputs)
+
+
+def outputs_of(learner: Learner, tasks: Array) -> Array:
+    """The outputs of some tasks, `[T]` bool, in the one growing head, `[T * K]` bool."""
+    return (learner.classes & tasks[:, None]).reshape(-1)
 
 
 def rows_mask(tree: Tree, learner: Learner, trained: Array, shared: Array | bool) -> Tree:

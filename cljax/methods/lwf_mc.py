@@ -8,7 +8,16 @@ import jax.numpy as jnp
 from cljax import losses
 from cljax.methods.finetune import apply_kept, finetune, mean
 from cljax.methods.freezing import require_own_leaves
-from cljax.methods.lwf import flatten_heads, head_mask, old_tasks, renew_teacher, snapshot, teach
+from cljax.methods.lwf import (
+    flatten_heads,
+    head_mask,
+    old_tasks,
+    outputs_of,
+    renew_teacher,
+    seen_tasks,
+    snapshot,
+    teach,
+)
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
 
@@ -54,15 +63,15 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
         )
         old, learned = old_tasks(learner, clock), trained(learner, clock)
         targets = place_labels(batch, learner).astype(logits.dtype)
-        of = lambda tasks: (learner.classes & tasks[:, None]).reshape(-1)
-        classification = mean(losses.cross_entropy(logits, targets, classes=of(learned & ~old)), batch.weights)
-        each = losses.sigmoid_distillation(logits, teacher_logits, classes=of(old))
+        new = outputs_of(learner, learned & ~old)
+        classification = mean(losses.cross_entropy(logits, targets, classes=new), batch.weights)
+        each = losses.sigmoid_distillation(logits, teacher_logits, classes=outputs_of(learner, old))
         distillation = mean(each, batch.weights)
         metrics = {"classification": classification, "distillation": distillation}
         return classification + distillation, (student.collections, metrics)
 
     def trained(learner: Learner, clock: Clock) -> Array:
-        return (jnp.arange(learner.classes.shape[0]) <= clock.newest) | push_unseen
+        return seen_tasks(learner, clock) | push_unseen
 
     return base._replace(
         name="lwf_mc",

@@ -13,7 +13,15 @@ from cljax import losses, rows
 from cljax.attention import grad_cam
 from cljax.methods.finetune import finetune, mean
 from cljax.methods.freezing import require_own_leaves
-from cljax.methods.lwf import flatten_heads, head_mask, old_tasks, renew_teacher, snapshot
+from cljax.methods.lwf import (
+    flatten_heads,
+    head_mask,
+    old_tasks,
+    outputs_of,
+    renew_teacher,
+    seen_tasks,
+    snapshot,
+)
 from cljax.methods.lwf_mc import place_labels
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
@@ -98,9 +106,9 @@ def lwm(
             teacher["params"], teacher["collections"], learner, clock, batch.inputs, None
         )
         old_rows = old_tasks(learner, clock)
-        of = lambda tasks: (learner.classes & tasks[:, None]).reshape(-1)
-        old = of(old_rows)
-        learned = of(seen(learner, clock) & ~old_rows if classification == "ce_new" else seen(learner, clock))
+        seen = seen_tasks(learner, clock)
+        old = outputs_of(learner, old_rows)
+        learned = outputs_of(learner, seen & ~old_rows if classification == "ce_new" else seen)
         labels = place_labels(batch, learner).astype(logits.dtype)
         if classification != "bce_all" and batch.labels.ndim == 1:
             labels = batch.tasks * learner.classes.shape[1] + batch.labels
@@ -119,15 +127,12 @@ def lwm(
         value = metrics["classification"] + beta * metrics["distillation"] + gamma * metrics["attention"]
         return value, (collections, metrics)
 
-    def seen(learner: Learner, clock: Clock) -> Array:
-        return jnp.arange(learner.classes.shape[0]) <= clock.newest
-
     return base._replace(
         name="lwm",
         init=init,
         begin_task=renew_teacher,
         loss=loss,
-        update_mask=lambda learner, clock: head_mask(learner, seen(learner, clock)),
+        update_mask=lambda learner, clock: head_mask(learner, seen_tasks(learner, clock)),
         end_phase=renew_teacher,
         keeps_rows=network.per_task,
     )
