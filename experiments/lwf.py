@@ -33,7 +33,7 @@ from cljax import report
 from cljax.cli.process import CONVOLUTION_THREADS, use_compilation_cache
 from experiments import claims, lwf_claims, lwf_cost
 from experiments.lwf_published import FIGURE_1
-from experiments.lwf_runs import Runs
+from experiments.lwf_runs import FORMS, OUTPUTS, Runs
 
 PARTS = {part: getattr(lwf_claims, part) for part in ("table_1", "figure_4", "figure_5", "table_2")}
 
@@ -75,6 +75,15 @@ def figure_1(runs: Runs) -> tuple[dict[str, Any], list[claims.Claim]]:
     return {"published": FIGURE_1, **found, "tasks": lwf_cost.TASKS, "costs": costs}, decided
 
 
+def full_form(part: str, runs: Runs) -> dict[str, float]:
+    """What the full form of a part takes on this machine, once the first networks are trained."""
+    seconds = sum(runs.seconds(case, label) for case, labels in lwf_claims.RUNS[part].items() for label in labels)
+    size, full = runs.size, FORMS["full"]
+    steps = full.share * full.epochs / (size.share * size.epochs)
+    pair = runs.make_network(OUTPUTS), runs.make_network(OUTPUTS, full)
+    return lwf_cost.full_form(seconds, steps, pair, batch_size=size.batch_size)
+
+
 def main(config: Config) -> None:
     """Does the parts asked for, all where none is named, and writes their results and claims."""
     if importlib.metadata.version("jaxlib").startswith("0.10."):
@@ -89,6 +98,8 @@ def main(config: Config) -> None:
         else:
             result = PARTS[part](runs.accuracy)
             numbers, decided = {"published": result.published, **claims.in_percent(result.found)}, result.claims
+            if config.form == "reduced":
+                numbers["full_form"] = full_form(part, runs)
         print(f"written: {claims.write_result(out, f'lwf_{part}', {**describe(part, config, runs), **numbers})}")
         for one in decided:
             print(f"{one['verdict']:15s} {one['claim']}: {one['found']}")

@@ -19,6 +19,19 @@ Found = dict[str, dict[str, np.ndarray]]
 """`{metric: {method: a number a seed}}`."""
 
 MAIN = ("lwf", "finetune", "feature_extraction", "joint", "l2_constraint", "duplicate_and_finetune")
+FEW = ("lwf", "finetune", "feature_extraction", "joint")
+"""The methods of figure 5."""
+VARIANTS = ("l2_constraint", "lwf_own_1", "lwf_own_2", "lwf_cross_entropy", "lwf_l1", "lwf_l2", "finetune_tenth")
+"""What table 2 has beside the methods of table 1."""
+SHARES = {"100%": "similar", "30%": "part_30", "10%": "part_10", "3%": "part_3"}
+"""The cases of figure 5."""
+RUNS: dict[str, dict[str, tuple[str, ...]]] = {
+    "table_1": {"similar": MAIN, "dissimilar": MAIN},
+    "figure_4": {"several": MAIN},
+    "figure_5": dict.fromkeys(SHARES.values(), FEW),
+    "table_2": {"similar": ("lwf", "finetune", "feature_extraction", *VARIANTS)},
+}
+"""The runs that each part is made of: the methods of each case."""
 NEAR = 0.02
 """How far below joint training LwF may be where the paper says that they perform similarly."""
 
@@ -93,7 +106,7 @@ def table_1(get: Get) -> Result:
     """One new task: CIFAR-100's mammals after CIFAR-10, and MNIST after CIFAR-10."""
     claims, tables, runs = [], [], {}
     for case, words in (("similar", "mammals after CIFAR-10"), ("dissimilar", "MNIST after CIFAR-10")):
-        here = runs[case] = {method: get(case, method) for method in MAIN}
+        here = runs[case] = {method: get(case, method) for method in RUNS["table_1"][case]}
         tables.append(tabulate(here, here["lwf"], f"{case}/"))
         on = {name: {m: (m, of(a)) for m, a in here.items()} for name, of in (("old", old), ("new", new))}
         similar = case == "similar"
@@ -143,7 +156,7 @@ def _averages(runs: Mapping[str, np.ndarray]) -> tuple[Named, Named]:
 
 def figure_4(get: Get) -> Result:
     """Four groups of CIFAR-100 one by one after CIFAR-10."""
-    runs = {method: get("several", method) for method in MAIN}
+    runs = {method: get("several", method) for method in RUNS["figure_4"]["several"]}
     lwf, fine = runs["lwf"], runs["finetune"]
     forgotten = lambda accuracy: np.stack(
         [accuracy[:, task, task] - accuracy[:, -1, task] for task in range(accuracy.shape[-1] - 1)], axis=-1
@@ -169,13 +182,9 @@ def figure_4(get: Get) -> Result:
     return Result(IN_A_FIGURE, found, claims)
 
 
-PARTS = {"100%": "similar", "30%": "part_30", "10%": "part_10", "3%": "part_3"}
-
-
 def figure_5(get: Get) -> Result:
     """The mammals after CIFAR-10, with 100, 30, 10 and 3% of their training images."""
-    shown = ("lwf", "finetune", "feature_extraction", "joint")
-    runs = {part: {method: get(case, method) for method in shown} for part, case in PARTS.items()}
+    runs = {share: {method: get(case, method) for method in FEW} for share, case in SHARES.items()}
     found = join(*(tabulate(here, here["lwf"], f"{part}/") for part, here in runs.items()))
 
     def gap(of: Callable, part: str, one: str, other: str) -> Named:
@@ -199,9 +208,7 @@ def figure_5(get: Get) -> Result:
 
 def table_2(get: Get) -> Result:
     """Design choices: own layers, the L2 constraint, the response loss, a lowered rate of what is shared."""
-    variants = ("l2_constraint", "lwf_own_1", "lwf_own_2", "lwf_cross_entropy", "lwf_l1", "lwf_l2", "finetune_tenth")
-    labels = ("lwf", "finetune", "feature_extraction", *variants)
-    runs = {method: get("similar", method) for method in labels}
+    runs = {method: get("similar", method) for method in RUNS["table_2"]["similar"]}
     on = {name: {m: (m, of(a)) for m, a in runs.items()} for name, of in (("old", old), ("new", new), ("all", average))}
     say = lambda text: f"table 2{text} (mammals after CIFAR-10)"
     claims = [

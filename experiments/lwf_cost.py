@@ -80,6 +80,25 @@ def _inference(method: Method, learner: Learner, batch_size: int) -> Callable[[]
     return run
 
 
+def full_form(seconds: float, steps: float, pair: tuple[Network, Network], *, batch_size: int) -> dict[str, float]:
+    """What the full form of a part takes on this machine, estimated from its reduced form.
+
+    Args:
+      seconds: that all runs of the reduced form took.
+      steps: how many times as many steps the full form has.
+      pair: the networks of the reduced and of the full form.
+      batch_size: of steps.
+
+    Returns:
+      `step_ms_reduced` and `step_ms_full`, measured for fine-tuning, `steps_ratio` and `hours`, the estimate.
+    """
+    runs = [stepper(methods.finetune(network), 2, batch_size=batch_size, steps=2) for network in pair]
+    rounds = [[1000 * run() for run in runs] for _ in range(5)]
+    reduced, full = (statistics.median(times) for times in zip(*rounds, strict=True))
+    hours = seconds * steps * full / reduced / 3600
+    return {"step_ms_reduced": reduced, "step_ms_full": full, "steps_ratio": steps, "hours": hours}
+
+
 def claims_of(rows: dict[str, dict[str, Any]], image_bytes: int) -> list[Claim]:
     """The claims of figure 1 and of the paragraph on efficiency; ratios are those of the medians.
 

@@ -178,6 +178,10 @@ class Runs:
         """`[S, R, T]`: a fraction a seed, after each task, on each task; the first task is CIFAR-10."""
         return np.asarray(self.record(case, label)["accuracy"], np.float64)
 
+    def seconds(self, case: str, label: str) -> float:
+        """How long all seeds took, without compilation."""
+        return sum(self.record(case, label)["seconds"])
+
     def record(self, case: str, label: str) -> dict[str, Any]:
         """The record of a method or variant over a case."""
         path = self._folder / f"{case}-{label}-{self._digest(CASES[case])}.json"
@@ -209,9 +213,9 @@ class Runs:
         """The CNN that all runs have."""
         return self.make_network(OUTPUTS)
 
-    def make_network(self, outputs: int) -> Network:
-        """The CNN, its head with so many logits."""
-        size, shape = self.size, self.dataset.images.shape[1:]
+    def make_network(self, outputs: int, size: Size | None = None) -> Network:
+        """The CNN of this form, or of another's size, its head with so many logits."""
+        size, shape = size or self.size, self.dataset.images.shape[1:]
         mean, std = self.dataset.statistics  # type: ignore[misc]
         sizes: dict[str, Any] = {"channels": size.channels, "dense": size.dense, "dense_dropout": size.dropout}
         return networks.cnn(shape, outputs, **sizes, mean=mean, std=std)

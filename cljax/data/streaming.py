@@ -109,8 +109,8 @@ class Images:
         """Refuses: the images need not fit into memory."""
         raise TypeError(
             f"The images of '{self._name}' are read on demand and are no array. They are for the host driver "
-            f"(training.driver.drive with driver='host', or --driver host); data.load gives them as an array, and "
-            f"take(rows) reads some."
+            f"(drive(..., programs_of=training.host.make_programs), or --driver host); data.load gives them as an "
+            f"array, and take(rows) reads some."
         )
 
     def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
