@@ -85,10 +85,41 @@ def write_result(out: pathlib.Path, name: str, result: Mapping[str, Any]) -> pat
 
 
 def merge(out: pathlib.Path, claims: Iterable[Claim]) -> pathlib.Path:
-    """Puts claims into `claims.json` in the folder `out`, in place of those of the same words."""
+    """Puts claims into `claims.json` in a folder, in place of those of the same words; `claims.md` shows them."""
     path, new = out / "claims.json", list(claims)
     done = {one["claim"] for one in new}
     old = json.loads(path.read_text())["claims"] if path.exists() else []
     everything = [one for one in old if one["claim"] not in done] + new
     path.write_text(json.dumps({"claims": everything}, indent=1) + "\n")
+    path.with_suffix(".md").write_text(as_text(everything))
     return path
+
+
+def as_text(claims: Iterable[Claim]) -> str:
+    """Claims as Markdown, a table for each paper.
+
+    Example:
+      >>> print(as_text([claim('Li and Hoiem 2016, table 1', 'LwF forgets less', '1.0', '+2.0 points', REPRODUCED)]))
+      # What the papers claim, and what was found
+      <BLANKLINE>
+      Percent and points ±95% over seeds, paired by seed. "Not reproduced" also where the interval includes 0.
+      <BLANKLINE>
+      ## Li and Hoiem 2016
+      <BLANKLINE>
+      | claim | published | found | |
+      |---|---|---|---|
+      | LwF forgets less | 1.0 | +2.0 points | reproduced |
+      <BLANKLINE>
+    """
+    papers: dict[str, list[Claim]] = {}
+    for one in claims:
+        papers.setdefault(one["source"].split(",")[0], []).append(one)
+    lines = [
+        "# What the papers claim, and what was found",
+        "",
+        'Percent and points ±95% over seeds, paired by seed. "Not reproduced" also where the interval includes 0.',
+    ]
+    for paper, own in papers.items():
+        lines += ["", f"## {paper}", "", "| claim | published | found | |", "|---|---|---|---|"]
+        lines += [f"| {' | '.join(one[part] for part in ('claim', 'published', 'found', 'verdict'))} |" for one in own]
+    return "\n".join(lines) + "\n"

@@ -29,6 +29,9 @@ def test_merging_replaces_claims_of_the_same_words(tmp_path):
     claims.merge(tmp_path, [one, two])
     claims.merge(tmp_path, [again])
     assert json.loads((tmp_path / "claims.json").read_text())["claims"] == [two, again]
+    table = (tmp_path / "claims.md").read_text().splitlines()
+    assert table[-2:] == ["| b | 1 | x | reproduced |", "| a | 1 | y | reproduced |"]
+    assert table.count("## paper") == 1
 
 
 def accuracies(case, label):

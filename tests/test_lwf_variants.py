@@ -12,7 +12,8 @@ import pytest
 
 from cljax import losses, networks, rows, streams
 from cljax.methods.finetune import apply_kept, depends_on_own
-from cljax.methods.lwf import lwf, teach
+from cljax.methods.lwf import lwf
+from cljax.methods.teacher import teach
 from cljax.training.step import make_train_step
 from cljax.types import Batch, Learner, Network, make_clock
 from tests import conformance

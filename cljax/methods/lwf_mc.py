@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from cljax import losses
 from cljax.methods.finetune import apply_kept, finetune, mean
 from cljax.methods.freezing import require_own_leaves
-from cljax.methods.lwf import (
+from cljax.methods.teacher import (
     flatten_heads,
     head_mask,
     old_tasks,

@@ -13,7 +13,8 @@ from cljax import losses, rows
 from cljax.attention import grad_cam
 from cljax.methods.finetune import finetune, mean
 from cljax.methods.freezing import require_own_leaves
-from cljax.methods.lwf import (
+from cljax.methods.lwf_mc import place_labels
+from cljax.methods.teacher import (
     flatten_heads,
     head_mask,
     old_tasks,
@@ -22,7 +23,6 @@ from cljax.methods.lwf import (
     seen_tasks,
     snapshot,
 )
-from cljax.methods.lwf_mc import place_labels
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
 Classification = Literal["ce_new", "ce_all", "bce_all"]
