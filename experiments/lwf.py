@@ -33,7 +33,7 @@ from cljax import report
 from cljax.cli.process import CONVOLUTION_THREADS, use_compilation_cache
 from experiments import claims, lwf_claims, lwf_cost
 from experiments.lwf_published import FIGURE_1
-from experiments.lwf_runs import FORMS, OUTPUTS, Runs
+from experiments.lwf_runs import FORMS, Runs
 
 PARTS = {part: getattr(lwf_claims, part) for part in ("table_1", "figure_4", "figure_5", "table_2")}
 
@@ -80,7 +80,7 @@ def full_form(part: str, runs: Runs) -> dict[str, float]:
     seconds = sum(runs.seconds(case, label) for case, labels in lwf_claims.RUNS[part].items() for label in labels)
     size, full = runs.size, FORMS["full"]
     steps = full.share * full.epochs / (size.share * size.epochs)
-    pair = runs.make_network(OUTPUTS), runs.make_network(OUTPUTS, full)
+    pair = runs.make_network(10), runs.make_network(10, full)
     return lwf_cost.full_form(seconds, steps, pair, batch_size=size.batch_size)
 
 

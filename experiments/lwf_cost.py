@@ -86,7 +86,7 @@ def full_form(seconds: float, steps: float, pair: tuple[Network, Network], *, ba
     Args:
       seconds: that all runs of the reduced form took.
       steps: how many times as many steps the full form has.
-      pair: the networks of the reduced and of the full form.
+      pair: the networks of the reduced and of the full form, with 10 logits.
       batch_size: of steps.
 
     Returns:

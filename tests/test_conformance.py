@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -16,8 +17,7 @@ from cljax import data, rows, streams, training
 from cljax.training import host
 from cljax.training.driver import drive
 from cljax.training.engine import make_engine
-from cljax.training.fit import make_fit
-from cljax.training.plan import clocks, epoch_table
+from cljax.training.programs import make_programs
 from cljax.types import make_clock
 from tests import conformance
 from tests.zero_forgetting import Visits
@@ -80,40 +80,29 @@ def batch_of(stream, index):
     return streams.sequential(stream.tables, stream.tables.train, CLOCK.task, index, 8)
 
 
-@every_method
-def test_a_visit_is_a_fixed_point_of_the_signature_and_a_checkpoint_goes_on_by_bits(name, tmp_path):
-    method, engine, stream, keys, learners, _ = setup(name)
-    fit = make_fit(engine, SETTINGS, longest=2)
-    if method.candidates is not None:
-        fit = training.search(fit, method.candidates, method.choose)
-    fit = jax.jit(fit)
+@functools.cache
+def driven(name):
+    """What driving the method gives, its programs, and a function that drives it again with the programs given."""
+    stream, kept = conformance.stream(schedule=streams.visits(ROUNDS)), []
+    method = conformance.build(name, stream)
 
-    def visit(learner, number):
-        clock = jax.tree.map(lambda leaf: jnp.asarray(leaf[number]), clocks(stream.schedule))
-        epochs = jnp.asarray(epoch_table(method, stream.schedule)[number])
-        return fit(learner, clock, stream.tables, keys[0], epochs)[0]
+    def again(programs_of):
+        return drive(method, MOMENTUM, [(5, stream)], SETTINGS, programs_of=programs_of)
 
-    start = seed_of(learners, 0)
-    first = visit(start, 0)
-    assert signature(first) == signature(start)
-    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "learner", first)
-        checkpointer.wait_until_finished()
-        restored = checkpointer.restore(tmp_path / "learner", jax.eval_shape(lambda: first))
-    assert bits(restored) == bits(first)
-    ends = [visit(learner, 1) for learner in (first, restored)]
-    assert bits(ends[0]) == bits(ends[1])
-    assert bits(ends[0].params) != bits(first.params)
+    def programs_of(*arguments):
+        kept.append(make_programs(*arguments))
+        return kept[0]
+
+    return again(programs_of), kept[0], again
 
 
 @every_method
 def test_one_trace_over_any_rounds_and_both_drivers_agree(name):
     stream = conformance.stream(schedule=streams.visits(ROUNDS))
-    method = conformance.build(name, stream)
-    run = training.make_run(method, MOMENTUM, stream, SETTINGS)
+    run = training.make_run(conformance.build(name, stream), MOMENTUM, stream, SETTINGS)
     result = run(jax.random.key(5), stream.tables)
     assert run.step.traces == 1
-    outcome = drive(method, MOMENTUM, [(5, stream)], SETTINGS)
+    outcome, _, _ = driven(name)
     assert outcome.traces == 1
     np.testing.assert_allclose(outcome.evaluation.accuracy[0], result.evaluation.accuracy, rtol=1e-6)
     parts = [
@@ -122,6 +111,31 @@ def test_one_trace_over_any_rounds_and_both_drivers_agree(name):
     assert_close(*parts, rtol=1e-4, atol=1e-5)
     if result.learner.memory is not None:
         assert bits(outcome.learners[0].memory) == bits(result.learner.memory)
+
+
+@every_method
+def test_a_visit_is_a_fixed_point_of_the_signature_and_a_checkpoint_goes_on_by_bits(name, tmp_path):
+    """The same run again, through the disk after every visit."""
+    outcome, programs, again = driven(name)
+    places, begun = (tmp_path / str(number) for number in itertools.count()), []
+
+    def init(*arguments):
+        begun.append(programs["init"](*arguments))
+        return begun[0]
+
+    def end_visit(*arguments):
+        learner, place = programs["end_visit"](*arguments), next(places)
+        assert signature(learner) == signature(begun[0])
+        assert bits(learner.params) != bits(begun[0].params)
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            checkpointer.save(place, learner)
+            checkpointer.wait_until_finished()
+            return checkpointer.restore(place, jax.eval_shape(lambda: learner))
+
+    restored = again(lambda *_: {**programs, "init": init, "end_visit": end_visit})
+    assert len(list(tmp_path.iterdir())) >= len(ROUNDS)
+    assert bits(restored.learners) == bits(outcome.learners)
+    assert bits(restored.evaluation) == bits(outcome.evaluation)
 
 
 @every_method
