@@ -190,7 +190,7 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ) from error
     if not any(name.startswith("params/") for name in leaves):
         return leaves
-    others = ("opt_state", "method_state", "hyper", "memory", "classes", "rows")
+    others = ("opt_state", "method_state", "hyper", "memory", "classes", "rows", "single_label")
     kept = {name: leaf for name, leaf in leaves.items() if name.split("/")[0] not in others}
     return {name.removeprefix("params/").removeprefix("collections/"): leaf for name, leaf in kept.items()}
 

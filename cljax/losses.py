@@ -44,7 +44,9 @@ def mask_logits(logits: Array, classes: ArrayLike) -> Array:
     return jnp.where(_classes(classes, logits), logits, jnp.finfo(logits.dtype).min)
 
 
-def cross_entropy(logits: Array, labels: Array, *, classes: ArrayLike | None = None) -> Array:
+def cross_entropy(
+    logits: Array, labels: Array, *, classes: ArrayLike | None = None, single_label: ArrayLike | None = None
+) -> Array:
     r"""Cross-entropy of one label, or the sum of binary cross-entropies of several.
 
     .. math::
@@ -56,6 +58,8 @@ def cross_entropy(logits: Array, labels: Array, *, classes: ArrayLike | None = N
       labels: `[B]` int, a class each, which must be among `classes`; or `[B, K]` float in [0, 1], multi-label.
       classes: bool `[K]` or `[B, K]`, the set C of classes there are; None: all. The others have no part in the value,
         and a gradient of exactly 0.
+      single_label: bool scalar or `[B]`, which examples' float labels are the probabilities of a single one (one-hot,
+        say), whose cross-entropy is the first one; None: none are.
 
     Returns:
       `[B]`, nats.
@@ -73,7 +77,12 @@ def cross_entropy(logits: Array, labels: Array, *, classes: ArrayLike | None = N
         chosen = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
         return jax.nn.logsumexp(logits, axis=-1) - chosen
     chex.assert_equal_shape([logits, labels])
-    return _binary(logits, labels.astype(logits.dtype), valid)
+    labels = labels.astype(logits.dtype)
+    several = _binary(logits, labels, valid)
+    if single_label is None:
+        return several
+    logs = jax.nn.log_softmax(mask_logits(logits, valid), axis=-1)
+    return jnp.where(single_label, -jnp.sum(labels * jnp.where(valid, logs, 0), axis=-1), several)
 
 
 def _binary(logits: Array, targets: Array, valid: Array) -> Array:

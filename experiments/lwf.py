@@ -44,7 +44,7 @@ class Config:
 
     data_dir: str | None = None
     only: tuple[Literal["table_1", "figure_4", "figure_5", "table_2", "figure_1"], ...] = ()
-    form: Literal["reduced", "full", "tiny"] = "reduced"
+    form: Literal["reduced", "full", "dropout", "tiny"] = "reduced"
     seeds: int = 3
     runs: str = "runs/lwf"
     out: str = "experiments"
@@ -100,10 +100,11 @@ def main(config: Config) -> None:
             numbers, decided = {"published": result.published, **claims.in_percent(result.found)}, result.claims
             if config.form == "reduced":
                 numbers["full_form"] = full_form(part, runs)
-        print(f"written: {claims.write_result(out, f'lwf_{part}', {**describe(part, config, runs), **numbers})}")
+        name = f"lwf_{part}" if config.form in ("reduced", "full") else f"lwf_{part}_{config.form}"
+        print(f"written: {claims.write_result(out, name, {**describe(part, config, runs), **numbers})}")
         for one in decided:
             print(f"{one['verdict']:15s} {one['claim']}: {one['found']}")
-        if config.form != "tiny" and config.seeds > 1:  # one seed has no interval
+        if config.form in ("reduced", "full") and config.seeds > 1:  # one seed has no interval
             claims.merge(out, decided)
 
 

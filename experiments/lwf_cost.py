@@ -13,7 +13,7 @@ import numpy as np
 
 from cljax import methods, training
 from cljax.training.cost import tree_bytes
-from cljax.types import Learner, Method, Network
+from cljax.types import Learner, Method, Network, Tables
 from experiments.benchmark_tasks import stepper
 from experiments.claims import NOT_REPRODUCED, REPRODUCED, Claim, claim, compare
 from experiments.lwf_published import SOURCE
@@ -58,8 +58,8 @@ def measure(network: Network, size: Size, *, batch_size: int, repeats: int = 15)
 def _learner(method: Method) -> Learner:
     """A learner of five tasks, at rest."""
     classes = np.ones((TASKS, method.network.outputs), np.bool_)
-    none = np.zeros((0, *method.network.inputs), np.uint8)
-    tables: Any = type("Tables", (), {"classes": classes, "examples": none})
+    none: Any = None
+    tables = Tables(np.zeros((0, *method.network.inputs), np.uint8), none, none, none, None, classes)
     return jax.jit(lambda key: training.make_learner(method, optimizer(), tables, 0.1, key, {"train": 1}))(
         jax.random.key(0)
     )

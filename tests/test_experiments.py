@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from cljax import methods, networks, streams, training
 from cljax.types import make_clock
-from experiments import claims, lwf_claims
+from experiments import claims, lwf_claims, lwf_paper
 from experiments.lwf_paper import from_torch, middle
 from experiments.lwf_runs import lower_late, start_from_each, widen
 
@@ -128,3 +129,35 @@ def test_the_middle_of_larger_images_is_shown():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
     shown = middle(network, 8).apply(params, collections, images).logits
     np.testing.assert_array_equal(shown, network.apply(params, collections, images[:, 3:5, 2:6]).logits)
+
+
+def write_images(folder, names):
+    folder.mkdir(parents=True)
+    for number, name in enumerate(names):
+        pixels = np.full((6, 8, 3), 40 * number + 10, np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.jpg")
+
+
+def test_voc_follows_a_single_label_task_and_is_measured_without_difficult_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(lwf_paper, "SIDE", 8)
+    for part in ("train", "val"):
+        for label in ("a", "b", "c"):
+            write_images(tmp_path / "old" / part / label, ["0"])
+    marks = {"bird": [1, 0, -1, 1, -1, 0], "cat": [-1, 1, 1, -1, 1, 1]}
+    lists = tmp_path / "VOC" / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    write_images(tmp_path / "VOC" / "JPEGImages", map(str, range(6)))
+    for label, values in marks.items():
+        for part, chosen in (("train", range(3)), ("val", range(3, 6))):
+            (lists / f"{label}_{part}.txt").write_text("".join(f"{row} {values[row]}\n" for row in chosen))
+    config = lwf_paper.Config(old=str(tmp_path / "old"), new=(str(tmp_path / "VOC"),), epochs=1)
+    stream = lwf_paper.make_stream(config)
+    assert stream.tables.single_label.tolist() == [True, False]
+    assert stream.tables.train.labels.tolist() == [*np.eye(3).tolist(), [1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    assert stream.tables.test.labels[3:].tolist() == [[1, 0, 0], [0, 1, 0], [0.5, 1, 0]]
+    brightness = lambda images: images.astype(jnp.float32).mean((1, 2, 3))[:, None]
+    predict = lambda learner, images, task: brightness(images) * jnp.array([[1.0, -1.0, 0.0]])
+    method = methods.finetune(networks.mlp((8, 8, 3), 3))._replace(predict=predict)
+    found = lwf_paper.precision(method, None, stream, 1, batch_size=2)
+    # By rising brightness: a bird, none, one that does not count; and, the darkest first, no cat, cat, cat.
+    np.testing.assert_allclose(found, (1 / 2 + 2 / 3) / 2, rtol=1e-5)

@@ -5,5 +5,17 @@ from cljax.data.dataset import Dataset, from_arrays
 from cljax.data.prepared import available, prepare
 from cljax.data.sources import decoded_bytes, load, open
 from cljax.data.streaming import Images
+from cljax.data.voc import open_voc
 
-__all__ = ["Dataset", "Images", "available", "combine", "decoded_bytes", "from_arrays", "load", "open", "prepare"]
+__all__ = [
+    "Dataset",
+    "Images",
+    "available",
+    "combine",
+    "decoded_bytes",
+    "from_arrays",
+    "load",
+    "open",
+    "open_voc",
+    "prepare",
+]

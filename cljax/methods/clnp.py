@@ -11,7 +11,7 @@ from jax import lax
 
 from cljax import importance, losses, masks, metrics, ownership, rows
 from cljax.methods.finetune import finetune
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Phase, Tree
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Phase, Tree, single_label_of
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 """Multiples of a layer's mean activity, among which the pruning threshold is sought."""
@@ -191,7 +191,7 @@ def _prune(
 ) -> tuple[ownership.Owner, Array]:
     """The owners after pruning by the largest multiple within the margin, and the accuracy before."""
     owner, classes = learner.method_state.owner, learner.classes[clock.task]
-    collections = show(owner)
+    collections, single = show(owner), single_label_of(learner, clock.task)
 
     def observe(carry: tuple[ownership.Owner, Array], batch: Batch) -> tuple[ownership.Owner, Array]:
         sums, count = carry
@@ -210,7 +210,7 @@ def _prune(
     def count(carry: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
         def right(multiple: Array) -> Array:
             logits = network.apply(learner.params, show(pruned(multiple)), batch.inputs).logits
-            return jnp.sum(batch.weights * metrics.correct(logits, batch.labels, classes))
+            return jnp.sum(batch.weights * metrics.correct(logits, batch.labels, classes, single_label=single))
 
         return carry[0] + lax.map(right, tried), carry[1] + jnp.sum(batch.weights)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses, rows
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Tree
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Tree, single_label_of
 
 
 def finetune(network: Network, *, shared_rate: float | None = None, warm_up: float = 0.0) -> Method:
@@ -143,8 +143,8 @@ def mean(values: Array, weights: Array) -> Array:
 
 def task_loss(logits: Array, learner: Learner, clock: Clock, batch: Batch) -> Array:
     """The mean cross-entropy (nats) of the current task's logits `[B, K]`, over its classes."""
-    classes = learner.classes[clock.task]
-    return mean(losses.cross_entropy(logits, batch.labels, classes=classes), batch.weights)
+    classes, single = learner.classes[clock.task], single_label_of(learner, clock.task)
+    return mean(losses.cross_entropy(logits, batch.labels, classes=classes, single_label=single), batch.weights)
 
 
 def apply_kept(network: Network, learner: Learner, params: Tree, inputs: Array, *, key: Array | None) -> Output:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cljax import losses
 from cljax.methods.finetune import apply_kept, finetune, mean
-from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
+from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree, single_label_of
 
 Sampling = Literal["pooled", "balanced"]
 
@@ -48,7 +48,9 @@ def joint(network: Network, *, sampling: Sampling = "pooled") -> Method:
         output = apply_kept(network, learner, params, batch.inputs, key=key)
         chosen = jnp.take_along_axis(output.logits, batch.tasks[None, :, None], axis=0)[0]
         classes = learner.classes[batch.tasks]
-        value = mean(losses.cross_entropy(chosen, batch.labels, classes=classes), batch.weights)
+        single = single_label_of(learner, batch.tasks)
+        each = losses.cross_entropy(chosen, batch.labels, classes=classes, single_label=single)
+        value = mean(each, batch.weights)
         return value, (output.collections, {})
 
     draws_from = "balanced" if sampling == "balanced" else "seen"

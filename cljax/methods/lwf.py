@@ -72,7 +72,7 @@ def lwf(
       temperature: T, of response 'distillation'.
       strength: lambda.
       response: what is kept. 'distillation'; 'cross_entropy', the same at T = 1; 'l1' or 'l2', the absolute or half the
-        squared change of the probabilities. Of multi-label outputs (float labels) the first two sum binary terms.
+        squared change of the probabilities. Of multi-label tasks (float labels) the first two sum binary terms.
       scope: a softmax for each old head, or one over the classes of all old heads ('concatenated').
       square_temperature: whether the distillation is multiplied by T squared, as others do who want its gradient to
         keep its size at any T. Neither the paper nor its code does.
@@ -164,6 +164,7 @@ def lwf(
         return lax.cond(clock.first, lambda: recorded().astype(like), recomputed)
 
     def compare(learner: Learner, batch: Batch):
+        """How far a head's logits are from the teacher's: `(logits, teacher_logits, classes, single_label)`."""
         multi_label = batch.labels.ndim == 2
         if response in ("l1", "l2"):
             if multi_label:
@@ -171,9 +172,20 @@ def lwf(
                     f"The response {response!r} compares softmax probabilities, but the labels are several an example: "
                     "choose lwf's response='distillation', which sums binary terms."
                 )
-            return losses.l1_response if response == "l1" else losses.l2_response
-        loss = losses.sigmoid_distillation if multi_label else losses.distillation
-        return functools.partial(loss, temperature=learner.hyper.get("temperature", jnp.float32(1.0)))
+            change = losses.l1_response if response == "l1" else losses.l2_response
+            return lambda logits, target, classes, single: change(logits, target, classes=classes)
+        temperature = learner.hyper.get("temperature", jnp.float32(1.0))
+
+        def distil(logits: Array, target: Array, classes: Array, single: Array | None) -> Array:
+            softmax, binary = (
+                functools.partial(loss, logits, target, temperature=temperature, classes=classes)
+                for loss in (losses.distillation, losses.sigmoid_distillation)
+            )
+            if not multi_label:
+                return softmax()
+            return binary() if single is None else jnp.where(single, softmax(), binary())
+
+        return distil
 
     def kept_response(logits: Array, learner: Learner, clock: Clock, batch: Batch, key: Array | None) -> Array:
         """How far the old heads' responses are from the teacher's, in the mean."""
@@ -181,12 +193,16 @@ def lwf(
         classes = learner.classes & old_tasks(learner, clock)[:, None]
         if not network.per_task:
             logits, teacher_logits, classes = logits[:1], teacher_logits[:1], jnp.any(classes, axis=0, keepdims=True)
-        loss = compare(learner, batch)
+        loss, kinds = compare(learner, batch), learner.single_label
+        if kinds is not None and (scope == "concatenated" or not network.per_task):
+            raise ValueError(
+                "Some tasks are single-label, others are not, so that each needs a head of its own and a loss of its "
+                "own: leave lwf's scope at 'per_task', and let the network's per_task name the head."
+            )
         if scope == "concatenated":
-            each = loss(flatten_heads(logits), flatten_heads(teacher_logits), classes=classes.reshape(-1))
+            each = loss(flatten_heads(logits), flatten_heads(teacher_logits), classes.reshape(-1), None)
         else:
-            stacked = jax.vmap(lambda *head: loss(*head[:2], classes=head[2]))(logits, teacher_logits, classes)
-            each = jnp.sum(stacked, axis=0)
+            each = jnp.sum(jax.vmap(loss)(logits, teacher_logits, classes, kinds), axis=0)
         return mean(each, batch.weights)
 
     def weigh(kept: Array, learner: Learner) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from cljax.types import Array
 
 
-def correct(logits: Array, labels: Array, classes: Array) -> Array:
+def correct(logits: Array, labels: Array, classes: Array, *, single_label: Array | None = None) -> Array:
     """How right each prediction is: `[B]` float32 in [0, 1].
 
     Args:
@@ -15,6 +15,7 @@ def correct(logits: Array, labels: Array, classes: Array) -> Array:
       labels: `[B]` int32, then 1 where the largest valid logit is the label's; or `[B, K]` float32, then the fraction
         of valid labels on whose side of one half the sigmoid of the logit lies.
       classes: `[K]` bool, the valid logits.
+      single_label: bool scalar, whether float labels are one-hot and count like whole numbers; None: no.
 
     Example:
       >>> logits, classes = jnp.array([[1.0, 2.0, 9.0]]), jnp.array([True, True, False])
@@ -23,8 +24,11 @@ def correct(logits: Array, labels: Array, classes: Array) -> Array:
       >>> correct(-logits, jnp.array([[0.0, 1.0, 1.0]]), classes).tolist()
       [0.5]
     """
+    best = jnp.argmax(jnp.where(classes, logits, -jnp.inf), axis=-1)
     if labels.ndim == 1:
-        best = jnp.argmax(jnp.where(classes, logits, -jnp.inf), axis=-1)
         return (best == labels).astype(jnp.float32)
     agree = ((logits > 0) == (labels > 0.5)) & classes[None, :]
-    return jnp.sum(agree, axis=-1).astype(jnp.float32) / jnp.sum(classes).astype(jnp.float32)
+    share = jnp.sum(agree, axis=-1).astype(jnp.float32) / jnp.sum(classes).astype(jnp.float32)
+    if single_label is None:
+        return share
+    return jnp.where(single_label, (best == jnp.argmax(labels, axis=-1)).astype(jnp.float32), share)

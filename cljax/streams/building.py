@@ -216,11 +216,11 @@ def from_tasks(
       name: of the data.
 
     Returns:
-      Stream; labels int32, or float32 `[N, K]` padded with zero columns where a task has fewer classes.
+      Stream; labels int32; or, where a task is multi-label, float32 `[N, K]`, padded with zero columns where a task has
+      fewer classes, and one-hot where a task is single-label: `tables.single_label` says which are.
 
     Raises:
-      TypeError, ValueError: what `data.from_arrays` refuses, the message naming the task; tasks of differing shapes; or
-        single-label and multi-label tasks together.
+      TypeError, ValueError: what `data.from_arrays` refuses, the message naming the task; tasks of differing shapes.
 
     Example:
       >>> images = np.zeros((4, 2, 2, 1), np.uint8)
@@ -231,25 +231,17 @@ def from_tasks(
     check_options(len(tasks), scenario, validation)
     checked = [_check_task(number, *task) for number, task in enumerate(tasks)]
     used = shares(share, len(tasks))
-    multi_label = [train_labels.ndim == 2 for _, train_labels, _, _, _ in checked]
-    if any(multi_label) and not all(multi_label):
-        raise ValueError(
-            f"Task {multi_label.index(True)} is multi-label (float32 labels [n, K]), but task "
-            f"{multi_label.index(False)} is not. Give all tasks labels of one kind."
-        )
     for number, task in enumerate(checked[1:], 1):
         check_pair(checked[0][0], task[0], "The images of task 0", f"the images of task {number}")
-    largest = max(count for *_, count in checked)
+    largest, single = max(count for *_, count in checked), single_label([task[1] for task in checked])
     offset = 0
     rows: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
     labels: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
-    for number, (train_images, train_labels, test_images, test_labels, count) in enumerate(checked):
+    for number, (train_images, train_labels, test_images, test_labels, _) in enumerate(checked):
         learn, validate = set_aside(train_labels, validation, seed, number)
         learn = subsample(train_labels, learn, used[number], seed, number)
         test = len(train_images) + np.arange(len(test_images))
-        values = np.concatenate([train_labels, test_labels])
-        if values.ndim == 2:
-            values = np.pad(values, ((0, 0), (0, largest - count)))
+        values = as_kind(np.concatenate([train_labels, test_labels]), single, largest)
         for part, chosen in (("train", learn), ("validation", validate), ("test", test)):
             rows[part].append(offset + chosen)
             labels[part].append(values[chosen])
@@ -257,10 +249,28 @@ def from_tasks(
     examples: Any = join([images for task in checked for images in (task[0], task[2])], name=name)
     classes: Any = np.asarray([[label < count for label in range(largest)] for *_, count in checked])
     train_table, validation_table, test_table = (make_table(rows[part], labels[part]) for part in rows)
-    tables = Tables(examples, train_table, validation_table, test_table, None, classes)
+    tables = Tables(examples, train_table, validation_table, test_table, None, classes, single)
     facts = {"kind": "tasks", "classes": [[str(label) for label in range(count)] for *_, count in checked]}
     statistics = channel_statistics([task[0] for task in checked])
     return finish(tables, name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
+
+
+def single_label(labels: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Which tasks are single-label, `[T]` bool, by their labels; None where all or none are."""
+    kinds: Any = np.asarray([values.ndim == 1 for values in labels])
+    return None if kinds.all() or not kinds.any() else kinds
+
+
+def as_kind(labels: np.ndarray, single: np.ndarray | None, largest: int) -> np.ndarray:
+    """A task's labels as a stream has them: float ones `[n, largest]`; so are single ones in a stream of both kinds.
+
+    Example:
+      >>> as_kind(np.array([1, 0]), np.array([True, False]), 3).tolist()
+      [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    if labels.ndim == 2:
+        return np.pad(labels, ((0, 0), (0, largest - labels.shape[1])))
+    return labels if single is None else (labels[:, None] == np.arange(largest)).astype(np.float32)
 
 
 def check_options(tasks: int, scenario: str, validation: float) -> None:

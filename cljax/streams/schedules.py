@@ -102,7 +102,6 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
       ([0, 1, 0, 2], [2, 0, 1])
     """
     tables, count = stream.tables, len(stream.tables.classes)
-    classes: Any = np.asarray(tables.classes)
     schedule = _schedule(*schedule)
     if schedule.task.max() >= count:
         raise ValueError(
@@ -111,14 +110,15 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
         )
     visited = list(dict.fromkeys(schedule.task.tolist()))
     order = visited + [task for task in range(count) if task not in visited]
-    permutation: Any = None if tables.permutation is None else np.asarray(tables.permutation)[order]
+    in_order: Any = lambda leaf: None if leaf is None else np.asarray(leaf)[order]
     if order != list(range(count)):
         tables = tables._replace(
             train=_reorder(tables.train, order),
             validation=_reorder(tables.validation, order),
             test=_reorder(tables.test, order),
-            permutation=permutation,
-            classes=classes[order],
+            permutation=in_order(tables.permutation),
+            classes=in_order(tables.classes),
+            single_label=in_order(tables.single_label),
         )
     facts = dict(stream.facts)
     for name in ("tasks", "classes", "share"):

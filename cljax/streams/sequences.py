@@ -12,7 +12,7 @@ from cljax.data.combining import combine
 from cljax.data.dataset import Dataset
 from cljax.data.images import Size
 from cljax.data.superclasses import Groups, groups_of
-from cljax.streams.building import check_options, finish, split, statistics_of
+from cljax.streams.building import as_kind, check_options, finish, single_label, split, statistics_of
 from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
 from cljax.streams.schedules import make_table
 from cljax.types import Schedule, Stream, Tables
@@ -133,7 +133,7 @@ def relabelled(
     Args:
       dataset: the images; its own labels decide which examples are set aside for validation, in all tasks the same.
       labels: for each task, of all examples, the training part first: `[n]` whole numbers from 0, or -1 for an example
-        that the task leaves out; or `[n, K]` float32 in [0, 1], multi-label.
+        that the task leaves out; or `[n, K]` float32 in [0, 1], multi-label. Tasks of both kinds: see `from_tasks`.
       names: of each task's classes; numbers where None.
       scenario: as in `split`.
       seed: as in `split`.
@@ -143,8 +143,8 @@ def relabelled(
       schedule: as in `split`.
 
     Raises:
-      TypeError, ValueError: labels of another length, out of range, or of differing kinds; a task without training
-        examples; what `split` refuses.
+      TypeError, ValueError: labels of another length or out of range; a task without training examples; what `split`
+        refuses.
 
     Example:
       >>> from cljax.data import from_arrays
@@ -163,17 +163,13 @@ def relabelled(
         values, count = _check_labels(dataset, given, task)
         checked.append(values)
         counts.append(count)
-    if len({values.ndim for values in checked}) > 1:
-        raise ValueError("Some tasks are multi-label (float32 labels [n, K]), others not. Give all labels of one kind.")
-    largest = max(counts)
-    if checked[0].ndim == 2:
-        checked = [np.pad(values, ((0, 0), (0, largest - values.shape[1]))) for values in checked]
-    tables = {}
+    largest, single, tables = max(counts), single_label(checked), {}
+    shown = [as_kind(values, single, largest) for values in checked]
     for part, rows in (("train", learn), ("validation", validate), ("test", test)):
         chosen = [rows if values.ndim == 2 else rows[values[rows] >= 0] for values in checked]
         if part == "train":
             chosen = [subsample(*pair, seed) for pair in zip(checked, chosen, used, strict=True)]
-        tables[part] = make_table(chosen, [values[own] for values, own in zip(checked, chosen, strict=True)])
+        tables[part] = make_table(chosen, [values[own] for values, own in zip(shown, chosen, strict=True)])
     if not tables["train"].size.all():
         raise ValueError(
             f"Task {int(np.argmin(tables['train'].size))} has no training examples: all its labels are -1."
@@ -185,7 +181,7 @@ def relabelled(
     if [len(own) for own in titles] != counts:
         raise ValueError(f"names are of {[len(own) for own in titles]} classes, but the tasks have {counts}.")
     examples: Any = dataset.images
-    whole = Tables(examples, tables["train"], tables["validation"], tables["test"], None, classes)
+    whole = Tables(examples, tables["train"], tables["validation"], tables["test"], None, classes, single)
     facts = {"kind": "relabelled", "classes": titles}
     statistics = statistics_of(dataset)
     return finish(whole, dataset.name, scenario, statistics, seed, validation, used, facts, epochs, schedule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import metrics, streams
-from cljax.types import Array, Batch, HostArray, Learner, Method, Tables
+from cljax.types import Array, Batch, HostArray, Learner, Method, Tables, single_label_of
 
 
 class Evaluation(NamedTuple):
@@ -114,6 +115,7 @@ def add_batch(
     tasks, outputs = learner.classes.shape
     everything = jnp.arange(tasks, dtype=jnp.int32)
     own_classes = learner.classes[task]
+    correct = functools.partial(metrics.correct, single_label=single_label_of(learner, task))
     if scenario == "class":
         seen = learner.classes & (everything <= newest)[:, None]
         stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
@@ -124,11 +126,11 @@ def add_batch(
         else:
             place = jax.nn.one_hot(task, tasks, dtype=batch.labels.dtype)
             labels = (place[None, :, None] * batch.labels[:, None, :]).reshape(flat.shape)
-        right += jnp.sum(batch.weights * metrics.correct(flat, labels, seen.reshape(-1)))
+        right += jnp.sum(batch.weights * correct(flat, labels, seen.reshape(-1)))
     else:
         own = method.predict(learner, batch.inputs, task)
-        right += jnp.sum(batch.weights * metrics.correct(own, batch.labels, own_classes))
-    aware += jnp.sum(batch.weights * metrics.correct(own, batch.labels, own_classes))
+        right += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
+    aware += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
     return right, aware, fingerprint + bits_sum(own, batch.weights, first)
 
 

@@ -34,7 +34,8 @@ def evaluate_precision(
       batch_size: of the forward passes.
 
     Returns:
-      `[T]` float32 fractions, the mean over a task's classes that occur; NaN for a task without labels.
+      `[T]` float32 fractions, the mean over a task's classes that occur; NaN for a task without labels, and for a
+      single-label one.
 
     Raises:
       ValueError: where the labels are not several an example.
@@ -60,8 +61,9 @@ def evaluate_precision(
         scores = lax.fori_loop(0, number_of_batches(size, batch_size), read, start)[:total]
         first = jnp.take(jnp.asarray(table.start, jnp.int32), task)
         labels = jnp.take(jnp.asarray(table.labels), first + places, axis=0, mode="clip")
-        return metrics.mean_average_precision(
+        found = metrics.mean_average_precision(
             scores, labels, interpolation=interpolation, weights=places < size, classes=learner.classes[task]
         )
+        return found if learner.single_label is None else jnp.where(learner.single_label[task], jnp.nan, found)
 
     return lax.map(one, jnp.arange(learner.classes.shape[0], dtype=jnp.int32))

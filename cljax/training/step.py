@@ -103,7 +103,8 @@ def make_learner(
         )
     hyper = {name: jnp.asarray(value, jnp.float32) for name, value in {**hyper, "rate": rate}.items()}
     opt_state = rows.expand(strengthen(opt_state), tasks, resting)
-    return strengthen(Learner(params, collections, opt_state, method_state, hyper, memory, classes, resting))
+    kinds = None if tables.single_label is None else jnp.asarray(tables.single_label)
+    return strengthen(Learner(params, collections, opt_state, method_state, hyper, memory, classes, resting, kinds))
 
 
 def phase_rate(method: Method, clock: Clock) -> Array:

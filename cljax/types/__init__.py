@@ -5,7 +5,17 @@ Everything that changes is in one pytree, the `Learner`; everything that is fixe
 """
 
 from cljax.types.data import Array, Batch, HostArray, Memory, Schedule, Stream, Table, Tables, Tree
-from cljax.types.method import Clock, Fold, Learner, Method, Part, Phase, constant_rate, make_clock
+from cljax.types.method import (
+    Clock,
+    Fold,
+    Learner,
+    Method,
+    Part,
+    Phase,
+    constant_rate,
+    make_clock,
+    single_label_of,
+)
 from cljax.types.network import Decode, Encode, Network, Output, Wire
 
 __all__ = [
@@ -31,4 +41,5 @@ __all__ = [
     "Wire",
     "constant_rate",
     "make_clock",
+    "single_label_of",
 ]

@@ -62,7 +62,8 @@ class Tables(NamedTuple):
 
     Attributes: examples `[n, ...]` uint8 or float32, shared by all splits, tasks and seeds (or `data.Images`, which are
     read on demand; inside a program, also anything with `read(rows) -> [B, ...]`); train, validation, test:
-    `Table`; permutation `[T, P]` int32 over an example's flattened elements, or None; classes `[T, K]` bool.
+    `Table`; permutation `[T, P]` int32 over an example's flattened elements, or None; classes `[T, K]` bool;
+    single_label `[T]` bool where tasks are of both kinds, all with float labels, one-hot where it is True; else None.
     """
 
     examples: HostArray
@@ -71,6 +72,7 @@ class Tables(NamedTuple):
     test: Table
     permutation: HostArray | None
     classes: HostArray
+    single_label: HostArray | None = None
 
 
 class Schedule(NamedTuple):

@@ -91,6 +91,7 @@ class Learner(NamedTuple):
       memory: `Memory`, or None at capacity 0.
       classes: `[T, K]` bool, which logits a task's head uses.
       rows: `cljax.rows.Rows`.
+      single_label: as of `Tables`.
     """
 
     params: Tree
@@ -101,6 +102,12 @@ class Learner(NamedTuple):
     memory: Memory | None
     classes: Array
     rows: Any
+    single_label: Array | None = None
+
+
+def single_label_of(learner: Learner, tasks: Array) -> Array | None:
+    """Which of these tasks are single-label, in a stream of both kinds; None where all are of one kind."""
+    return None if learner.single_label is None else learner.single_label[tasks]
 
 
 class Fold(Protocol):
