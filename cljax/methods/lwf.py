@@ -64,8 +64,8 @@ def lwf(
     trained alone (parameters and normalisation statistics shared with other tasks stay as they are), then everything
     jointly, the optimizer's state being kept. Old tasks are those seen but not current, so a task may be visited again.
 
-    Dropout makes the student's responses noisy beside the teacher's; in narrow layers, at a high rate, following them then
-    costs more of the old task than it keeps: leave it out there (`experiments.lwf --form dropout` shows it).
+    Dropout makes the student's responses noisy beside the teacher's: in narrow layers, at a high rate, following them
+    costs more of the old task than it keeps (`experiments.lwf --form dropout` shows it). Leave it out there.
 
     With one head for all tasks (nothing belongs to a task) its responses are distilled once, and there is no warm-up.
 
