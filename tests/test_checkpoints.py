@@ -169,13 +169,16 @@ def test_ctrl_c_waits_until_a_save_is_done(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
             make().save(*arguments, **options)
 
-    handler = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_checkpointer", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            checkpoints.save(tmp_path, {"a": np.ones(3)})
-    assert checkpoints.restore(tmp_path, {"a": np.zeros(3)}).tree["a"].tolist() == [1, 1, 1]
-    assert signal.getsignal(signal.SIGINT) is handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "_checkpointer", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                checkpoints.save(tmp_path, {"a": np.ones(3)})
+        assert checkpoints.restore(tmp_path, {"a": np.zeros(3)}).tree["a"].tolist() == [1, 1, 1]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_empty_series_says_nothing(tmp_path):
