@@ -129,7 +129,7 @@ def make_network(options: Options, stream: Stream) -> Network:
     common |= {"per_task": () if stream.scenario == "domain" else None}
     if chosen.network == "mlp":
         return networks.mlp(shape, outputs, hidden=chosen.hidden, **common)
-    channels = [block for block in map(parse_block, chosen.channels) if block]
+    channels = [block for block in map(parse_block, chosen.blocks) if block]
     side = 2 ** len(channels)
     if not convolvable(options, shape):
         raise UsageError(
@@ -142,7 +142,7 @@ def make_network(options: Options, stream: Stream) -> Network:
 
 def convolvable(options: Options, shape: tuple[int, ...]) -> bool:
     """Whether examples of this shape are images large enough for the blocks of `--channels`."""
-    return len(shape) == 3 and min(shape[:2]) >= 2 ** len(options.network.channels)
+    return len(shape) == 3 and min(shape[:2]) >= 2 ** len(options.network.blocks)
 
 
 def describe(options: Options, network: Network) -> dict[str, Any]:
@@ -151,6 +151,7 @@ def describe(options: Options, network: Network) -> dict[str, Any]:
 
     params, _ = jax.eval_shape(network.init, jax.random.key(0))
     facts = {name: value for name, value in dataclasses.asdict(options.network).items() if name != "network"}
+    facts["channels"] = options.network.blocks
     if options.network.network == "mlp":
         del facts["channels"]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -65,15 +65,20 @@ class Network:
     """The network; it knows nothing of tasks."""
 
     network: Literal["auto", "mlp", "cnn"] = "auto"
-    """Multilayer perceptron, or convolutional network; auto: mlp, unless a method of the run needs convolutions."""
+    """Multilayer perceptron, or convolutional network; auto: mlp, unless --channels or a method asks for the other."""
     hidden: tuple[int, ...] = (128, 128)
     """Width of each hidden dense layer (cnn: of those after the convolutions)."""
-    channels: tuple[str, ...] = ("32", "64")
-    """cnn: features of the 3x3 convolutions, one word for each block closed by 2x2 pooling: 32,32 64,64."""
+    channels: tuple[str, ...] | None = None
+    """cnn: features of the 3x3 convolutions, one word a block closed by 2x2 pooling: 32,32 64,64; else 32 64."""
     normalization: Literal["none", "batch", "feature"] = "none"
     """After each layer: none, batch normalisation, or feature-wise scale and shift."""
     dropout: float = 0.0
     """Dropout rate, after each hidden layer (cnn: after each block and each dense layer)."""
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The channels, where none are given the default."""
+        return ("32", "64") if self.channels is None else self.channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,17 +284,23 @@ Command = (
 
 
 def settle(options: Options) -> Options:
-    """The options with the number of tasks that is meant where none is given; does nothing the second time.
+    """The options with what is meant where nothing is given: the number of tasks, and by channels a cnn.
+
+    It does nothing the second time.
 
     Example:
       >>> settle(Options()).data.tasks, settle(Options(data=Data(data=('mnist', 'cifar10')))).data.tasks
       (5, 2)
+      >>> settle(Options(network=Network(channels=('8',)))).network.network
+      'cnn'
     """
-    data = options.data
-    if data.tasks is not None:
-        return options
-    meant = 20 if data.division == "superclass" else 5 if len(data.data) < 2 else len(data.data)
-    return dataclasses.replace(options, data=dataclasses.replace(data, tasks=meant))
+    data, network = options.data, options.network
+    if data.tasks is None:
+        meant = 20 if data.division == "superclass" else 5 if len(data.data) < 2 else len(data.data)
+        data = dataclasses.replace(data, tasks=meant)
+    if network.network == "auto" and network.channels is not None:
+        network = dataclasses.replace(network, network="cnn")
+    return dataclasses.replace(options, data=data, network=network)
 
 
 def configuration(methods: tuple[str, ...], options: Options) -> dict[str, Any]:
@@ -301,6 +312,7 @@ def configuration(methods: tuple[str, ...], options: Options) -> dict[str, Any]:
     """
     parts = {name: dataclasses.asdict(getattr(options, name)) for name in ("data", "training", "network")}
     parts["training"]["seeds"] = list(seed_numbers(options.training.seeds))
+    parts["network"]["channels"] = options.network.blocks
     for part in parts.values():
         part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})
     return {"methods": list(methods), **parts}

@@ -108,7 +108,8 @@ def check_values(options: Options) -> None:
         ("--dropout", net.dropout, 0 <= net.dropout < 1, "at least 0 and below 1"),
         ("--hidden", net.hidden, all(width >= 1 for width in net.hidden), "numbers of at least 1"),
         ("--hidden", net.hidden, bool(net.hidden) or net.network == "cnn", "one width or more, such as 128 128"),
-        ("--channels", net.channels, bool(net.channels) and all(map(parse_block, net.channels)), "such as 32,32 64,64"),
+        ("--channels", net.channels, bool(net.blocks) and all(map(parse_block, net.blocks)), "such as 32,32 64,64"),
+        ("--channels", net.channels, net.network != "mlp" or net.channels is None, "left out with --network mlp"),
         ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
     ]
     for name, value, holds, rule in rules:
