@@ -69,7 +69,8 @@ def setup(name):
     def begin(key, tables):
         learner = engine.init(key, tables)
         focused = engine.begin_visit(learner, CLOCK, tables, key)
-        focused = focused._replace(opt_state=jax.tree.map(jnp.ones_like, focused.opt_state))
+        # Not 1, which gradients of about that size would cancel, leaving nothing but their rounding.
+        focused = focused._replace(opt_state=jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1), focused.opt_state))
         return learner, engine.begin_phase(focused, CLOCK._replace(first=jnp.bool_(False)), tables, key)
 
     keys = jax.random.split(jax.random.key(0), 2)

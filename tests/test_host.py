@@ -401,6 +401,7 @@ def test_files_that_vanish_during_a_run_are_named(prepared, tmp_path):
     import shutil
 
     shutil.copytree(prepared / "tiny", tmp_path / "tiny")
+    data.open("tiny", tmp_path)  # keeps the labels, so that the next reads nothing, and holds no file open
     opened = data.open("tiny", tmp_path)
     for file in (tmp_path / "tiny" / "1.0.0").glob("*train.array_record*"):
         file.unlink()
