@@ -12,7 +12,8 @@ FOLDER has CIFAR-10, CIFAR-100 and MNIST prepared by TFDS. A network is trained 
 - `figure_1`: time and storage, measured
 
 About an hour on two idle cores (`--form reduced`: 150,000 steps of a small CNN). `--only table_1 figure_4` picks parts;
-what was done already is taken from `runs/lwf`. `--form full` has all images and a larger network, for a GPU. Expected:
+what was done already is taken from `runs/lwf`. `--form full` has all images and a larger network, for a GPU; `--form
+dropout` shows what dropout in new tasks does to LwF, and writes `lwf_PART_dropout.json` and no claims. Expected:
 LwF clearly above fine-tuning on old tasks, and above feature extraction on new ones. Writes
 `experiments/results/lwf_PART.json`, percent, and each claim of the paper beside what was found into
 `experiments/claims.json`. The paper's own data sets are for `experiments.lwf_paper`.
