@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import folders, safetensors
+from cljax import files, safetensors
 from cljax.rows import path_name
 from cljax.types import Tree
 
@@ -120,7 +120,7 @@ def save(folder: str | os.PathLike, tree: Tree, notes: dict[str, Any] | None = N
         if first:
             shapes = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()}
             manifest = {"format": 1, "notes": notes or {}, "leaves": shapes, "files": _digests(path / TREE)}
-            folders.write_json(path / MANIFEST, manifest)
+            files.write_json(path / MANIFEST, manifest)
             for older in _numbered(series)[:-KEPT]:
                 shutil.rmtree(older)
         _wait("saved")

@@ -12,10 +12,11 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
+
+from cljax.files import write_json
 
 CONFIG, RECORD, LOCK = "config.json", "record.json", ".lock"
 CHECKPOINTS, LEARNERS, TENSORBOARD = "checkpoints", "learners", "tensorboard"
@@ -90,6 +91,7 @@ def claim(path: str | os.PathLike, config: dict[str, Any], *, overwrite: bool = 
         named), holds a finished run, or cannot be written.
 
     Example:
+      >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as place, claim(f'{place}/run', {'rate': .1}) as folder:
       ...     folder.start()
       ...     sorted(entry.name for entry in folder.path.iterdir())
@@ -166,22 +168,6 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
             for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         ]
     return [] if old == new else [f"{path} ({json.dumps(old)} there, {json.dumps(new)} now)"]
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes strict JSON (no NaN) in one step: a reader sees the old file or the new one."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        pathlib.Path(draft).unlink(missing_ok=True)
-        raise
 
 
 def _is_ours(path: pathlib.Path) -> bool:

@@ -1,0 +1,93 @@
+"""Reading and writing files that others may have made: never waiting for a pipe, bounded, and written whole or not.
+
+Light to import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import stat
+import tempfile
+from typing import Any, BinaryIO
+
+JSON_BYTES = 256 << 20
+"""Most bytes of a JSON file: a record of a hundred methods, tasks and seeds has some tens of millions."""
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a regular file for reading (a link to one, too).
+
+    Raises:
+      ValueError: it is a folder, a pipe, a socket or a device. OSError: it cannot be opened.
+
+    Example:
+      >>> open_regular('/dev/null')
+      Traceback (most recent call last):
+      ...
+      ValueError: /dev/null is not a regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError(f"{os.fsdecode(path)} is not a regular file.")
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: str | os.PathLike, most: int) -> bytes:
+    """Reads a regular file of at most so many bytes.
+
+    Raises:
+      ValueError: it is no regular file, or larger. OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{os.fsdecode(path)} has more than {most} bytes.")
+    return content
+
+
+def read_json(path: str | os.PathLike, most: int = JSON_BYTES) -> Any:
+    """Reads a regular file of strict JSON (no NaN), of at most so many bytes and reasonable depth.
+
+    Raises:
+      ValueError: it is none. OSError: it cannot be read.
+    """
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"it has {word}")
+
+    content = read_bytes(path, most)
+    try:
+        return json.loads(content, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError(f"{os.fsdecode(path)} is nested too deeply.") from None
+    except ValueError as error:
+        raise ValueError(f"{os.fsdecode(path)} is not strict JSON: {error}.") from None
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8 in one step: a reader sees the old file or the new one, whole."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file in one step: a reader sees the old file or the new one, whole."""
+    path = pathlib.Path(path)
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    except BaseException:
+        pathlib.Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes strict JSON (no NaN) in one step: a reader sees the old file or the new one, whole."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

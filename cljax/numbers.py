@@ -1,0 +1,105 @@
+"""One place that checks numbers: of streams, settings, methods, primitives and the command. Light to import."""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from typing import Any
+
+INT32 = 2**31 - 1
+FLOAT32 = 3.4028234663852886e38
+
+
+def whole(name: str, value: Any, *, least: int = 0, most: int = INT32) -> int:
+    """A whole number within bounds, as a Python int.
+
+    Args:
+      name: how the error calls it, such as `'tasks'` or `'--tasks'`.
+      value: a Python or NumPy integer, or an array of one. Neither a float (2.0 included), nor a bool, nor text.
+      least, most: the bounds, both allowed.
+
+    Raises:
+      ValueError: it is not a whole number, or out of bounds.
+
+    Example:
+      >>> whole('tasks', 5)
+      5
+      >>> whole('tasks', 2.0, least=1)
+      Traceback (most recent call last):
+      ...
+      ValueError: tasks is 2.0, but must be a whole number from 1 to 2147483647.
+    """
+    try:
+        number = None if _is_bool(value) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise ValueError(f"{name} is {show(value)}, but must be a whole number from {least} to {most}.")
+    return number
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A finite number that float32 can hold, within bounds, as a Python float; a traced one is returned as it is.
+
+    Args:
+      name: how the error calls it.
+      value: a Python or NumPy number, or an array of one. Neither a bool nor text.
+      least, above: the lower bound, allowed or not; at most one of them.
+      most, below: the upper bound, allowed or not; at most one of them.
+
+    Raises:
+      ValueError: it is not a finite number, or out of bounds.
+
+    Example:
+      >>> real('temperature', 2, above=0)
+      2.0
+      >>> real('temperature', float('nan'), above=0)
+      Traceback (most recent call last):
+      ...
+      ValueError: temperature is nan, but must be a finite number above 0.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(value, jax.core.Tracer):
+        return value
+    try:
+        number = math.nan if isinstance(value, str | bytes) or _is_bool(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    holds = (
+        abs(number) <= FLOAT32
+        and (least is None or number >= least)
+        and (above is None or number > above)
+        and (most is None or number <= most)
+        and (below is None or number < below)
+    )
+    if not holds:
+        words = ((least, "of at least"), (above, "above"), (most, "of at most"), (below, "below"))
+        bounds = " and ".join(f"{word} {bound:g}" for bound, word in words if bound is not None)
+        raise ValueError(f"{name} is {show(value)}, but must be a finite number{' ' if bounds else ''}{bounds}.")
+    return number
+
+
+def show(value: Any, most: int = 60) -> str:
+    """A value as an error shows it, shortened.
+
+    Example:
+      >>> show('x' * 100, 10)
+      "'xxxxxx..."
+    """
+    if isinstance(value, int) and abs(value) >= 10**50:  # too long to print, and perhaps too long for Python to
+        return "a number of more than 50 digits"
+    text = repr(value) if isinstance(value, str | bytes) else str(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"

@@ -1,0 +1,44 @@
+"""Files that others made: pipes, folders, large, deep or broken ones; and writing whole or not at all."""
+
+import os
+
+import pytest
+
+from cljax import files
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"abc")
+    os.symlink(tmp_path / "file", tmp_path / "link")
+    assert files.read_bytes(tmp_path / "link", 3) == b"abc"
+    for name in ("pipe", "."):
+        with pytest.raises(ValueError, match="is not a regular file"):
+            files.read_bytes(tmp_path / name, 10)
+    with pytest.raises(ValueError, match="is not a regular file"):
+        files.read_json("/dev/zero")
+    with pytest.raises(OSError, match="No such file"):
+        files.read_bytes(tmp_path / "none", 10)
+
+
+def test_a_large_file_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"abcd")
+    assert files.read_bytes(tmp_path / "file", 4) == b"abcd"
+    with pytest.raises(ValueError, match="more than 3 bytes"):
+        files.read_bytes(tmp_path / "file", 3)
+
+
+@pytest.mark.parametrize("text", [b"[" * 1_000_000, b'{"a": NaN}', b'{"a": ', b"\xff\xfe", b"", b"1" * 5000])
+def test_what_is_no_json_is_refused_by_name(tmp_path, text):
+    (tmp_path / "file").write_bytes(text)
+    with pytest.raises(ValueError, match="file "):
+        files.read_json(tmp_path / "file")
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path):
+    files.write_json(tmp_path / "file", {"a": [1, "ü"]})
+    assert files.read_json(tmp_path / "file") == {"a": [1, "ü"]}
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "file", {"a": float("nan")})
+    assert files.read_json(tmp_path / "file") == {"a": [1, "ü"]}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
