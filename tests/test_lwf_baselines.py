@@ -61,7 +61,7 @@ def test_a_lowered_shared_rate_holds_from_the_second_task_on():
     jax.tree.map(close, steps[1, 1]["head"], steps[0, 1]["head"])
     jax.tree.map(lambda slow, fast: close(slow, 0.25 * fast), steps[1, 1]["dense_0"], steps[0, 1]["dense_0"])
     for wrong in (-0.1, 1.5):
-        with pytest.raises(ValueError, match=f"shared_rate is {wrong}, but must be at least 0 and at most 1"):
+        with pytest.raises(ValueError, match=f"shared_rate is {wrong}, but must be a finite number of"):
             methods.finetune(method.network, shared_rate=wrong)
 
 
@@ -182,7 +182,7 @@ def test_feature_extraction_refuses_what_it_cannot_do():
     network = small(conformance.stream(), hidden=(6, 5))
     with pytest.raises(ValueError, match="features depend on leaves that belong to a task: dense_1/kernel"):
         methods.feature_extraction(network._replace(per_task=("dense_1/kernel", "head/kernel")))
-    with pytest.raises(ValueError, match=r"hidden \(0\) must be at least 1"):
+    with pytest.raises(ValueError, match="hidden is 0, but must be a whole number from 1"):
         methods.feature_extraction(network, hidden=0)
     with pytest.raises(ValueError, match="feature_extraction needs leaves that belong to a task"):
         methods.feature_extraction(network._replace(per_task=()))

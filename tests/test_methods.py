@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from cljax import methods, networks, rows, streams, training
+from cljax.methods.df_cnn import inverse_time_rate
 from cljax.methods.finetune import apply_kept
 from cljax.types import make_clock
 from tests import conformance
@@ -170,3 +171,37 @@ def test_bytes_per_task_are_those_of_the_rows():
     for name, size in expected.items():
         _, learner = engine_and_learner(getattr(methods, name)(network), stream)
         assert bytes_per_task(learner, network) == size, name
+
+
+NUMBERS = {
+    "clnp": {"l1": -1.0, "margin": -0.1, "thresholds": (-1.0,), "fine_tune": 1.0, "fine_tune_rate": -1.0},
+    "feature_extraction": {"hidden": 0, "rate_factor": 0.0, "dropout": 1.0},
+    "finetune": {"shared_rate": 1.5, "warm_up": 1.0},
+    "hard_sharing": {"own_layers": 1.5},
+    "l2_constraint": {"strength": -1.0, "warm_up": -0.5},
+    "lwf": {"temperature": 0.0, "strength": -1.0, "warm_up": 1.0, "own_layers": -1},
+    "lwm": {"beta": -1.0, "gamma": -1.0},
+    "tfm": {"margin": -0.1, "growth": 1.5},
+}
+"""For each method its numbers, each with a value out of range."""
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, option) for name, given in NUMBERS.items() for option in given])
+def test_numbers_out_of_range_are_refused_by_name(name, option):
+    network = networks.cnn((8, 8, 1), 2, channels=((4,),), dense=(6, 6))
+    for wrong in (NUMBERS[name][option], float("nan"), float("inf"), -float("inf"), 1e39, "1"):
+        with pytest.raises(ValueError, match=f"{name}'s {option.removesuffix('s')}") as error:
+            getattr(methods, name)(network, **{option: (wrong,) if option == "thresholds" else wrong})
+        assert "\n" not in str(error.value)
+
+
+def test_numbers_in_lists_and_of_a_phase_s_rate():
+    network = networks.mlp((8, 8, 1), 2, hidden=(6,))
+    for l1, rate, words in ((float("nan"), 0.1, "clnp's l1 is nan"), (1e-5, -0.1, "clnp's candidate .* is -0.1")):
+        with pytest.raises(ValueError, match=words):
+            methods.clnp(network, candidates=[(l1, rate)])
+    with pytest.raises(ValueError, match=r"clnp's l1 is -1"):
+        methods.clnp(network, l1=(1e-5, -1.0))
+    for given in ({"decay": -1.0, "epochs": 2}, {"decay": float("nan"), "epochs": 2}, {"decay": 0.1, "epochs": 0.5}):
+        with pytest.raises(ValueError, match=r"(decay|epochs) is .*, but must be"):
+            inverse_time_rate(**given)

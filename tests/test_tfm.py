@@ -305,7 +305,7 @@ def test_what_does_not_fit_is_refused_with_the_cure():
         tfm(small(normalization="batch"))
     with pytest.raises(ValueError, match=r"head for each task.*clnp"):
         tfm(small(per_task=()))
-    with pytest.raises(ValueError, match=r"\[0, 1\], not 1.5"):
+    with pytest.raises(ValueError, match=r"growth is 1.5, but must be a finite number"):
         tfm(small(), growth=1.5)
     with pytest.raises(ValueError, match="either a schedule or chosen"):
         tfm(small(), growth=(0.5, 0.1), candidates=(0.1,))

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cljax import importance, losses, masks, metrics, ownership, rows
 from cljax.methods.finetune import finetune
+from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Phase, Tree, single_label_of
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
@@ -74,7 +76,8 @@ def clnp(
       The method.
 
     Raises:
-      ValueError: for a network without gates, or with statistics that cannot be frozen; for lists of the wrong length.
+      ValueError: for a network without gates, or with statistics that cannot be frozen; for lists of the wrong length;
+        for a number out of range.
 
     Example:
       >>> from cljax import networks
@@ -88,11 +91,16 @@ def clnp(
     layout = _layout(network)
     kernels, wires = layout.kernels, layout.wires
     strengths = _strengths(l1, len(kernels))
-    options = [{**_strengths(alpha, len(kernels)), "rate": float(rate)} for alpha, rate in candidates or ()]
+    options = [
+        {**_strengths(alpha, len(kernels)), "rate": real("clnp's candidate for the learning rate", rate, above=0)}
+        for alpha, rate in candidates or ()
+    ]
+    margin = real("clnp's margin", margin, least=0, most=1)
     if any(set(option) != {*strengths, "rate"} for option in options):
         raise ValueError("clnp's candidates give l1 in another form than the option l1: a number, or one a kernel.")
-    if not 0 <= fine_tune < 1 or any(multiple < 0 for multiple in thresholds):
-        raise ValueError(f"clnp needs fine_tune in [0, 1) and thresholds of at least 0: {fine_tune}, {thresholds}.")
+    fine_tune = real("clnp's fine_tune", fine_tune, least=0, below=1)
+    fine_tune_rate = real("clnp's fine_tune_rate", fine_tune_rate, least=0)
+    thresholds = [real("clnp's threshold", multiple, least=0) for multiple in thresholds]
     own = (layout.shared_head,) if layout.shared_head else ()
     multiples = (0.0, *sorted(thresholds))
     base = finetune(network)
@@ -237,11 +245,11 @@ def _layout(network: Network) -> ownership.Layout:
 
 def _strengths(l1: float | Sequence[float], kernels: int) -> dict[str, float]:
     """L1's strengths as hyper-parameters: one for all kernels, or one each."""
-    if isinstance(l1, int | float):
-        return {"l1": float(l1)}
+    if not isinstance(l1, Sequence | np.ndarray):
+        return {"l1": real("clnp's l1", l1, least=0)}
     if len(l1) != kernels:
         raise ValueError(f"clnp's l1 has {len(l1)} numbers for {kernels} kernels (the head's last): give one, or all.")
-    return {f"l1_{index}": float(value) for index, value in enumerate(l1)}
+    return {f"l1_{index}": real("clnp's l1", value, least=0) for index, value in enumerate(l1)}
 
 
 def _stack(options: list[dict[str, float]]) -> dict[str, Array]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cljax import filters, rows
 from cljax.filters import Kind, Sizes
 from cljax.methods.finetune import finetune
+from cljax.numbers import real, whole
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
 
@@ -122,6 +123,9 @@ def inverse_time_rate(*, decay: float, epochs: int) -> Callable[[Clock], Array]:
     Returns:
       `clock -> factor`, a float32 scalar: the `rate` of a `Phase`, for any method with one phase.
 
+    Raises:
+      ValueError: for a number out of range.
+
     Example:
       >>> from cljax.types import make_clock
       >>> inverse_time_rate(decay=1 / 4000, epochs=2000)(make_clock(round=2))
@@ -129,6 +133,7 @@ def inverse_time_rate(*, decay: float, epochs: int) -> Callable[[Clock], Array]:
 
     Reference: Lee et al., 2019, appendix B.3.
     """
+    decay, epochs = real("decay", decay, least=0), whole("epochs", epochs, least=1)
 
     def rate(clock: Clock) -> Array:
         epoch = jnp.asarray(clock.round * epochs + clock.epoch, jnp.float32)

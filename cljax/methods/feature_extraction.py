@@ -9,6 +9,7 @@ from jax import lax
 from cljax import rows
 from cljax.methods.finetune import depends_on_own, finetune, task_loss
 from cljax.methods.freezing import require_own_leaves
+from cljax.numbers import real, whole
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Phase, Tree
 
 CLASSIFIER = "added_classifier"
@@ -48,11 +49,9 @@ def feature_extraction(
     """
     require_own_leaves("feature_extraction", network)
     base = finetune(network)
-    if hidden < 1 or not 0 <= dropout < 1 or rate_factor <= 0:
-        raise ValueError(
-            f"feature_extraction's hidden ({hidden}) must be at least 1, its dropout ({dropout}) at least 0 and below "
-            f"1, and its rate_factor ({rate_factor}) above 0."
-        )
+    hidden = whole("feature_extraction's hidden", hidden, least=1)
+    dropout = real("feature_extraction's dropout", dropout, least=0, below=1)
+    rate_factor = real("feature_extraction's rate_factor", rate_factor, above=0)
     if depends_on_own(network, lambda output: output.features):
         raise ValueError(
             f"feature_extraction classifies the features of the first task's network, but here the features depend on "

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import losses, rows
+from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Tree, single_label_of
 
 
@@ -37,8 +38,8 @@ def finetune(network: Network, *, shared_rate: float | None = None, warm_up: flo
     Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 2; with `shared_rate`, table
     2(d). Their code starts it from a warm-up, of which the paper says nothing.
     """
-    if shared_rate is not None and not 0 <= shared_rate <= 1:
-        raise ValueError(f"finetune's shared_rate is {shared_rate}, but must be at least 0 and at most 1.")
+    if shared_rate is not None:
+        shared_rate = real("finetune's shared_rate", shared_rate, least=0, most=1)
     phases = warm_up_phases("finetune", warm_up, network)
 
     def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
@@ -112,8 +113,7 @@ def warm_up_phases(method: str, share: float, network: Network, then: str = "tra
       >>> [phase.name for phase in warm_up_phases('lwf', 0.25, networks.mlp((8, 8, 1), 2), 'joint')]
       ['warm-up', 'joint']
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"{method}'s warm_up is {share}, but must be a share of the epochs: at least 0 and below 1.")
+    share = real(f"{method}'s warm_up", share, least=0, below=1)
     if not share or not network.per_task:
         return (Phase(then),)
     return Phase("warm-up", share, skip_first_task=True), Phase(then, 1 - share, fresh_optimizer=False)

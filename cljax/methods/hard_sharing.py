@@ -6,6 +6,7 @@ import jax
 
 from cljax import rows
 from cljax.methods.finetune import finetune
+from cljax.numbers import whole
 from cljax.types import Method, Network
 
 
@@ -50,6 +51,7 @@ def last_layers(method: str, network: Network, own_layers: int) -> tuple[str, ..
       ValueError: where the network has no wiring or too few layers.
     """
     hidden = [wire for wire in network.wiring if wire.path.endswith("kernel") and wire.outputs is not None]
+    own_layers = whole(f"{method}'s own_layers", own_layers)
     if not 1 <= own_layers < len(hidden):
         raise ValueError(
             f"{method} gives each task its own last {own_layers} hidden layers, but the network's wiring lists "

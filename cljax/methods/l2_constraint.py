@@ -7,6 +7,7 @@ from jax import lax
 
 from cljax import losses, rows
 from cljax.methods.finetune import finetune
+from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Tree
 
 
@@ -26,7 +27,7 @@ def l2_constraint(network: Network, *, strength: float = 0.05, warm_up: float = 
       The method. Its metrics are `classification` (nats) and `penalty`, before the strength.
 
     Raises:
-      ValueError: for a share out of range.
+      ValueError: for a number out of range.
 
     Example:
       >>> from cljax import networks
@@ -35,6 +36,8 @@ def l2_constraint(network: Network, *, strength: float = 0.05, warm_up: float = 
 
     Reference: Li and Hoiem, Learning without Forgetting, 2016, section 4.2 and table 2(b).
     """
+    strength = real("l2_constraint's strength", strength, least=0)
+    warm_up = real("l2_constraint's warm_up", warm_up, least=0, below=1)
     base = finetune(network, warm_up=warm_up)
     last = len(base.phases) - 1
 

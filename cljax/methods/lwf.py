@@ -30,6 +30,7 @@ from cljax.methods.teacher import (
     snapshot,
     teach,
 )
+from cljax.numbers import real, whole
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Part, Tree
 
 Response = Literal["distillation", "cross_entropy", "l1", "l2"]
@@ -97,7 +98,7 @@ def lwf(
       The method. Its metrics are `classification` and `response`, in nats, before lambda and T squared.
 
     Raises:
-      ValueError: for an unknown option, or a share out of range; where tasks with layers of their own share the
+      ValueError: for an unknown option, or a number out of range; where tasks with layers of their own share the
         normalisation of those layers.
 
     Example:
@@ -115,6 +116,9 @@ def lwf(
     for name, value in options.items():
         if value not in get_args(literals[name]):
             raise ValueError(f"lwf's {name} is {value!r}, but must be one of {', '.join(get_args(literals[name]))}.")
+    temperature = real("lwf's temperature", temperature, above=0)
+    strength = real("lwf's strength", strength, least=0)
+    own_layers = whole("lwf's own_layers", own_layers)
     if square_temperature and response != "distillation":
         raise ValueError(f"lwf's response {response!r} has no temperature to square: leave square_temperature out.")
     heads = network.per_task

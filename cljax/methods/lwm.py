@@ -23,6 +23,7 @@ from cljax.methods.teacher import (
     seen_tasks,
     snapshot,
 )
+from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
 Classification = Literal["ce_new", "ce_all", "bce_all"]
@@ -57,8 +58,8 @@ def lwm(
       The method. Its metrics are `classification`, `distillation` (nats) and `attention`, before their strengths.
 
     Raises:
-      ValueError: for an unknown option; where nothing belongs to a task, or something that is no parameter; where the
-        network's maps have no positions.
+      ValueError: for an unknown option, or a number out of range; where nothing belongs to a task, or something that is
+        no parameter; where the network's maps have no positions.
 
     Example:
       >>> from cljax import networks
@@ -71,6 +72,7 @@ def lwm(
     if classification not in get_args(Classification):
         known = ", ".join(get_args(Classification))
         raise ValueError(f"lwm's classification is {classification!r}, but must be one of {known}.")
+    beta, gamma = real("lwm's beta", beta, least=0), real("lwm's gamma", gamma, least=0)
     _check_network(network)
     base = finetune(network)
 

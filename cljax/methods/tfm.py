@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax import masks, ownership, rows
 from cljax.methods.finetune import finetune
+from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Tree
 
 FIRST_GROWTH = 0.55
@@ -77,10 +79,12 @@ def tfm(
     layout = ownership.layout("tfm", network)
     _check(network, layout)
     given = FIRST_GROWTH if growth is None else growth
-    schedule = [float(given)] if isinstance(given, int | float) else [float(part) for part in given]
-    options = sorted(float(part) for part in candidates or ())
-    if not schedule or not all(0 <= part <= 1 for part in schedule + options):
-        raise ValueError(f"tfm's growth is a part of each layer's features, in [0, 1], not {growth!r}, {candidates!r}.")
+    parts = given if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else [given]
+    schedule = [real("tfm's growth", part, least=0, most=1) for part in parts]
+    options = sorted(real("tfm's candidate for growth", part, least=0, most=1) for part in candidates or ())
+    margin = real("tfm's margin", margin, least=0, most=1)
+    if not schedule:
+        raise ValueError("tfm's growth has no number; give one, or one for each of the first tasks.")
     if options and len(schedule) > 1:
         raise ValueError("tfm's growth is either a schedule or chosen among candidates: give one of the two.")
     names = ["growth"] if len(schedule) == 1 else [f"growth_{task}" for task in range(len(schedule))]
