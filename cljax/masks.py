@@ -3,7 +3,7 @@ r"""Ownership: one integer per feature, or per weight, says which task made it; 
 `owner[c]` is the task that made feature c, or `FREE`. Tasks are numbered by first visit, so `owner <= task` are the
 features that a task may use, its own and all older ones, and `owner == task` those that it alone may change. A network
 grows by claiming free features, and makes room by releasing its own. All functions work under `jit` with the task as
-data, but for `extract`, whose result has other shapes.
+data, but for `extract` and `embed`, whose gates are known: shapes follow from them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -295,18 +296,51 @@ def unpack(packed: Array, count: int) -> Array:
     return quads.reshape(*packed.shape[:-1], -1)[..., :count]
 
 
-def extract(params: Tree, wiring: Sequence[Wire], gates: Mapping[str, ArrayLike]) -> Tree:
-    """Cuts a task's sub-network out of the parameters: a smaller network of its own. On the host.
+def _kept(tree: Tree, wiring: Sequence[Wire], gates: Mapping[str, ArrayLike]) -> dict[str, dict[int, np.ndarray]]:
+    """By leaf path, the places kept along each cut axis: of params, or of collections, whose leaves have no wires."""
+    kept = {name: np.asarray(gate, bool) for name, gate in gates.items()}
+    wires, paths = {wire.path: wire for wire in wiring}, leaf_paths(tree)
+    if not set(wires) & set(paths):
+        modules = {wire.path.rpartition("/")[0]: wire.outputs for wire in wiring if wire.inputs is None}
+        own = {f"{collection}/{gate}": gate for collection in ("gates", "frozen") for gate in kept}
+        outputs = {path: own.get(path) or modules.get(path.partition("/")[2].rpartition("/")[0]) for path in paths}
+        found = {path: Wire(path, None, gate) for path, gate in outputs.items() if gate}
+        wires = found or wires
+    if (stray := sorted(set(wires) - set(paths))) and paths:
+        raise ValueError(f"The wiring names '{stray[0]}', which is no leaf of params: {', '.join(paths)}.")
 
-    Its logits are the gated network's up to rounding, as sums are over fewer terms.
+    def places(path: str, leaf: Array) -> dict[int, np.ndarray]:
+        _, first, last, repeat = wires.get(path, Wire(path, None, None))
+        found: dict[int, np.ndarray] = {}
+        for gate, axis, times in ((first, leaf.ndim - 2, repeat), (last, leaf.ndim - 1, 1)):
+            if gate is None:
+                continue
+            if leaf.shape[axis] != len(kept[gate]) * times:
+                raise ValueError(
+                    f"The gate '{gate}' has {len(kept[gate])} features, {times} times, but '{path}' has the shape "
+                    f"{leaf.shape}. Check the wiring's repeat and the gate's length."
+                )
+            found[axis] = np.flatnonzero(np.tile(kept[gate], times))
+        return found
+
+    return {path: places(path, leaf) for path, leaf in zip(paths, jax.tree.leaves(tree), strict=True)}
+
+
+def extract(tree: Tree, wiring: Sequence[Wire], gates: Mapping[str, ArrayLike]) -> Tree:
+    """Cuts a task's sub-network out of the parameters, or the collections: a smaller network of its own. On the host.
+
+    A network of `cljax.networks` computes with whatever widths its parameters have, and so `network.apply` of the small
+    params and the small collections is the small network. Its logits are the gated network's up to rounding, as sums
+    are over fewer terms. With the params and collections of `networks.bake`, `collections['gates']` are the gates.
 
     Args:
-      params: nested dicts of arrays, focused on the task (one head).
-      wiring: the network's wiring; leaves without a wire are kept whole.
+      tree: nested dicts of arrays, params or collections, focused on the task (one head).
+      wiring: the network's wiring; leaves of params without a wire are kept whole. Of collections, the gates and the
+        frozen flags are cut, and the statistics of each module whose affines are wired.
       gates: `{gate: [C] bool}`, the features to keep, such as `visible(owner, task)`.
 
     Returns:
-      The tree with each wired leaf cut to the kept features on its last axis, and on the one before for its inputs.
+      The tree with each leaf cut to the kept features on its last axis, and on the one before for its inputs.
 
     Raises:
       ValueError: where a wire's path is no leaf, or a gate does not fit its leaf.
@@ -318,24 +352,45 @@ def extract(params: Tree, wiring: Sequence[Wire], gates: Mapping[str, ArrayLike]
       >>> small['hidden'].shape, small['head'].shape
       ((4, 2), (2, 2))
     """
-    wires, kept = {wire.path: wire for wire in wiring}, {name: np.asarray(gate, bool) for name, gate in gates.items()}
-    if stray := sorted(set(wires) - set(leaf_paths(params))):
-        raise ValueError(f"The wiring names '{stray[0]}', which is no leaf of params: {', '.join(leaf_paths(params))}.")
+    kept = _kept(tree, wiring, gates)
 
-    def cut(path: str, leaf: Array, gate: str | None, axis: int, repeat: int) -> Array:
-        if gate is None:
+    def cut(path: str, leaf: Array) -> Array:
+        for axis, places in kept[path].items():
+            leaf = jnp.take(leaf, places, axis=axis)
+        return leaf
+
+    return map_leaves(cut, tree)
+
+
+def embed(tree: Tree, small: Mapping[str, ArrayLike], wiring: Sequence[Wire], gates: Mapping[str, ArrayLike]) -> Tree:
+    """Puts a smaller network's leaves into a wider one's, at the kept features: undoes `extract`.
+
+    Args:
+      tree: of the wider network, params or collections.
+      small: the smaller one's leaves by path; those that are not given stay as they are.
+      wiring: the wider network's.
+      gates: `{gate: [C] bool}`, which features are the smaller one's.
+
+    Returns:
+      The tree; what leads to other features, or comes from them, is as it was.
+
+    Raises:
+      ValueError: as of `extract`, and for a leaf of another shape than the features kept.
+
+    Example:
+      >>> wiring = [Wire('head', 'gate', None)]
+      >>> embed({'head': jnp.zeros([3, 1])}, {'head': jnp.ones([2, 1])}, wiring, {'gate': [True, False, True]})
+      {'head': Array([[1.], [0.], [1.]], dtype=float32)}
+    """
+    kept = _kept(tree, wiring, gates)
+
+    def put(path: str, leaf: Array) -> Array:
+        if path not in small:
             return leaf
-        if leaf.shape[axis] != len(kept[gate]) * repeat:
-            raise ValueError(
-                f"The gate '{gate}' has {len(kept[gate])} features, {repeat} times, but '{path}' has the shape "
-                f"{leaf.shape}. Check the wiring's repeat and the gate's length."
-            )
-        return jnp.take(leaf, np.flatnonzero(np.tile(kept[gate], repeat)), axis=axis)
+        value = jnp.asarray(small[path]).astype(leaf.dtype)
+        axes = [kept[path].get(axis, np.arange(size)) for axis, size in enumerate(leaf.shape)]
+        if value.shape != tuple(map(len, axes)):
+            raise ValueError(f"'{path}' has shape {value.shape}, but its kept features need {tuple(map(len, axes))}.")
+        return value if value.shape == leaf.shape else leaf.at[np.ix_(*axes)].set(value)
 
-    def shrink(path: str, leaf: Array) -> Array:
-        if path not in wires:
-            return leaf
-        wire = wires[path]
-        return cut(path, cut(path, leaf, wire.inputs, -2, wire.repeat), wire.outputs, -1, 1)
-
-    return map_leaves(shrink, params)
+    return map_leaves(put, tree)

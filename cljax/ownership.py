@@ -95,6 +95,19 @@ def unowned(collections: Tree) -> Owner:
     return {name: jnp.full(gate.shape, masks.FREE, jnp.int32) for name, gate in collections["gates"].items()}
 
 
+def owner_of(method_state: Tree, collections: Tree) -> Owner | None:
+    """The owners of each gate's features, where a method's state has them as its `owner`; None for any other method.
+
+    Example:
+      >>> owner_of({}, {}) is None
+      True
+    """
+    owner, gates = getattr(method_state, "owner", None), collections.get("gates", {})
+    if not isinstance(owner, dict) or set(owner) != set(gates):
+        return None
+    return owner if all(jnp.shape(owner[name]) == jnp.shape(gates[name]) for name in gates) else None
+
+
 def show(
     collections: Tree, owner: Owner, task: ArrayLike, *, newest: ArrayLike | None = None, own: tuple[str, ...] = ()
 ) -> Tree:

@@ -13,7 +13,15 @@ from cljax.ownership import Owner, layout
 from cljax.types import Array, Learner, Network, Tree, Wire
 
 
-def reused(params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike, *, threshold: float = 0.0) -> Owner:
+def reused(
+    params: Tree,
+    wiring: dict[str, Wire],
+    owner: Owner,
+    task: ArrayLike,
+    *,
+    threshold: float = 0.0,
+    own: tuple[str, ...] = (),
+) -> Owner:
     r"""The older tasks' features that feed a task: its head, features of its own, or older ones that feed it in turn.
 
     .. math:: r_i = [\mathrm{owner}_i < t] \wedge \exists j : |W_{ij}| > \theta \wedge (\mathrm{owner}_j = t \vee r_j)
@@ -24,6 +32,7 @@ def reused(params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike,
       owner: owners of each gate's features.
       task: int scalar.
       threshold: the absolute value that a weight must exceed to count.
+      own: gates that show a task its own features only, as of `ownership.show`: older ones there are closed.
 
     Returns:
       `{gate: [C] bool}`.
@@ -48,7 +57,8 @@ def reused(params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike,
         if wire.outputs is not None:
             used = masks.learnable(owner[wire.outputs], task) | found[wire.outputs]
         feeds = (strong & used[None, :]).any(axis=1).reshape(wire.repeat, -1).any(axis=0)
-        found[wire.inputs] |= feeds & (owner[wire.inputs] < task)
+        if wire.inputs not in own:
+            found[wire.inputs] |= feeds & (owner[wire.inputs] < task)
     return found
 
 
@@ -84,11 +94,12 @@ def diagnostics(network: Network, learner: Learner, *, threshold: float = 0.0) -
 
     Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, section 2.1 and figure 3.
     """
-    wires, owner = layout("diagnostics", network).wires, learner.method_state.owner
+    read, owner = layout("diagnostics", network), learner.method_state.owner
+    own = (read.shared_head,) if read.shared_head else ()
 
     def one(task: Array) -> Diagnostics:
         params = rows.take_row(learner.params, task, learner.rows)
-        found = reused(params, wires, owner, task, threshold=threshold)
+        found = reused(params, read.wires, owner, task, threshold=threshold, own=own)
         parts = jax.tree.map(lambda leaf: jnp.mean(leaf, dtype=jnp.float32), found)
         used, newly_used, free = metrics.capacity(owner, task)
         return Diagnostics(used, newly_used, parts, free)

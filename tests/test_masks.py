@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import masks
+from cljax import masks, rows
 from cljax.types import Wire
 
 TASKS = 4
@@ -238,3 +238,34 @@ def test_extract_repeats_channels_and_keeps_other_leaves():
         masks.extract(params, [Wire("dens", None, None)], {})
     with pytest.raises(ValueError, match="'maps' has 3 features, 1 times"):
         masks.extract(params, [Wire("dense/kernel", "maps", None)], {"maps": [True] * 3})
+
+
+def test_extract_cuts_statistics_and_gates_too_and_embed_undoes_it():
+    wiring = [Wire("dense/kernel", None, "out"), Wire("norm/scale", None, "out"), Wire("head/kernel", "out", None, 2)]
+    draw = lambda *shape: jax.random.normal(jax.random.key(sum(shape)), shape)
+    params = {"dense": {"kernel": draw(4, 3)}, "norm": {"scale": draw(3)}, "head": {"kernel": draw(6, 2)}}
+    collections = {
+        "batch_stats": {"norm": {"mean": draw(3)}, "other": {"mean": draw(5)}},
+        "frozen": {"out": jnp.array([True, False, True])},
+        "gates": {"out": jnp.array([1.0, 0.0, 1.0])},
+    }
+    gates = {"out": collections["gates"]["out"]}
+    small = masks.extract(collections, wiring, gates)
+    assert small["batch_stats"]["norm"]["mean"].tolist() == collections["batch_stats"]["norm"]["mean"][::2].tolist()
+    assert small["batch_stats"]["other"]["mean"].shape == (5,)
+    assert small["gates"]["out"].tolist() == [1, 1]
+    assert small["frozen"]["out"].tolist() == [True, True]
+    assert masks.extract({}, wiring, gates) == {}
+    for tree in (params, collections):
+        cut = masks.extract(tree, wiring, gates)
+        leaves = dict(zip(rows.leaf_paths(cut), jax.tree.leaves(cut), strict=True))
+        wide = masks.embed(jax.tree.map(jnp.zeros_like, tree), leaves, wiring, gates)
+        again = masks.extract(wide, wiring, gates)
+        assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (cut, again)), strict=True))
+        assert (wide.get("head", {"kernel": jnp.zeros((6, 2))})["kernel"][1::3] == 0).all(), "the rest stays"
+        kept = masks.embed(tree, leaves, wiring, gates)
+        assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (tree, kept)), strict=True))
+    with pytest.raises(ValueError, match=r"'norm/scale' has shape \(3,\), but its kept features need \(2,\)"):
+        masks.embed(params, {"norm/scale": np.ones(3)}, wiring, gates)
+    with pytest.raises(ValueError, match="names 'dense/kernel', which is no leaf of params"):
+        masks.extract({"batch_stats": {"other": {"mean": draw(5)}}}, wiring, gates)

@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from cljax.networks.layers import gate_features
-from cljax.networks.linen import Scalars, check_paths, parameter_dtype, standardize
+from cljax.networks.linen import Scalars, check_paths, match_widths, parameter_dtype, standardize
 from cljax.types import Array, Network, Tree, Wire
 
 _INVERTED = ("deterministic", "use_running_average", "eval", "inference")
@@ -182,7 +182,8 @@ def from_linen(
 
     def run(method: str | None, params: Tree, collections: Tree, value: Array, train: bool, key: Array | None):
         variables = {"params": params, **{name: collections[name] for name in names}}
-        done = source.run(method, variables, value, collections.get("gates", {}), train, key)
+        with match_widths(wiring):
+            done = source.run(method, variables, value, collections.get("gates", {}), train, key)
         entering = [call.arguments[0] for call in done.calls if head is not None and call.path == head.path]
         return done.result, entering, done.activations, {**collections, **done.updated}
 

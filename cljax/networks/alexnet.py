@@ -1,12 +1,13 @@
 """AlexNet: five convolutions, the first with large strided kernels, and two wide hidden layers."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
 
 from cljax.networks.convolution import Padding, max_pool
-from cljax.networks.layers import Convolution, activate
+from cljax.networks.layers import Convolution, Normalization, activate, make_norm
 from cljax.networks.linen import Scalars, head_wires, layer_wires, make_network
 from cljax.types import Network
 
@@ -28,6 +29,8 @@ class _AlexNet(nn.Module):
     channels: tuple[int, ...]
     dense_features: tuple[int, ...]
     dropout: float
+    normalization: Normalization
+    norm_after: bool
 
     def setup(self) -> None:
         init = nn.initializers.he_normal()
@@ -36,25 +39,29 @@ class _AlexNet(nn.Module):
             for features, (_, window, stride, padding, _) in zip(self.channels, CONVOLUTIONS, strict=True)
         ]
         self.dense = [nn.Dense(features, kernel_init=init) for features in self.dense_features]
+        self.conv_norm = [make_norm(self.normalization) for _ in self.conv]
+        self.dense_norm = [make_norm(self.normalization) for _ in self.dense]
         self.drop = nn.Dropout(self.dropout)
         self.head = nn.Dense(self.outputs)
 
     def encode(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
         values = inputs
-        for index, (layer, (*_, pooled)) in enumerate(zip(self.conv, CONVOLUTIONS, strict=True)):
+        for index, (layer, norm, (*_, pooled)) in enumerate(zip(self.conv, self.conv_norm, CONVOLUTIONS, strict=True)):
             name = f"conv_{index}"
-            values = activate(layer, None, values, gate=gates[name], train=train)
+            values = unit(layer, norm, values, gate=gates[name], frozen=frozen.get(name))
             activations[name] = values
             values = max_pool(values, window=3, stride=2) if pooled else values
         return values, activations
 
     def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
         features = values = maps.reshape(maps.shape[0], -1)
-        for index, layer in enumerate(self.dense):
+        for index, (layer, norm) in enumerate(zip(self.dense, self.dense_norm, strict=True)):
             name = f"dense_{index}"
-            features = activate(layer, None, values, gate=gates[name], train=train)
+            features = unit(layer, norm, values, gate=gates[name], frozen=frozen.get(name))
             activations[name] = features
             values = self.drop(features, deterministic=not train)
         return (self.head(values), features), activations
@@ -70,6 +77,8 @@ def alexnet(
     *,
     width: float = 1.0,
     dropout: float = 0.5,
+    normalization: Normalization = None,
+    norm_after: bool = False,
     mean: Scalars = 0.0,
     std: Scalars = 1.0,
     per_task: Sequence[str] | None = None,
@@ -78,8 +87,8 @@ def alexnet(
 
     Convolutions of 11x11 (stride 4, padding 2), 5x5 and three times 3x3; 3x3 pooling of stride 2 after the first, the
     second and the last; two dense layers of 4096, each followed by dropout; the head. Parameters are `conv_0` to
-    `conv_4`, `dense_0`, `dense_1` and `head`; a gate has its layer's name. The maps are the last pooled ones, flattened
-    in the order height, width, feature.
+    `conv_4`, `dense_0`, `dense_1` and `head`, and the norms' `conv_norm_i` and `dense_norm_i`; a gate has its layer's
+    name. The maps are the last pooled ones, flattened in the order height, width, feature.
 
     The network of 2012 had two columns of together 96, 256, 384, 384, 256 features, three of its convolutions within
     a column, and normalised responses; its parameters do not fit here.
@@ -89,6 +98,8 @@ def alexnet(
       outputs: number of logits.
       width: by which the features of all hidden layers are multiplied.
       dropout: rate after each dense layer.
+      normalization: `'batch'`, `'feature'` (see `FeatureNorm`) or None, of convolutions and dense layers.
+      norm_after: whether a norm comes after its ReLU instead of before it; the gate comes last either way.
       mean: of inputs in [0, 1], one number or one for each channel.
       std: likewise.
       per_task: leaf paths that belong to a task; the head's if None.
@@ -114,17 +125,20 @@ def alexnet(
     channels = tuple(max(1, round(width * features)) for features, *_ in CONVOLUTIONS)
     dense = tuple(max(1, round(width * features)) for features in DENSE)
     names = [f"conv_{index}" for index in range(len(channels))] + [f"dense_{index}" for index in range(len(dense))]
+    make_norm(normalization)
     wiring, previous = [], None
     for name in names:
         repeat = height * width_of_maps if name == "dense_0" else 1
-        wiring += layer_wires(name, None, inputs=previous, outputs=name, repeat=repeat)
+        norm = name.replace("_", "_norm_") if normalization else None
+        wiring += layer_wires(name, norm, inputs=previous, outputs=name, repeat=repeat)
         previous = name
     return make_network(
-        _AlexNet(outputs, channels, dense, dropout),
+        _AlexNet(outputs, channels, dense, dropout, normalization, norm_after),
         shape,
         outputs,
         gates=dict(zip(names, (*channels, *dense), strict=True)),
         wiring=[*wiring, *head_wires(previous)],
+        frozen=names if normalization == "batch" else (),
         per_task=per_task,
         mean=mean,
         std=std,

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cljax import filters, rows
+from cljax import filters, ownership, rows
 from cljax.types import Learner, Network, Tree
 
 Array = jax.Array
@@ -13,10 +13,11 @@ Array = jax.Array
 def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, Tree]:
     """The parameters and collections with which the ordinary network is one task's model.
 
-    Leaves that belong to a task give their row, and factors of kernels (see `cljax.filters`) the kernel they stand
-    for; the other tasks are left behind. The logits are those of `predict`, for every method that predicts with the
-    network and the task's parameters alone: DF-CNN, single-task learning, fine-tuning. A method that closes gates or
-    masks weights has `masks.extract` instead.
+    Leaves that belong to a task give their row, factors of kernels (see `cljax.filters`) the kernel they stand for, and
+    where features have owners (TFM, CLNP) the gates show what the task sees; the other tasks are left behind. The
+    logits are those of `predict`, for every method that predicts with the network and the task's parameters alone.
+
+    `masks.extract` then cuts closed features off: the small params and collections go into the same network.
 
     Args:
       network: the one the method was made for, `method.network`.
@@ -28,16 +29,20 @@ def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, T
 
     Raises:
       ValueError: where the learner's parameters are not those of the network, up to rows and factors: for a learner of
-        another network, or one whose method puts parameters of its own into the forward pass.
+        another network, one whose method puts parameters of its own into the forward pass, or one whose single weights
+        have owners, which its method masks.
 
     Example:
-      >>> from cljax import networks, rows
+      >>> from cljax import masks, networks, rows
       >>> network = networks.mlp((2,), 3, hidden=(4,))
       >>> params, collections = network.init(jax.random.key(0))
       >>> resting = rows.resting(network.per_task)
       >>> learner = Learner(rows.expand(params, 2, resting), collections, (), {}, {}, None, None, resting)
       >>> params, collections = bake(network, learner, 1)
       >>> network.apply(params, collections, jnp.ones((5, 2))).logits.shape
+      (5, 3)
+      >>> cut = [masks.extract(tree, network.wiring, collections['gates']) for tree in (params, collections)]
+      >>> network.apply(*cut, jnp.ones((5, 2))).logits.shape
       (5, 3)
     """
     row = jnp.asarray(task, jnp.int32)
@@ -53,4 +58,16 @@ def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, T
             f"network that its method was made for (method.network); a method with parameters of its own in the "
             f"forward pass has no plain network."
         ) from error
-    return made, rows.take_row(learner.collections, row, learner.rows)
+    collections = rows.take_row(learner.collections, row, learner.rows)
+    owner = ownership.owner_of(learner.method_state, collections)
+    if owner is None and "owner" in {
+        name for path in rows.leaf_paths(learner.method_state) for name in path.split("/")
+    }:
+        raise ValueError(
+            "This learner cannot be baked into the network: its method masks single weights by their owners, which are "
+            "not those of the network's gates. Mask the parameters as the method's predict does, and use them."
+        )
+    if owner is not None:
+        shared = ownership.layout("bake", network).shared_head
+        collections = ownership.show(collections, owner, row, own=(shared,) if shared else ())
+    return made, collections

@@ -1,6 +1,7 @@
 """Convolutional networks whose last maps are flattened or averaged, and those of the CLNP and DF-CNN papers."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -40,6 +41,7 @@ class _CNN(nn.Module):
     dense_dropout: float
     pooled: bool
     normalization: Normalization
+    norm_after: bool
     kernel_init: Initializer
     bias_init: Initializer
 
@@ -57,6 +59,7 @@ class _CNN(nn.Module):
         self.head = nn.Dense(self.outputs, **init)
 
     def encode(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
         values = inputs
         for block, pool in enumerate(self.pools):
@@ -64,18 +67,19 @@ class _CNN(nn.Module):
                 values = self.conv_drop[block - 1](values, deterministic=not train)
             for index, (layer, norm) in enumerate(zip(self.conv[block], self.conv_norm[block], strict=True)):
                 name = f"conv_{block}_{index}"
-                values = activate(layer, norm, values, gate=gates[name], frozen=frozen.get(name), train=train)
+                values = unit(layer, norm, values, gate=gates[name], frozen=frozen.get(name))
                 activations[name] = values
             values = max_pool(values, window=pool.window, stride=pool.stride, padding=pool.padding)
         return values, activations
 
     def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
         features = jnp.mean(maps, axis=(1, 2)) if self.pooled else maps.reshape(maps.shape[0], -1)
         values = self.conv_drop[-1](features, deterministic=not train)
         for index, (layer, norm) in enumerate(zip(self.dense, self.dense_norm, strict=True)):
             name = f"dense_{index}"
-            features = activate(layer, norm, values, gate=gates[name], frozen=frozen.get(name), train=train)
+            features = unit(layer, norm, values, gate=gates[name], frozen=frozen.get(name))
             activations[name] = features
             values = self.dense_drop(features, deterministic=not train)
         return (self.head(values), features), activations
@@ -97,6 +101,7 @@ def cnn(
     dense_dropout: float = 0.0,
     pooled: bool = False,
     normalization: Normalization = None,
+    norm_after: bool = False,
     kernel_init: Initializer = default_kernel_init,
     bias_init: Initializer = nn.initializers.zeros,
     mean: Scalars = 0.0,
@@ -122,6 +127,7 @@ def cnn(
       dense_dropout: rate after each dense layer.
       pooled: whether the last maps are averaged over all positions instead of flattened.
       normalization: `'batch'`, `'feature'` (see `FeatureNorm`) or None, of convolutions and dense layers.
+      norm_after: whether a norm comes after its ReLU instead of before it; the gate comes last either way.
       kernel_init: initialiser of all kernels.
       bias_init: initialiser of the layers' biases.
       mean: of inputs in [0, 1], one number or one for each channel.
@@ -159,6 +165,7 @@ def cnn(
         dense_dropout,
         pooled,
         normalization,
+        norm_after,
         kernel_init,
         bias_init,
     )

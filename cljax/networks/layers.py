@@ -164,10 +164,11 @@ def activate(
     gate: Array,
     frozen: Array | None = None,
     train: bool,
+    norm_after: bool = False,
 ) -> Array:
     """A hidden unit's whole path: layer, norm, ReLU, gate. The gate comes last, so that no norm's shift passes it.
 
-    `gate * relu(norm(layer(inputs)))`
+    `gate * relu(norm(layer(inputs)))`, or with `norm_after` `gate * norm(relu(layer(inputs)))`
 
     Args:
       layer: `Convolution` or `flax.linen.Dense`, bound.
@@ -176,6 +177,7 @@ def activate(
       gate: `[C]`, multiplies the features.
       frozen: `[C]` bool, the channels that `BatchNorm` normalises with its stored moments; None for other norms.
       train: whether `BatchNorm` uses the batch's moments.
+      norm_after: whether the norm comes after the ReLU.
 
     Returns:
       The gated activations `[B, ..., C]`.
@@ -188,9 +190,11 @@ def activate(
       >>> Hidden().init_with_output(jax.random.key(0), jnp.ones((1, 3)), jnp.array([1.0, 0.0]))[0]
       Array([[3., 0.]], dtype=float32)
     """
+
+    def normalize(values: Array) -> Array:
+        if isinstance(norm, BatchNorm):
+            return norm(values, train=train, frozen=frozen)
+        return values if norm is None else norm(values)
+
     outputs = layer(inputs)
-    if isinstance(norm, BatchNorm):
-        outputs = norm(outputs, train=train, frozen=frozen)
-    elif norm is not None:
-        outputs = norm(outputs)
-    return gate_features(nn.relu(outputs), gate)
+    return gate_features(normalize(nn.relu(outputs)) if norm_after else nn.relu(normalize(outputs)), gate)

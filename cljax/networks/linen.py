@@ -1,6 +1,6 @@
 """From a Flax Linen module with explicit gates to a `Network` of pure functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.networks.layers import Convolution
 from cljax.types import Array, Network, Tree, Wire
 
 Scalars = float | Sequence[float]
@@ -54,6 +55,27 @@ def parameter_dtype(params: Tree) -> Any:
       dtype('float32')
     """
     return jax.tree.leaves(params)[0].dtype
+
+
+def match_widths(wiring: Sequence[Wire]) -> Any:
+    """A context in which gated layers have as many features as their kernels: so a network computes with cut params.
+
+    Args:
+      wiring: the network's; dense layers and convolutions whose outputs have a gate take their kernel's width.
+
+    Returns:
+      The context, of Flax's method interception.
+    """
+    gated = {wire.path.rpartition("/")[0] for wire in wiring if wire.outputs is not None}
+
+    def intercept(call: Callable, arguments: tuple, options: dict[str, Any], context: Any) -> Any:
+        layer = context.module
+        wide = isinstance(layer, nn.Dense | nn.Conv | Convolution) and "/".join(layer.path) in gated
+        if wide and layer.has_variable("params", "kernel"):
+            object.__setattr__(layer, "features", layer.get_variable("params", "kernel").shape[-1])
+        return call(*arguments, **options)
+
+    return nn.intercept_methods(intercept)
 
 
 def make_network(
@@ -108,16 +130,17 @@ def make_network(
 
     def run(method: str, params: Tree, collections: Tree, value: Array, train: bool, key: Array | None):
         statistics = {name: collections[name] for name in ("batch_stats",) if name in collections}
-        result, updated = module.apply(
-            {"params": params, **statistics},
-            value,
-            collections["gates"],
-            collections.get("frozen", {}),
-            train=train,
-            method=method,
-            rngs=None if key is None else {"dropout": key},
-            mutable=list(statistics) if train else [],
-        )
+        with match_widths(wiring):
+            result, updated = module.apply(
+                {"params": params, **statistics},
+                value,
+                collections["gates"],
+                collections.get("frozen", {}),
+                train=train,
+                method=method,
+                rngs=None if key is None else {"dropout": key},
+                mutable=list(statistics) if train else [],
+            )
         return *result, {**collections, **updated}
 
     def encode(params: Tree, collections: Tree, inputs: Array, *, train: bool, key: Array | None):

@@ -1,6 +1,7 @@
 """Multilayer perceptron."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,7 @@ class _MLP(nn.Module):
     outputs: int
     hidden: tuple[int, ...]
     normalization: Normalization
+    norm_after: bool
     dropout: float
 
     def setup(self) -> None:
@@ -25,13 +27,14 @@ class _MLP(nn.Module):
         self.head = nn.Dense(self.outputs)
 
     def encode(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
         values = inputs.reshape(inputs.shape[0], -1)
         for index, (layer, norm) in enumerate(zip(self.dense, self.norm, strict=True)):
             if index:
                 values = self.drop(values, deterministic=not train)
             name = f"dense_{index}"
-            values = activate(layer, norm, values, gate=gates[name], frozen=frozen.get(name), train=train)
+            values = unit(layer, norm, values, gate=gates[name], frozen=frozen.get(name))
             activations[name] = values
         return values, activations
 
@@ -50,6 +53,7 @@ def mlp(
     *,
     hidden: Sequence[int] = (256, 256),
     normalization: Normalization = None,
+    norm_after: bool = False,
     dropout: float = 0.0,
     mean: Scalars = 0.0,
     std: Scalars = 1.0,
@@ -65,6 +69,7 @@ def mlp(
       outputs: number of logits.
       hidden: width of each hidden layer, at least one.
       normalization: `'batch'`, `'feature'` (see `FeatureNorm`) or None.
+      norm_after: whether a norm comes after its ReLU instead of before it; the gate comes last either way.
       dropout: rate after each hidden layer.
       mean: of inputs in [0, 1], one number or one for each channel.
       std: likewise.
@@ -93,7 +98,7 @@ def mlp(
         wiring += layer_wires(name, norm, inputs=f"dense_{index - 1}" if index else None, outputs=name)
     names = [f"dense_{index}" for index in range(len(hidden))]
     return make_network(
-        _MLP(outputs, tuple(hidden), normalization, dropout),
+        _MLP(outputs, tuple(hidden), normalization, norm_after, dropout),
         inputs,
         outputs,
         gates=dict(zip(names, hidden, strict=True)),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 
 from cljax.networks.cnn import cnn
+from cljax.networks.layers import Normalization
 from cljax.networks.linen import Scalars
 from cljax.types import Network
 
@@ -18,6 +19,8 @@ def vgg16(
     *,
     width: float = 1.0,
     dropout: float = 0.5,
+    normalization: Normalization = None,
+    norm_after: bool = False,
     mean: Scalars = 0.0,
     std: Scalars = 1.0,
     per_task: Sequence[str] | None = None,
@@ -25,13 +28,15 @@ def vgg16(
     """VGG-16: blocks of 2, 2, 3, 3 and 3 convolutions, each closed by 2x2 pooling, two dense layers of 4096, the head.
 
     It is `cnn` with these sizes, so that parameters and gates are named as there: `conv_0_0` to `conv_4_2`, `dense_0`,
-    `dense_1`, `head`.
+    `dense_1`, `head`, and the norms. The paper has none.
 
     Args:
       inputs: shape of one example, `(H, W, C)`, both sides at least 32.
       outputs: number of logits.
       width: by which the features of all hidden layers are multiplied.
       dropout: rate after each dense layer.
+      normalization: `'batch'`, `'feature'` (see `FeatureNorm`) or None, of convolutions and dense layers.
+      norm_after: whether a norm comes after its ReLU instead of before it; the gate comes last either way.
       mean: of inputs in [0, 1], one number or one for each channel.
       std: likewise.
       per_task: leaf paths that belong to a task; the head's if None.
@@ -60,6 +65,8 @@ def vgg16(
         channels=tuple(tuple(map(scale, block)) for block in CHANNELS),
         dense=tuple(map(scale, DENSE)),
         dense_dropout=dropout,
+        normalization=normalization,
+        norm_after=norm_after,
         kernel_init=nn.initializers.he_normal(),
         mean=mean,
         std=std,

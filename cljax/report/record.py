@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax import metrics, sharing
+from cljax import metrics, ownership, sharing
 from cljax.training.cost import bytes_per_task
 from cljax.training.driver import Outcome
 from cljax.types import Learner, Method, Network, Stream
@@ -122,11 +122,8 @@ def capacity(network: Network, learners: Sequence[Learner]) -> dict[str, dict[st
       `{layer: {'used', 'new', 'reused', 'free': [seed, after task]}}`, parts in [0, 1]: owned so far, of these made by
       the newest task, of the older ones those that feed it, and owned by none. None where no task owns features.
     """
-    owner = getattr(learners[0].method_state, "owner", None)
-    gates = learners[0].collections.get("gates", {})
-    if not isinstance(owner, dict) or {name: np.shape(leaf) for name, leaf in owner.items()} != {
-        name: np.shape(leaf) for name, leaf in gates.items()
-    }:
+    owner = ownership.owner_of(learners[0].method_state, learners[0].collections)
+    if owner is None:
         return None
     measure = jax.jit(lambda learner: sharing.diagnostics(network, learner))
     found = [measure(learner) for learner in learners]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import rows
+from cljax import masks, ownership, rows
 from cljax.types import Array, Clock, Fold, Learner, Method, Tree
 
 METHODS_OWN = ("gates", "frozen")
@@ -22,7 +22,9 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
     Task 0 then needs no training: a schedule may give its first round 0 epochs, such as `streams.lifelong(5, [0, 9, 9,
     9, 9])`. The method's hooks still run, so what it keeps of a task (importance, a teacher, ownership) it keeps of
     task 0. Leaves that belong to a task go to task 0's row; the other rows, and such leaves that are not given, keep
-    their initialisation.
+    their initialisation. Where features have owners (`tfm`, `clnp`), the given ones are task 0's, and no others. The
+    network may then be wider than the given one: its first features are the given ones, the rest are free for later
+    tasks. Without wider layers nothing is free, and later tasks can only transfer.
 
     Args:
       method: the method.
@@ -33,7 +35,7 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
       The method with another `begin_task`.
 
     Raises:
-      ValueError: a leaf is missing, unknown, or of another shape.
+      ValueError: a leaf is missing, unknown, or of another shape (where features have owners: of a larger one).
 
     Example:
       >>> from cljax import methods, networks
@@ -46,18 +48,22 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
       ...
       ValueError: The given leaf 'head/bias' has shape (3,), but that of freezing has shape (2,). ...
     """
-    given = _fit(method, params)
-    keeps = method.keeps_rows
+    given, features = _fit(method, params)
+    keeps, wiring = method.keeps_rows, method.network.wiring if features else ()
 
     def put(learner: Learner) -> Learner:
-        def one(path: str, leaf: Array) -> Array:
-            if path not in given:
-                return leaf
-            value = jnp.asarray(given[path]).astype(leaf.dtype)
-            return leaf.at[0].set(value) if rows.ends_with(path, keeps) else value
+        def place(tree: Tree) -> Tree:
+            stacked = lambda path: rows.ends_with(path, keeps)
+            single = rows.map_leaves(lambda path, leaf: leaf[0] if stacked(path) else leaf, tree)
+            single = masks.embed(single, given, wiring, features)
+            return rows.map_leaves(lambda path, old, new: old.at[0].set(new) if stacked(path) else new, tree, single)
 
-        place = lambda tree: rows.map_leaves(one, tree)
-        return learner._replace(params=place(learner.params), collections=place(learner.collections))
+        state = learner.method_state
+        if features:
+            owner = {name: jnp.where(kept, jnp.int32(0), jnp.int32(masks.FREE)) for name, kept in features.items()}
+            state = state._replace(owner=owner)
+        params, collections = place(learner.params), place(learner.collections)
+        return learner._replace(params=params, collections=collections, method_state=state)
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         first = clock.task == 0
@@ -68,9 +74,14 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
     return method._replace(begin_task=begin_task)
 
 
-def _fit(method: Method, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The given leaves, with the shapes of a single task's, if they are those of the method."""
-    wanted = _shapes(method)
+def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The given leaves, with the shapes of a single task's, and which features are given, where they have owners."""
+    trees: tuple[Tree, Tree, Tree] = jax.eval_shape(method.init, jax.random.key(0))[:3]
+    owner, wiring = ownership.owner_of(trees[2], trees[1]) or {}, method.network.wiring
+    widths = {w.outputs: np.shape(params[w.path])[-1:] for w in reversed(wiring) if w.outputs and w.path in params}
+    features = {name: np.arange(leaf.size) < sum(widths.get(name, leaf.shape)) for name, leaf in owner.items()}
+    cut = lambda tree: masks.extract(tree, wiring, features) if features else tree
+    wanted = _shapes(jax.eval_shape(lambda *both: tuple(map(cut, both)), *trees[:2]))
     given: dict[str, np.ndarray] = {}
     for path, value in params.items():
         shape, own = np.shape(value), rows.ends_with(path, method.per_task)
@@ -96,11 +107,10 @@ def _fit(method: Method, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 f"The leaf '{path}' of {method.name}, of shape {shape}, is not among the given ones, which are: "
                 f"{', '.join(params)}. Build the network as it was when it was trained."
             )
-    return given
+    return given, features
 
 
-def _shapes(method: Method) -> dict[str, tuple[int, ...]]:
+def _shapes(trees: tuple[Tree, Tree]) -> dict[str, tuple[int, ...]]:
     """The leaves of a single task's parameters and collections that can be given."""
-    trees: tuple[Tree, Tree] = jax.eval_shape(method.init, jax.random.key(0))[:2]
     found = {rows.path_name(path): leaf.shape for t in trees for path, leaf in jax.tree_util.tree_leaves_with_path(t)}
     return {path: shape for path, shape in found.items() if path.split("/")[0] not in METHODS_OWN}

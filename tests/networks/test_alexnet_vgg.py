@@ -31,8 +31,9 @@ def test_the_counts_are_the_known_ones(build, parameters, kernels, features):
 
 
 @pytest.mark.parametrize(("build", "maps"), [(alexnet, (2, 6, 6, 256)), (vgg16, (2, 7, 7, 512))])
-def test_shapes_at_the_real_size(build, maps):
-    network = build(outputs=401)
+@pytest.mark.parametrize("normalization", [None, "batch", "feature"])
+def test_shapes_at_the_real_size(build, maps, normalization):
+    network = build(outputs=401, normalization=normalization)
     params, collections = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.uint8)
     output = jax.eval_shape(lambda *given: network.apply(*given, key=jax.random.key(0)), params, collections, images)
@@ -40,6 +41,8 @@ def test_shapes_at_the_real_size(build, maps):
     leaves, gates = leaves_of(params), collections["gates"]
     assert sorted(wire.path for wire in network.wiring) == sorted(leaves)
     assert set(output.activations) == set(gates)
+    assert set(collections.get("frozen", {})) == (set(gates) if normalization == "batch" else set())
+    assert sum(path.endswith("/scale") for path in leaves) == (len(gates) if normalization else 0)
     for wire in network.wiring:
         shape = leaves[wire.path].shape
         assert wire.outputs is None or gates[wire.outputs].shape == shape[-1:]
@@ -47,9 +50,9 @@ def test_shapes_at_the_real_size(build, maps):
 
 
 def small_alexnet():
-    network = alexnet((67, 67, 3), 3, width=1 / 64, mean=(0.4, 0.5, 0.6), std=0.2)
+    network = alexnet((67, 67, 3), 3, width=1 / 64, normalization="feature", mean=(0.4, 0.5, 0.6), std=0.2)
     params, collections = network.init(jax.random.key(0))
-    params = jax.tree.map(lambda leaf: leaf + 0.02, params)  # biases too
+    params = jax.tree.map(lambda leaf: leaf + 0.02, params)  # biases too, scales of 1.02, shifts of 0.02
     return network, params, collections
 
 
@@ -65,12 +68,12 @@ def test_alexnet_is_its_forward_pass():
             values = lax.conv_general_dilated(
                 values, layer["kernel"], (stride, stride), pads, dimension_numbers=numbers
             )
-            values = jnp.maximum(values + layer["bias"][None, None, None], 0)
+            values = jnp.maximum(1.02 * (values + layer["bias"][None, None, None]) + 0.02, 0)
             if index in (0, 1, 4):
                 values = lax.reduce_window(values, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
         values = values.reshape(2, -1)
         for name in ("dense_0", "dense_1"):
-            values = jnp.maximum(values @ params[name]["kernel"] + params[name]["bias"][None], 0)
+            values = jnp.maximum(1.02 * (values @ params[name]["kernel"] + params[name]["bias"][None]) + 0.02, 0)
         return values, values @ params["head"]["kernel"] + params["head"]["bias"][None]
 
     features, logits = jax.jit(by_hand)(params, images.astype(np.float32))

@@ -55,7 +55,7 @@ def make(builder, normalization, **options):
     return network, jax.tree.map(draw, params), collections, raw
 
 
-def by_hand(builder, params, collections, raw):
+def by_hand(builder, params, collections, raw, norm_after=False):
     """The same networks in evaluation mode, in plain `jnp` and `lax`."""
     statistics = collections.get("batch_stats", {})
 
@@ -68,13 +68,14 @@ def by_hand(builder, params, collections, raw):
         else:
             values = values @ kernel
         values = values + jnp.expand_dims(bias, tuple(range(values.ndim - 1)))
+        values = jnp.maximum(values, 0.0) if norm_after else values
         if norm in params:
             axes = tuple(range(values.ndim - 1))
             wide = lambda x: jnp.expand_dims(x, axes)
             if norm in statistics:
                 values = (values - wide(statistics[norm]["mean"])) / jnp.sqrt(wide(statistics[norm]["var"]) + 1e-5)
             values = values * wide(params[norm]["scale"]) + wide(params[norm]["bias"])
-        return jnp.maximum(values, 0.0)
+        return values if norm_after else jnp.maximum(values, 0.0)
 
     def pool(values, window, stride, padding):
         return lax.reduce_window(
@@ -99,11 +100,17 @@ def by_hand(builder, params, collections, raw):
     return maps, values, values @ params["head"]["kernel"] + params["head"]["bias"][None]
 
 
-@EVERY
-def test_encode_and_decode_are_the_forward_pass(builder, normalization):
-    network, params, collections, raw = make(builder, normalization)
+AFTER = [("mlp", "batch", True), ("cnn", "feature", True)]
+
+
+@pytest.mark.parametrize(
+    ("builder", "normalization", "norm_after"), [(name, norm, False) for name in BUILDERS for norm in NORMS] + AFTER
+)
+def test_encode_and_decode_are_the_forward_pass(builder, normalization, norm_after):
+    network, params, collections, raw = make(builder, normalization, norm_after=norm_after)
     output = jax.jit(network.apply)(params, collections, raw)
-    maps, features, logits = jax.jit(by_hand, static_argnums=0)(builder, params, collections, raw)
+    hand = jax.jit(by_hand, static_argnums=(0, 4))
+    maps, features, logits = hand(builder, params, collections, raw, norm_after)
     np.testing.assert_allclose(output.maps, maps, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(output.features, features, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(output.logits, logits, rtol=1e-4, atol=1e-4)
