@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cljax.losses import known_labels
 from cljax.types import Array
 
 
@@ -29,7 +30,7 @@ def grad_cam(decode: Callable[[Array], Array], maps: Array, class_index: Array) 
       class_index: `[B]` int32, the class c of each example.
 
     Returns:
-      `[B, H, W]`, at least 0, not normalised; all zero where no position speaks for the class.
+      `[B, H, W]`, at least 0, not normalised; NaN where c is no class; all zero where no position speaks for the class.
 
     Example:
       >>> maps = jnp.array([[[[1.0, 0.0]], [[0.0, 3.0]]]])
@@ -45,12 +46,14 @@ def grad_cam(decode: Callable[[Array], Array], maps: Array, class_index: Array) 
     chex.assert_shape(class_index, maps.shape[:1])
     chex.assert_type(class_index, int)
 
-    def score(maps: Array) -> Array:
+    def score(maps: Array) -> tuple[Array, Array]:
         logits = decode(maps)
         chex.assert_shape(logits, (maps.shape[0], None))
-        return jnp.sum(logits * jax.nn.one_hot(class_index, logits.shape[-1], dtype=logits.dtype))
+        known = known_labels(class_index, logits.shape[-1])[1]
+        return jnp.sum(logits * jax.nn.one_hot(class_index, logits.shape[-1], dtype=logits.dtype)), known
 
-    return _activation(maps, jnp.mean(jax.grad(score)(maps), axis=(1, 2)))
+    slopes, known = jax.grad(score, has_aux=True)(maps)
+    return _activation(maps, jnp.mean(slopes, axis=(1, 2)), known)
 
 
 def pooled_linear_cam(maps: Array, kernel: Array, class_index: Array) -> Array:
@@ -64,7 +67,7 @@ def pooled_linear_cam(maps: Array, kernel: Array, class_index: Array) -> Array:
       class_index: `[B]` int32, the class c of each example.
 
     Returns:
-      `[B, H, W]`, at least 0, not normalised.
+      `[B, H, W]`, at least 0, not normalised; NaN where c is no class.
 
     Example:
       >>> maps = jnp.array([[[[1.0, 0.0]], [[0.0, 3.0]]]])
@@ -78,9 +81,11 @@ def pooled_linear_cam(maps: Array, kernel: Array, class_index: Array) -> Array:
     chex.assert_axis_dimension(kernel, 0, maps.shape[-1])
     chex.assert_shape(class_index, maps.shape[:1])
     chex.assert_type(class_index, int)
-    return _activation(maps, kernel.T[class_index] / (maps.shape[1] * maps.shape[2]))
+    places, known = known_labels(class_index, kernel.shape[1])
+    return _activation(maps, kernel.T[places] / (maps.shape[1] * maps.shape[2]), known)
 
 
-def _activation(maps: Array, importance: Array) -> Array:
+def _activation(maps: Array, importance: Array, known: Array) -> Array:
     """The rectified sum of maps `[B, H, W, C]` weighted by importance `[B, C]`; its gradient at 0 is 0."""
-    return jax.nn.relu(jnp.einsum("bhwc,bc->bhw", maps, importance))
+    activation = jax.nn.relu(jnp.einsum("bhwc,bc->bhw", maps, importance))
+    return jnp.where(known[:, None, None], activation, jnp.nan)

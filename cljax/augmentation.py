@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from cljax.data.streaming import Images
+from cljax.numbers import real, whole
 from cljax.types import Array, Batch
 
 Augment = Callable[[Array, Array], Array]
@@ -32,7 +33,7 @@ def pad_crop(pad: int = 4) -> Augment:
       pad: pixels on each side.
 
     Raises:
-      ValueError: fewer than one pixel.
+      ValueError: fewer than one pixel; when it is applied, as many as an image has, which could move it out of sight.
 
     Example:
       >>> images = jnp.arange(2 * 8 * 8 * 1, dtype=jnp.uint8).reshape(2, 8, 8, 1)
@@ -41,11 +42,15 @@ def pad_crop(pad: int = 4) -> Augment:
 
     Source: K. He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
     """
-    if pad < 1:
-        raise ValueError(f"pad is {pad}, but a crop needs at least one pixel of padding to be moved by.")
+    pad = whole("pad", pad, least=1)
 
     def augment(key: Array, inputs: Array) -> Array:
         chex.assert_rank(inputs, 4)
+        if pad >= min(inputs.shape[1:3]):
+            raise ValueError(
+                f"pad_crop pads by {pad} pixels, which can move images of shape {inputs.shape[1:]} out of sight. Pad "
+                f"by fewer than the shorter side has."
+            )
         padded = jnp.pad(inputs, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
         corners = jax.random.randint(key, (inputs.shape[0], 2), 0, 2 * pad + 1)
         crop = lambda image, corner: lax.dynamic_slice(image, (corner[0], corner[1], 0), inputs.shape[1:])
@@ -87,8 +92,8 @@ def colour_jitter(
       eigenvectors: `[3, 3]`, a column each.
 
     Raises:
-      ValueError: neither images nor components, components of another shape, images without three channels, or a
-        negative std.
+      ValueError: neither images nor components, components of another shape or not finite, images without three
+        channels, or a negative std.
 
     Example:
       >>> jitter = colour_jitter(eigenvalues=[1, 0, 0], eigenvectors=np.eye(3))
@@ -101,8 +106,7 @@ def colour_jitter(
     """
     if (eigenvalues is None) != (eigenvectors is None) or (images is None) == (eigenvalues is None):
         raise ValueError("colour_jitter needs either images to learn the components from, or both of their arrays.")
-    if std < 0:
-        raise ValueError(f"std is {std}, but a standard deviation is at least 0.")
+    std = real("std", std, least=0)
     if images is not None:
         eigenvalues, eigenvectors = colour_components(images)
     eigenvalues, eigenvectors = np.asarray(eigenvalues, np.float32), np.asarray(eigenvectors, np.float32)
@@ -110,6 +114,8 @@ def colour_jitter(
         raise ValueError(
             f"The components have shapes {eigenvalues.shape} and {eigenvectors.shape}, but must have (3,) and (3, 3)."
         )
+    if not (np.isfinite(eigenvalues).all() and np.isfinite(eigenvectors).all()):
+        raise ValueError("The components hold NaN or infinity, but must be finite numbers.")
     directions = np.float32(std) * eigenvalues[:, None] * eigenvectors.T
 
     def augment(key: Array, inputs: Array) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import chex
 import jax
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cljax.numbers import whole
 from cljax.types import Array, Tree
 
 Kind = Literal["df", "direct", "tc2"]
@@ -46,6 +47,9 @@ def deconvolve(base: Array, kernel: Array, bias: Array, *, stride: int = 2) -> A
     Returns:
       `[(h - 1) * stride + 1, (w - 1) * stride + 1, c]`.
 
+    Raises:
+      ValueError: a stride below 1.
+
     Example:
       >>> deconvolve(jnp.array([[[1.0], [10.0]]]), jnp.ones((1, 1, 1, 1)), jnp.zeros(1))[..., 0]
       Array([[ 1.,  0., 10.]], dtype=float32)
@@ -55,6 +59,7 @@ def deconvolve(base: Array, kernel: Array, bias: Array, *, stride: int = 2) -> A
     Reference: Lee, Stokes and Eaton, Learning Shared Knowledge for Deep Lifelong Learning using Deconvolutional
     Networks, 2019, equation 1.
     """
+    stride = whole("stride", stride, least=1)
     chex.assert_rank([base, kernel, bias], [3, 4, 1])
     chex.assert_equal((kernel.shape[2], kernel.shape[3]), (bias.shape[0], base.shape[2]))
     parts = jnp.einsum("yxb,ijcb->ijyxc", base, kernel)
@@ -200,7 +205,10 @@ def default_sizes(shape: Sequence[int], *, kind: Kind = "df") -> Sizes:
     - `'tc2'`: 3/8 of the layer's inputs for the depth and of its features for the base, 3/4 for the basis: exactly
       the paper's for CIFAR-100.
 
-    The window is 3 (1 for kernels of side 1); the stride 2, or 1 for kernels with an even side.
+    Halves are rounded up. The window is 3 (1 for kernels of side 1); the stride 2, or 1 for kernels with an even side.
+
+    Raises:
+      ValueError: for another kind; a shape that is not four whole numbers of at least 1.
 
     Example:
       >>> default_sizes((3, 3, 32, 64))
@@ -208,7 +216,9 @@ def default_sizes(shape: Sequence[int], *, kind: Kind = "df") -> Sizes:
       >>> default_sizes((3, 3, 32, 64), kind='tc2')
       Sizes(base=24, basis=48, depth=12, window=3, stride=2)
     """
-    *sides, inputs, outputs = shape
+    *sides, inputs, outputs = kernel_shape(shape)
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is 'df', 'direct' or 'tc2', not {kind!r}.")
     window, stride = min(3, max(sides)), 2 if all(side % 2 for side in sides) else 1
     if kind == "tc2":
         base = math.ceil(outputs * 3 / 8)
@@ -234,7 +244,8 @@ def init_factors(
       `contraction_out` for `'tc2'`.
 
     Raises:
-      ValueError: for another kind; where no knowledge base fits the kernel's side with the stride.
+      ValueError: for another kind; where no knowledge base fits the kernel's side with the stride; for a shape or sizes
+        that are not whole numbers of at least 1.
 
     Example:
       >>> factors = init_factors(jax.random.key(0), (3, 3, 4, 6), Sizes(base=2, basis=5))
@@ -243,7 +254,10 @@ def init_factors(
 
     Reference: the public code of Lee et al., 2019.
     """
-    *sides, inputs, outputs = shape
+    *sides, inputs, outputs = kernel_shape(shape)
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is 'df', 'direct' or 'tc2', not {kind!r}.")
+    sizes = Sizes(*(whole(name, value, least=1) for name, value in sizes._asdict().items()))
     base = tuple(base_side(side, stride=sizes.stride) for side in sides)
     basis = inputs * outputs if kind == "direct" else sizes.basis
     shapes: dict[str, tuple[int, ...]] = {
@@ -256,11 +270,24 @@ def init_factors(
     elif kind == "tc2":
         shapes["knowledge_base"] = (sizes.depth, *base, sizes.base)
         shapes |= {"contraction_in": (sizes.depth, inputs), "contraction_out": (basis, outputs)}
-    elif kind != "direct":
-        raise ValueError(f"kind is 'df', 'direct' or 'tc2', not {kind!r}.")
     keys = jax.random.split(key, len(shapes))
     factors = {name: glorot_uniform(one, shapes[name], dtype) for name, one in zip(shapes, keys, strict=True)}
     return {**factors, "bias": factors["bias"].reshape(-1)}
+
+
+def kernel_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a convolution's kernel, `(k, k, C, C_out)`.
+
+    Raises:
+      ValueError: it is not four whole numbers of at least 1.
+
+    Example:
+      >>> kernel_shape([3, 3, 4, 6])
+      (3, 3, 4, 6)
+    """
+    if len(shape) != 4:
+        raise ValueError(f"The shape of a convolution's kernel is (k, k, C, C_out), not {tuple(shape)}.")
+    return tuple(whole("a kernel's length", length, least=1) for length in shape)
 
 
 def glorot_uniform(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
@@ -290,6 +317,7 @@ def base_side(side: int, *, stride: int = 2) -> int:
       >>> [base_side(side) for side in (3, 5, 11)]
       [2, 3, 6]
     """
+    side, stride = whole("side", side, least=1), whole("stride", stride, least=1)
     if (side - 1) % stride:
         raise ValueError(
             f"No knowledge base makes kernels of side {side} with stride {stride}: a base of side h makes those of "

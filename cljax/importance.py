@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cljax.losses import known_labels
+from cljax.numbers import INT32, real, whole
 from cljax.types import Array, Tree
 
 
@@ -28,6 +30,7 @@ def _mean_over_examples(tree: Tree, weights: Array) -> Tree:
 def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: Array, chunk: int | None) -> Tree:
     """The weighted mean of `function(*example)` over examples, of which `chunk` are held at once."""
     size = len(weights)
+    chunk = None if chunk is None else whole("chunk", chunk, least=1)
     if chunk is None or chunk >= size:
         return _mean_over_examples(jax.vmap(function)(*examples), weights)
     padding = -size % chunk
@@ -83,7 +86,8 @@ def fisher(
         batches of one example, but by `'batched'`.
       params: any tree of arrays.
       inputs: `[B, ...]`.
-      labels: `[B]` int; not used by `'exact'` and `'sampled'`.
+      labels: `[B]` int; not used by `'exact'` and `'sampled'`. One that is no class makes the result NaN, unless its
+        example has weight 0.
       kind: see above.
       key: PRNG key, for `'sampled'`.
       weights: `[B]` float, the examples' weights in the mean; None: 1.
@@ -93,7 +97,7 @@ def fisher(
       A tree like `params`, not negative.
 
     Raises:
-      ValueError: for any other kind, or where it lacks labels or key.
+      ValueError: for any other kind, or where it lacks labels or key; for a chunk below 1.
 
     Example:
       >>> log_prob = lambda kernel, x: jax.nn.log_softmax(x @ kernel)
@@ -114,7 +118,11 @@ def fisher(
         return jax.tree.map(jnp.square, tree)
 
     def at_label(example: Array, label: Array) -> Tree:
-        return square(jax.grad(lambda params: log_probs(params, example)[label])(params))
+        return square(jax.grad(lambda params: chosen(log_probs(params, example), label))(params))
+
+    def chosen(logs: Array, label: Array) -> Array:
+        place, known = known_labels(label, logs.shape[-1])
+        return logs[place] * jnp.where(known, 1.0, jnp.nan).astype(logs.dtype)
 
     def at_sample(example: Array, example_key: Array) -> Tree:
         logs, pull_back = jax.vjp(lambda params: log_probs(params, example), params)
@@ -141,13 +149,13 @@ def fisher(
     if labels is None:
         raise ValueError(f"kind '{kind}' takes gradients at the examples' own labels; pass labels, [B] int.")
     chex.assert_shape(labels, inputs.shape[:1])
-    own = labels[:, None]
+    places, known = known_labels(labels, INT32)
+    labels = jnp.where(weights == 0, 0, jnp.where(known, places, -1))
     if kind == "empirical":
         return _mean_in_chunks(at_label, (inputs, labels), weights, chunk)
 
     def mean_log_prob(params: Tree) -> Array:
-        chosen = jnp.take_along_axis(log_prob_fn(params, inputs), own, axis=-1)[:, 0]
-        return _mean_over_examples(chosen, weights)
+        return _mean_over_examples(jax.vmap(chosen)(log_prob_fn(params, inputs), labels), weights)
 
     return square(jax.grad(mean_log_prob)(params))
 
@@ -228,6 +236,9 @@ def path_importance(total: Tree, start: Tree, end: Tree, *, damping: float = 0.1
     Returns:
       A tree like the parameters, not negative.
 
+    Raises:
+      ValueError: damping that is not a positive number.
+
     Example:
       >>> path_importance(jnp.array([1.0, -1.0]), jnp.zeros(2), jnp.array([0.5, 0.5]), damping=0.25).tolist()
       [2.0, 0.0]
@@ -235,6 +246,7 @@ def path_importance(total: Tree, start: Tree, end: Tree, *, damping: float = 0.1
     Reference: Zenke et al., Continual Learning Through Synaptic Intelligence, 2017, equation 5.
     """
     chex.assert_trees_all_equal_shapes(total, start, end)
+    damping = real("damping", damping, above=0)
     return jax.tree.map(lambda w, a, b: jnp.maximum(w, 0) / (jnp.square(b - a) + damping), total, start, end)
 
 

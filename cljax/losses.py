@@ -7,12 +7,15 @@ parameters return a scalar. None has a strength: multiply. Teachers are constant
 from __future__ import annotations
 
 from functools import reduce
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
+from cljax.numbers import real
 from cljax.types import Array, Tree
 
 
@@ -55,7 +58,8 @@ def cross_entropy(
 
     Args:
       logits: `[B, K]`.
-      labels: `[B]` int, a class each, which must be among `classes`; or `[B, K]` float in [0, 1], multi-label.
+      labels: `[B]` int, a class each, which must be among `classes`; or `[B, K]` float in [0, 1], multi-label. Where
+        they are not, the value is NaN and the gradient 0: an example of weight 0 harms no mean (see `weighted_mean`).
       classes: bool `[K]` or `[B, K]`, the set C of classes there are; None: all. The others have no part in the value,
         and a gradient of exactly 0.
       single_label: bool scalar or `[B]`, which examples' float labels are the probabilities of a single one (one-hot,
@@ -74,15 +78,63 @@ def cross_entropy(
     if jnp.issubdtype(labels.dtype, jnp.integer):
         chex.assert_shape(labels, logits.shape[:1])
         logits = mask_logits(logits, valid)
-        chosen = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-        return jax.nn.logsumexp(logits, axis=-1) - chosen
+        places, known = known_labels(labels, logits.shape[-1])
+        chosen, known_class = (jnp.take_along_axis(each, places[:, None], axis=-1)[:, 0] for each in (logits, valid))
+        return jnp.where(known & known_class, jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
     chex.assert_equal_shape([logits, labels])
-    labels = labels.astype(logits.dtype)
-    several = _binary(logits, labels, valid)
-    if single_label is None:
-        return several
-    logs = jax.nn.log_softmax(mask_logits(logits, valid), axis=-1)
-    return jnp.where(single_label, -jnp.sum(labels * jnp.where(valid, logs, 0), axis=-1), several)
+    labels = jnp.where(valid, labels.astype(logits.dtype), 0)
+    known = jnp.all(jnp.abs(labels - 0.5) <= 0.5 + _SLACK, axis=-1)
+    values = _binary(logits, labels, valid)
+    if single_label is not None:
+        logs = jax.nn.log_softmax(mask_logits(logits, valid), axis=-1)
+        values = jnp.where(single_label, -jnp.sum(labels * jnp.where(valid, logs, 0), axis=-1), values)
+    return jnp.where(known, values, jnp.nan)
+
+
+_SLACK = 1e-3
+"""How far a multi-label target may be outside [0, 1] by rounding, in half precision too."""
+
+
+def weighted_mean(values: Array, weights: Array) -> Array:
+    r"""The mean over examples of their values, by their weights; an example of weight 0 has no part, be it NaN.
+
+    .. math:: \frac{\sum_{b: w_b \ne 0} w_b v_b}{\sum_b w_b}
+
+    Args:
+      values: `[B]` float.
+      weights: `[B]` float.
+
+    Returns:
+      A scalar, of the values' dtype.
+
+    Example:
+      >>> print(weighted_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([1.0, 1.0, 0.0])))
+      2.0
+    """
+    parts = jnp.where(weights == 0, 0, values * weights.astype(values.dtype))
+    return jnp.sum(parts) / jnp.sum(weights).astype(values.dtype)
+
+
+def known_labels(labels: ArrayLike, count: int) -> tuple[Array, Array]:
+    """Class indices that can be indexed with, and which of them are true.
+
+    Args:
+      labels: int, any shape.
+      count: K, the number of classes.
+
+    Returns:
+      int32, 0 in place of what is no class; and bool, whether it is one. Both of the labels' shape.
+
+    Example:
+      >>> places, known = known_labels(jnp.array([2, 3, -1]), 3)
+      >>> places.tolist(), known.tolist()
+      ([2, 0, 0], [True, False, False])
+    """
+    exact: Any = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    wide = jnp.asarray(exact).astype(jnp.int32)
+    exact = exact if exact.dtype.itemsize > 4 else wide  # a large number must not become a small one by the cast
+    known = jnp.asarray((exact >= 0) & (exact < count))
+    return jnp.where(known, wide, 0), known
 
 
 def _binary(logits: Array, targets: Array, valid: Array) -> Array:
@@ -105,11 +157,14 @@ def distillation(
     Args:
       logits: `[B, K]`.
       teacher_logits: `[B, K]`, a constant.
-      temperature: T, a positive scalar.
+      temperature: T, a positive scalar; where a traced one is not, the value is NaN.
       classes: bool `[K]` or `[B, K]`, the classes there are; None: all.
 
     Returns:
       `[B]`, nats.
+
+    Raises:
+      ValueError: a temperature that is not a positive number.
 
     Example:
       >>> teacher, student = jnp.array([[2.0, 1.0, 0.0]]), jnp.array([[1.0, 1.0, 1.0]])
@@ -120,10 +175,15 @@ def distillation(
     """
     chex.assert_rank(logits, 2)
     chex.assert_equal_shape([logits, teacher_logits])
-    valid, temperature = _classes(classes, logits), jnp.asarray(temperature, logits.dtype)
+    valid, temperature = _classes(classes, logits), _temperature(temperature, logits)
     target = jax.nn.softmax(mask_logits(_constant(teacher_logits, logits) / temperature, valid), axis=-1)
     output = jax.nn.log_softmax(mask_logits(logits / temperature, valid), axis=-1)
     return -jnp.sum(target * jnp.where(valid, output, 0), axis=-1)
+
+
+def _temperature(temperature: ArrayLike, logits: Array) -> Array:
+    value = jnp.asarray(real("temperature", temperature, above=0), logits.dtype)
+    return jnp.where(value > 0, value, jnp.nan)
 
 
 def _constant(teacher: Array, like: Array) -> Array:
@@ -140,11 +200,14 @@ def sigmoid_distillation(
     Args:
       logits: `[B, K]`.
       teacher_logits: `[B, K]`, a constant.
-      temperature: T, a positive scalar; of multi-label outputs it softens the pair (p, 1 - p).
+      temperature: T, a positive scalar, as of `distillation`; of multi-label outputs it softens the pair (p, 1 - p).
       classes: bool `[K]` or `[B, K]`, the classes there are; None: all.
 
     Returns:
       `[B]`, nats.
+
+    Raises:
+      ValueError: as of `distillation`.
 
     Example:
       >>> print(sigmoid_distillation(jnp.zeros([1, 2]), jnp.array([[3.0, -1.0]])))  # 2 log 2
@@ -155,7 +218,7 @@ def sigmoid_distillation(
     """
     chex.assert_rank(logits, 2)
     chex.assert_equal_shape([logits, teacher_logits])
-    temperature = jnp.asarray(temperature, logits.dtype)
+    temperature = _temperature(temperature, logits)
     targets = jax.nn.sigmoid(_constant(teacher_logits, logits) / temperature)
     valid = _classes(classes, logits)
     return _binary(logits / temperature, jnp.where(valid, targets, 0), valid)

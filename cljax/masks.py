@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from cljax.numbers import INT32, real, whole
 from cljax.rows import leaf_paths, map_leaves
 from cljax.types import Array, Tree, Wire
 
-FREE = 2**31 - 1
+FREE = INT32
 """The owner of a feature that no task has claimed: larger than every task, so that no task sees it."""
 
 
@@ -91,6 +92,7 @@ def ternary(owner: Array, task: ArrayLike) -> Array:
 
 def _ends(owner_in: Array | None, owner_out: Array | None, repeat: int, head: ArrayLike) -> tuple[Array, Array]:
     """Owners of a weight's ends, `[Cin * repeat, 1]` (or `[1, 1]`) and `[1, Cout]` (or `[1, 1]`)."""
+    repeat = whole("repeat", repeat, least=1)
     first = jnp.zeros([1], jnp.int32) if owner_in is None else jnp.tile(owner_in, repeat)
     last = jnp.asarray(head, jnp.int32)[None] if owner_out is None else owner_out
     chex.assert_rank([first, last], 1)
@@ -131,7 +133,7 @@ def weight_mask(
       row 0 is the mask of the biases, and of the normalisation's affines.
 
     Raises:
-      ValueError: for any other rule.
+      ValueError: for any other rule, or a repeat below 1.
 
     Example:
       >>> weight_mask(jnp.array([0, 1]), jnp.array([0, 1, FREE]), 1).tolist()
@@ -186,11 +188,15 @@ def claim(owner: Array, task: ArrayLike, count: ArrayLike) -> Array:
     Returns:
       The new owners, `[...]` int32.
 
+    Raises:
+      ValueError: a count that is no whole number of at least 0.
+
     Example:
       >>> claim(jnp.array([0, FREE, 0, FREE, FREE]), 1, 2).tolist()
       [0, 1, 0, 1, 2147483647]
     """
     chex.assert_type(owner, jnp.int32)
+    count = count if isinstance(count, jax.core.Tracer) else whole("count", count)
     free = owner == FREE
     place = jnp.cumsum(free.ravel(), dtype=jnp.int32).reshape(owner.shape)
     return jnp.where(free & (place <= jnp.asarray(count, jnp.int32)), jnp.asarray(task, jnp.int32), owner)
@@ -206,10 +212,14 @@ def prune_by_activity(owner: Array, task: ArrayLike, activity: Array, *, thresho
       task: int scalar.
       activity: `[C]` float, the average absolute activation over the task's examples (and over space), in evaluation
         mode.
-      threshold: :math:`\theta`, a scalar or `[C]`. At 0 only dead features go, and the function stays as it is.
+      threshold: :math:`\theta`, at least 0, a scalar or `[C]`. At 0 only dead features go, and the function stays as it
+        is.
 
     Returns:
       The new owners, `[C]` int32.
+
+    Raises:
+      ValueError: a threshold that is negative or not finite.
 
     Example:
       >>> prune_by_activity(jnp.array([0, 1, 1]), 1, jnp.array([0.0, 0.0, 0.2]), threshold=0.1).tolist()
@@ -218,6 +228,9 @@ def prune_by_activity(owner: Array, task: ArrayLike, activity: Array, *, thresho
     Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, section 2.2.
     """
     chex.assert_equal_shape([owner, activity])
+    if not isinstance(threshold, jax.core.Tracer):
+        for one in np.ravel(np.asarray(threshold)):
+            real("threshold", one, least=0)
     active = activity > jnp.asarray(threshold, activity.dtype)
     return jnp.where(learnable(owner, task) & ~active, FREE, owner)
 
@@ -239,6 +252,9 @@ def prune_by_magnitude(weights: Array, owner: Array, task: ArrayLike, *, fractio
     Returns:
       The new owners, `[...]` int32.
 
+    Raises:
+      ValueError: a fraction outside [0, 1].
+
     Example:
       >>> weights, owner = jnp.array([0.1, -3.0, 2.0, -0.2, 1.0]), jnp.array([0, 1, 1, 1, 1])
       >>> prune_by_magnitude(weights, owner, 1, fraction=0.5).tolist()
@@ -247,6 +263,7 @@ def prune_by_magnitude(weights: Array, owner: Array, task: ArrayLike, *, fractio
     Reference: Mallya and Lazebnik, PackNet, 2018, section 3.
     """
     chex.assert_equal_shape([weights, owner])
+    fraction = real("fraction", fraction, least=0, most=1)
     own, size = learnable(owner, task), jnp.abs(weights)
     count = jnp.sum(own, dtype=jnp.int32)
     pruned = jnp.round(jnp.asarray(fraction, jnp.float32) * count.astype(jnp.float32)).astype(jnp.int32)
@@ -291,6 +308,7 @@ def unpack(packed: Array, count: int) -> Array:
       [1, 2, 0, 0, 3]
     """
     chex.assert_type(packed, jnp.uint8)
+    count = whole("count", count)
     chex.assert_axis_dimension(packed, -1, -(-count // 4))
     quads = jnp.stack([(packed >> jnp.uint8(2 * index)) & jnp.uint8(3) for index in range(4)], axis=-1)
     return quads.reshape(*packed.shape[:-1], -1)[..., :count]

@@ -9,6 +9,7 @@ import chex
 import jax.numpy as jnp
 from jax import lax
 
+from cljax.numbers import whole
 from cljax.types import Array
 
 UNPICKED = 2**31 - 1
@@ -38,6 +39,9 @@ def herd(features: Array, weights: Array, count: int) -> Array:
     Returns:
       `[N]` int32: 0 for the first pick, 1 for the second, ..., and `UNPICKED` for the rest.
 
+    Raises:
+      ValueError: a count that is no whole number of at least 0.
+
     Example:
       >>> features = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
       >>> herd(features, jnp.array([1.0, 1.0, 1.0, 0.0]), 2).tolist()
@@ -47,7 +51,8 @@ def herd(features: Array, weights: Array, count: int) -> Array:
     """
     chex.assert_rank([features, weights], [2, 1])
     chex.assert_equal_shape_prefix([features, weights], 1)
-    features = _unit(features)
+    count = whole("count", count)
+    features = _unit(jnp.where(weights[:, None] > 0, features, 0))
     total = jnp.sum(weights)
     mean = weights.astype(features.dtype) @ features / jnp.where(total > 0, total, 1).astype(features.dtype)
     squares = jnp.sum(features**2, axis=-1)
@@ -98,10 +103,10 @@ def nearest_mean(features: Array, means: Array, valid: Array) -> Array:
     Args:
       features: `[B, D]`.
       means: `[C, D]`, of features of unit length.
-      valid: `[C]` bool, the classes there are; at least one.
+      valid: `[C]` bool, the classes there are.
 
     Returns:
-      `[B]` int32, the class's index.
+      `[B]` int32, the class's index; -1 where no distance is a number, as of NaN.
 
     Example:
       >>> means = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -110,4 +115,7 @@ def nearest_mean(features: Array, means: Array, valid: Array) -> Array:
 
     Reference: Rebuffi et al., iCaRL, 2017, algorithm 1.
     """
-    return jnp.argmin(mean_distances(features, means, valid), axis=-1).astype(jnp.int32)
+    distances = mean_distances(features, means, valid)
+    near = distances < jnp.inf
+    nearest = jnp.argmin(jnp.where(near, distances, jnp.inf), axis=-1).astype(jnp.int32)
+    return jnp.where(jnp.any(near, axis=-1), nearest, -1)

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
+from cljax.numbers import whole
 from cljax.types import Array, Learner, Tree
 
 TASK_SLOTS = "task_slots"
@@ -112,25 +114,55 @@ def take_row(tree: Tree, task: Array, rows: Rows) -> Tree:
       rows: the learner's.
 
     Returns:
-      The tree, leaves with rows `[...]` instead of `[T, ...]`.
+      The tree, leaves with rows `[...]` instead of `[T, ...]`; those of floats NaN where a traced task does not exist.
+
+    Raises:
+      ValueError: a task that does not exist.
 
     Example:
       >>> take_row({'head': jnp.arange(6.).reshape(3, 2)}, jnp.int32(2), resting(['head'], ['head']))['head']
       Array([4., 5.], dtype=float32)
     """
-    return _take(tree, task, lambda path: has_rows(path, rows))
+
+    def row(path: str, leaf: Array) -> Array:
+        if not has_rows(path, rows):
+            return leaf
+        check_task(task, leaf.shape[0])
+        return of_task(lax.dynamic_index_in_dim(leaf, task, keepdims=False), task, leaf.shape[0])
+
+    return map_leaves(row, tree)
+
+
+def check_task(task: ArrayLike, tasks: int) -> None:
+    """Checks that a task exists, as far as it is known: a traced one is not, see `of_task`.
+
+    Raises:
+      ValueError: it does not.
+
+    Example:
+      >>> check_task(7, 3)
+      Traceback (most recent call last):
+      ...
+      ValueError: task is 7, but must be a whole number from 0 to 2.
+    """
+    if not isinstance(task, jax.core.Tracer):
+        whole("task", task, most=tasks - 1)
+
+
+def of_task(values: Array, task: ArrayLike, tasks: int) -> Array:
+    """Values of a task; NaN in place of floats where a traced task does not exist."""
+    if not (isinstance(task, jax.core.Tracer) and jnp.issubdtype(values.dtype, jnp.floating)):
+        return values
+    return jnp.where((task >= 0) & (task < tasks), values, jnp.nan)
 
 
 def focus_tree(tree: Tree, task: Array, rows: Rows) -> Tree:
     """The tree as a visit sees it: row `task` in place of every stack but the kept ones."""
-    return _take(tree, task, lambda path: is_focused(path, rows))
 
+    def row(path: str, leaf: Array) -> Array:
+        return lax.dynamic_index_in_dim(leaf, task, keepdims=False) if is_focused(path, rows) else leaf
 
-def _take(tree: Tree, task: Array, is_taken: Callable[[str], bool]) -> Tree:
-    def pick(path: str, leaf: Array) -> Array:
-        return lax.dynamic_index_in_dim(leaf, task, keepdims=False) if is_taken(path) else leaf
-
-    return map_leaves(pick, tree)
+    return map_leaves(row, tree)
 
 
 def focus(learner: Learner, task: Array) -> Learner:

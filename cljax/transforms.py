@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.numbers import real
 from cljax.types import Array, Tree
 
 
@@ -124,6 +125,9 @@ def rmsprop_tf1(*, decay: float = 0.9, epsilon: float = 1e-10) -> optax.Gradient
     Returns:
       The transformation, without momentum. Wrap it in `per_task` for a separate history per task.
 
+    Raises:
+      ValueError: for decay outside [0, 1), or epsilon below 0.
+
     Example:
       >>> optimizer = rmsprop_tf1()
       >>> updates, state = optimizer.update(jnp.array([0.5]), optimizer.init(jnp.zeros([1])))
@@ -132,6 +136,7 @@ def rmsprop_tf1(*, decay: float = 0.9, epsilon: float = 1e-10) -> optax.Gradient
 
     Reference: Tieleman and Hinton, Lecture 6.5, RMSProp, 2012; the defaults are those of `tf.train.RMSPropOptimizer`.
     """
+    decay, epsilon = real("decay", decay, least=0, below=1), real("epsilon", epsilon, least=0)
     return optax.rmsprop(1.0, decay=decay, eps=epsilon, initial_scale=1.0, eps_in_sqrt=True)
 
 

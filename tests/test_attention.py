@@ -105,3 +105,14 @@ def test_wrong_shapes_are_refused():
         pooled_linear_cam(maps, kernel.T, jnp.array([0, 1]))
     with pytest.raises(AssertionError):
         grad_cam(decode, maps[0], jnp.array([0, 1]))
+
+
+POOLED = lambda maps, kernel, label: grad_cam(lambda maps: maps.mean((1, 2)) @ kernel, maps, label)
+
+
+@pytest.mark.parametrize("cam", [POOLED, pooled_linear_cam])
+def test_a_class_that_does_not_exist_has_no_map(cam):
+    maps, kernel = jnp.ones([4, 2, 2, 3]), jnp.ones([3, 2])
+    found = np.asarray(cam(maps, kernel, jnp.array([0, -1, 2, 1])))
+    assert np.isnan(found).all(axis=(1, 2)).tolist() == [False, True, True, False]
+    np.testing.assert_allclose(found[[0, 3]], 3 / 4)

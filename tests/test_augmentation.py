@@ -128,6 +128,11 @@ def test_a_batch_is_augmented_with_a_key_of_its_own_or_left_alone():
     ("make", "words"),
     [
         (lambda: augmentation.pad_crop(0), "pad is 0"),
+        (lambda: augmentation.pad_crop(1.5), "pad is 1.5"),
+        (lambda: augmentation.pad_crop(10**10), "pad is 10000000000"),
+        (lambda: augmentation.pad_crop(4)(KEY, images(shape=(4, 9, 1))), "out of sight"),
+        (lambda: augmentation.colour_jitter(images(), std=float("nan")), "std is nan"),
+        (lambda: augmentation.colour_jitter(eigenvalues=[1, 1, np.inf], eigenvectors=np.eye(3)), "NaN or infinity"),
         (lambda: augmentation.colour_jitter(), "either images"),
         (lambda: augmentation.colour_jitter(images(), eigenvalues=[1, 1, 1]), "either images"),
         (lambda: augmentation.colour_jitter(eigenvalues=[1], eigenvectors=np.eye(3)), r"shapes \(1,\)"),

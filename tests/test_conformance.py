@@ -206,6 +206,14 @@ def test_bits_stay_where_the_update_mask_is_zero(name):
     assert moved > 0
 
 
+@every_method
+def test_a_task_that_does_not_exist_is_refused(name):
+    method, _, stream, _, learners, _ = setup(name)
+    for task in (7, -1, conformance.TASKS):
+        with pytest.raises(ValueError, match=f"task is {task}, but must be a whole number from 0 to 2"):
+            method.predict(seed_of(learners, 0), stream.tables.examples[:2], jnp.int32(task))
+
+
 def test_the_table_says_which_methods_forget_nothing():
     stream = conformance.stream()
     found = [name for name in conformance.TABLE if conformance.build(name, stream).forgets_nothing]

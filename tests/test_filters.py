@@ -179,3 +179,35 @@ def test_a_tree_of_factors_becomes_an_ordinary_one():
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, like)
     np.testing.assert_array_equal(found["layer"]["kernel"], filters.synthesize_tc2(**factors))
     assert found["layer"]["bias"] is bias
+
+
+def test_default_sizes_round_up():
+    """Of 7 features and 3 inputs: 3.5, 2.625 and 1.125."""
+    assert filters.default_sizes((3, 3, 3, 7)) == Sizes(base=4, basis=8)
+    assert filters.default_sizes((3, 3, 3, 7), kind="direct") == Sizes(base=8, basis=8)
+    assert filters.default_sizes((3, 3, 3, 7), kind="tc2") == Sizes(base=3, basis=6, depth=2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: filters.default_sizes((3, 3, 0, 4)), "length is 0, but must be"),
+        (lambda: filters.default_sizes((3, 3, 4.5, 4)), r"length is 4\.5, but must be"),
+        (lambda: filters.default_sizes((3, 3, 4)), "not "),
+        (lambda: filters.default_sizes((3, 3, 2, 4), kind="other"), "kind is"),
+        (
+            lambda: filters.init_factors(jax.random.key(0), (3, 3, 2, 2), Sizes(base=-2, basis=2)),
+            "base is -2, but must",
+        ),
+        (lambda: filters.init_factors(jax.random.key(0), (3, 3, 2, 2), Sizes(2, 2, stride=0)), "stride is 0, but must"),
+        (lambda: filters.base_side(3, stride=0), "stride is 0, but must"),
+        (lambda: filters.base_side(-1), "side is -1, but must"),
+        (
+            lambda: filters.deconvolve(jnp.ones((2, 2, 1)), jnp.ones((1, 1, 1, 1)), jnp.ones(1), stride=-1),
+            "stride is -1",
+        ),
+    ],
+)
+def test_numbers_out_of_range_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        wrong()

@@ -157,3 +157,25 @@ def test_unit_activity_over_examples_and_space():
     np.testing.assert_allclose(value["dense"], np.abs(maps[:, 0, 0]).mean(0), rtol=1e-6)
     weighted = importance.unit_activity(maps, weights=jnp.array([1.0, 1.0, 0.0, 0.0]))
     np.testing.assert_allclose(weighted, np.abs(maps[:2]).mean((0, 1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["empirical", "batched"])
+def test_a_label_that_is_no_class_shows_unless_its_weight_is_0(kind):
+    for wrong in (np.array([-1, 1, 2, 0]), np.array([3, 1, 2, 0]), np.array([2**32, 1, 2, 0])):
+        for chunk in (None, 3) if kind == "empirical" else (None,):
+            find = lambda weights, chunk=chunk, wrong=wrong: importance.fisher(
+                log_prob, WEIGHT, INPUTS, wrong, kind=kind, weights=weights, chunk=chunk
+            )
+            assert np.isnan(find(jnp.ones(4))).all()
+            close(
+                find(jnp.array([0.0, 1, 1, 1])), importance.fisher(log_prob, WEIGHT, INPUTS[1:], LABELS[1:], kind=kind)
+            )
+
+
+def test_numbers_out_of_range_are_refused():
+    for chunk in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=r"chunk is .*whole number from 1"):
+            importance.fisher(log_prob, WEIGHT, INPUTS, LABELS, kind="empirical", chunk=chunk)
+    for damping in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"damping is .*finite number above 0"):
+            importance.path_importance(jnp.ones(1), jnp.ones(1), jnp.ones(1), damping=damping)

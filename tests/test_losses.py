@@ -1,5 +1,7 @@
 """Reference values, closed-form gradients, and exact zeros where there must be none."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -141,6 +143,62 @@ def test_mask_logits():
     assert masked.dtype == jnp.bfloat16
     np.testing.assert_array_equal(jax.nn.softmax(masked.astype(jnp.float32)), [[0.5, 0, 0.5], [0, 1, 0]])
     assert jnp.argmax(losses.mask_logits(jnp.array([-5.0, 1.0]), jnp.array([True, False]))) == 0
+
+
+def test_mask_logits_masks_however_small_the_valid_ones_are():
+    masked = losses.mask_logits(jnp.array([-2e4, -2e4, 5.0]), jnp.array([True, True, False]))
+    assert jax.nn.softmax(masked).tolist() == [0.5, 0.5, 0.0]
+    assert jnp.argmax(losses.mask_logits(jnp.array([9.0, -1e30]), jnp.array([False, True]))) == 1
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2, -(2**31), 2**31 - 1])
+@pytest.mark.parametrize("jitted", [False, True])
+def test_a_label_that_is_no_class_is_nan_and_harms_no_mean_that_leaves_it_out(label, jitted):
+    """Of three classes the last one does not exist. The gradient is that of the other example alone."""
+    logits, classes = jnp.array([[0.3, -1.0, 2.0], [1.0, 0.5, 0.1]]), jnp.array([True, True, False])
+    labels, weights = jnp.array([label, 1], jnp.int32), jnp.array([0.0, 1.0])
+
+    def loss(logits, weights):
+        values = losses.cross_entropy(logits, labels, classes=classes)
+        return losses.weighted_mean(values, weights), values
+
+    go = jax.value_and_grad(loss, has_aux=True)
+    (value, values), gradient = (jax.jit(go) if jitted else go)(logits, weights)
+    alone, slope = jax.value_and_grad(lambda logits: losses.cross_entropy(logits, labels[1:], classes=classes)[0])(
+        logits[1:]
+    )
+    assert np.isnan(values).tolist() == [True, False]
+    close(value, alone)
+    close(gradient, jnp.concatenate([jnp.zeros([1, 3]), slope]))
+    assert np.isnan(loss(logits, jnp.ones(2))[0]), "with its weight it shows"
+
+
+def test_labels_of_other_widths_are_compared_before_they_are_cast():
+    logits = jnp.array([[1.0, 0.0, 2.0]])
+    right = losses.cross_entropy(logits, jnp.array([2]))
+    for dtype in (np.int8, np.uint8, np.int64, np.uint64):
+        close(losses.cross_entropy(logits, np.array([2], dtype)), right)
+    for wrong in (np.array([2**32 + 2]), np.array([2**63], np.uint64), jnp.array([2**32 - 1], jnp.uint32)):
+        assert np.isnan(losses.cross_entropy(logits, wrong))
+
+
+def test_multi_label_targets_outside_0_to_1_are_nan_where_they_count():
+    logits, classes = jnp.zeros([3, 2]), jnp.array([True, False])
+    labels = jnp.array([[1.0, jnp.nan], [-1.0, 0.0], [1.5, 0.0]])
+    for single in (None, jnp.array(True)):
+        loss = functools.partial(losses.cross_entropy, labels=labels, classes=classes, single_label=single)
+        assert np.isnan(loss(logits)).tolist() == [False, True, True]
+        assert np.isfinite(jax.grad(lambda logits, loss=loss: loss(logits)[0])(logits)).all()
+
+
+@pytest.mark.parametrize("loss", [losses.distillation, losses.sigmoid_distillation])
+def test_temperatures_that_are_none_are_refused_or_nan(loss):
+    for wrong in (0, -1.0, float("nan"), float("inf"), "2", jnp.float32(0)):
+        with pytest.raises(ValueError, match=r"temperature is .*, but must be a finite number above 0"):
+            loss(STUDENT, TEACHER, temperature=wrong)
+    traced = jax.jit(lambda temperature: loss(STUDENT, TEACHER, temperature=temperature))
+    assert np.isnan([traced(-1.0), traced(0.0)]).all()
+    assert np.isfinite(traced(2.0)).all()
 
 
 def test_wrong_shapes_are_refused():

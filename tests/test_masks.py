@@ -269,3 +269,33 @@ def test_extract_cuts_statistics_and_gates_too_and_embed_undoes_it():
         masks.embed(params, {"norm/scale": np.ones(3)}, wiring, gates)
     with pytest.raises(ValueError, match="names 'dense/kernel', which is no leaf of params"):
         masks.extract({"batch_stats": {"other": {"mean": draw(5)}}}, wiring, gates)
+
+
+def test_prune_by_magnitude_rounds_to_the_nearest():
+    """0.5, 1.5 and 2.25 of one, three and three weights: 0, 2 and 2 are freed, halves going to the even number."""
+    freed = lambda size, fraction: int(
+        jnp.sum(
+            masks.prune_by_magnitude(jnp.arange(1.0, size + 1), jnp.zeros(size, jnp.int32), 0, fraction=fraction)
+            == masks.FREE
+        )
+    )
+    assert [freed(1, 0.5), freed(3, 0.5), freed(3, 0.75), freed(3, 0.6)] == [0, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda owner: masks.prune_by_magnitude(jnp.ones(2), owner, 0, fraction=-0.1),
+        lambda owner: masks.prune_by_magnitude(jnp.ones(2), owner, 0, fraction=float("nan")),
+        lambda owner: masks.prune_by_activity(owner, 0, jnp.ones(2), threshold=float("nan")),
+        lambda owner: masks.prune_by_activity(owner, 0, jnp.ones(2), threshold=np.array([0.1, -0.1])),
+        lambda owner: masks.claim(owner, 0, -1),
+        lambda owner: masks.claim(owner, 0, 1.5),
+        lambda owner: masks.weight_mask(owner, owner, 0, repeat=0),
+        lambda owner: masks.interference(owner, owner, repeat=1.5),
+        lambda owner: masks.unpack(masks.pack(jnp.zeros(4, jnp.uint8)), -1),
+    ],
+)
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="but must be a"):
+        wrong(jnp.zeros(2, jnp.int32))

@@ -116,3 +116,22 @@ def test_nearest_mean_against_a_plain_way():
 def test_lengths_do_not_matter():
     means = jnp.array([[10.0, 0.0], [0.1, 0.1]])
     assert memory.nearest_mean(jnp.array([[1.0, 0.9], [0.01, 0.0]]), means, jnp.array([True, True])).tolist() == [1, 0]
+
+
+def test_what_is_no_number_is_no_class():
+    features, means = jnp.array([[jnp.nan, 1.0], [1.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    assert memory.nearest_mean(features, means, jnp.array([True, True])).tolist() == [-1, 0]
+    assert memory.nearest_mean(features, means, jnp.array([False, False])).tolist() == [-1, -1]
+    broken = means.at[0].set(jnp.nan)
+    assert memory.nearest_mean(features[1:], broken, jnp.array([True, True])).tolist() == [1]
+
+
+def test_examples_of_weight_0_have_no_part_in_herding_be_they_nan():
+    features = jnp.array([[jnp.nan, 1.0], [1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
+    assert (
+        memory.herd(features, jnp.array([0.0, 1.0, 1.0, 1.0]), 2).tolist()[1:]
+        == memory.herd(features[1:], jnp.ones(3), 2).tolist()
+    )
+    for count in (-1, 1.5, 2**31):
+        with pytest.raises(ValueError, match=r"count is .*whole number from 0"):
+            memory.herd(features, jnp.ones(4), count)

@@ -205,3 +205,16 @@ def test_numbers_in_lists_and_of_a_phase_s_rate():
     for given in ({"decay": -1.0, "epochs": 2}, {"decay": float("nan"), "epochs": 2}, {"decay": 0.1, "epochs": 0.5}):
         with pytest.raises(ValueError, match=r"(decay|epochs) is .*, but must be"):
             inverse_time_rate(**given)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_traced_task_that_does_not_exist_has_nan_for_logits(shared):
+    stream = conformance.stream()
+    method = methods.finetune(network_for(stream, **({"per_task": ()} if shared else {})))
+    _, learner = engine_and_learner(method, stream)
+    images = jnp.asarray(stream.tables.examples[:2])
+    found = jax.jit(jax.vmap(lambda task: method.predict(learner, images, task)))(jnp.array([-1, 0, 2, 3], jnp.int32))
+    assert np.isnan(found).all(axis=(1, 2)).tolist() == [True, False, False, True]
+    assert np.isfinite(found[1:3]).all()
+    with pytest.raises(ValueError, match="task is 3, but must be a whole number from 0 to 2"):
+        method.predict(learner, images, 3)

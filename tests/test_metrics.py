@@ -253,3 +253,47 @@ def test_coverage_of_the_interval():
     draws = np.random.default_rng(1).normal(0.3, 2.0, (3, 4000))
     mean, half = metrics.mean_and_interval(draws)
     assert abs((np.abs(mean - 0.3) < half).mean() - 0.95) < 0.015
+
+
+def test_a_logit_that_is_nan_predicts_nothing():
+    logits = jnp.array([[NAN, 2.0, 1.0], [0.0, 2.0, NAN], [5.0, 1.0, 0.0]])
+    classes = jnp.array([True, True, False])
+    for label in (0, 1, -1):
+        found = metrics.correct(logits, jnp.full(3, label), classes)
+        assert found.tolist() == [0.0, float(label == 1), float(label == 0)]
+    hot = jax.nn.one_hot(jnp.array([0, 1, 0]), 3)
+    assert metrics.correct(logits, hot, classes, single_label=jnp.array(True)).tolist() == [0.0, 1.0, 1.0]
+    none = jnp.zeros([3, 3])
+    assert metrics.correct(jnp.full([3, 3], NAN), none, classes).tolist() == [0.0, 0.0, 0.0]
+    assert metrics.correct(logits, none, classes).tolist() == [0.0, 0.5, 0.0]
+
+
+def test_a_score_that_is_nan_shows_unless_it_does_not_count():
+    scores, labels = jnp.array([[0.9, 0.1], [NAN, 0.2], [0.7, 0.3]]), jnp.array([[1.0, 0], [0, 0], [0, 1]])
+    for mode in ("area", "eleven_points"):
+        assert np.isnan(metrics.average_precision(scores, labels, interpolation=mode)).tolist() == [True, False]
+        assert np.isnan(metrics.mean_average_precision(scores, labels, interpolation=mode))
+        left = metrics.average_precision(scores, labels, interpolation=mode, weights=jnp.array([1, 0, 1]))
+        close(left, [1, 1])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: metrics.mean_and_interval([1.0, 2.0], level=1.0),
+        lambda: metrics.paired_difference([1.0, 2.0], [1.0, 2.0], level=NAN),
+        lambda: metrics.epochs_to_converge([[0.5], [0.6]], [0], fraction=1.5),
+        lambda: metrics.peak_accuracy([[0.5, 0.1], [0.6, 0.2]], [0.0, 1.5]),
+        lambda: metrics.first_visits(MATRIX, [0.0, 1.0, 2.5]),
+        lambda: metrics.overhead_bytes("weight_mask", weights=8, tasks=-1),
+        lambda: metrics.overhead_bytes("weight_mask", weights=NAN, tasks=1),
+        lambda: metrics.overhead_bytes("ternary_feature_mask", features=1.5, tasks=1),
+    ],
+)
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="but must be"):
+        wrong()
+
+
+def test_overhead_is_exact_however_large():
+    assert metrics.overhead_bytes("weight_mask", weights=2**60 + 1, tasks=8) == 2**60 + 1

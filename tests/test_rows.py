@@ -97,3 +97,21 @@ def test_paths_that_would_be_confused_are_refused():
     with pytest.raises(ValueError, match="keeps_rows names 'head/kernel', which is not among per_task"):
         rows.check_paths(params, {}, ["inner/head/kernel"], ["head/kernel"])
     rows.check_paths({"my_norm": {"scale": 0.0}, "norm": {"scale": 0.0}}, {}, ["norm/scale"])
+
+
+def test_task_slots_are_a_whole_component_of_a_path():
+    resting = rows.resting(())
+    for path, wanted in (("a/task_slots/b", True), ("my_task_slots/b", False), ("task_slots_of/b", False)):
+        assert rows.has_rows(path, resting) == rows.is_focused(path, resting) == wanted
+
+
+@pytest.mark.parametrize("task", [-1, 4, 7, 2**31, 1.0])
+def test_a_row_of_a_task_that_does_not_exist_is_refused_and_nan_where_it_is_traced(task):
+    whole = learner()
+    with pytest.raises(ValueError, match=r"task is .*, but must be a whole number from 0 to 3"):
+        rows.take_row(whole.params, task, whole.rows)
+    if task in (-1, 4, 7):
+        params = jax.jit(lambda task: rows.take_row(whole.params, task, whole.rows))(jnp.int32(task))
+        assert np.isnan(params["head"]["kernel"]).all()
+        assert np.isnan(params["norm"]["scale"]).all()
+        np.testing.assert_array_equal(params["body"]["kernel"], whole.params["body"]["kernel"])

@@ -65,9 +65,11 @@ def finetune(network: Network, *, shared_rate: float | None = None, warm_up: flo
         return rows.map_leaves(one, learner.params)
 
     def predict(learner: Learner, inputs: Array, task: Array) -> Array:
+        tasks = learner.classes.shape[0]
+        rows.check_task(task, tasks)  # also where nothing belongs to a task
         params = rows.take_row(learner.params, task, learner.rows)
         collections = rows.take_row(learner.collections, task, learner.rows)
-        return network.apply(params, collections, inputs).logits
+        return rows.of_task(network.apply(params, collections, inputs).logits, task, tasks)
 
     return Method(
         name="finetune",
@@ -136,9 +138,7 @@ def train_everything(learner: Learner, clock: Clock) -> Tree:
     return jax.tree.map(lambda leaf: jnp.float32(1.0), learner.params)
 
 
-def mean(values: Array, weights: Array) -> Array:
-    """The mean of per-example values `[B]` over the examples of weight 1."""
-    return jnp.sum(values * weights.astype(values.dtype)) / jnp.sum(weights).astype(values.dtype)
+mean = losses.weighted_mean
 
 
 def task_loss(logits: Array, learner: Learner, clock: Clock, batch: Batch) -> Array:

@@ -6,13 +6,15 @@ import chex
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from cljax.metrics.matrix import floating
+from cljax.metrics.matrix import check_whole, floating
+from cljax.numbers import real
 from cljax.types import Array
 
 
 def _own_phase(curves: Array, starts: ArrayLike) -> Array:
     """`[..., epochs, T]` bool: whether the epoch is one of the task's own phase."""
     epochs, count = curves.shape[-2:]
+    check_whole("starts", starts)
     starts = jnp.asarray(starts, jnp.int32)
     chex.assert_shape(starts, (count,))
     ends = jnp.concatenate([starts[1:], jnp.array([epochs], jnp.int32)])
@@ -97,7 +99,7 @@ def epochs_to_converge(curves: ArrayLike, starts: ArrayLike, *, fraction: float 
 
     Reference: Lee et al., as of `peak_accuracy`.
     """
-    curves = floating(curves)
+    curves, fraction = floating(curves), real("fraction", fraction, least=0, most=1)
     peak = jnp.broadcast_to(peak_accuracy(curves, starts)[..., None, :], curves.shape)
     reached = _own_phase(curves, starts) & (curves >= fraction * peak)
     first = jnp.argmax(reached, axis=-2).astype(jnp.int32)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
+from cljax.numbers import real
+
 
 class Interval(NamedTuple):
     """A mean and the half-width of its confidence interval, mean ± half_width: float64, scalars or `[...]`."""
@@ -30,6 +32,9 @@ def mean_and_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
     Returns:
       Mean and half-width, `[...]`. One seed says nothing of the spread: its half-width is NaN.
 
+    Raises:
+      ValueError: no seed, or a level outside (0, 1).
+
     Example:
       >>> mean, half_width = mean_and_interval([1.0, 2.0, 3.0])
       >>> print(f'{mean:.1f} ± {half_width:.3f}')
@@ -37,6 +42,7 @@ def mean_and_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
     """
     from scipy.special import stdtrit
 
+    level = real("level", level, above=0, below=1)
     values = np.asarray(values, np.float64)
     if values.ndim < 1 or not len(values):
         raise ValueError(f"values has the shape {values.shape}; it needs a leading axis of at least one seed.")

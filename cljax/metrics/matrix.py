@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -16,6 +17,17 @@ def floating(values: ArrayLike) -> Array:
     """The values as floating point: their own dtype, or float32."""
     values = jnp.asarray(values)
     return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
+
+
+def check_whole(name: str, values: ArrayLike) -> None:
+    """Checks that values are of a whole-number dtype, before they are cast.
+
+    Raises:
+      ValueError: they are not.
+    """
+    kind = values.dtype if isinstance(values, jax.Array) else np.asarray(values).dtype
+    if not jnp.issubdtype(kind, jnp.integer):
+        raise ValueError(f"{name} are {kind}, but must be whole numbers.")
 
 
 def _square(accuracy: ArrayLike) -> Array:
@@ -60,6 +72,7 @@ def first_visits(accuracy: ArrayLike, tasks: ArrayLike) -> Array:
       Array([[0.9 , 0.1 ],
              [0.85, 0.6 ]], dtype=float32)
     """
+    check_whole("tasks", tasks)
     accuracy, tasks = floating(accuracy), np.asarray(tasks)
     chex.assert_axis_dimension(accuracy, -2, len(tasks))
     newest = np.maximum.accumulate(tasks)

@@ -37,7 +37,7 @@ def average_precision(
       weights: `[N]` or `[N, K]`, 0 where an example counts neither way (VOC's difficult ones, padding); None: all do.
 
     Returns:
-      `[K]` float32, fractions; NaN for a class that no example has.
+      `[K]` float32, fractions; NaN for a class that no example has, or of which a score that counts is NaN.
 
     Raises:
       ValueError: for an unknown interpolation.
@@ -54,25 +54,30 @@ def average_precision(
     if interpolation not in get_args(Interpolation):
         known = ", ".join(get_args(Interpolation))
         raise ValueError(f"interpolation is {interpolation!r}, but must be one of {known}.")
-    scores, has = (jnp.asarray(each).astype(jnp.float32) for each in (scores, labels))
-    has = has > 0.5
-    counts = jnp.ones(has.shape, jnp.bool_)
-    if weights is not None:
-        weights = jnp.asarray(weights).astype(jnp.bool_)
-        counts = jnp.broadcast_to(weights if weights.ndim == 2 else weights[:, None], has.shape)
+    scores, (has, counts) = jnp.asarray(scores).astype(jnp.float32), _which(labels, weights)
+    missing = jnp.any(jnp.isnan(scores) & counts, axis=0)
     order = jnp.argsort(jnp.where(counts, -scores, jnp.inf), axis=0, stable=True)
     counts, has = (jnp.take_along_axis(each, order, axis=0) for each in (counts, has & counts))
     right = jnp.cumsum(has, axis=0, dtype=jnp.int32)
     seen = jnp.cumsum(counts, axis=0, dtype=jnp.int32)
     total = jnp.sum(has, axis=0, dtype=jnp.int32)
     precision = right.astype(jnp.float32) / jnp.maximum(seen, 1).astype(jnp.float32)
-    divisor = jnp.where(total > 0, total.astype(jnp.float32), jnp.nan)
+    divisor = jnp.where((total > 0) & ~missing, total.astype(jnp.float32), jnp.nan)
     if interpolation == "area":
         best = lax.cummax(precision, axis=0, reverse=True)
         return jnp.sum(jnp.where(has, best, 0), axis=0) / divisor
     reached = lambda tenth: jnp.max(jnp.where(10 * right >= tenth * total[None], precision, 0), axis=0)
     points = jnp.sum(lax.map(reached, jnp.arange(11, dtype=jnp.int32)), axis=0) / 11
-    return jnp.where(total > 0, points, jnp.nan)
+    return jnp.where((total > 0) & ~missing, points, jnp.nan)
+
+
+def _which(labels: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array]:
+    """`[N, K]` bool: which examples have a class, and which count for it."""
+    has = jnp.asarray(labels).astype(jnp.float32) > 0.5
+    if weights is None:
+        return has, jnp.ones(has.shape, jnp.bool_)
+    weights = jnp.asarray(weights).astype(jnp.bool_)
+    return has, jnp.broadcast_to(weights if weights.ndim == 2 else weights[:, None], has.shape)
 
 
 def mean_average_precision(
@@ -104,7 +109,8 @@ def mean_average_precision(
       0.8333
     """
     each = average_precision(scores, labels, interpolation=interpolation, weights=weights)
-    known = ~jnp.isnan(each)
+    has, counts = _which(labels, weights)
+    known = jnp.any(has & counts, axis=0)
     if classes is not None:
         known = known & jnp.asarray(classes)
     return jnp.sum(jnp.where(known, each, 0)) / jnp.where(jnp.any(known), jnp.sum(known).astype(jnp.float32), jnp.nan)

@@ -8,7 +8,7 @@ from cljax.types import Array
 
 
 def correct(logits: Array, labels: Array, classes: Array, *, single_label: Array | None = None) -> Array:
-    """How right each prediction is: `[B]` float32 in [0, 1].
+    """How right each prediction is: `[B]` float32 in [0, 1]. Where a valid logit is NaN, there is none: 0.
 
     Args:
       logits: `[B, K]`.
@@ -24,10 +24,12 @@ def correct(logits: Array, labels: Array, classes: Array, *, single_label: Array
       >>> correct(-logits, jnp.array([[0.0, 1.0, 1.0]]), classes).tolist()
       [0.5]
     """
+    missing = jnp.isnan(logits) & classes[None, :]
     best = jnp.argmax(jnp.where(classes, logits, -jnp.inf), axis=-1)
+    best = jnp.where(jnp.any(missing, axis=-1), -1, best)
     if labels.ndim == 1:
-        return (best == labels).astype(jnp.float32)
-    agree = ((logits > 0) == (labels > 0.5)) & classes[None, :]
+        return ((best == labels) & (labels >= 0)).astype(jnp.float32)
+    agree = ((logits > 0) == (labels > 0.5)) & classes[None, :] & ~missing
     share = jnp.sum(agree, axis=-1).astype(jnp.float32) / jnp.sum(classes).astype(jnp.float32)
     if single_label is None:
         return share

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from cljax.numbers import whole
 from cljax.types import Tree
 
 
@@ -93,7 +93,7 @@ def overhead_bytes(kind: str, *, tasks: int, weights: int = 0, features: int = 0
     if kind not in BITS:
         raise ValueError(f"kind is '{kind}'; it must be one of {', '.join(BITS)}.")
     unit, bits = BITS[kind]
-    count = {"weights": weights, "features": features}[unit]
-    if count <= 0:
+    tasks, count = whole("tasks", tasks), whole(unit, {"weights": weights, "features": features}[unit], most=2**63)
+    if not count:
         raise ValueError(f"The overhead of '{kind}' grows with the number of {unit}; pass {unit}=... (positive).")
-    return math.ceil(count * bits * tasks / 8)
+    return -(-count * bits * tasks // 8)

@@ -157,7 +157,8 @@ class Method(NamedTuple):
         built once a phase. Where it is 0, not a bit moves.
       after_step: `(previous, learner, clock, batch, gradients) -> learner`.
       end_phase: `(learner, clock, fold, key) -> learner`.
-      predict: `(learner, inputs, task) -> logits [B, K]`; the resting learner.
+      predict: `(learner, inputs, task) -> logits [B, K]`; the resting learner. A task that does not exist is refused; a
+        traced one gives NaN.
       phases: at least one.
       per_task: leaf paths with rows `[T, ...]`: of params, collections, opt_state, method_state, whole suffixes.
       keeps_rows: those of `per_task` that stay stacked during a visit and train whole.

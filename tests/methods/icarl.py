@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import losses, memory
+from cljax import losses, memory, rows
 from cljax.methods import finetune
 from cljax.methods.finetune import apply_kept, mean
 
@@ -96,8 +96,9 @@ def icarl(network, *, tasks, features, capacity=50):
         return learner._replace(memory=kept, method_state=state)
 
     def predict(learner, inputs, task):
+        rows.check_task(task, tasks)
         vectors = embed(learner.params, learner, inputs)
-        means = learner.method_state["means"][task]
+        means = rows.of_task(learner.method_state["means"][task], task, tasks)
         means = means / jnp.maximum(jnp.linalg.norm(means, axis=-1, keepdims=True), 1e-9)
         return -jnp.sum((vectors[:, None, :] - means[None, :, :]) ** 2, axis=-1)
 
