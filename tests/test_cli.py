@@ -1,5 +1,6 @@
 """The command, in process with small settings: what it computes, writes, prints and refuses."""
 
+import dataclasses
 import inspect
 import json
 import math
@@ -9,20 +10,25 @@ import subprocess
 import sys
 import time
 import typing
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tyro
 from jax.experimental.compilation_cache import compilation_cache
 
-from cljax import cli, data, methods, networks, report, streams, training
-from cljax.cli import building, process, progress, setup
-from cljax.cli.options import Data, Options, Output, Training, UsageError, configuration
+from cljax import cli, data, methods, networks, report, rows, streams, training
+from cljax.cli import building, process, progress, running, setup
+from cljax.cli.options import Compare, Data, Network, Options, Output, Training, UsageError, configuration, settle
 from cljax.cli.parameters import fits, parse_parameters
 from cljax.data.streaming import ReadError
 from cljax.training import driver
 from cljax.training.driver import Event, drive
+from cljax.training.step import phase_rate
+from cljax.types import make_clock
 
 SMALL = ["--epochs", "2", "--hidden", "16", "16"]
 SCHEMA = {
@@ -291,6 +297,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "finetune", "--tasks", "11"], "more tasks (11) than classes (10)"),
         (["run", "finetune", "--tasks", "0"], "--tasks is 0, but must be at least 1."),
         (["run", "finetune", "--rate", "nan"], "--rate is nan, but must be a positive number."),
+        (["run", "finetune", "--rate-decay", "-1"], "--rate-decay is -1.0, but must be at least 0"),
         (["run", "finetune", "--validation", "1"], "--validation is 1.0, but must be at least 0 and below 1"),
         (["run", "finetune", "--validation", "0", "--patience", "5"], "no validation examples, which patience needs"),
         (["run", "finetune", "--seeds", "0"], "--seeds is 0, but must be how many seeds"),
@@ -358,8 +365,71 @@ def test_permuted_tasks_share_a_head_unless_a_named_method_needs_its_own(
 ):
     options = Options(data=Data(scenario="permuted", tasks=2, head=head), training=Training(seeds=(1,)))
     job = setup.prepare(names, options, by_name=by_name)
-    assert (job.seeds[0][1].scenario, job.network["name"], list(job.left_out)) == (scenario, network, left_out)
+    assert (job.seeds[0][1].scenario, list(job.left_out)) == (scenario, left_out)
+    assert {facts["name"] for facts in job.networks.values()} == {network}
     assert [bool(method.per_task) for method in job.methods.values()].count(True) >= (scenario == "task")
+
+
+def test_tfm_has_its_normalisation_and_its_ablation_is_named():
+    asked = lambda **network: Options(training=Training(seeds=(1,)), network=Network(hidden=(5,), **network))
+    job = setup.prepare(("freezing", "tfm"), asked(), by_name=True)
+    assert {name: facts["normalization"] for name, facts in job.networks.items()} == {
+        "freezing": "none",
+        "tfm": "feature",
+    }
+    assert "norm_0/scale" in job.methods["tfm"].per_task
+    assert job.networks["tfm"]["parameters"] - job.networks["freezing"]["parameters"] == 10
+    assert running.about(job, "tfm") == {"parameters": {}}
+    for normalization, parameters, label in [
+        ("none", (), "tfm without feature normalisation"),
+        ("feature", ("feature_normalization=false",), "tfm without feature normalisation"),
+    ]:
+        options = asked(normalization=normalization)
+        options = dataclasses.replace(options, training=dataclasses.replace(options.training, set=parameters))
+        job = setup.prepare(("freezing", "tfm"), options, by_name=True)
+        assert running.about(job, "tfm")["label"] == label
+        assert running.about(job, "freezing") == {"parameters": {}}
+
+
+def fake_stream(shape, scenario="task"):
+    tables = SimpleNamespace(examples=np.zeros((0, *shape), np.uint8), classes=np.ones((5, 10), bool))
+    return SimpleNamespace(tables=tables, scenario=scenario, name="images", mean=0.0, std=1.0)
+
+
+def test_the_command_can_say_what_the_df_cnn_paper_did(tmp_path):
+    """Its network and initialisation, factors, summed loss, histories a task, and a rate that falls with all epochs."""
+    words = "--network df_cnn_base --batch-size 10 --optimizer rmsprop_tf1 --rate 1e-4 --rate-decay 2.5e-4 --clip 0"
+    words += " --loss-reduction sum --optimizer-state task --epochs 2000 --set df_cnn.sizes=cifar"
+    command = tyro.cli(Compare, args=["--methods", "single_task", "df_cnn", *words.split()])
+    options = dataclasses.replace(
+        settle(command.options), network=dataclasses.replace(command.options.network, normalization="none")
+    )
+    setup.check_values(options)
+    network = building.make_network(options, fake_stream((32, 32, 3)))
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 328_426
+    assert building.describe(options, network) == {
+        "name": "df_cnn_base",
+        "normalization": "none",
+        "parameters": 328_426,
+    }
+    assert building.make_network(options, fake_stream((32, 32, 3), "domain")).per_task == ()
+    given = parse_parameters(options.training.set, {"df_cnn": methods.df_cnn})
+    method = methods.df_cnn(network, **given["df_cnn"])
+    shared = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(method.init, jax.random.key(0))[0])]
+    assert (2, 2, 36) in shared
+    method = building.amend(method, options.training, streams.lifelong(10, 2000))
+    assert float(phase_rate(method, make_clock(round=9, epoch=2000))) == pytest.approx(1 / 6)
+    batch = SimpleNamespace(weights=jnp.array([1.0, 1.0, 0.0]))
+    assert float(method.adjust_gradients({"w": jnp.float32(3.0)}, None, None, batch)["w"]) == 6.0
+    optimizer = building.make_optimizer(options.training)
+    assert all("task_slots" in path for path in rows.leaf_paths(optimizer.init({"w": jnp.zeros(2)})))
+    with pytest.raises(UsageError, match=r"is for images of 28x28x1, 32x32x3, 128x128x3.*have shape \(8, 8, 1\)"):
+        building.make_network(options, fake_stream((8, 8, 1)))
+    for setting in ({"hidden": (5,)}, {"channels": ("8",)}, {"dropout": 0.1}):
+        wrong = dataclasses.replace(options, network=dataclasses.replace(options.network, **setting))
+        with pytest.raises(UsageError, match="left out with --network df_cnn_base"):
+            setup.check_values(wrong)
 
 
 def test_lists(capsys):
@@ -390,6 +460,10 @@ def test_set_reaches_those_that_have_the_parameter():
 def test_words_become_what_a_parameter_takes():
     given = parse_parameters(["candidates=0.3", "growth=0.5,0.1"], {"tfm": methods.tfm})
     assert given == {"tfm": {"candidates": (0.3,), "growth": (0.5, 0.1)}}
+    given = parse_parameters(["sizes={'conv_0_0/kernel': (2, 3)}"], {"df_cnn": methods.df_cnn})
+    assert given == {"df_cnn": {"sizes": {"conv_0_0/kernel": (2, 3)}}}
+    with pytest.raises(UsageError, match=r"needs cifar or .* \{a word: several \(a whole number each\)"):
+        parse_parameters(["sizes=3"], {"df_cnn": methods.df_cnn})
     given = parse_parameters(["l1=1e-5,1e-4", "candidates=((1e-5,1e-4),0.1),(2e-5,0.2)"], {"clnp": methods.clnp})
     assert given == {"clnp": {"l1": (1e-5, 1e-4), "candidates": (((1e-5, 1e-4), 0.1), (2e-5, 0.2))}}
     for name in methods.__all__:

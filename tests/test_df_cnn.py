@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax import lax
 
-from cljax import filters, methods, networks, rows, transforms
+from cljax import filters, methods, networks, rows, streams, transforms
 from cljax.filters import Sizes
 from cljax.methods.df_cnn import (
     CIFAR,
@@ -21,9 +21,10 @@ from cljax.methods.df_cnn import (
     MNIST_HETEROGENEOUS,
     MNIST_HOMOGENEOUS,
     OFFICE_HOME,
+    PAPER,
     df_cnn,
-    inverse_time_rate,
 )
+from cljax.training import with_rate_decay, with_summed_loss
 from cljax.training.step import make_learner, make_train_step, phase_rate
 from cljax.types import Batch, Phase, Tables, make_clock
 
@@ -257,23 +258,65 @@ def test_initialisation():
             assert (0.8 * limit < found <= limit) if path.startswith("conv_") else found == pytest.approx(0.2), path
 
 
-def test_scaled_mean_gradients_are_the_public_codes_sums():
-    """RMSProp of TensorFlow 1 on the sum over six examples, by NumPy."""
-    optimizer = optax.chain(optax.scale(6.0), transforms.rmsprop_tf1())
-    state = optimizer.init(jnp.zeros(1))
-    square = 1.0
-    for gradient in (0.02, -0.03, 0.01):
-        update, state = optimizer.update(jnp.array([gradient]), state)
-        square = 0.9 * square + 0.1 * (6 * gradient) ** 2
-        assert float(update[0]) == pytest.approx(-6 * gradient / math.sqrt(square + 1e-10), rel=1e-5)
+def test_the_public_codes_steps_by_its_reference_vector():
+    """TensorFlow 1's RMSProp at 1e-4 on the sums .5, -.2, .1 of a batch of two, from 0: -4.16376125e-05."""
+    base = methods.finetune(network)._replace(
+        init=lambda key: ({"w": jnp.zeros(1)}, {}, {}, {}),
+        loss=lambda params, learner, clock, batch, key: (
+            params["w"][0] * jnp.sum(batch.inputs * batch.weights) / jnp.sum(batch.weights),
+            (learner.collections, {}),
+        ),
+        per_task=(),
+    )
+    found = {}
+    for method in (base, with_summed_loss(base)):
+        optimizer = transforms.per_task(transforms.rmsprop_tf1())
+        learner = make_learner(method, optimizer, tables_of(2, 2), 1e-4, jax.random.key(0))
+        learner, clock = rows.focus(learner, jnp.int32(1)), make_clock(task=1)
+        step, mask = make_train_step(method, optimizer), method.update_mask(learner, clock)
+        for inputs in ([0.3, 0.2, 9.0], [-0.3, 0.1, 9.0], [0.05, 0.05, 9.0]):
+            weights = jnp.array([1.0, 1.0, 0.0])
+            none = jnp.zeros(3, jnp.int32)
+            batch = Batch(jnp.array(inputs), none, none, none, weights)
+            learner, _, _ = step(learner, mask, clock, batch, jax.random.key(0))
+        found[method] = float(learner.params["w"][0])
+        slots = [leaf for leaf in jax.tree.leaves(rows.write_back(learner, jnp.int32(1)).opt_state) if leaf.ndim == 2]
+        assert [leaf[0, 0] for leaf in slots] == [1.0], "the other task's history"
+    mean, summed = found.values()
+    assert summed == pytest.approx(-4.16376125e-05, rel=1e-5)
+    assert mean == pytest.approx(-2.2e-05, rel=0.1), "half of it, at the beginning"
+
+
+def test_sum_and_mean_differ_not_only_at_the_beginning():
+    """Of equal gradients .005, or .05 for a batch of ten, one has nearly forgotten the ones after 50 steps."""
+    square, optimizer = {}, transforms.rmsprop_tf1()
+    for scale in (1.0, 10.0):
+        state = optimizer.init(jnp.zeros(1))
+        for _ in range(50):
+            update, state = optimizer.update(jnp.array([0.005 * scale]), state)
+        square[scale] = float(update[0])
+    assert square[1.0] == pytest.approx(-0.0695, rel=0.01)
+    assert square[10.0] == pytest.approx(-0.5716, rel=0.01)
 
 
 def test_the_rate_falls_with_the_epochs_of_all_tasks():
-    rate = inverse_time_rate(decay=2.5e-4, epochs=2000)
+    falling = with_rate_decay(df_cnn(network), streams.lifelong(10, 2000), decay=2.5e-4)
     for round, epoch, expected in [(0, 0, 1.0), (0, 4, 1 / 1.001), (2, 0, 0.5), (9, 2000, 1 / 6)]:
-        assert float(rate(make_clock(round=round, epoch=epoch))) == pytest.approx(expected, rel=1e-6)
-    method = df_cnn(network)._replace(phases=(Phase(rate=rate),))
-    assert float(phase_rate(method, make_clock(round=2))) == 0.5
+        assert float(phase_rate(falling, make_clock(round=round, epoch=epoch))) == pytest.approx(expected, rel=1e-6)
+    phases = (Phase("a", 0.25, skip_first_task=True), Phase("b", 0.75, lambda clock: jnp.float32(0.1)))
+    both = with_rate_decay(df_cnn(network)._replace(phases=phases), streams.lifelong(3, [4, 8, 4]), decay=1.0)
+    for round, phase, epoch, expected in [(0, 1, 3, 0.1 / 4), (1, 0, 1, 1 / 6), (1, 1, 0, 0.1 / 7), (2, 0, 0, 1 / 13)]:
+        clock = make_clock(round=round, phase=phase, epoch=epoch)
+        assert float(phase_rate(both, clock)) == pytest.approx(expected, rel=1e-6)
+    for wrong in (-1, float("nan"), float("inf"), "1"):
+        with pytest.raises(ValueError, match=r"decay is .*, but must be a finite number of at least 0"):
+            with_rate_decay(df_cnn(network), streams.lifelong(2, 1), decay=wrong)
+
+
+def test_the_papers_sizes_by_name():
+    shapes = lambda sizes: jax.eval_shape(df_cnn(cifar, sizes=sizes).init, jax.random.key(0))[0]
+    assert shapes("cifar") == shapes(CIFAR) == shapes({path: tuple(one) for path, one in CIFAR.items()})
+    assert (PAPER["cifar_tc2"], PAPER["office_home"]) == (CIFAR_TC2, OFFICE_HOME)
 
 
 def test_errors_name_the_cure():
@@ -286,3 +329,8 @@ def test_errors_name_the_cure():
         df_cnn(even, sizes={"conv_0_0/kernel": Sizes(2, 2)})
     with pytest.raises(ValueError, match="kind is 'df', 'direct' or 'tc2'"):
         df_cnn(network, kind="tf")
+    with pytest.raises(ValueError, match=r"sizes of the DF-CNN paper are cifar, .*there are none of 'imagenet'"):
+        df_cnn(network, sizes="imagenet")
+    for wrong in ((0, 2), (2.5,), (), (1, 1, 1, 3, 2, 9)):
+        with pytest.raises(ValueError, match=r"sizes of 'conv_0_0/kernel'"):
+            df_cnn(network, sizes={"conv_0_0/kernel": wrong})

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from cljax import methods, networks, rows, streams, training
-from cljax.methods.df_cnn import inverse_time_rate
 from cljax.methods.finetune import apply_kept
 from cljax.types import make_clock
 from tests import conformance
@@ -202,9 +201,6 @@ def test_numbers_in_lists_and_of_a_phase_s_rate():
             methods.clnp(network, candidates=[(l1, rate)])
     with pytest.raises(ValueError, match=r"clnp's l1 is -1"):
         methods.clnp(network, l1=(1e-5, -1.0))
-    for given in ({"decay": -1.0, "epochs": 2}, {"decay": float("nan"), "epochs": 2}, {"decay": 0.1, "epochs": 0.5}):
-        with pytest.raises(ValueError, match=r"(decay|epochs) is .*, but must be"):
-            inverse_time_rate(**given)
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cljax.cli.options import Options, Training, UsageError, seed_numbers, settle
 
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     import optax
 
     from cljax import training
-    from cljax.types import Network, Schedule, Stream
+    from cljax.types import Method, Network, Schedule, Stream
+
+PAPER_NORMALIZATION = {"tfm": ("feature",)}
+"""Of the methods of which normalisation is a part, those that their papers have."""
+PAPER_NETWORKS: dict[tuple[int, ...], Literal["mnist", "cifar", "office_home"]] = {
+    (28, 28, 1): "mnist",
+    (32, 32, 3): "cifar",
+    (128, 128, 3): "office_home",
+}
+"""The networks of the DF-CNN paper, by the shape of their images."""
 
 
 def data_options(options: Options) -> dict[str, Any]:
@@ -118,12 +127,48 @@ def make_schedule(options: Options) -> Schedule:
     return schedule
 
 
+def normalizations(method: str, asked: str) -> tuple[str, ...]:
+    """The normalisations of a method's network, the one to prefer first.
+
+    Example:
+      >>> normalizations('tfm', 'auto'), normalizations('lwf', 'auto'), normalizations('tfm', 'none')
+      (('feature', 'none'), ('none',), ('none',))
+    """
+    return (asked,) if asked != "auto" else (*PAPER_NORMALIZATION.get(method, ()), "none")
+
+
+def ablation(method: str, network: dict[str, Any], parameters: dict[str, Any]) -> str:
+    """What a method's run lacks of its paper's method, to follow its name; empty where it is whole.
+
+    Args:
+      method: its name.
+      network: of `describe`.
+      parameters: those set.
+
+    Example:
+      >>> ablation('tfm', {'normalization': 'none'}, {}), ablation('lwf', {'normalization': 'none'}, {})
+      (' without feature normalisation', '')
+    """
+    lacks = network["normalization"] not in PAPER_NORMALIZATION.get(method, (network["normalization"],))
+    return " without feature normalisation" if lacks or parameters.get("feature_normalization") is False else ""
+
+
 def make_network(options: Options, stream: Stream) -> Network:
     """The network, its head shared where the scenario is domain-incremental."""
     from cljax import networks
 
     chosen, tables = options.network, stream.tables
     shape, outputs = tuple(tables.examples.shape[1:]), tables.classes.shape[-1]
+    if chosen.network == "df_cnn_base":
+        if shape not in PAPER_NETWORKS or chosen.normalization != "none":
+            shapes = ", ".join("x".join(map(str, one)) for one in PAPER_NETWORKS)
+            raise UsageError(
+                f"--network df_cnn_base is for images of {shapes} and has no normalisation, but the examples of "
+                f"{stream.name!r} have shape {shape} and the normalisation is {chosen.normalization}. Give --network "
+                f"cnn, or other --image-size."
+            )
+        network = networks.df_cnn_base(PAPER_NETWORKS[shape], outputs, mean=stream.mean, std=stream.std)
+        return network._replace(per_task=()) if stream.scenario == "domain" else network
     common: dict[str, Any] = {"normalization": None if chosen.normalization == "none" else chosen.normalization}
     common |= {"dropout": chosen.dropout, "mean": stream.mean, "std": stream.std}
     common |= {"per_task": () if stream.scenario == "domain" else None}
@@ -152,14 +197,23 @@ def describe(options: Options, network: Network) -> dict[str, Any]:
     params, _ = jax.eval_shape(network.init, jax.random.key(0))
     facts = {name: value for name, value in dataclasses.asdict(options.network).items() if name != "network"}
     facts["channels"] = options.network.blocks
-    if options.network.network == "mlp":
-        del facts["channels"]
+    for name in {"mlp": ("channels",), "df_cnn_base": ("channels", "hidden", "dropout")}.get(
+        options.network.network, ()
+    ):
+        del facts[name]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return {"name": options.network.network, **facts, "parameters": count}
 
 
 def make_optimizer(options: Training) -> optax.GradientTransformation:
     """The optimizer at unit rate; the loop multiplies by the learning rate."""
+    from cljax import transforms
+
+    optimizer = _make_optimizer(options)
+    return transforms.per_task(optimizer) if options.optimizer_state == "task" else optimizer
+
+
+def _make_optimizer(options: Training) -> optax.GradientTransformation:
     import optax
 
     from cljax import transforms
@@ -176,6 +230,15 @@ def make_optimizer(options: Training) -> optax.GradientTransformation:
     }
     decay = [optax.add_decayed_weights(options.weight_decay)] if options.weight_decay else []
     return optax.chain(*clip, *decay, makers[options.optimizer]())
+
+
+def amend(method: Method, options: Training, schedule: Schedule) -> Method:
+    """The method with the rate and the gradient that the options ask for."""
+    from cljax import training
+
+    if options.rate_decay:
+        method = training.with_rate_decay(method, schedule, decay=options.rate_decay)
+    return training.with_summed_loss(method) if options.loss_reduction == "sum" else method
 
 
 def parse_block(word: str) -> tuple[int, ...] | None:

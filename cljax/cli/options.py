@@ -64,14 +64,16 @@ class Data:
 class Network:
     """The network; it knows nothing of tasks."""
 
-    network: Literal["auto", "mlp", "cnn"] = "auto"
-    """Multilayer perceptron, or convolutional network; auto: mlp, unless --channels or a method asks for the other."""
+    network: Literal["auto", "mlp", "cnn", "df_cnn_base"] = "auto"
+    """Multilayer perceptron, or convolutional network; auto: mlp, unless --channels or a method asks for the other.
+    df_cnn_base: that of the DF-CNN paper, its initialisation too, for images of 28x28x1, 32x32x3 or 128x128x3."""
     hidden: tuple[int, ...] = (128, 128)
     """Width of each hidden dense layer (cnn: of those after the convolutions)."""
     channels: tuple[str, ...] | None = None
     """cnn: features of the 3x3 convolutions, one word a block closed by 2x2 pooling: 32,32 64,64; else 32 64."""
-    normalization: Literal["none", "batch", "feature"] = "none"
-    """After each layer: none, batch normalisation, or feature-wise scale and shift."""
+    normalization: Literal["auto", "none", "batch", "feature"] = "auto"
+    """After each layer: none, batch normalisation, or feature-wise scale and shift; auto: feature for tfm, of whose
+    method it is a part, wherever it can be had, and none for all others."""
     dropout: float = 0.0
     """Dropout rate, after each hidden layer (cnn: after each block and each dense layer)."""
 
@@ -101,6 +103,12 @@ class Training:
     """Learning rate."""
     weight_decay: float = 0.0
     """Weight decay (adamw: decoupled, otherwise added to the gradient)."""
+    rate_decay: float = 0.0
+    """The learning rate is divided by 1 + this x the epochs so far, of all tasks."""
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    """Gradients are those of the loss's mean over the examples of a step, or of its sum, which is --batch-size x it."""
+    optimizer_state: Literal["shared", "task"] = "shared"
+    """task: each task has an optimizer state of its own, which a later visit takes up."""
     clip: float = 1.0
     """Gradients of a larger norm (over all that trains) are shortened to it; 0: none is."""
     patience: int = 0

@@ -7,7 +7,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cljax.cli.options import UsageError
@@ -67,6 +67,8 @@ def fits(value: Any, kind: Any) -> bool:
         return value in inner
     if origin is Sequence:
         return isinstance(value, tuple | list) and all(fits(one, inner[0]) for one in value)
+    if origin is Mapping:
+        return isinstance(value, dict) and all(all(map(fits, pair, inner)) for pair in value.items())
     if origin is tuple:
         return isinstance(value, tuple | list) and len(value) == len(inner) and all(map(fits, value, inner))
     if kind in (int, float):
@@ -88,6 +90,8 @@ def words(kind: Any) -> str:
         return " or ".join(map(str, inner))
     if origin is Sequence:
         return f"several ({words(inner[0])} each) with commas between"
+    if origin is Mapping:
+        return f"{{{words(inner[0])}: {words(inner[1])}}}"
     if origin is tuple:
         return f"({', '.join(map(words, inner))})"
     known = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
+from cljax.cli.building import ablation
 from cljax.cli.options import Options, RunError, UsageError, configuration, settle
 from cljax.cli.process import set_xla_flags, use_compilation_cache
 from cljax.cli.setup import Job, check_values, choose_methods, prepare
@@ -197,8 +198,8 @@ def drive_all(job: Job, folder: RunFolder, options: Options, config: dict[str, A
         if name not in finished
     ]
     for (name, method, *_), outcome in drive_each(todo, job, folder, options, errors):
-        run = report.run_record(method, job.seeds, outcome, network=job.network, config=config)
-        run["parameters"] = report.plain(job.parameters[name])
+        run = report.run_record(method, job.seeds, outcome, network=job.networks[name], config=config)
+        run |= about(job, name)
         runs.append(run)
         if options.output.keep_learners:
             for (seed, _), learner in zip(job.seeds, outcome.learners, strict=True):
@@ -213,6 +214,14 @@ def drive_all(job: Job, folder: RunFolder, options: Options, config: dict[str, A
     folder.save(record)
     finish(report.table(record), {"Record": folder.path / "record.json"}, folder)
     return 0
+
+
+def about(job: Job, name: str) -> dict[str, Any]:
+    """What a record says of a method beside its results: what was set, and a label where it lacks a part."""
+    from cljax import report
+
+    lacks = ablation(name, job.networks[name], job.parameters[name])
+    return {"parameters": report.plain(job.parameters[name]), **({"label": name + lacks} if lacks else {})}
 
 
 def take_up(folder: RunFolder, name: str, options: Options, errors: Console) -> list[dict[str, Any]]:

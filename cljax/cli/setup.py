@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cljax.cli.building import (
+    amend,
     convolvable,
     data_options,
     describe,
@@ -20,6 +21,7 @@ from cljax.cli.building import (
     make_optimizer,
     make_settings,
     make_stream,
+    normalizations,
     parse_block,
 )
 from cljax.cli.options import DEFAULT_METHODS, Options, UsageError, seed_numbers, settle
@@ -36,14 +38,14 @@ class Job(NamedTuple):
     """All that driving the methods needs.
 
     Attributes: methods by name; left_out, why a method that was not asked for by name does not fit; parameters, those
-    set, by method; network, what a record says of it; optimizer; seeds, `(seed, stream)` pairs; settings; vectorize;
-    programs_of, the driver's programs: those for data on the device, or for data read as the run goes on.
+    set, by method; networks, what a record says of each method's; optimizer; seeds, `(seed, stream)` pairs; settings;
+    vectorize; programs_of, the driver's programs: those for data on the device, or for data read as the run goes on.
     """
 
     methods: dict[str, Method]
     left_out: dict[str, str]
     parameters: dict[str, dict[str, Any]]
-    network: dict[str, Any]
+    networks: dict[str, dict[str, Any]]
     optimizer: optax.GradientTransformation
     seeds: list[tuple[int, Stream]]
     settings: training.Settings
@@ -56,7 +58,7 @@ class Fitted(NamedTuple):
 
     options: Options
     streams: list[tuple[int, Stream]]
-    network: Network
+    networks: dict[str, dict[str, Any]]
     methods: dict[str, Method]
     left_out: dict[str, str]
 
@@ -79,6 +81,7 @@ def check_values(options: Options) -> None:
     many, tasks, size = len(data.data) > 1, data.tasks or 0, data.image_size
     listed, superclass = isinstance(data.class_order, tuple), data.division == "superclass"
     first, every = train.first_epochs, options.output.checkpoint_seconds
+    fixed = net.network == "df_cnn_base"
     rules = [
         ("--data", data.data, bool(data.data), "the name of a data set, or several"),
         ("--image-size", size, len(size) < 3 and min((1, *size)) >= 1, "one side or two, at least 1"),
@@ -99,6 +102,7 @@ def check_values(options: Options) -> None:
         ("--batch-size", train.batch_size, train.batch_size >= 1, "at least 1"),
         ("--rate", train.rate, 0 < train.rate < float("inf"), "a positive number"),
         ("--weight-decay", train.weight_decay, 0 <= train.weight_decay < float("inf"), "at least 0"),
+        ("--rate-decay", train.rate_decay, 0 <= train.rate_decay < float("inf"), "at least 0"),
         ("--clip", train.clip, 0 <= train.clip < float("inf"), "at least 0"),
         ("--patience", train.patience, train.patience >= 0, "at least 0"),
         ("--patience-factor", train.patience_factor, 1 < train.patience_factor < float("inf"), "above 1"),
@@ -110,6 +114,14 @@ def check_values(options: Options) -> None:
         ("--hidden", net.hidden, bool(net.hidden) or net.network == "cnn", "one width or more, such as 128 128"),
         ("--channels", net.channels, bool(net.blocks) and all(map(parse_block, net.blocks)), "such as 32,32 64,64"),
         ("--channels", net.channels, net.network != "mlp" or net.channels is None, "left out with --network mlp"),
+        ("--channels", net.channels, not fixed or net.channels is None, "left out with --network df_cnn_base"),
+        ("--hidden", net.hidden, not fixed or net.hidden == type(net)().hidden, "left out with --network df_cnn_base"),
+        (
+            "--dropout",
+            net.dropout,
+            not (fixed and net.dropout),
+            "left out with --network df_cnn_base, which has its own",
+        ),
         ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
     ]
     for name, value, holds, rule in rules:
@@ -177,20 +189,31 @@ def prepare(names: tuple[str, ...], options: Options, *, by_name: bool) -> Job:
     def fit(kind: Literal["auto", "mlp", "cnn"], head: Literal["auto", "shared", "task"]) -> Fitted:
         chosen = dataclasses.replace(options, network=dataclasses.replace(options.network, network=kind))
         streams = streams_of(head)
-        network = make_network(chosen, streams[0][1])
-        methods: dict[str, Method] = {}
-        left_out: dict[str, str] = {}
+
+        @functools.cache
+        def network_of(normalization: Any) -> tuple[Network, dict[str, Any]]:
+            network = dataclasses.replace(chosen.network, normalization=normalization)
+            own = dataclasses.replace(chosen, network=network)
+            made = make_network(own, streams[0][1])
+            return made, describe(own, made)
+
+        fitted = Fitted(chosen, streams, {}, {}, {})
         for name in names:
-            try:
-                method = constructors()[name](network, **parameters[name])
-                method = method if given is None else training.start_from(method, given)
-                for _, stream in streams:
-                    training.check(method, stream, settings)
-            except ValueError as error:
-                left_out[name] = str(error)
-            else:
-                methods[name] = method
-        return Fitted(chosen, streams, network, methods, left_out)
+            for normalization in normalizations(name, chosen.network.normalization):
+                try:
+                    network, facts = network_of(normalization)
+                    method = constructors()[name](network, **parameters[name])
+                    method = method if given is None else training.start_from(method, given)
+                    method = amend(method, options.training, streams[0][1].schedule)
+                    for _, stream in streams:
+                        training.check(method, stream, settings)
+                except ValueError as error:
+                    fitted.left_out.setdefault(name, str(error))
+                else:
+                    fitted.methods[name], fitted.networks[name] = method, facts
+                    fitted.left_out.pop(name, None)
+                    break
+        return fitted
 
     choices = alternatives(options, dataset.images.shape[1:], by_name=by_name)
     fitted = fit(*choices[0])
@@ -199,15 +222,13 @@ def prepare(names: tuple[str, ...], options: Options, *, by_name: bool) -> Job:
             break
         other = fit(*choice)
         fitted = other if len(other.methods) > len(fitted.methods) else fitted
-    options, seeds, network, methods, left_out = fitted
+    options, seeds, described, methods, left_out = fitted
     if left_out and (by_name or not methods):
         raise UsageError(next(iter(left_out.values())))
     auto = jax.default_backend() != "cpu" and driver == "scan"
     side_by_side = {"yes": True, "no": False, "auto": auto}[options.training.vectorize]
     optimizer = make_optimizer(options.training)
-    return Job(
-        methods, left_out, parameters, describe(options, network), optimizer, seeds, settings, side_by_side, programs_of
-    )
+    return Job(methods, left_out, parameters, described, optimizer, seeds, settings, side_by_side, programs_of)
 
 
 def alternatives(options: Options, shape: tuple[int, ...], *, by_name: bool) -> list[tuple[Any, Any]]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
+from cljax.cli.building import ablation
 from cljax.cli.options import Options, Sweep, UsageError, configuration
 from cljax.cli.parameters import unknown
-from cljax.cli.running import Drive, begin, claim, drive_each, finish, make_record, take_up
+from cljax.cli.running import Drive, about, begin, claim, drive_each, finish, make_record, take_up
 from cljax.cli.setup import Job, constructors
 
 if TYPE_CHECKING:
@@ -111,10 +112,11 @@ def drive_curves(
         curve = named[one.name]
         for place, value in enumerate(curve.values or (None,)):
             part = members(outcome, slice(place * count, (place + 1) * count))
-            run = report.run_record(one.method, job.seeds, part, network=job.network, config=config)
-            run["parameters"] = report.plain(job.parameters[curve.method])
+            run = report.run_record(one.method, job.seeds, part, network=job.networks[curve.method], config=config)
+            run |= about(job, curve.method)
             run["sweep"] = {"curve": curve.name, "parameter": curve.parameter, "value": value}
             run["label"] = curve.name if value is None else f"{curve.name}={value:g}"
+            run["label"] += ablation(curve.method, job.networks[curve.method], job.parameters[curve.method])
             runs.append(run)
         folder.save(make_record(runs, job))
     order = [curve.name for curve in wanted]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
 from cljax import filters, rows
 from cljax.filters import Kind, Sizes
 from cljax.methods.finetune import finetune
-from cljax.numbers import real, whole
+from cljax.numbers import whole
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
 
@@ -29,8 +29,22 @@ MNIST_HETEROGENEOUS = _layers(_MNIST, Sizes(12, 24), Sizes(24, 48))
 MNIST_HOMOGENEOUS = _layers(_MNIST, Sizes(12, 24), Sizes(40, 64))
 OFFICE_HOME = _layers(_OFFICE_HOME, Sizes(24, 48), Sizes(64, 128), Sizes(64, 128), Sizes(64, 128))
 
+Paper = Literal[
+    "cifar", "cifar_reduced", "cifar_direct", "cifar_tc2", "mnist_heterogeneous", "mnist_homogeneous", "office_home"
+]
+PAPER: dict[str, dict[str, Sizes]] = {
+    "cifar": CIFAR,
+    "cifar_reduced": CIFAR_REDUCED,
+    "cifar_direct": CIFAR_DIRECT,
+    "cifar_tc2": CIFAR_TC2,
+    "mnist_heterogeneous": MNIST_HETEROGENEOUS,
+    "mnist_homogeneous": MNIST_HOMOGENEOUS,
+    "office_home": OFFICE_HOME,
+}
+"""The constants above by name, as the command's `--set df_cnn.sizes=cifar` gives them."""
 
-def df_cnn(network: Network, *, kind: Kind = "df", sizes: Mapping[str, Sizes] | None = None) -> Method:
+
+def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, Sequence[int]] | None = None) -> Method:
     r"""Deconvolutional factorised CNN: soft sharing of convolution kernels between tasks.
 
     $$ D_t^{(l)} = \mathrm{deconv}(L^{(l)}; V_t^{(l)}) + b_{V,t}^{(l)}, \qquad
@@ -41,16 +55,18 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Mapping[str, Sizes] | 
     the task's loss. Other tasks' mappings stay, but their kernels move with the knowledge bases: forgetting, or reverse
     transfer. The kernels are synthesised once a step; `networks.bake` makes a plain network of one task.
 
-    As in the public code, the factors and the biases of the convolutions are drawn Glorot-uniform. Its optimizer is
-    RMSProp, with a history of its own for each task, on the loss summed over the batch of B examples. Here the loss is
-    their mean, so that is `transforms.per_task(optax.chain(optax.scale(B), transforms.rmsprop_tf1()))`; without the
-    scale only the beginning of a task differs, until the history's initial ones are forgotten. Its rate falls with the
-    epochs of all tasks: `method._replace(phases=(Phase(rate=inverse_time_rate(...)),))`.
+    As in the public code, the factors and the biases of the convolutions are drawn Glorot-uniform; all else is drawn as
+    the network has it, for the paper `networks.df_cnn_base`. Its optimizer is RMSProp with a history of its own for
+    each task, `transforms.per_task(transforms.rmsprop_tf1())`, on the loss summed over the batch,
+    `training.with_summed_loss`, at a rate that falls with the epochs of all tasks, `training.with_rate_decay`. Sum and
+    mean differ for long, not at the beginning alone: the history starts at ones, and beside a mean's gradients, which
+    are a batch's size smaller, these ones and epsilon weigh a batch's size squared more.
 
     Args:
       network: any network with convolution kernels: leaves of rank 4 in its params.
       kind: `'df'`; `'direct'`, without the contraction; or `'tc2'`, with two contractions. See `cljax.filters`.
-      sizes: of factors, `{leaf path: Sizes}`, such as `CIFAR`; for layers not named, `filters.default_sizes`.
+      sizes: of factors, `{leaf path: Sizes}` such as `CIFAR`, or the name of such a constant, `'cifar'`; for layers
+        not named, `filters.default_sizes`.
 
     Returns:
       The method. In its params a layer's `kernel` is a dict of factors.
@@ -76,12 +92,20 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Mapping[str, Sizes] | 
             "df_cnn synthesises convolution kernels, but this network has none (no leaf of rank 4 in its params). "
             "Take one that has: networks.cnn, or --network cnn in the command."
         )
-    if stray := sorted(set(sizes or {}) - set(chosen)):
+    if isinstance(sizes, str) and sizes not in PAPER:
+        raise ValueError(f"The sizes of the DF-CNN paper are {', '.join(PAPER)}; there are none of {sizes!r}.")
+    given = PAPER[sizes] if isinstance(sizes, str) else sizes or {}
+    if stray := sorted(set(given) - set(chosen)):
         raise ValueError(
             f"sizes names '{stray[0]}', which is no convolution kernel of the network. Its kernels are: "
             f"{', '.join(chosen)}."
         )
-    chosen |= sizes or {}
+    for path, one in given.items():
+        if not 1 <= len(one) <= len(Sizes._fields):
+            raise ValueError(
+                f"df_cnn's sizes of '{path}' are {', '.join(Sizes._fields)}, one to five numbers: not {one}."
+            )
+        chosen[path] = Sizes(*(whole(f"a number of df_cnn's sizes of '{path}'", size, least=1) for size in one))
     siblings = {f"{path.rpartition('/')[0]}/bias" for path in chosen}
     drawn = [path for path, shape in shapes.items() if path in chosen or (path in siblings and len(shape) == 1)]
     base = finetune(network)
@@ -111,32 +135,3 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Mapping[str, Sizes] | 
     every = rows.leaf_paths(jax.eval_shape(init, jax.random.key(0))[0]) + rows.leaf_paths(collections)
     per_task = tuple(path for path in every if path not in shared)
     return base._replace(name="df_cnn", init=init, loss=loss, predict=predict, per_task=per_task)
-
-
-def inverse_time_rate(*, decay: float, epochs: int) -> Callable[[Clock], Array]:
-    r"""The learning-rate factor of the DF-CNN paper, :math:`1 / (1 + d e)`, e counting epochs through all tasks.
-
-    Args:
-      decay: d: 2.5e-4 for CIFAR-100, 1e-3 for Office-Home.
-      epochs: of a round, all rounds having as many.
-
-    Returns:
-      `clock -> factor`, a float32 scalar: the `rate` of a `Phase`, for any method with one phase.
-
-    Raises:
-      ValueError: for a number out of range.
-
-    Example:
-      >>> from cljax.types import make_clock
-      >>> inverse_time_rate(decay=1 / 4000, epochs=2000)(make_clock(round=2))
-      Array(0.5, dtype=float32)
-
-    Reference: Lee et al., 2019, appendix B.3.
-    """
-    decay, epochs = real("decay", decay, least=0), whole("epochs", epochs, least=1)
-
-    def rate(clock: Clock) -> Array:
-        epoch = jnp.asarray(clock.round * epochs + clock.epoch, jnp.float32)
-        return 1 / (1 + jnp.float32(decay) * epoch)
-
-    return rate

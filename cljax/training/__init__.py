@@ -1,5 +1,6 @@
 """The training loop. It knows only the protocol of `cljax.types`; no method is a special case in it."""
 
+from cljax.training.amended import with_rate_decay, with_summed_loss
 from cljax.training.checks import NonFiniteLoss, check, check_hypers, raise_failure
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
@@ -28,4 +29,6 @@ __all__ = [
     "raise_failure",
     "search",
     "start_from",
+    "with_rate_decay",
+    "with_summed_loss",
 ]
