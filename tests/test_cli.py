@@ -146,7 +146,7 @@ def test_record_has_the_schema(compared):
         assert run["epochs_trained"] == [[2] * 5] * 2
         assert run["config"] == config
         size = {"name": "mlp", "hidden": [16, 16], "parameters": 64 * 16 + 16 + 16 * 16 + 16 + 16 * 2 + 2}
-        assert run["network"] == {**size, "normalization": "none", "dropout": 0.0}
+        assert run["network"] == {**size, "normalization": "none", "norm_after": False, "dropout": 0.0}
         assert run["schedule"] == {"task": [0, 1, 2, 3, 4], "epochs": [2] * 5, "evaluate": [True] * 5}
         # Two dense layers of 16 are shared; a task has a head of 16 x 2 weights and 2 biases, float32.
         assert run["bytes_per_task"] == 4 * (16 * 2 + 2)
@@ -378,6 +378,7 @@ def test_tfm_has_its_normalisation_and_its_ablation_is_named():
         "tfm": "feature",
     }
     assert "norm_0/scale" in job.methods["tfm"].per_task
+    assert not job.networks["tfm"]["norm_after"]
     assert job.networks["tfm"]["parameters"] - job.networks["freezing"]["parameters"] == 10
     assert running.about(job, "tfm") == {"parameters": {}}
     for normalization, parameters, label in [

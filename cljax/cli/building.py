@@ -170,7 +170,7 @@ def make_network(options: Options, stream: Stream) -> Network:
         network = networks.df_cnn_base(PAPER_NETWORKS[shape], outputs, mean=stream.mean, std=stream.std)
         return network._replace(per_task=()) if stream.scenario == "domain" else network
     common: dict[str, Any] = {"normalization": None if chosen.normalization == "none" else chosen.normalization}
-    common |= {"dropout": chosen.dropout, "mean": stream.mean, "std": stream.std}
+    common |= {"norm_after": chosen.norm_after, "dropout": chosen.dropout, "mean": stream.mean, "std": stream.std}
     common |= {"per_task": () if stream.scenario == "domain" else None}
     if chosen.network == "mlp":
         return networks.mlp(shape, outputs, hidden=chosen.hidden, **common)
@@ -197,7 +197,7 @@ def describe(options: Options, network: Network) -> dict[str, Any]:
     params, _ = jax.eval_shape(network.init, jax.random.key(0))
     facts = {name: value for name, value in dataclasses.asdict(options.network).items() if name != "network"}
     facts["channels"] = options.network.blocks
-    for name in {"mlp": ("channels",), "df_cnn_base": ("channels", "hidden", "dropout")}.get(
+    for name in {"mlp": ("channels",), "df_cnn_base": ("channels", "hidden", "dropout", "norm_after")}.get(
         options.network.network, ()
     ):
         del facts[name]

@@ -74,6 +74,8 @@ class Network:
     normalization: Literal["auto", "none", "batch", "feature"] = "auto"
     """After each layer: none, batch normalisation, or feature-wise scale and shift; auto: feature for tfm, of whose
     method it is a part, wherever it can be had, and none for all others."""
+    norm_after: bool = False
+    """Normalise after the activation instead of before it."""
     dropout: float = 0.0
     """Dropout rate, after each hidden layer (cnn: after each block and each dense layer)."""
 

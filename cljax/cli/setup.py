@@ -114,6 +114,7 @@ def check_values(options: Options) -> None:
         ("--hidden", net.hidden, bool(net.hidden) or net.network == "cnn", "one width or more, such as 128 128"),
         ("--channels", net.channels, bool(net.blocks) and all(map(parse_block, net.blocks)), "such as 32,32 64,64"),
         ("--channels", net.channels, net.network != "mlp" or net.channels is None, "left out with --network mlp"),
+        ("--norm-after", net.norm_after, not net.norm_after or net.normalization != "none", "left out without a norm"),
         ("--channels", net.channels, not fixed or net.channels is None, "left out with --network df_cnn_base"),
         ("--hidden", net.hidden, not fixed or net.hidden == type(net)().hidden, "left out with --network df_cnn_base"),
         (
