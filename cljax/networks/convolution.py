@@ -163,6 +163,28 @@ def convolve(inputs: Array, kernel: Array, *, stride: int = 1, padding: Padding 
     return _convolve(inputs, kernel, _Geometry(strides, _pairs(padding, inputs.shape[1:3], kernel.shape[:2], strides)))
 
 
+@jax.custom_jvp
+def larger(left: Array, right: Array) -> Array:
+    """The larger of two arrays, elementwise; where they are equal they share the gradient.
+
+    `jnp.maximum` gives its gradient to the operand that equals the result. A compiler that computes the operand twice,
+    once with a fused multiply-add and once without, finds that neither does, and loses the gradient. Here the operands
+    are compared with each other, so the two parts always add up to 1.
+
+    Example:
+      >>> jax.grad(larger, argnums=(0, 1))(2.0, 2.0)
+      (Array(0.5, dtype=float32, weak_type=True), Array(0.5, dtype=float32, weak_type=True))
+    """
+    return jnp.maximum(left, right)
+
+
+@larger.defjvp
+def _larger_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    left, right = primals
+    part = jnp.where(left > right, 1.0, jnp.where(left == right, 0.5, 0.0)).astype(left.dtype)
+    return larger(left, right), part * tangents[0] + (1 - part) * tangents[1]
+
+
 def max_pool(inputs: Array, *, window: int = 2, stride: int | None = None, padding: Padding = "VALID") -> Array:
     """The largest value of each window, as maxima of strided slices.
 
@@ -201,5 +223,5 @@ def max_pool(inputs: Array, *, window: int = 2, stride: int | None = None, paddi
     ]
     while len(values) > 1:
         odd = values[len(values) // 2 * 2 :]
-        values = [jnp.maximum(*pair) for pair in zip(values[::2], values[1::2], strict=False)] + odd
+        values = [larger(*pair) for pair in zip(values[::2], values[1::2], strict=False)] + odd
     return values[0]
