@@ -111,6 +111,18 @@ def test_each_step_is_the_engine_s_and_an_epoch_that_of_the_scan():
     assert float(told[-1][1].weight) == float(epoch.examples)
 
 
+def test_weights_that_are_not_finite_are_noted():
+    """In a place that the loss does not see: the logit of a class that the task does not have."""
+    _, _, read, clock, key, state, programs = finetuned()
+    state = copied(state)
+    state.learner.params["head"]["bias"] = state.learner.params["head"]["bias"].at[2].set(jnp.nan)
+    after, log = programs["epoch"](state, clock, read, key)
+    assert np.isfinite(log.loss)
+    steps = -(-int(read.train.size[1]) // SETTINGS.batch_size)
+    assert [int(value) for value in after.failure] == [0, 1, 0, 0, steps - 1, 2]
+    assert bool(after.done)
+
+
 def test_fifty_steps_in_float64_are_those_of_the_scan():
     stream = conformance.stream()
     method = methods.finetune(small(stream))

@@ -200,7 +200,7 @@ def phases_of(method, optimizer=None):
     def phase(learner, clock):
         start = engine.begin_phase(learner, clock, tables, key)
         state, _ = engine.epoch(start, clock, tables, key)
-        return start.learner, state.learner, engine.end_phase(state, clock, tables, key)
+        return start.learner, state.learner, engine.end_phase(state, clock, tables, key)[0]
 
     return engine, jax.jit(engine.init)(key, tables), begin_visit, phase
 

@@ -133,12 +133,17 @@ def test_the_plot_has_a_line_a_curve_in_order_of_its_values():
 def test_the_command_writes_record_table_and_plot(tmp_path, capsys):
     out = tmp_path / "run"
     small = ["--seeds", "2", "--epochs", "1", "--tasks", "2", "--hidden", "8", "--share", "0.2", "--no-cache"]
-    words = ["sweep", "finetune", "rate", "0.01", "0.1", "--vs", "freezing", *small, "--out", str(out), "--quiet"]
-    assert cli.main(words) == 0
-    printed = capsys.readouterr().out
+    words = ["sweep", "finetune", "rate", "0.01", "0.1", "1e30", "--vs", "freezing", *small, "--quiet"]
+    assert cli.main([*words, "--out", str(out)]) == 1, "one value diverges"
+    printed, told = capsys.readouterr()
+    told = " ".join(told.split())
+    for seed in (0, 1):
+        assert f"Diverged, and left out: finetune.rate=1e+30, seed {seed}: the loss of finetune turned" in told
     assert "finetune.rate   0.01" in " ".join(printed.split()).replace("finetune.rate 0.01", "finetune.rate   0.01")
     record = json.loads((out / "record.json").read_text())
     assert record["complete"]
+    assert [line[:29] for line in record["diverged"]] == [f"finetune.rate=1e+30, seed {seed}: " for seed in (0, 1)]
+    assert report.gather([out])[0].notes[1].startswith("Diverged, and left out: finetune.rate=1e+30, seed 1: the loss")
     assert [run["label"] for run in record["runs"]] == ["finetune.rate=0.01", "finetune.rate=0.1", "freezing"]
     assert record["runs"][0]["accuracy"] != record["runs"][1]["accuracy"]
     assert [len(run["accuracy"]) for run in record["runs"]] == [2, 2, 2]

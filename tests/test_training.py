@@ -17,7 +17,7 @@ from cljax.training.driver import drive
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.plan import epoch_table
 from cljax.training.state import Failure
-from cljax.types import Phase, Schedule, make_clock
+from cljax.types import Learner, Phase, Schedule, make_clock
 from tests import conformance
 
 SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=32)
@@ -211,18 +211,93 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place():
     with pytest.raises(training.NonFiniteLoss, match=where):
         training.raise_failure(together.failure, method)
     events = []
-    with pytest.raises(training.NonFiniteLoss, match=where):
-        drive(method, SGD, [(0, stream), (1, stream)], SETTINGS, report=events.append)
+    seeds, grid = [(0, stream), (1, stream)], [{"rate": 0.05}] * 2
+    with pytest.raises(training.NonFiniteLoss, match=f"2 of 2 .* seed 0, rate 0.05: the .* {where}; seed 1, rate 0.05"):
+        drive(method, SGD, seeds, SETTINGS, hypers=grid, report=events.append)
     assert [(event.task, event.phase, event.epoch) for event in events][-1] == (1, "first", 1)
+
+
+def test_weights_that_are_not_finite_after_the_last_step_are_named():
+    """A gradient of NaN behind a finite loss; statistics; what `end_phase` makes; logits of finite weights."""
+    stream = conformance.stream(schedule=streams.visits([(0, 1)]))
+    base, whole = methods.finetune(small(stream)), SETTINGS._replace(batch_size=256)
+
+    def rooted(params, learner, clock, batch, key):
+        value, rest = base.loss(params, learner, clock, batch, key)
+        return value + jnp.sqrt(jnp.sum(params["dense_0"]["bias"] ** 2)), rest
+
+    words = (
+        "The leaf 'dense_0/bias' of finetune turned non-finite in round 0: task 0, phase 'train', epoch 0, step 0[.] A"
+    )
+    with pytest.raises(training.NonFiniteLoss, match=words):
+        training.make_run(base._replace(loss=rooted), SGD, stream, whole)(jax.random.key(0), stream.tables)
+    with pytest.raises(
+        training.NonFiniteLoss, match=r"The output for test examples of finetune .* in round 0: task 0[.]"
+    ):
+        drive(base, SGD, [(0, stream)], whole._replace(rate=1e30))
+
+    def ended(method, learner):
+        engine = training.make_engine(method, SGD, whole, scenario="task", capacity=streams.capacity(stream.tables))
+        clock, key = make_clock(), jax.random.key(0)
+        _, failure = engine.end_phase(engine.begin_phase(learner, clock, stream.tables, key), clock, stream.tables, key)
+        return training.diverged(failure, method)
+
+    params, collections, *_ = base.init(jax.random.key(0))
+    learner = Learner(params, collections, SGD.init(params), {}, {}, None, None, rows.resting(()))
+    infinite = {"gates": {"dense_0": jnp.full(8, jnp.inf)}}
+    broken = lambda learner, clock, fold, key: learner._replace(params=jax.tree.map(lambda leaf: leaf / 0, params))
+    assert ended(base, learner) == {}
+    place = "of finetune turned non-finite in round 0: task 0, at the end of phase 'train'"
+    assert ended(base, learner._replace(collections=infinite)) == {0: f"the leaf 'gates/dense_0' {place}"}
+    assert ended(base._replace(end_phase=broken), learner) == {0: f"the leaf 'dense_0/bias' {place}"}
+
+
+def test_a_learner_that_diverges_is_named_and_the_others_go_on():
+    """The same side by side, in turn and in a whole run under vmap."""
+    stream = conformance.stream(schedule=streams.visits([(0, 1), (1, 2), (2, 1)]))
+    base = methods.finetune(small(stream))
+
+    def init(key):
+        params, collections, state, hyper = base.init(key)
+        return params, collections, state, {**hyper, "weight": jnp.float32(1.0)}
+
+    def loss(params, learner, clock, batch, key):
+        value, rest = base.loss(params, learner, clock, batch, key)
+        heavy = jnp.where((clock.task == 1) & (clock.epoch == 1), learner.hyper["weight"], 1.0)
+        return heavy * value, rest
+
+    method, grid = base._replace(init=init, loss=loss), [{"weight": 1.0}, {"weight": 1e30}]
+    settings = SETTINGS._replace(curves_every=1)
+    rounds = [(drive(method, SGD, [(5, stream)] * 2, settings, hypers=grid, vectorize=many)) for many in (False, True)]
+    for outcome in rounds:
+        assert [values.tolist() for values in outcome.failure][:4] == [[-1, 1], [-1, 1], [-1, 0], [-1, 1]]
+        assert training.diverged(outcome.failure, method).keys() == {1}
+        known = np.isfinite(outcome.evaluation.accuracy).all(-1)
+        assert known.tolist() == [[True, True, True], [True, False, False]]
+        assert np.isfinite(outcome.epochs.loss[:, :, 0]).sum(-1).tolist()[0] == [1, 2, 1]
+        assert np.isnan(outcome.epochs.loss[1, 2]).all()
+        assert np.isfinite(outcome.curves).all(-1).tolist() == [[True] * 4, [True, True, False, False]]
+        np.testing.assert_allclose(outcome.evaluation.accuracy[0], rounds[0].evaluation.accuracy[0], atol=0.05)
+    np.testing.assert_array_equal(*(outcome.failure for outcome in rounds))
+    heavy = method._replace(init=lambda key: (*init(key)[:3], {"weight": jnp.float32(1e30)}))
+    together = jax.vmap(training.make_run(heavy, SGD, stream, SETTINGS), (0, None))(
+        jax.random.split(jax.random.key(5)), stream.tables
+    )
+    assert np.isfinite(together.evaluation.accuracy).all(-1).tolist() == [[True, False, False]] * 2
+    with pytest.raises(
+        training.NonFiniteLoss, match=r"2 of 2 learners of finetune diverged. learner 0: the .*; learner 1"
+    ):
+        training.raise_failure(together.failure, heavy)
 
 
 def test_search_keeps_the_learner_of_the_chosen_candidate():
     stream = conformance.stream(epochs=2)
     base = methods.finetune(small(stream))
-    tried = jnp.array([1e-6, 0.05, 0.2])
+    tried = jnp.array([1e-6, 0.05, 0.2, 1e30])  # the last diverges, and is not chosen
 
     def choose(scores, learners, clock):
-        return jnp.asarray([1, 2, 0], jnp.int32)[clock.task]
+        wanted = jnp.asarray([1, 2, 0], jnp.int32)[clock.task]
+        return jnp.where((scores[3] == -1) & (scores[:3] >= 0).all(), wanted, 3)
 
     method = base._replace(candidates=lambda learner, clock: {"rate": tried}, choose=choose)
     found = training.make_run(method, SGD, stream, SETTINGS)(jax.random.key(0), stream.tables)
@@ -387,10 +462,11 @@ def test_networks_that_do_not_fit_the_stream_are_refused():
         training.make_run(methods.finetune(networks.mlp((8, 8, 1), 2)), SGD, stream, SETTINGS)
 
 
-def test_failures_of_several_seeds_name_the_first():
-    none = jnp.array([-1, 2])
-    failure = Failure(jnp.array([-1, 1]), jnp.array([-1, 1]), jnp.array([-1, 0]), jnp.array([-1, 0]), none)
-    with pytest.raises(training.NonFiniteLoss, match="task 1, phase 'train', epoch 0, step 2"):
+def test_failures_of_several_seeds_are_named():
+    failure = Failure(*np.array([[-1, 1], [-1, 1], [-1, 0], [-1, 0], [-1, 2], [-1, -1]]))
+    with pytest.raises(
+        training.NonFiniteLoss, match=r"1 of 2.*learner 1: the .*task 1, phase 'train', epoch 0, step 2"
+    ):
         training.raise_failure(failure, methods.finetune(networks.mlp((8, 8, 1), 2)))
 
 

@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command: reads the arguments (those of the process where None) and does what they say.
 
     Returns:
-      The exit code: 0; 2 where something asked for cannot be; 1 where a run cannot go on, its loss having turned
-      non-finite or an example being unreadable; 130 on Ctrl-C.
+      The exit code: 0; 2 where something asked for cannot be; 1 where a learner diverged, or a run cannot go on since
+      all did or an example cannot be read; 130 on Ctrl-C.
     """
     errors = Console(stderr=True)
     from cljax.folders import FolderError

@@ -84,7 +84,7 @@ def claim(
 
     Raises:
       FolderError, UsageError: the folder cannot be used, or something does not fit.
-      RunError: the loss turned non-finite, or an example could not be read.
+      RunError: all learners of a method diverged, or an example could not be read.
       KeyboardInterrupt: with the way to go on.
     """
     from cljax import folders
@@ -197,23 +197,46 @@ def drive_all(job: Job, folder: RunFolder, options: Options, config: dict[str, A
         for name, method in job.methods.items()
         if name not in finished
     ]
+    diverged = list((folder.record or {}).get("diverged", []))
     for (name, method, *_), outcome in drive_each(todo, job, folder, options, errors):
-        run = report.run_record(method, job.seeds, outcome, network=job.networks[name], config=config)
+        seeds, outcome, lost = part_diverged(method, job.seeds, outcome, name)
+        diverged += lost
+        run = report.run_record(method, seeds, outcome, network=job.networks[name], config=config)
         run |= about(job, name)
         runs.append(run)
         if options.output.keep_learners:
-            for (seed, _), learner in zip(job.seeds, outcome.learners, strict=True):
+            for (seed, _), learner in zip(seeds, outcome.learners, strict=True):
                 checkpoints.save(folder.learner(name, seed), learner)
-        folder.save(make_record(runs, job))
+        folder.save(make_record(runs, job, diverged))
         if method.forgets_nothing and not run["forgets_nothing"]:
             message = f"{name} promises to forget nothing, but the logits of an earlier task changed."
             errors.print(f"[red]{message}[/]", highlight=False)
     order = list(job.methods)
     runs.sort(key=lambda run: order.index(run["method"]))
-    record = make_record(runs, job, complete=True)
+    record = make_record(runs, job, diverged, complete=True)
     folder.save(record)
     finish(report.table(record), {"Record": folder.path / "record.json"}, folder)
-    return 0
+    return tell_diverged(diverged, errors)
+
+
+def part_diverged(
+    method: Method, seeds: Sequence[tuple[int, Stream]], outcome: Outcome, label: str
+) -> tuple[list[tuple[int, Stream]], Outcome, list[str]]:
+    """The seeds that did not diverge, the outcome of these, and a line for each that did."""
+    from cljax.training.checks import diverged
+    from cljax.training.driver import members
+
+    found = diverged(outcome.failure, method)
+    kept = [number for number in range(len(seeds)) if number not in found]
+    lines = [f"{label}, seed {seeds[number][0]}: {text}." for number, text in found.items()]
+    return [seeds[number] for number in kept], members(outcome, kept), lines
+
+
+def tell_diverged(lines: Sequence[str], errors: Console) -> int:
+    """Names the learners that diverged and are in no number of a run; returns the exit code."""
+    for line in lines:
+        errors.print(f"[red]Diverged, and left out:[/] {escape(line)}", highlight=False, soft_wrap=True)
+    return 1 if lines else 0
 
 
 def about(job: Job, name: str) -> dict[str, Any]:
@@ -233,9 +256,11 @@ def take_up(folder: RunFolder, name: str, options: Options, errors: Console) -> 
     return runs
 
 
-def make_record(runs: list[dict[str, Any]], job: Job, *, complete: bool = False) -> dict[str, Any]:
+def make_record(
+    runs: list[dict[str, Any]], job: Job, diverged: Sequence[str], *, complete: bool = False
+) -> dict[str, Any]:
     """The record of a run, as `report.read` gives it back."""
-    return {"format": 1, "complete": complete, "left_out": job.left_out, "runs": runs}
+    return {"format": 1, "complete": complete, "left_out": job.left_out, "diverged": list(diverged), "runs": runs}
 
 
 def finish(table: Any, written: Mapping[str, Any], folder: RunFolder) -> None:

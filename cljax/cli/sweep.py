@@ -10,12 +10,22 @@ from rich.console import Console
 from cljax.cli.building import ablation
 from cljax.cli.options import Options, Sweep, UsageError, configuration
 from cljax.cli.parameters import unknown
-from cljax.cli.running import Drive, about, begin, claim, drive_each, finish, make_record, take_up
+from cljax.cli.running import (
+    Drive,
+    about,
+    begin,
+    claim,
+    drive_each,
+    finish,
+    make_record,
+    part_diverged,
+    take_up,
+    tell_diverged,
+)
 from cljax.cli.setup import Job, constructors
 
 if TYPE_CHECKING:
     from cljax.folders import RunFolder
-    from cljax.training.driver import Outcome
     from cljax.types import Method
 
 
@@ -97,7 +107,9 @@ def drive_curves(
 ) -> int:
     """Drives each curve that the folder's record does not have yet."""
     from cljax import report
+    from cljax.training.driver import members
 
+    diverged = list((folder.record or {}).get("diverged", []))
     count, todo = len(job.seeds), []
     runs = take_up(folder, "label", options, errors)
     finished = {run["sweep"]["curve"] for run in runs}
@@ -111,21 +123,25 @@ def drive_curves(
     for one, outcome in drive_each(todo, job, folder, options, errors):
         curve = named[one.name]
         for place, value in enumerate(curve.values or (None,)):
-            part = members(outcome, slice(place * count, (place + 1) * count))
-            run = report.run_record(one.method, job.seeds, part, network=job.networks[curve.method], config=config)
+            label = curve.name if value is None else f"{curve.name}={value:g}"
+            label += ablation(curve.method, job.networks[curve.method], job.parameters[curve.method])
+            part = members(outcome, range(place * count, (place + 1) * count))
+            seeds, part, lost = part_diverged(one.method, job.seeds, part, label)
+            diverged += lost
+            if not seeds:
+                continue
+            run = report.run_record(one.method, seeds, part, network=job.networks[curve.method], config=config)
             run |= about(job, curve.method)
             run["sweep"] = {"curve": curve.name, "parameter": curve.parameter, "value": value}
-            run["label"] = curve.name if value is None else f"{curve.name}={value:g}"
-            run["label"] += ablation(curve.method, job.networks[curve.method], job.parameters[curve.method])
-            runs.append(run)
-        folder.save(make_record(runs, job))
+            runs.append({**run, "label": label})
+        folder.save(make_record(runs, job, diverged))
     order = [curve.name for curve in wanted]
     runs.sort(key=lambda run: order.index(run["sweep"]["curve"]))
-    folder.save(make_record(runs, job, complete=True))
+    folder.save(make_record(runs, job, diverged, complete=True))
     words, picture = report.write_sweep(runs, folder.path)
     written = {"Record": folder.path / "record.json", "Table": words, "Plot": picture}
     finish(report.sweep_table(runs), written, folder)
-    return 0
+    return tell_diverged(diverged, errors)
 
 
 def side_by_side(job: Job, method: Method, count: int) -> bool | int:
@@ -159,20 +175,3 @@ def divisor(count: int, most: int) -> int:
       (12, 4, 1, 1)
     """
     return max(size for size in range(1, count + 1) if count % size == 0 and size <= max(1, most))
-
-
-def members(outcome: Outcome, part: slice) -> Outcome:
-    """The outcome of some of the seeds, with their share of the compilation."""
-    import jax
-
-    cut = lambda leaf: leaf[part]
-    share = (part.stop - part.start) / len(outcome.learners)
-    return outcome._replace(
-        learners=outcome.learners[part],
-        evaluation=jax.tree.map(cut, outcome.evaluation),
-        epochs=jax.tree.map(cut, outcome.epochs),
-        curves=outcome.curves[part],
-        seconds=outcome.seconds[part],
-        compile_seconds=outcome.compile_seconds * share,
-        share_waiting=None if outcome.share_waiting is None else outcome.share_waiting[part],
-    )

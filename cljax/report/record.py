@@ -1,6 +1,7 @@
 """A run's record, and reading one back.
 
-A record is plain JSON: `{"format": 1, "complete": bool, "left_out": {...}, "runs": [...]}`, one object a method.
+A record is plain JSON: `{"format": 1, "complete": bool, "left_out": {...}, "diverged": [...], "runs": [...]}`, one
+object a method. `diverged` has a line for each learner that did, whose numbers are in no run.
 """
 
 from __future__ import annotations

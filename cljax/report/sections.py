@@ -119,4 +119,5 @@ def _notes(record: dict[str, Any], folder: str) -> list[str]:
         names = f": {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing" if missing else ""
         notes.append(f"The run{where} is not finished{names}.")
     notes += [f"{name} is left out{where}: {reason}" for name, reason in record.get("left_out", {}).items()]
+    notes += [f"Diverged, and left out{where}: {line}" for line in record.get("diverged", [])]
     return notes

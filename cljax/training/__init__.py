@@ -1,7 +1,7 @@
 """The training loop. It knows only the protocol of `cljax.types`; no method is a special case in it."""
 
 from cljax.training.amended import with_rate_decay, with_summed_loss
-from cljax.training.checks import NonFiniteLoss, check, check_hypers, raise_failure
+from cljax.training.checks import NonFiniteLoss, check, check_hypers, diverged, raise_failure
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.fit import make_fit, search
@@ -19,6 +19,7 @@ __all__ = [
     "Settings",
     "check",
     "check_hypers",
+    "diverged",
     "evaluate",
     "evaluate_precision",
     "make_engine",

@@ -1,4 +1,4 @@
-"""What must fit together before anything is compiled, and the error of a loss that is not finite."""
+"""What must fit together before anything is compiled, and the error of training that diverges."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax import rows
 from cljax.augmentation import Augment
 from cljax.data.streaming import Images
 from cljax.training.state import Failure, Settings
@@ -19,29 +20,63 @@ DRAWS = ("current", "seen", "all", "balanced")
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The training loss turned NaN or infinite; the message names task, phase, epoch and step."""
+    """The training loss or the weights turned NaN or infinite; the message names task, phase, epoch and step."""
 
 
-def raise_failure(failure: Failure, method: Method) -> None:
-    """Raises if a run's loss turned non-finite.
+def raise_failure(failure: Failure, method: Method, names: Sequence[str] | None = None) -> None:
+    """Raises if a learner diverged.
 
     Args:
-      failure: of a `Result` or a `PhaseState`; with leading axes (seeds), the first that failed is named.
-      method: whose phases are named.
+      failure: of a `Result` or a `PhaseState`; with leading axes (seeds), all that failed are named.
+      method: whose phases and leaves are named.
+      names: of the learners, where there are several; by default their numbers.
 
     Raises:
       NonFiniteLoss: naming task, phase, epoch and step.
     """
+    found = diverged(failure, method)
+    if not found:
+        return
+    count = np.size(failure.round)
+    names = names or [f"learner {number}" for number in range(count)]
+    words = [text if count == 1 else f"{names[number]}: {text}" for number, text in list(found.items())[:5]]
+    rest = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    begin = f"{len(found)} of {count} learners of {method.name} diverged. " if count > 1 else ""
+    text = f"{begin}{'; '.join(words)}{rest}. {CURE}"
+    raise NonFiniteLoss(text[0].upper() + text[1:])
+
+
+def diverged(failure: Failure, method: Method) -> dict[int, str]:
+    """Which of several learners diverged, and where, in words.
+
+    Example:
+      >>> from cljax import methods, networks
+      >>> failure = Failure(*np.array([[-1, 2], [-1, 1], [-1, 0], [-1, 4], [-1, 7], [-1, 1]]))
+      >>> diverged(failure, methods.finetune(networks.mlp((8, 8, 1), 2, hidden=(4,))))[1]
+      "the leaf 'dense_0/kernel' of finetune turned non-finite in round 2: task 1, phase 'train', epoch 4, step 7"
+    """
     flat = [np.asarray(leaf).reshape(-1) for leaf in failure]
-    broken = np.flatnonzero(flat[4] >= 0)
-    if broken.size:
-        round, task, phase, epoch, step = (int(leaf[broken[0]]) for leaf in flat)
-        raise NonFiniteLoss(
-            f"The loss of {method.name} turned non-finite in round {round}: task {task}, phase "
-            f"'{method.phases[phase].name}', epoch {epoch}, step {step}. A smaller rate, gradient clipping "
-            f"(optax.clip_by_global_norm) or a weaker regulariser usually cures it; jax.config.update("
-            f"'jax_debug_nans', True) shows the operation."
-        )
+    found = {}
+    for number in np.flatnonzero(flat[0] >= 0):
+        round, task, phase, epoch, step, leaf = (int(values[number]) for values in flat)
+        moment = f", phase '{method.phases[phase].name}', epoch {epoch}, step {step}"
+        if leaf >= 0:
+            params, collections = jax.eval_shape(method.init, jax.random.key(0))[:2]
+            path = (*rows.leaf_paths(params), *rows.leaf_paths(collections))[leaf]
+            thing = f"leaf '{path}'"
+            moment = moment if step >= 0 else f", at the end of phase '{method.phases[phase].name}'"
+        elif step >= 0:
+            thing = "loss"
+        else:
+            thing, moment = "output for test examples", ""
+        found[int(number)] = f"the {thing} of {method.name} turned non-finite in round {round}: task {task}{moment}"
+    return found
+
+
+CURE = (
+    "A smaller rate, gradient clipping (optax.clip_by_global_norm) or a weaker regulariser usually cures it; "
+    "jax.config.update('jax_debug_nans', True) shows the operation."
+)
 
 
 def check(method: Method, stream: Stream, settings: Settings) -> None:

@@ -12,7 +12,7 @@ import optax
 
 from cljax import streams as stream_tables
 from cljax.checkpoints import Saving
-from cljax.training.checks import check, check_hypers, check_in_memory
+from cljax.training.checks import check, check_hypers, check_in_memory, raise_failure
 from cljax.training.cost import step_cost
 from cljax.training.engine import Engine, make_engine
 from cljax.training.evaluation import Evaluation
@@ -20,7 +20,7 @@ from cljax.training.group import Event, Group, Plan, Results, curve_epochs
 from cljax.training.keeper import Keeper
 from cljax.training.plan import epoch_table
 from cljax.training.programs import compile_seconds, make_programs, share_waiting, waited
-from cljax.training.state import EpochLog, Settings
+from cljax.training.state import EpochLog, Failure, Settings
 from cljax.types import Array, Learner, Method, Stream, Tables
 
 
@@ -29,9 +29,12 @@ class Outcome(NamedTuple):
 
     Attributes:
       learners: a list, one learner at rest a seed.
-      evaluation: `Evaluation` of `[S, R, T]`; accuracy NaN where the schedule does not evaluate.
+      evaluation: `Evaluation` of `[S, R, T]`; accuracy NaN where the schedule does not evaluate, and from the round on
+        in which a learner diverged.
       epochs: `EpochLog` of `[S, R, P, E]`, NaN where no epoch was trained.
       curves: `[S, C, T]` accuracy on all tasks after the epochs of `curve_epochs`; NaN where patience stopped earlier.
+      failure: `[S]`, where a learner diverged, which then went no further; all -1 of one that did not. See
+        `checks.diverged`.
       curve_epochs: `[C, 3]` int, round, phase and epoch (from 1): every `curves_every`-th epoch of each phase.
       seconds: `[S]` of training and evaluation, without compilation and checkpoints, over all processes of the run.
       compile_seconds: of all programs, in this process.
@@ -45,6 +48,7 @@ class Outcome(NamedTuple):
     evaluation: Evaluation
     epochs: EpochLog
     curves: np.ndarray
+    failure: Failure
     curve_epochs: np.ndarray
     seconds: np.ndarray
     compile_seconds: float
@@ -92,7 +96,8 @@ def drive(
 
     Raises:
       ValueError: where the method, the stream and the settings do not fit together, before anything is compiled.
-      NonFiniteLoss: as soon as an epoch's loss is not finite, naming task, phase and step.
+      NonFiniteLoss: where all learners diverged, their loss or weights being NaN or infinite, naming task, phase and
+        step. Where only some did, the others go on, and the outcome's `failure` tells.
     """
     settings = settings or Settings()
     for _, stream in seeds:
@@ -131,12 +136,17 @@ def drive(
         waits.append(waited(programs))
     learners, results = zip(*parts, strict=True)
     joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
+    if (joined.failure.round >= 0).all():
+        values = [", ".join(f"{name} {float(value):g}" for name, value in entry.items()) for entry in given]
+        called = [f"seed {number}, {text}".removesuffix(", ") for number, text in zip(numbers, values, strict=True)]
+        raise_failure(joined.failure, method, called)
     flops, step_bytes = step_cost(engine, settings, aligned[0])
     return Outcome(
         [learner for part in learners for learner in part],
         joined.evaluation,
         joined.epochs,
         joined.curves,
+        joined.failure,
         curve_epochs(epoch_table(method, aligned[0].schedule), settings.curves_every),
         joined.seconds,
         compile_seconds(programs),
@@ -160,4 +170,19 @@ def drive_group(group: Group, plan: Plan, saving: Saving | None, number: int) ->
     return group.finish(here[1])
 
 
-__all__ = ["Event", "Outcome", "drive", "drive_group", "make_programs"]
+def members(outcome: Outcome, which: Sequence[int]) -> Outcome:
+    """The outcome of some of the seeds, with their share of the compilation."""
+    cut = lambda leaf: leaf[np.asarray(which, int)]
+    return outcome._replace(
+        learners=[outcome.learners[number] for number in which],
+        evaluation=jax.tree.map(cut, outcome.evaluation),
+        epochs=jax.tree.map(cut, outcome.epochs),
+        curves=cut(outcome.curves),
+        failure=jax.tree.map(cut, outcome.failure),
+        seconds=cut(outcome.seconds),
+        compile_seconds=outcome.compile_seconds * len(which) / len(outcome.learners),
+        share_waiting=None if outcome.share_waiting is None else cut(outcome.share_waiting),
+    )
+
+
+__all__ = ["Event", "Outcome", "drive", "drive_group", "make_programs", "members"]

@@ -21,7 +21,7 @@ from cljax import rows, streams
 from cljax.augmentation import augment_batch
 from cljax.training.evaluation import Evaluation, add_batch, evaluate, evaluate_task, number_of_batches
 from cljax.training.plan import INIT, epoch_key, visit_key
-from cljax.training.state import EpochLog, Failure, PhaseState, Settings
+from cljax.training.state import EpochLog, Failure, PhaseState, Settings, earlier, no_failure
 from cljax.training.step import TrainStep, keep_signature, make_learner, make_train_step, phase_rate, strengthen
 from cljax.training.stopping import snapshot, wait
 from cljax.types import Array, Batch, Clock, Learner, Method, Tables, Tree
@@ -90,7 +90,7 @@ class Engine(NamedTuple):
       begin_visit: `(learner, clock, tables, key) -> learner`, focused, `begin_task` done at a first visit.
       begin_phase: `(learner, clock, tables, key) -> PhaseState`.
       epoch: `(state, clock, tables, key) -> (state, EpochLog)`; the epoch's number is the state's.
-      end_phase: `(state, clock, tables, key) -> learner`, focused.
+      end_phase: `(state, clock, tables, key) -> (learner, failure)`, focused.
       end_visit: `(learner, clock) -> learner`, at rest.
       evaluate: `(learner, clock, tables) -> Evaluation` of the learner at rest, on the test split.
       validate: `(learner, clock, tables) -> accuracy` of the focused learner on its task's validation split.
@@ -103,7 +103,7 @@ class Engine(NamedTuple):
     begin_visit: Callable[[Learner, Clock, Tables, Array], Learner]
     begin_phase: Callable[[Learner, Clock, Tables, Array], PhaseState]
     epoch: Callable[[PhaseState, Clock, Tables, Array], tuple[PhaseState, EpochLog]]
-    end_phase: Callable[[PhaseState, Clock, Tables, Array], Learner]
+    end_phase: Callable[[PhaseState, Clock, Tables, Array], tuple[Learner, Failure]]
     end_visit: Callable[[Learner, Clock], Learner]
     evaluate: Callable[[Learner, Clock, Tables], Evaluation]
     validate: Callable[[Learner, Clock, Tables], Array]
@@ -177,10 +177,10 @@ def make_engine(
             learner = learner._replace(opt_state=jax.tree.map(select, anew.opt_state, learner.opt_state))
         mask = strengthen(method.update_mask(learner, clock))
         best = snapshot(learner) if stopping else None
-        zero, false, none = jnp.int32(0), jnp.bool_(False), jnp.int32(-1)
+        zero, false = jnp.int32(0), jnp.bool_(False)
         patience = jnp.int32(stopping.patience if stopping else 0)
-        failure = Failure(none, none, none, none, none)
-        return PhaseState(learner, mask, jnp.float32(1.0), best, jnp.float32(jnp.inf), patience, zero, false, failure)
+        one, worst = jnp.float32(1.0), jnp.float32(jnp.inf)
+        return PhaseState(learner, mask, one, best, worst, patience, zero, false, no_failure())
 
     def begin_epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> Epoch:
         clock = clock._replace(epoch=state.epoch)
@@ -221,10 +221,12 @@ def make_engine(
         if stopping:
             rate = state.learner.hyper["rate"] * phase_rate(method, clock)
             state = wait(state, log.validation_loss, rate, stopping)
-        broken = failed >= 0
-        here = Failure(clock.round, clock.task, clock.phase, clock.epoch, failed)
-        failure = jax.tree.map(lambda new, old: jnp.where(broken, new, old), here, state.failure)
-        return state._replace(failure=failure, done=state.done | broken), log
+        leaf = first_not_finite((progress.trained["params"], progress.trained["collections"]))
+        broken = (failed >= 0) | (leaf >= 0)
+        where = jnp.where(failed >= 0, failed, epoch.steps - 1), jnp.where(failed >= 0, -1, leaf)
+        here = Failure(clock.round, clock.task, clock.phase, clock.epoch, *where)
+        here = jax.tree.map(lambda value: jnp.where(broken, value, -1), here)
+        return state._replace(failure=earlier(state.failure, here), done=state.done | broken), log
 
     def add_loss(learner: Learner, clock: Clock, sums: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
         loss, _ = method.loss(learner.params, learner, clock, batch, None)
@@ -272,10 +274,14 @@ def make_engine(
         accuracy = validate(learner, now.clock, tables) if settings.validate else nan
         return end_epoch(state, now, progress, loss, accuracy)
 
-    def end_phase(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> Learner:
+    def end_phase(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[Learner, Failure]:
         learner = state.learner if state.best is None else state.learner._replace(**state.best)
         after = method.end_phase(learner, clock, make_fold(tables, clock), visit_key(key, clock, 1))
-        return keep_signature(learner, after, f"end_phase of {method.name}")
+        after = keep_signature(learner, after, f"end_phase of {method.name}")
+        leaf = first_not_finite((after.params, after.collections))
+        here = Failure(clock.round, clock.task, clock.phase, clock.epoch, jnp.int32(-1), leaf)
+        here = jax.tree.map(lambda value: jnp.where(leaf >= 0, value, -1), here)
+        return after, earlier(state.failure, here)
 
     def end_visit(learner: Learner, clock: Clock) -> Learner:
         return rows.write_back(learner, clock.task)
@@ -312,3 +318,16 @@ def begin_progress(learner: Learner) -> Progress:
 def changing(learner: Learner) -> dict[str, Tree]:
     """The parts of a learner that a step changes."""
     return {part: getattr(learner, part) for part in rows.PARTS}
+
+
+def first_not_finite(tree: Tree) -> Array:
+    """The number of the first leaf that is NaN or infinite somewhere, int32; -1 where there is none.
+
+    Example:
+      >>> int(first_not_finite([jnp.zeros([2]), jnp.arange(3), jnp.array([0.0, jnp.inf])]))
+      2
+    """
+    inexact = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact)
+    finite = [jnp.all(jnp.isfinite(leaf)) if inexact(leaf) else jnp.bool_(True) for leaf in jax.tree.leaves(tree)]
+    found = ~jnp.stack([*finite, jnp.bool_(True)])
+    return jnp.where(jnp.any(found), jnp.argmax(found).astype(jnp.int32), jnp.int32(-1))

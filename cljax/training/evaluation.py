@@ -10,14 +10,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import metrics, streams
-from cljax.types import Array, Batch, HostArray, Learner, Method, Tables, single_label_of
+from cljax.training.state import Failure
+from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables, single_label_of
 
 
 class Evaluation(NamedTuple):
     """What evaluation finds, `[T]` each (or scalars, for one task).
 
     Attributes:
-      accuracy: float32 fraction, as the scenario reads the logits; NaN for a task with no examples.
+      accuracy: float32 fraction, as the scenario reads the logits; NaN for a task with no examples, and where a
+        logit is NaN or plus infinity.
       task_aware: float32 fraction, with the task's own head, whatever the scenario.
       fingerprint: uint32, a weighted sum of the bits of the task's own logits over the split: equal as long as no bit
         of any logit has changed.
@@ -131,7 +133,23 @@ def add_batch(
         own = method.predict(learner, batch.inputs, task)
         right += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
     aware += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
+    lost = own_classes[None, :] & (batch.weights > 0)[:, None] & (jnp.isnan(own) | jnp.isposinf(own))
+    right, aware = (jnp.where(jnp.any(lost), jnp.nan, value) for value in (right, aware))
     return right, aware, fingerprint + bits_sum(own, batch.weights, first)
+
+
+def lost_logits(found: Evaluation, clock: Clock, evaluated: Array) -> Failure:
+    """The failure of a learner that has logits of visited tasks which are no numbers: their accuracy is NaN.
+
+    Args:
+      found: after a round, `[T]`.
+      clock: of the round.
+      evaluated: bool, whether it was evaluated.
+    """
+    visited = jnp.arange(found.accuracy.shape[0], dtype=jnp.int32) <= clock.newest
+    lost = evaluated & jnp.any(visited & jnp.isnan(found.accuracy))
+    here = Failure(clock.round, clock.task, clock.phase, clock.epoch, jnp.int32(-1), jnp.int32(-1))
+    return jax.tree.map(lambda value: jnp.where(lost, value, -1), here)
 
 
 def evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
@@ -38,16 +39,22 @@ class Asked:
     Args:
       shape: of all examples.
       dtype: theirs.
-      answer: `rows [B] -> [B, ...]`, NumPy arrays.
+      answer: a method, `rows [B] -> [B, ...]`, NumPy arrays. It is held weakly: what a program is traced for is kept by
+        JAX, out of sight of Python's collector, and would keep its feed with all programs.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, answer: Callable[[Any], np.ndarray]) -> None:
-        self.shape, self.dtype, self._answer = shape, dtype, answer
+        self.shape, self.dtype, self._answer = shape, dtype, weakref.WeakMethod(answer)
 
     def read(self, rows: Array) -> Array:
         """Reads the examples at these rows, when the program comes to it."""
         result = jax.ShapeDtypeStruct((*rows.shape, *self.shape[1:]), self.dtype)
-        return io_callback(self._answer, result, rows)
+        return io_callback(self._ask, result, rows)
+
+    def _ask(self, rows: Any) -> np.ndarray:
+        answer = self._answer()
+        assert answer is not None
+        return answer(rows)
 
 
 class Feed:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax.training.engine import Engine, changing
-from cljax.training.state import EpochLog, Failure, PhaseState, Settings
+from cljax.training.state import EpochLog, Failure, PhaseState, Settings, no_failure
 from cljax.types import Array, Clock, Learner, Tables, Tree
 
 
@@ -22,7 +22,7 @@ class FitLog(NamedTuple):
       curves: `[P, E, T]` accuracy on all tasks after an epoch, NaN between the cadence's points; E = 0 without.
       trained: `[P]` int32, the number of epochs each phase took.
       score: float32, accuracy on the task's validation split at the end, NaN if it is empty.
-      failure: where the loss first turned non-finite.
+      failure: where the learner diverged.
     """
 
     epochs: EpochLog
@@ -82,20 +82,19 @@ def make_fit(engine: Engine, settings: Settings, *, longest: int) -> Fit:
 
                     def observe(values: Array) -> Array:
                         resting = engine.end_visit(state.learner, now)
-                        return values.at[place].set(engine.evaluate(resting, now, tables).accuracy)
+                        found = engine.evaluate(resting, now, tables).accuracy
+                        return values.at[place].set(jnp.where(state.failure.round < 0, found, jnp.nan))
 
                     curves = lax.cond((place + 1) % cadence == 0, observe, lambda values: values, curves)
                 return thin(state), log, curves
 
             carry = (thin(start), EpochLog(missing, missing, missing), no_curves)
             state, log, curves = lax.while_loop(lambda c: (c[0].epoch < count) & ~c[0].done, body, carry)
-            learner = engine.end_phase(full(state), now, tables, key)
-            return learner, (log, curves, state.epoch, state.failure)
+            learner, failure = engine.end_phase(full(state), now, tables, key)
+            return learner, (log, curves, state.epoch, failure)
 
         def skip_phase(learner: Learner, now: Clock, count: Array):
-            none = jnp.int32(-1)
-            log = EpochLog(missing, missing, missing)
-            return learner, (log, no_curves, jnp.int32(0), Failure(none, none, none, none, none))
+            return learner, (EpochLog(missing, missing, missing), no_curves, jnp.int32(0), no_failure())
 
         def one_phase(learner: Learner, entry: tuple[Array, Array]):
             phase, count = entry
@@ -111,7 +110,7 @@ def make_fit(engine: Engine, settings: Settings, *, longest: int) -> Fit:
 
 def first_failure(failures: Failure) -> Failure:
     """The first of several failures `[n]`, or all -1."""
-    index = jnp.argmax(failures.step >= 0)
+    index = jnp.argmax(failures.round >= 0)
     return jax.tree.map(lambda leaf: leaf[index], failures)
 
 
@@ -129,7 +128,8 @@ def search(
     Args:
       fit: of `make_fit`.
       candidates: `(learner, clock) -> hyper` whose leaves have a leading axis `[C]`.
-      choose: `(scores [C], learners [C, ...], clock) -> int32`, from the accuracies on the task's validation split.
+      choose: `(scores [C], learners [C, ...], clock) -> int32`, from the accuracies on the task's validation split; a
+        candidate that diverged has -1.
       vectorize: whether the candidates run side by side (`vmap`) or in turn (`lax.map`).
 
     Returns:
@@ -142,10 +142,15 @@ def search(
 
         options = candidates(learner, clock)
         learners, logs = jax.vmap(attempt)(options) if vectorize else lax.map(attempt, options)
-        index = choose(logs.score, learners, clock)
+        index = choose(sound_scores(logs.score, logs.failure), learners, clock)
         return pick((learners, logs), index)
 
     return searched
+
+
+def sound_scores(scores: Array, failures: Failure) -> Array:
+    """The scores, -1 in place of those of learners that diverged, so that any other is better."""
+    return jnp.where(jnp.isnan(scores) | (failures.round >= 0), jnp.float32(-1.0), scores)
 
 
 def pick(tree: Tree, index: Array) -> Tree:

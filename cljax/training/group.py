@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import rows
-from cljax.training.checks import raise_failure
 from cljax.training.engine import Engine
 from cljax.training.evaluation import Evaluation
-from cljax.training.fit import pick
+from cljax.training.fit import pick, sound_scores
 from cljax.training.plan import clocks, epoch_table
 from cljax.training.programs import compile_seconds
-from cljax.training.state import EpochLog, Partial, PhaseState, Settings
+from cljax.training.state import EpochLog, Failure, Partial, PhaseState, Settings
 from cljax.types import Array, Clock, Learner, Method, Schedule, Tables, Tree
 
 
@@ -63,6 +62,7 @@ class Results(NamedTuple):
     epochs: EpochLog
     evaluation: Evaluation
     curves: np.ndarray
+    failure: Failure
     seconds: np.ndarray
 
 
@@ -73,6 +73,7 @@ class Attempt(NamedTuple):
     score: Array
     epochs: EpochLog
     curves: np.ndarray
+    failure: Failure
 
 
 class Work(NamedTuple):
@@ -154,7 +155,8 @@ class Group:
         elif at.epoch < self._counts[at.round, at.phase] and not np.all(np.asarray(self._state(work).done)):
             at, work = self._epoch(at, work, pause)
         else:
-            learner = self._call("end_phase", work.state, self._clock(at), self.tables, self._key)
+            learner, failure = self._call("end_phase", work.state, self._clock(at), self.tables, self._key)
+            self._note(work.results, self._lead(failure))
             at, work = self._next_phase(at, work._replace(state=None), learner)
         self.tick(work)
         return at, work
@@ -218,8 +220,7 @@ class Group:
             axis = 1 if self._batched else 0
             values = jax.tree.map(lambda leaf: jnp.take(leaf, at.tried, axis=axis), options)
             learner = learner._replace(hyper={**learner.hyper, **values})
-            for values in jax.tree.leaves(self._of_round(work.results, at.round)):
-                values[...] = np.nan
+            self._clear(work.results, at.round)
         learner = self._call("begin_visit", learner, clock, self.tables, self._key)
         return self._next_phase(at, work, learner)
 
@@ -240,15 +241,17 @@ class Group:
             streamed = work.partial, lambda *moment: pause and pause(at, here(*moment))
         stopped = self._lead(self._state(work).done)
         state, entry = program(work.state, clock, self.tables, self._key, *streamed)
-        entry = self._lead(entry)
-        raise_failure(state.failure, self._plan.method)
+        entry, sound = self._lead(entry), results.failure.round < 0
         for values, value in zip(results.epochs, entry, strict=True):
-            values[:, at.round, at.phase, at.epoch] = value
-        at = at._replace(epoch=at.epoch + 1)
-        self._report(at, entry)
+            values[sound, at.round, at.phase, at.epoch] = value[sound]
+        self._note(results, self._lead(state.failure))
+        at, sound = at._replace(epoch=at.epoch + 1), results.failure.round < 0
+        if not sound.any():
+            return self._end_visit(at, work._replace(state=None, partial=None), state.learner)
+        self._report(at, EpochLog(*(np.where(sound, values, np.nan) for values in entry)))
         if (point := (at.round, at.phase, at.epoch)) in self._points:
             found = self._call("evaluate", self._call("end_visit", state.learner, clock), clock, self.tables).accuracy
-            accuracy = np.where(stopped[:, None], np.nan, self._lead(found))
+            accuracy = np.where(stopped[:, None] | (results.failure.round >= 0)[:, None], np.nan, self._lead(found))
             results.curves[:, self._points.index(point)] = accuracy
         return at, work._replace(state=state, partial=None)
 
@@ -256,20 +259,26 @@ class Group:
         clock, results = self._clock(at), work.results
         learner = self._call("end_visit", focused, clock)
         if self._plan.method.candidates is not None:
-            score = self._call("validate", focused, clock, self.tables)
+            failure = results.failure if self._batched else Failure(*(values[0] for values in results.failure))
+            score = sound_scores(self._call("validate", focused, clock, self.tables), failure)
             part = jax.tree.map(np.copy, self._of_round(results, at.round))
             tried = (*work.tried, Attempt(learner, score, *part))
             axis = 1 if self._batched else 0
             if len(tried) < jax.tree.leaves(self._call("candidates", work.learner, clock))[0].shape[axis]:
                 return Position(at.round, len(tried)), work._replace(tried=tried)
             learner = self._choose(tried, self._clock(Position(at.round)), self._of_round(results, at.round))
-        if self._plan.schedule.evaluate[at.round]:
+        sound = results.failure.round < 0
+        if self._plan.schedule.evaluate[at.round] and sound.any():
             found = self._lead(self._call("evaluate", learner, clock, self.tables))
+            lost = np.isnan(found.accuracy[:, : int(clock.newest) + 1]).any(axis=1)
+            place = (clock.round, clock.task, clock.phase, clock.epoch, -1, -1)
+            self._note(results, Failure(*(np.where(lost, int(value), -1) for value in place)))
+            sound = results.failure.round < 0
             for values, value in zip(results.evaluation, found, strict=True):
-                values[:, at.round] = value
+                values[sound, at.round] = value[sound]
         if self._plan.visited:
             self._plan.visited(self.members, at.round, results)
-        return Position(at.round + 1), Work(learner, None, None, (), results)
+        return Position(at.round + 1 if sound.any() else self.rounds), Work(learner, None, None, (), results)
 
     def _choose(self, tried: tuple[Attempt, ...], clock: Clock, written: Tree) -> Learner:
         """The learner of the candidate that the method chooses, as `training.search` does; its log is written."""
@@ -278,7 +287,7 @@ class Group:
         learners = jax.tree.map(stack, *(attempt.learner for attempt in tried))
         index = self._call("choose", stack(*(attempt.score for attempt in tried)), learners, clock)
         for member, chosen in enumerate(np.atleast_1d(np.asarray(index))):
-            log = (tried[chosen].epochs, tried[chosen].curves)
+            log = (tried[chosen].epochs, tried[chosen].curves, tried[chosen].failure)
             for values, value in zip(jax.tree.leaves(written), jax.tree.leaves(log), strict=True):
                 values[member] = value[member]
         return self._call("pick", learners, index)
@@ -300,14 +309,30 @@ class Group:
         log = EpochLog(*(empty(*self._counts.shape, self._counts.max()) for _ in range(3)))
         marks: Any = np.zeros((size, self.rounds, tasks), np.uint32)
         evaluation = Evaluation(empty(self.rounds, tasks), empty(self.rounds, tasks), marks)
-        return Results(log, evaluation, empty(len(self._points), tasks), np.zeros(()))
+        failure = Failure(*(np.full(size, -1, np.int32) for _ in Failure._fields))
+        return Results(log, evaluation, empty(len(self._points), tasks), failure, np.zeros(()))
 
-    def _of_round(self, results: Results, number: int) -> tuple[EpochLog, np.ndarray]:
+    def _note(self, results: Results, found: Failure) -> None:
+        """Writes down who has diverged `[S]`, where it is not yet."""
+        new = (found.round >= 0) & (results.failure.round < 0)
+        for values, value in zip(results.failure, found, strict=True):
+            values[new] = value[new]
+
+    def _clear(self, results: Results, number: int) -> None:
+        """Takes back what the last candidate of a round wrote."""
+        log, curves, failure = self._of_round(results, number)
+        for values in (*log, curves):
+            values[...] = np.nan
+        here = failure.round == number
+        for values in failure:
+            values[here] = -1
+
+    def _of_round(self, results: Results, number: int) -> tuple[EpochLog, np.ndarray, Failure]:
         """Views of the results that a visit writes."""
         number = min(number, self.rounds - 1)
         mine = [place for place, point in enumerate(self._points) if point[0] == number]
         part = slice(mine[0], mine[-1] + 1) if mine else slice(0, 0)
-        return EpochLog(*(values[:, number] for values in results.epochs)), results.curves[:, part]
+        return EpochLog(*(values[:, number] for values in results.epochs)), results.curves[:, part], results.failure
 
     def _lead(self, tree: Tree) -> Tree:
         """On the host, with a leading axis of members."""

@@ -14,10 +14,10 @@ from jax import lax
 from cljax import streams
 from cljax.training.checks import check, check_in_memory, raise_failure
 from cljax.training.engine import make_engine
-from cljax.training.evaluation import Evaluation
-from cljax.training.fit import FitLog, first_failure, make_fit, search
+from cljax.training.evaluation import Evaluation, lost_logits
+from cljax.training.fit import FitLog, make_fit, search
 from cljax.training.plan import clocks, epoch_table
-from cljax.training.state import Failure, Settings
+from cljax.training.state import Failure, Settings, earlier, no_failure
 from cljax.training.step import TrainStep
 from cljax.types import Array, Clock, Learner, Method, Stream, Tables
 
@@ -28,9 +28,9 @@ class Result(NamedTuple):
     Attributes:
       learner: at rest, after the last round.
       evaluation: `Evaluation` of `[R, T]`: after each round, on the test split; accuracy NaN (fingerprint 0) for rounds
-        that the schedule does not evaluate.
+        that the schedule does not evaluate, and from the round on in which the learner diverged.
       log: `FitLog` with a leading axis of rounds.
-      failure: where the loss first turned non-finite, all -1 if it never did.
+      failure: where the learner diverged, all -1 if it did not.
     """
 
     learner: Learner
@@ -56,11 +56,11 @@ class Run(NamedTuple):
         """Carries out the run; vmap this over keys, and over the tables that differ by seed.
 
         Raises:
-          NonFiniteLoss: naming task, phase and step. Under `vmap` or `jit` nothing can be raised: hand the result's
-            `failure` to `raise_failure`.
+          NonFiniteLoss: naming task, phase and step. Under `vmap` or `jit` nothing can be raised: the accuracies of the
+            learners that diverged are NaN; `raise_failure` of the result's `failure` names them.
         """
         result = self.run(key, tables)
-        if not isinstance(result.failure.step, jax.core.Tracer):
+        if not isinstance(result.failure.round, jax.core.Tracer):
             raise_failure(result.failure, self.method)
         return result
 
@@ -97,17 +97,21 @@ def make_run(
     def run(key: Array, tables: Tables) -> Result:
         tasks = tables.classes.shape[0]
 
-        def one_round(learner: Learner, entry: tuple[Clock, Array, Array]):
-            clock, epochs, evaluated = entry
+        def one_round(carry: tuple[Learner, Failure], entry: tuple[Clock, Array, Array]):
+            (learner, failure), (clock, epochs, evaluated) = carry, entry
             learner, log = fit(learner, clock, tables, key, epochs)
+            failure = earlier(failure, log.failure)
             nan = jnp.full(tasks, jnp.nan, jnp.float32)
             missing = Evaluation(nan, nan, jnp.zeros(tasks, jnp.uint32))
             evaluation = lax.cond(evaluated, lambda: engine.evaluate(learner, clock, tables), lambda: missing)
-            return learner, (evaluation, log)
+            failure = earlier(failure, lost_logits(evaluation, clock, evaluated))
+            known = lambda accuracy: jnp.where(failure.round < 0, accuracy, nan)
+            kept = evaluation._replace(accuracy=known(evaluation.accuracy), task_aware=known(evaluation.task_aware))
+            return (learner, failure), (kept, log)
 
-        start = engine.init(key, tables)
+        start = engine.init(key, tables), no_failure()
         entries = jax.tree.map(jnp.asarray, (clocks(schedule), table, np.asarray(schedule.evaluate, np.bool_)))
-        learner, (evaluation, log) = lax.scan(one_round, start, entries)
-        return Result(learner, evaluation, log, first_failure(log.failure))
+        (learner, failure), (evaluation, log) = lax.scan(one_round, start, entries)
+        return Result(learner, evaluation, log, failure)
 
     return Run(jax.jit(run), engine.step, method)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from cljax.augmentation import Augment
 from cljax.types import Array, HostArray, Tree
 
@@ -51,13 +54,31 @@ class Settings(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Where the loss first turned non-finite: int32 scalars, all -1 while it has not."""
+    """Where a learner diverged: int32 scalars, all -1 while it has not.
 
-    round: Array
-    task: Array
-    phase: Array
-    epoch: Array
-    step: Array
+    Attributes:
+      round, task, phase, epoch, step: the first step whose loss was NaN or infinite; or the last step of the first
+        epoch after which a parameter, or a leaf of the collections, was. Step -1: it was after the method's
+        `end_phase`, or a logit of a test example was.
+      leaf: of params and then collections, the number of the first leaf that was; -1 if it was the loss or a logit.
+    """
+
+    round: HostArray
+    task: HostArray
+    phase: HostArray
+    epoch: HostArray
+    step: HostArray
+    leaf: HostArray
+
+
+def no_failure() -> Failure:
+    """That of a learner that has not diverged."""
+    return Failure(*[jnp.int32(-1)] * len(Failure._fields))
+
+
+def earlier(first: Failure, second: Failure) -> Failure:
+    """The first failure, or the second where there is no first."""
+    return jax.tree.map(lambda one, other: jnp.where(first.round >= 0, one, other), first, second)
 
 
 class EpochLog(NamedTuple):
