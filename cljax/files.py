@@ -16,6 +16,16 @@ JSON_BYTES = 256 << 20
 """Most bytes of a JSON file: a record of a hundred methods, tasks and seeds has some tens of millions."""
 
 
+def shown(path: str | os.PathLike) -> str:
+    r"""A path, or a name, as errors, records and pages show it: bytes that are not UTF-8 are written out.
+
+    Example:
+      >>> shown(os.fsdecode(b"caf\xe9"))
+      'caf\\xe9'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Opens a regular file for reading (a link to one, too).
 
@@ -31,7 +41,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise ValueError(f"{os.fsdecode(path)} is not a regular file.")
+        raise ValueError(f"{shown(path)} is not a regular file.")
     return os.fdopen(handle, "rb")
 
 
@@ -44,7 +54,7 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
     with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise ValueError(f"{os.fsdecode(path)} has more than {most} bytes.")
+        raise ValueError(f"{shown(path)} has more than {most} bytes.")
     return content
 
 
@@ -62,9 +72,9 @@ def read_json(path: str | os.PathLike, most: int = JSON_BYTES) -> Any:
     try:
         return json.loads(content, parse_constant=refuse)
     except RecursionError:
-        raise ValueError(f"{os.fsdecode(path)} is nested too deeply.") from None
+        raise ValueError(f"{shown(path)} is nested too deeply.") from None
     except ValueError as error:
-        raise ValueError(f"{os.fsdecode(path)} is not strict JSON: {error}.") from None
+        raise ValueError(f"{shown(path)} is not strict JSON: {error}.") from None
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import math
 import os
 import pathlib
+import struct
 import sys
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from cljax.data.prepared import folder_path
+from cljax.files import open_regular
+
 Registered = Mapping[str, Any]
 """`{address: TFDS's UrlInfo}`, with `size`, `checksum` (SHA-256) and `filename`."""
+
+
+CONTENT_BYTES = 512 << 20
+"""Most bytes that an archive is unpacked to; the official ones have up to 184 million."""
 
 
 class ArchiveError(ValueError):
@@ -38,10 +47,10 @@ def take(name: str, registered: Registered, folder: str | os.PathLike, *, verify
     Raises:
       ArchiveError: naming all that are missing, or the first that is another than registered.
     """
-    root = pathlib.Path(folder).expanduser()
-    root = root / name if (root / name).is_dir() else root
+    root = folder_path(folder)
+    root = root / name if os.path.isdir(root / name) else root
     paths = {url: root / info.filename for url, info in registered.items()}
-    if missing := [url for url, path in paths.items() if not path.is_file()]:
+    if missing := [url for url, path in paths.items() if not os.path.isfile(path)]:
         raise ArchiveError(
             f"{root} lacks {', '.join(registered[url].filename for url in missing)} of the data set {name!r}. Download "
             f"them on a machine with a network, from {', '.join(missing)}, and put them there under these names."
@@ -69,6 +78,8 @@ def download(name: str, registered: Registered, folder: pathlib.Path) -> dict[st
                 answer.raise_for_status()
                 for piece in answer.iter_content(1 << 20):
                     file.write(piece)
+                    if file.tell() > int(info.size):  # it is another file
+                        break
         except requests.RequestException as error:
             raise ArchiveError(
                 f"{info.filename} of the data set {name!r} could not be downloaded ({type(error).__name__}). Where "
@@ -113,46 +124,89 @@ class LocalFiles:
         return {key: self._paths[url] for key, url in urls.items()} if isinstance(urls, dict) else self._paths[urls]
 
 
-def read_idx(path: str | os.PathLike, rank: int) -> np.ndarray:
+def read_idx(path: str | os.PathLike, sides: tuple[int, ...]) -> np.ndarray:
     """Reads a gzipped idx file of bytes: a magic number that tells the rank, the sizes, the values.
 
     Args:
       path: of the file.
-      rank: 3 for images, 1 for labels.
+      sides: of each entry: height and width of images, none of labels.
+
+    Returns:
+      `[n, *sides]` uint8.
 
     Raises:
-      ArchiveError: not gzip, another kind of file, or too short or too long for its own sizes.
+      ArchiveError: not gzip, another kind of file, more than `CONTENT_BYTES`, or too short or too long for its own
+        sizes.
     """
-    with _readable(path), gzip.open(path) as file:
-        content = file.read()
-    if len(content) < 4 + 4 * rank or int.from_bytes(content[:4], "big") != 0x0800 + rank:
-        raise ArchiveError(
-            f"{path} is not an idx file of {'images' if rank == 3 else 'labels'}: it does not begin with the number "
-            f"{0x0800 + rank}. Look whether images and labels have been exchanged."
-        )
-    sizes = np.frombuffer(content, ">i4", rank, offset=4).astype(np.int64)
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
-    if len(values) != sizes.prod():
-        raise ArchiveError(f"{path} says that it holds {sizes.tolist()} values, but holds {len(values)}; it is broken.")
-    return values.reshape(sizes)
-
-
-def read_member(path: str | os.PathLike, member: str) -> bytes:
-    """Reads a file of a gzipped tar archive.
-
-    Raises:
-      ArchiveError: no such archive, or no such file in it.
-    """
-    with _readable(path), tarfile.open(path) as archive:
-        try:
-            file = archive.extractfile(member)
-        except KeyError:
-            file = None
-        if file is None:
+    rank = 1 + len(sides)
+    with _readable(path), open_regular(path) as packed, gzip.open(packed) as file:
+        head = file.read(4 + 4 * rank)
+        if len(head) < 4 + 4 * rank or int.from_bytes(head[:4], "big") != 0x0800 + rank:
             raise ArchiveError(
-                f"{path} has no file {member!r}; it is not the binary version, which alone is read here."
+                f"{path} is not an idx file of {'images' if rank == 3 else 'labels'}: it does not begin with the "
+                f"number {0x0800 + rank}. Look whether images and labels have been exchanged."
             )
-        return file.read()
+        count, *found = np.frombuffer(head, ">i4", rank, offset=4).tolist()
+        if tuple(found) != sides or not 0 <= count * math.prod(sides) <= CONTENT_BYTES:
+            raise ArchiveError(
+                f"{path} says that it holds {[count, *found]} values, but it is to hold entries of the size "
+                f"{list(sides)}, of at most {CONTENT_BYTES} bytes in all."
+            )
+        content = _read(file, count * math.prod(sides) + 1)  # one more tells whether it is too long
+    if len(content) != count * math.prod(sides):
+        size = "more" if len(content) > count * math.prod(sides) else len(content)
+        raise ArchiveError(f"{path} says that it holds {[count, *sides]} values, but holds {size}; it is broken.")
+    return np.frombuffer(content, np.uint8).reshape(count, *sides)
+
+
+def read_members(path: str | os.PathLike, wanted: Sequence[str]) -> dict[str, bytes]:
+    """Reads files of a gzipped tar archive, going through it once and writing nothing.
+
+    Args:
+      path: of the archive.
+      wanted: the files' names.
+
+    Raises:
+      ArchiveError: no such archive, no such file in it, one that is a link or has holes, more than `CONTENT_BYTES`.
+    """
+    found: dict[str, bytes] = {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_readable(path))
+        file = stack.enter_context(gzip.open(stack.enter_context(open_regular(path))))
+        bounded: Any = _Bounded(file, os.fspath(path))
+        for member in (archive := stack.enter_context(tarfile.open(fileobj=bounded, mode="r|"))):
+            if member.name not in wanted:
+                continue
+            content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+            if content is None or member.size > CONTENT_BYTES:
+                raise ArchiveError(f"{path} has {member.name!r} not as a plain file, or too large. Download it anew.")
+            found[member.name] = content.read()
+    if missing := next((name for name in wanted if name not in found), None):
+        raise ArchiveError(f"{path} has no file {missing!r}; it is not the binary version, which alone is read here.")
+    return found
+
+
+def read_names(content: bytes, classes: int, what: str) -> list[str]:
+    """The names of classes, one a line.
+
+    Raises:
+      ArchiveError: another number of names, one twice, or no UTF-8.
+    """
+    names = content.decode("utf-8", "replace").split()
+    if len(names) != classes or len(set(names)) != classes or "\ufffd" in "".join(names):
+        raise ArchiveError(f"{what} has {len(set(names))} names of classes, not {classes}; it is broken.")
+    return names
+
+
+def check_range(labels: np.ndarray, classes: int, what: str) -> None:
+    """Checks that labels are below the number of classes.
+
+    Raises:
+      ArchiveError: one is not.
+    """
+    if labels.size and labels.max() >= classes:
+        place = int(np.argmax(labels >= classes))
+        raise ArchiveError(f"{what} has the label {labels[place]} (example {place}), but there are {classes} classes.")
 
 
 def read_records(content: bytes, labels: int, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -186,5 +240,31 @@ def _readable(path: str | os.PathLike):
     """Says which file it is that cannot be unpacked."""
     try:
         yield
-    except (gzip.BadGzipFile, tarfile.ReadError, EOFError, zlib.error) as error:
+    except ArchiveError:
+        raise
+    except (OSError, EOFError, ValueError, OverflowError, struct.error, tarfile.TarError, zlib.error) as error:
         raise ArchiveError(f"{path} cannot be unpacked ({error}). Download it anew.") from error
+
+
+def _read(file: Any, most: int) -> bytes:
+    """Reads so many bytes, or up to the end, in pieces: memory grows only with what there is."""
+    pieces: list[bytes] = []
+    while most and (piece := file.read(min(most, 1 << 20))):
+        pieces.append(piece)
+        most -= len(piece)
+    return b"".join(pieces)
+
+
+class _Bounded:
+    """A file that is read to `CONTENT_BYTES` at most."""
+
+    def __init__(self, file: Any, path: str) -> None:
+        self._file, self._path, self._left = file, path, CONTENT_BYTES
+
+    def read(self, size: int) -> bytes:
+        """Reads bytes."""
+        if size > self._left:
+            raise ArchiveError(f"{self._path} holds more than {CONTENT_BYTES} bytes, which the official one does not.")
+        content = self._file.read(size)
+        self._left -= len(content)
+        return content

@@ -11,8 +11,6 @@ import contextlib
 import io
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
@@ -22,6 +20,7 @@ from tensorflow_datasets.image_classification import cifar, mnist
 
 from cljax.data import archives
 from cljax.data.digits import Digits
+from cljax.data.keeping import clear, draft
 
 
 class _Idx:
@@ -39,11 +38,12 @@ class _Idx:
         }
 
     def _generate_examples(self, paths: dict[str, os.PathLike]) -> Iterator:
-        images, labels = archives.read_idx(paths["images"], 3), archives.read_idx(paths["labels"], 1)
+        images, labels = archives.read_idx(paths["images"], (28, 28)), archives.read_idx(paths["labels"], ())
         if len(images) != len(labels):
             raise archives.ArchiveError(
                 f"{paths['images']} holds {len(images)} images, but {paths['labels']} holds {len(labels)} labels."
             )
+        archives.check_range(labels, 10, str(paths["labels"]))
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield index, {"image": Image.fromarray(image), "label": int(label)}
 
@@ -52,22 +52,29 @@ class _Binary:
     """Reads the binary archives of the CIFAR family: label bytes, then 3,072 bytes of red, green and blue."""
 
     _cifar_info: cifar.CifarInfo
+    info: tfds.core.DatasetInfo
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         about = self._cifar_info
         archive = dl_manager.download(about.url)
+        wanted = [about.prefix + file for file in (*about.label_files, *about.train_files, *about.test_files)]
+        content = archives.read_members(archive, wanted)
         for key, file in zip(about.label_keys, about.label_files, strict=True):
-            names = archives.read_member(archive, about.prefix + file).decode().split()
-            self.info.features[key].names = names  # type: ignore[attr-defined]
+            feature = self.info.features[key]
+            names = archives.read_names(content[about.prefix + file], feature.num_classes, f"{archive} ({file})")
+            feature.names = names
         return {
-            split: self._generate_examples(archive, files, f"{split}_")
+            split: self._generate_examples(
+                b"".join(content[about.prefix + file] for file in files), f"{archive} ({', '.join(files)})", f"{split}_"
+            )
             for split, files in (("train", about.train_files), ("test", about.test_files))
         }
 
-    def _generate_examples(self, archive: os.PathLike, files: list[str], prefix: str) -> Iterator:
+    def _generate_examples(self, content: bytes, what: str, prefix: str) -> Iterator:
         keys = self._cifar_info.label_keys
-        content = b"".join(archives.read_member(archive, self._cifar_info.prefix + file) for file in files)
-        images, labels = archives.read_records(content, len(keys), f"{archive} ({', '.join(files)})")
+        images, labels = archives.read_records(content, len(keys), what)
+        for key, column in zip(keys, labels.T, strict=True):
+            archives.check_range(column, self.info.features[key].num_classes, what)
         for index, (image, row) in enumerate(zip(images, labels.tolist(), strict=True)):
             yield (
                 index,
@@ -124,7 +131,8 @@ def prepare(
     """Prepares one of `BUILDERS` in `data_dir`, where it is not there yet.
 
     It is written beside its place and moved into it by one rename, so that a killed process leaves nothing half done,
-    and of two processes at once the later finds the place taken and throws its own copy away.
+    and of two processes at once the later finds the place taken and throws its own copy away. What a killed process
+    left is removed by the next.
 
     Args:
       name: of the data set.
@@ -141,23 +149,21 @@ def prepare(
     """
     builder = BUILDERS[name]
     place = pathlib.Path(data_dir).expanduser() / name / str(builder.VERSION)
+    clear(place.parent)
     if (place / "dataset_info.json").exists():
         return place
     given = archives.take(name, builder.url_infos, source, verify=verify) if source and name != "digits" else None
     place.parent.mkdir(parents=True, exist_ok=True)
-    draft = tempfile.mkdtemp(prefix=".draft-", dir=place.parent)
-    try:
-        made = builder(data_dir=draft, file_format="array_record")
+    with draft(place.parent, folder=True) as folder:
+        made = builder(data_dir=os.fspath(folder.absolute()), file_format="array_record")
         if name != "digits":
-            paths = given or archives.download(name, builder.url_infos, pathlib.Path(draft))
+            paths = given or archives.download(name, builder.url_infos, folder)
             made._make_download_manager = lambda **_: archives.LocalFiles(paths)
         with silence():
             made.download_and_prepare()
         try:
-            os.rename(pathlib.Path(draft) / name / place.name, place)
-        except OSError:
+            os.rename(folder / name / place.name, place)
+        except OSError as error:
             if not (place / "dataset_info.json").exists():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+                raise OSError(error.errno, f"{place} is in the way. Remove it") from error
     return place

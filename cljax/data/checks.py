@@ -8,6 +8,9 @@ import numpy as np
 
 from cljax.data.streaming import Images
 
+CLASSES = 1 << 20
+"""Most classes of a data set: the labels are less."""
+
 
 def check_images(images: Any, what: str) -> Any:
     """Checks inputs: uint8 or float32 `[n, H, W, C]` (or vectors `[n, D]`), not empty, finite.
@@ -24,7 +27,7 @@ def check_images(images: Any, what: str) -> Any:
     """
     if isinstance(images, Images):  # checked as they are read
         return images
-    images = np.asarray(images)
+    images = _array(images, what)
     if images.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
         raise TypeError(
             f"{what} are {images.dtype}, but inputs must be uint8 (0 to 255) or float32. "
@@ -49,7 +52,7 @@ def check_labels(labels: Any, images: np.ndarray, what: str, images_what: str, c
       images: the inputs they belong to.
       what: how errors call the labels.
       images_what: how errors call the inputs.
-      classes: K; None where it is not known yet (then only negative labels are out of range).
+      classes: K; None where it is not known yet (then it is at most `CLASSES`).
 
     Returns:
       The labels, int32 `[n]` or float32 `[n, K]`.
@@ -57,7 +60,7 @@ def check_labels(labels: Any, images: np.ndarray, what: str, images_what: str, c
     Raises:
       TypeError: wrong dtype. ValueError: wrong shape, another length than the images, out of range, not finite.
     """
-    labels = np.asarray(labels)
+    labels = _array(labels, what)
     multi_label = np.issubdtype(labels.dtype, np.floating)
     if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == np.float32):
         raise TypeError(
@@ -78,12 +81,14 @@ def check_labels(labels: Any, images: np.ndarray, what: str, images_what: str, c
         _check_finite(labels, what)
         wrong = np.flatnonzero(((labels < 0) | (labels > 1)).any(axis=1))
         allowed, cure = "0 to 1", "Multi-label targets are probabilities."
+        if not labels.shape[1]:
+            raise ValueError(f"{what} have shape {labels.shape} and so no classes. At least one is needed.")
         if not wrong.size and classes is not None and labels.shape[1] != classes:
             raise ValueError(f"{what} have {labels.shape[1]} columns, but there are {classes} classes, a column each.")
     else:
-        upper = np.inf if classes is None else classes
+        upper = CLASSES if classes is None else classes
         wrong = np.flatnonzero((labels < 0) | (labels >= upper))
-        allowed = "0 upwards" if classes is None else f"0 to {classes - 1}"
+        allowed = f"0 to {upper - 1}"
         cure = "Number the classes from 0, and give the same classes to the training and the test part."
     if wrong.size:
         raise ValueError(
@@ -104,6 +109,13 @@ def check_pair(train: np.ndarray, test: np.ndarray, train_what: str, test_what: 
             f"{train_what} have examples of shape {train.shape[1:]} ({train.dtype}), but {test_what} have examples of "
             f"shape {test.shape[1:]} ({test.dtype}). All must be the same: resize, pad or convert them beforehand."
         )
+
+
+def _array(given: Any, what: str) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except (ValueError, OverflowError) as error:  # rows of differing lengths
+        raise ValueError(f"{what} are no array ({error}). Give all examples one shape.") from error
 
 
 def _check_finite(array: np.ndarray, what: str) -> None:

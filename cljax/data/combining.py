@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cljax.data.dataset import Dataset
-from cljax.data.images import Size, height_and_width, resize, with_channels
+from cljax.data.images import Size, check_memory, height_and_width, resize, with_channels
 from cljax.data.statistics import channel_statistics
 from cljax.data.streaming import Images
 
@@ -54,6 +54,8 @@ def combine(
             f"At least one data set is needed, and normalize must be 'first' or 'each', not {normalize!r}."
         )
     for dataset in datasets:
+        if not isinstance(dataset, Dataset):
+            raise ValueError(f"data.combine takes data sets, not {type(dataset).__name__}. Load them with data.load.")
         if dataset.labels.ndim == 2:
             raise ValueError(f"The data set {dataset.name!r} is multi-label. Use streams.from_tasks for such tasks.")
         if isinstance(dataset.images, Images):
@@ -110,6 +112,7 @@ def _alike(datasets: Sequence[Dataset], image_size: Size | None) -> list[np.ndar
     if not resizable:
         return [dataset.images for dataset in datasets]
     size = first.shape[1:3] if image_size is None else height_and_width(image_size)
+    check_memory("+".join(_names(datasets)), (sum(len(part.images) for part in datasets), *size, first.shape[-1]))
     return [resize(with_channels(dataset.images, first.shape[-1]), size) for dataset in datasets]
 
 

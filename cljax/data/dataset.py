@@ -74,7 +74,8 @@ def from_arrays(
       name: of the data set.
 
     Raises:
-      TypeError, ValueError: wrong dtypes, ranks or lengths, differing shapes, labels out of range, NaN or infinity.
+      TypeError, ValueError: names that are none, wrong dtypes, ranks or lengths, differing shapes, labels out of range,
+        NaN or infinity.
 
     Example:
       >>> images = np.zeros((6, 4, 4, 1), np.uint8)
@@ -82,6 +83,8 @@ def from_arrays(
       >>> data.classes, data.train_size, data.test_images.shape
       (('0', '1', '2'), 6, (3, 4, 4, 1))
     """
+    if classes is not None and (isinstance(classes, str | bytes) or not isinstance(classes, Sequence | np.ndarray)):
+        raise TypeError(f"classes are {type(classes).__name__}, but must be a list of names.")
     train_images, test_images = check_images(train_images, "train_images"), check_images(test_images, "test_images")
     check_pair(train_images, test_images, "train_images", "test_images")
     count = None if classes is None else len(classes)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from cljax.data.images import Size, as_array, height_and_width
-from cljax.data.keeping import keep
+from cljax.data import pictures
+from cljax.data.images import Size, check_memory, height_and_width
+from cljax.data.keeping import identity, keep_arrays, kept_arrays
+from cljax.files import open_regular, shown
 
 TEST_SHARE = 0.2
 """The part of each class that is the test part of a folder that has none."""
 
-_TEST_NAMES = ("test", "val", "validation")
+_TRAIN_NAMES = ("train", "training")
+_TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+_NO_CLASSES = ("__macosx", "@eadir")
+"""Folders that systems put beside one's own."""
+_OTHER_IMAGES = (".avif", ".eps", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga")
+_BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
+"""Of image files, whatever they are called."""
 
 
 class Folder(NamedTuple):
@@ -53,22 +59,26 @@ class FolderImages:
         Raises:
           ValueError: a file that is no image, or a broken one.
         """
-        from PIL import Image, ImageOps
+        *size, channels = self.shape
+        return pictures.decode(self.paths[row], shown(self.paths[row]), channels, (size[0], size[1]))
 
-        height, width, channels = self.shape
-        with _opened(self.paths[row]) as file:
-            picture = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return as_array(picture, channels)
+    def identity(self) -> str:
+        """A digest of all that the images depend on: the files' states, size and channels."""
+        return identity(self.paths, self.shape)
 
 
 def scan(path: str | os.PathLike, image_size: Size | None = None) -> Folder:
     """Finds the images of a folder and divides them.
 
-    The sub-folders of `train` and of `test` (or `val`, `validation`) are the classes. Where there is no `train`, the
-    folder's own sub-folders are, and a part of each class, drawn by a fixed seed, is the test part: of n images
-    `round(0.2 n)`, at least one, but never the last. Images are grey if all are, else in colour.
+    The sub-folders of `train` and of `test` (else `val`, `validation`) are the classes; of these the first whose
+    sub-folders are classes of `train` is used. Where there is no `train`, or where it is a class, having images of its
+    own and other classes beside it, the folder's own sub-folders are the classes, and a part of each, drawn by a fixed
+    seed, is the test part: of n images `round(0.2 n)`, at least one, but never the last. A class has the images of its
+    folder and of all folders in that. Images are grey if all are, else in colour; of an animation, or of several pages,
+    the first counts.
+
+    Images are the files named as `pictures.NAMES` has it; hidden ones are left out, and so are files that are no
+    images.
 
     Args:
       path: of the folder.
@@ -76,35 +86,52 @@ def scan(path: str | os.PathLike, image_size: Size | None = None) -> Folder:
         one size.
 
     Raises:
-      ValueError: no classes, a class without images, a class of the test part that the training part lacks, images of
-        differing sizes and no `image_size`, a file that is no image, pixels of more than eight bits.
+      ValueError: no classes, a class without images, images that would be left out (beside the classes, of another
+        format, or named otherwise), a class of the test part that the training part lacks, parts that cannot be told
+        from classes, images of differing sizes and no `image_size`, a file that is no image, pixels of more than eight
+        bits, a folder that cannot be read.
     """
     wanted = None if image_size is None else height_and_width(image_size)
     root = pathlib.Path(path).expanduser()
-    if (root / "train").is_dir():
-        found = _classes(root / "train")
-        test = next((root / name for name in _TEST_NAMES if (root / name).is_dir()), None)
-        if test is None:
-            raise ValueError(f"{root} has a folder 'train', but none of {', '.join(_TEST_NAMES)}. Add one.")
-        held = _classes(test)
-        if unknown := sorted(set(held) - set(found)):
-            raise ValueError(f"{test} has the class {unknown[0]!r}, which {root / 'train'} has not.")
-    else:
-        found, held = _classes(root), {}
-        for label, (name, files) in enumerate(found.items()):
-            count = min(max(1, int(TEST_SHARE * len(files) + 0.5)), len(files) - 1)
-            chosen = set(np.random.default_rng([0, label]).permutation(len(files))[:count].tolist())
-            held[name] = [file for number, file in enumerate(files) if number in chosen]
-            found[name] = [file for number, file in enumerate(files) if number not in chosen]
+    try:
+        return _scan(root, wanted)
+    except OSError as error:
+        place = shown(error.filename or root)
+        raise ValueError(
+            f"{place} cannot be read ({error.strerror or error}). Make it readable, or move it."
+        ) from error
+
+
+def decode(folder: Folder, place: pathlib.Path, name: str) -> np.ndarray:
+    """All images as one array `[n, H, W, C]` uint8, kept in the file `place` until a file of the folder changes.
+
+    It is left alone where it cannot be written.
+    """
+    images, key = folder.images, folder.images.identity()
+    shape = (len(images), *images.shape)
+    check_memory(name, shape)
+    kept = kept_arrays(place, key, ("images",))
+    if kept is not None:
+        return kept["images"]
+    decoded = np.empty(shape, np.uint8)
+    for row in range(len(images)):
+        decoded[row] = images[row]
+    keep_arrays(place, key, {"images": decoded})
+    return decoded
+
+
+def _scan(root: pathlib.Path, wanted: tuple[int, int] | None) -> Folder:
+    found, held = _parts(root)
     names = tuple(found)
     pairs = [(file, names.index(name)) for part in (found, held) for name, files in part.items() for file in files]
     paths = [file for file, _ in pairs]
-    heads = [_head(file) for file in paths]
+    heads = [pictures.head(file) for file in paths]
     if wanted is None and len({size for size, _ in heads}) > 1:
         other = next(number for number, (size, _) in enumerate(heads) if size != heads[0][0])
         raise ValueError(
-            f"The images of {root} differ in size: {paths[0].name} is {_words(heads[0][0])}, {paths[other].name} is "
-            f"{_words(heads[other][0])}. Give the size to resize them to: image_size=64 (--image-size 64)."
+            f"The images of {shown(root)} differ in size: {shown(paths[0].name)} is {_words(heads[0][0])}, "
+            f"{shown(paths[other].name)} is {_words(heads[other][0])}. Give the size to resize them to: image_size=64 "
+            f"(--image-size 64)."
         )
     size = heads[0][0] if wanted is None else wanted
     channels = 1 if all(grey for _, grey in heads) else 3
@@ -112,87 +139,145 @@ def scan(path: str | os.PathLike, image_size: Size | None = None) -> Folder:
     return Folder(FolderImages(paths, size, channels), labels, sum(map(len, found.values())), names)
 
 
-def decode(folder: Folder, cache: pathlib.Path) -> np.ndarray:
-    """All images as one array `[n, H, W, C]` uint8, kept in `cache` until a file of the folder changes.
-
-    The cache is left alone where it cannot be written.
-    """
-    images = folder.images
-    digest = hashlib.sha256(repr(images.shape).encode())
-    for path in images.paths:
-        about = path.stat()
-        digest.update(f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
-    place = cache / f"{digest.hexdigest()[:32]}.npy"
-    try:
-        kept = np.load(place, allow_pickle=False)
-        if kept.shape == (len(images), *images.shape):
-            return kept
-    except (OSError, ValueError, EOFError):
-        pass
-    decoded = np.empty((len(images), *images.shape), np.uint8)
-    for row in range(len(images)):
-        decoded[row] = images[row]
-    with contextlib.suppress(OSError):
-        cache.mkdir(parents=True, exist_ok=True)
-    keep(place, lambda file: np.save(file, decoded, allow_pickle=False))
-    return decoded
+_Classes = dict[str, list[pathlib.Path]]
 
 
-def _classes(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """The image files of each sub-folder, both sorted by name."""
-    from PIL import Image
-
-    known = set(Image.registered_extensions())
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = {
-        folder.name: sorted(
-            file for file in folder.iterdir() if file.suffix.lower() in known and not file.name.startswith(".")
+def _parts(root: pathlib.Path) -> tuple[_Classes, _Classes]:
+    """The files of each class, for training and for the test."""
+    folders = _listed(root)[0]
+    train = next((one for name in _TRAIN_NAMES for one in folders if one.name.casefold() == name), None)
+    tests = [one for name in _TEST_NAMES for one in folders if one.name.casefold() == name]
+    parts = tests if train is None else [train, *tests]
+    if not parts:
+        return _divide(_classes(root))
+    beside = next((one for one in folders if one not in parts and _images(one)), None)
+    divided = next((part for part in parts if any(map(_images, _listed(part)[0]))), None)
+    if beside is not None and divided is None:  # they are classes, whatever they are called
+        return _divide(_classes(root))
+    if beside is not None and divided is not None:
+        raise ValueError(
+            f"{shown(root)} has the folder {divided.name!r}, with folders of images, beside the folder "
+            f"{shown(beside.name)!r} with images, so that parts cannot be told from classes. Move what is no part "
+            f"elsewhere; or, if {divided.name!r} is a class, put its images right into it."
         )
-        for folder in folders
-    }
-    if not found:
-        raise ValueError(f"{root} has no sub-folders. A folder of images has one for each class, with its images.")
-    for name, files in found.items():
+    if train is None:
+        raise ValueError(f"{shown(root)} has a folder {tests[0].name!r}, but none called train. Add one.")
+    if not tests:
+        raise ValueError(f"{shown(root)} has a folder {train.name!r}, but none of test, val, validation. Add one.")
+    _check_stray(root)
+    found = _classes(train)
+    named = [{shown(one.name) for one in _listed(test)[0] if _images(one)} for test in tests]
+    chosen = next((number for number, names in enumerate(named) if names & set(found)), 0)
+    test, names = tests[chosen], named[chosen]
+    if not names or names - set(found) == {"images"}:  # as in Kaggle's ImageNet, and in Tiny ImageNet
+        raise ValueError(
+            f"{shown(test)} has no labels: its images are not in folders named as the classes of {shown(train)} are. "
+            f"Move each into the folder of its class, {shown(test)}/CLASS, by the list that comes with them; or add a "
+            f"part whose images are in such folders (test, val, validation)."
+        )
+    if unknown := sorted(names - set(found)):
+        raise ValueError(f"{shown(test)} has the class {unknown[0]!r}, which {shown(train)} has not.")
+    return found, _classes(test)
+
+
+def _divide(found: _Classes) -> tuple[_Classes, _Classes]:
+    """A part of each class, drawn by a fixed seed, as the test part."""
+    held = {}
+    for label, (name, files) in enumerate(found.items()):
+        count = min(max(1, int(TEST_SHARE * len(files) + 0.5)), len(files) - 1)
+        chosen = set(np.random.default_rng([0, label]).permutation(len(files))[:count].tolist())
+        held[name] = [file for number, file in enumerate(files) if number in chosen]
+        found[name] = [file for number, file in enumerate(files) if number not in chosen]
+    return found, held
+
+
+def _classes(root: pathlib.Path) -> _Classes:
+    """The image files of each sub-folder, both sorted by name."""
+    _check_stray(root)
+    folders = _listed(root)[0]
+    if not folders:
+        raise ValueError(
+            f"{shown(root)} has no sub-folders. A folder of images has one for each class, with its images."
+        )
+    found: _Classes = {}
+    for folder in folders:
+        files = _images(folder)
         if not files:
-            raise ValueError(f"{root / name} holds no images. Put images there, or remove the folder.")
+            raise ValueError(f"{shown(folder)} holds no images. Put images there, or remove the folder.")
+        if shown(folder.name) in found:
+            raise ValueError(
+                f"{shown(root)} has two folders whose names are shown as {shown(folder.name)!r}. Rename one."
+            )
+        found[shown(folder.name)] = files
     return found
 
 
-def _head(path: pathlib.Path) -> tuple[tuple[int, int], bool]:
-    """Height and width as shown, and whether the image is grey, from the file's head."""
-    with _opened(path) as picture:
-        if picture.mode[0] in "IF":
-            raise ValueError(f"{path} has pixels of more than eight bits ({picture.mode}). Convert it to eight.")
-        turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        return picture.size if turned else picture.size[::-1], picture.mode in ("1", "L", "LA")
+def _listed(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """The sub-folders and the other files, both sorted by name, without hidden ones."""
+    with os.scandir(root) as entries:
+        names = sorted((one.name, os.path.isdir(one.path) if one.is_symlink() else one.is_dir()) for one in entries)
+    seen = [(root / name, folder) for name, folder in names if name[0] != "." and name.casefold() not in _NO_CLASSES]
+    return [path for path, folder in seen if folder], [path for path, folder in seen if not folder]
 
 
-def _opened(path: pathlib.Path) -> Any:
-    """A context with the Pillow image of a file."""
-    return _Opened(path)
+def _check_stray(root: pathlib.Path) -> None:
+    """Refuses images beside the folders of classes, or of parts."""
+    if stray := next(filter(_is_image, _listed(root)[1]), None):
+        raise ValueError(
+            f"{shown(stray)} is in no class. Move it into the folder of its class, {shown(root)}/CLASS, or away."
+        )
 
 
-class _Opened:
-    """Opens an image and says which file it is that cannot be read."""
+def _images(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The image files of a folder and of all within it, sorted by their paths.
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
+    Raises:
+      ValueError: an image that would be left out.
+    """
+    found: list[pathlib.Path] = []
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        inner, files = _listed(place)
+        found += filter(_is_image, files)
+        waiting += inner
+        within = {one.name.casefold() for one in inner}
+        if within.intersection(_TRAIN_NAMES) and within.intersection(_TEST_NAMES):
+            raise ValueError(
+                f"{shown(place)} is in a class, but has parts for training and for the test. Give that folder itself, "
+                f"or put the parts above the classes, train/CLASS."
+            )
+        if linked := next((one for one in inner if one.is_symlink()), None):
+            raise ValueError(
+                f"{shown(linked)} is a link to a folder, which is followed only where it is a class. Move its images "
+                f"here, or remove it."
+            )
+    return sorted(found, key=lambda path: path.parts)
 
-    def __enter__(self) -> Any:
-        """The image."""
-        from PIL import Image, UnidentifiedImageError
 
-        try:
-            self._image = Image.open(self._path)
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"{self._path} cannot be read as an image. Repair or remove it.") from error
-        return self._image
+def _is_image(path: pathlib.Path) -> bool:
+    """Whether a file is an image by its name.
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        """Closes the file."""
-        self._image.close()
-        if isinstance(error, OSError | SyntaxError):
-            raise ValueError(f"{self._path} is a broken image ({error}). Repair or remove it.") from error
+    Raises:
+      ValueError: it is one by its content alone, or of a format that is not read.
+    """
+    ending = path.suffix.lower()
+    if ending in pictures.NAMES:
+        return True
+    if ending in _OTHER_IMAGES:
+        raise ValueError(
+            f"{shown(path)} is an image of a format that is not read ({', '.join(pictures.FORMATS)} are). Convert or "
+            f"remove it."
+        )
+    if path.is_file():
+        with open_regular(path) as file:
+            beginning = file.read(12)
+        if beginning.startswith(_BEGINNINGS) and (beginning[:4] != b"RIFF" or beginning[8:] == b"WEBP"):
+            raise ValueError(
+                f"{shown(path)} is an image, but is not named as one. Add its format to its name, such as .png, or "
+                f"remove it."
+            )
+    return False
 
 
 def _words(size: tuple[int, int]) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import os
+from collections.abc import Sequence
 
 import numpy as np
+
+from cljax.data.pictures import PIXELS
+from cljax.numbers import whole
 
 Size = int | tuple[int, int]
 """The side of square images, or height and width, in pixels."""
@@ -14,16 +19,37 @@ def height_and_width(size: Size) -> tuple[int, int]:
     """Both sides.
 
     Raises:
-      ValueError: not one or two positive whole numbers.
+      ValueError: not one or two positive whole numbers, or too many pixels.
 
     Example:
       >>> height_and_width(32), height_and_width((32, 48))
       ((32, 32), (32, 48))
     """
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2:
         raise ValueError(f"The image size is {size}, but must be a number of pixels, or height and width.")
-    return sides[0], sides[1]
+    height, width = (whole("The image size", side, least=1, most=PIXELS) for side in sides)
+    if height * width > PIXELS:
+        raise ValueError(f"The image size is {height}x{width}, but an image has at most {PIXELS:,} pixels.")
+    return height, width
+
+
+def check_memory(name: str, shape: Sequence[int]) -> None:
+    """Checks that images fit into the machine's memory as one array of bytes.
+
+    Args:
+      name: of the data set.
+      shape: of the array.
+
+    Raises:
+      ValueError: they do not.
+    """
+    size, memory = math.prod(shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise ValueError(
+            f"The images of {name!r} take {size / 1e9:,.0f} GB as an array, but the machine has {memory / 1e9:,.0f} GB "
+            f"of memory. Give a smaller image_size (--image-size), or read them on demand (data.open, --driver host)."
+        )
 
 
 def resize(images: np.ndarray, size: Size) -> np.ndarray:
@@ -45,10 +71,12 @@ def resize(images: np.ndarray, size: Size) -> np.ndarray:
     height, width = height_and_width(size)
     if images.shape[1:3] == (height, width):
         return images
-    made = np.empty((len(images), height, width, images.shape[-1]), np.uint8)
+    shape = (len(images), height, width, images.shape[-1])
+    check_memory("resized images", shape)
+    made = np.empty(shape, np.uint8)
     for number, image in enumerate(images):
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        made[number] = as_array(picture.resize((width, height), Image.Resampling.BILINEAR), image.shape[-1])
+        made[number] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(shape[1:])
     return made
 
 
@@ -74,9 +102,3 @@ def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
         mean = images.mean(axis=-1, keepdims=True, dtype=np.float32)
         return (np.rint(mean) if images.dtype == np.uint8 else mean).astype(images.dtype)
     raise ValueError(f"Images of {images.shape[-1]} channels cannot be turned into images of {channels} channels.")
-
-
-def as_array(picture: Any, channels: int) -> np.ndarray:
-    """A Pillow image as `[H, W, C]` uint8."""
-    array = np.asarray(picture)
-    return array[..., None] if channels == 1 else array

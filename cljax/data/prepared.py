@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import pathlib
+import tempfile
+
+from cljax.data import declared
+from cljax.data.keeping import clear
+from cljax.files import shown
+from cljax.numbers import show
 
 KNOWN = ("cifar10", "cifar100", "fashion_mnist", "mnist")
 """Those that `prepare` makes without TensorFlow, besides the digits."""
@@ -34,31 +39,36 @@ def prepare(
 
     Raises:
       ValueError: another name, with a way to prepare it; an archive that is missing, cannot be downloaded, is not the
-        registered one, or is broken. OSError: the folder cannot be written.
+        registered one, or is broken; files that are there, but damaged. OSError: the folder cannot be written.
 
     Example:
       >>> prepare("mnist")  # doctest: +SKIP
       PosixPath('/home/me/tensorflow_datasets/mnist/3.0.1')
     """
     if name not in ("digits", *KNOWN):
+        name = _short(name)
         close = difflib.get_close_matches(name, ("digits", *KNOWN))
         raise ValueError(
             f"The data set {name!r} is none of those prepared here, which are digits, {', '.join(KNOWN)}: "
             + (f"did you mean {' or '.join(map(repr, close))}?" if close else f"{recipe(name)}.")
         )
     directory = data_folder(data_dir)
+    clear(directory / name)
     if name in ("digits", *prepared(directory)):
-        return find(name, data_dir)
+        folder = find(name, data_dir)
+        declared.check_files(folder, declared.read(folder))
+        return folder
     return _build(name, directory, archives, verify=verify)
 
 
 def available(data_dir: str | os.PathLike | None = None) -> list[tuple[str, str, bool]]:
     """Lists the data sets that `load` knows: `(name, one-line description, prepared)`.
 
-    Those prepared in `data_dir` (by default as in `load`), then those that `prepare` makes.
+    Those prepared in `data_dir` (by default as in `load`), then those that `prepare` makes. One whose files are damaged
+    is not prepared, and its description says what is wrong with it.
     """
     found = {name: _describe(folder) for name, folder in prepared(data_folder(data_dir)).items()}
-    rows = [(name, text, True) for name, text in sorted(found.items())]
+    rows = [(shown(name), *about) for name, about in sorted(found.items())]
     if "digits" not in found:
         ready = data_dir is None and "digits" in prepared(cache_folder())
         rows.insert(0, ("digits", "1,797 images 8x8x1, 10 classes, of scikit-learn; prepared on first use", ready))
@@ -68,27 +78,69 @@ def available(data_dir: str | os.PathLike | None = None) -> list[tuple[str, str,
 
 def data_folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
     """The folder of TFDS's prepared data sets: the one given, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
-    return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if given := data_dir or os.environ.get("TFDS_DATA_DIR"):
+        return folder_path(given)
+    try:
+        return folder_path("~/tensorflow_datasets")
+    except ValueError:  # there is no home
+        return cache_folder()
 
 
 def cache_folder() -> pathlib.Path:
     """Where decoded folders of images are kept, and the digits where TFDS has no folder of its own."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cljax"
+    try:
+        return folder_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cljax"
+    except ValueError:  # there is no home, as in some containers
+        return pathlib.Path(tempfile.gettempdir()) / f"cljax-{os.getuid()}"
+
+
+def folder_path(path: str | os.PathLike) -> pathlib.Path:
+    """The path of a folder that a user names.
+
+    Raises:
+      ValueError: it is no path, or begins with a `~` that stands for no home.
+
+    Example:
+      >>> folder_path('~nobody-of-this-name/pictures')
+      Traceback (most recent call last):
+      ...
+      ValueError: '~nobody-of-this-name/pictures' begins with a home folder that is not known. Write the whole path.
+    """
+    if not isinstance(path, str | pathlib.PurePath) or not str(path) or "\0" in str(path):
+        raise ValueError(f"{show(path)} is no path of a folder. Give one, such as './pictures'.")
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{show(str(path))} begins with a home folder that is not known. Write the whole path."
+        ) from None
+
+
+def folder_name(path: pathlib.Path) -> str:
+    """The name of a folder, as data sets and errors show it."""
+    return shown(path.resolve().name) or "images"
 
 
 def prepared(directory: pathlib.Path) -> dict[str, pathlib.Path]:
     """The newest version's folder of every prepared data set (`name` or `name/configuration`)."""
     found: dict[str, tuple[tuple[int, ...], pathlib.Path]] = {}
     for pattern in ("[!.]*/*/dataset_info.json", "[!.]*/*/*/dataset_info.json"):
-        for path in directory.glob(pattern):
+        for path in _glob(directory, pattern):
             parts = path.parent.name.split(".")
-            if not all(part.isdigit() for part in parts):
+            if not all(part.isdecimal() and len(part) < 10 for part in parts):
                 continue
             name = path.parent.parent.relative_to(directory).as_posix()
             version = tuple(int(part) for part in parts)
             if name not in found or found[name][0] < version:
                 found[name] = (version, path.parent)
     return {name: folder for name, (_, folder) in found.items()}
+
+
+def _glob(directory: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    try:
+        return list(directory.glob(pattern))
+    except OSError:  # not to be entered, or of too long a name
+        return []
 
 
 def find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
@@ -105,11 +157,12 @@ def find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
         except OSError:
             return _build(name, cache_folder())  # a shared $TFDS_DATA_DIR is often not ours to write
     if name.startswith((".", "/", "~")):
-        raise ValueError(f"There is no folder {name}. A folder of images has a sub-folder for each class.")
+        raise ValueError(f"There is no folder {_short(name)}. A folder of images has a sub-folder for each class.")
     names = sorted({"digits", *found})
+    name = _short(name)
     close = difflib.get_close_matches(name, sorted({*names, *KNOWN}), n=3)
     raise ValueError(
-        f"There is no data set {name!r} in {directory}. "
+        f"There is no data set {name!r} in {shown(directory)}. "
         + (f"Did you mean {' or '.join(repr(match) for match in close)}? " if close and name not in close else "")
         + f"Ready for use: {', '.join(names)}. A folder of images is named by its path. Any "
         f"image-classification set that TFDS has prepared as ArrayRecord files can be used: "
@@ -123,13 +176,20 @@ def _build(
 ) -> pathlib.Path:
     from cljax.data import builders
 
+    declared.check_path(directory)
     try:
         return builders.prepare(name, directory, archives, verify=verify)
     except OSError as error:
         raise OSError(
-            f"The data set {name!r} cannot be prepared in {directory} ({error.strerror or error}). Choose another "
-            f"folder with data_dir (--data-dir) or $TFDS_DATA_DIR."
+            f"The data set {name!r} cannot be prepared in {shown(directory)} ({error.strerror or error}). Choose "
+            f"another folder with data_dir (--data-dir) or $TFDS_DATA_DIR."
         ) from error
+
+
+def _short(name: object) -> str:
+    """A name as errors show it."""
+    words = shown(str(name))
+    return words if len(words) <= 200 else f"{words[:200]}..."
 
 
 def recipe(name: str) -> str:
@@ -139,14 +199,19 @@ def recipe(name: str) -> str:
     return f"prepare it once with `tfds build {name} --file_format=array_record`, for which TFDS may need TensorFlow"
 
 
-def _describe(folder: pathlib.Path) -> str:
-    """Sizes from the folder's JSON files alone, without importing TFDS."""
+def _describe(folder: pathlib.Path) -> tuple[str, bool]:
+    """Sizes from the folder's JSON files, without importing TFDS, and whether its files are as they say."""
     try:
-        splits = json.loads((folder / "dataset_info.json").read_text()).get("splits", [])
-        features = json.loads((folder / "features.json").read_text())["featuresDict"]["features"]
-        shape = "x".join(features["image"]["image"]["shape"]["dimensions"])
-        classes = features["label"]["classLabel"]["numClasses"]
-    except (OSError, KeyError, ValueError):
-        return "prepared, but not image classification"
-    sizes = [f"{sum(map(int, split.get('shardLengths', []))):,} {split['name']}" for split in splits]
-    return f"images {shape}, {classes} classes, {' and '.join(sizes)} examples"
+        found = declared.read(folder)
+        if found.file_format != "array_record":
+            return f"prepared as {found.file_format} files, of which only ArrayRecord is read", False
+        if kind := declared.foreign(found):
+            return f"has a feature of the class {show(kind)}, which is none of TFDS's", False
+        declared.check_files(folder, found)
+    except declared.DamagedError as error:
+        return str(error), False
+    if found.shape is None:
+        return "prepared, but not image classification", True
+    shape = "x".join("-1" if side is None else str(side) for side in found.shape)
+    sizes = [f"{sum(lengths):,} {split}" for split, lengths in found.splits.items()]
+    return f"images {shape}, {found.classes} classes, {' and '.join(sizes)} examples", True

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import functools
-import io
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from cljax.data.images import Size, height_and_width
+from cljax.data import declared, pictures
+from cljax.data.images import Size, check_memory, height_and_width
 from cljax.data.prepared import recipe
+from cljax.files import shown
+from cljax.numbers import show
 
 _PIECE = 1024
 
 
 class Records:
     """The images of a split, read and decoded when they are asked for; see `streaming.Source`.
+
+    As TFDS decodes them: not turned by an orientation tag. Channels are those declared.
 
     Args:
       builder: TFDS's, with features `image` and `label`.
@@ -36,7 +40,7 @@ class Records:
 
     def __repr__(self) -> str:
         """The split and its folder."""
-        return f"the split '{self._split}' in {self._builder.data_path}"
+        return f"the split '{self._split}' in {shown(self._builder.data_path)}"
 
     def __len__(self) -> int:
         """The number of images."""
@@ -48,30 +52,48 @@ class Records:
 
     def __getitems__(self, rows: list[int]) -> list[np.ndarray]:
         """Several images, read by one call."""
-        return [self._image(record) for record in self._records.__getitems__(list(rows))]
+        return [self._image(row, record) for row, record in zip(rows, self._read(rows), strict=True)]
 
     def labels(self) -> np.ndarray:
         """Reads all labels, `[n]` int64."""
-        return np.asarray([record["label"] for record in self._every()], np.int64)
+        return np.asarray([record["label"] for _, record in self._every()], np.int64)
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Reads everything: images `[n, *shape]`, labels `[n]` int64."""
-        images, labels = np.empty((len(self), *self.shape), self._dtype), np.empty(len(self), np.int64)
-        for row, record in enumerate(self._every()):
-            images[row], labels[row] = self._image(record), record["label"]
+    def arrays(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Reads everything of a data set of this name: images `[n, *shape]`, labels `[n]` int64."""
+        shape = (len(self), *self.shape)
+        check_memory(name, shape)
+        images, labels = np.empty(shape, self._dtype), np.empty(len(self), np.int64)
+        for row, record in self._every():
+            images[row], labels[row] = self._image(row, record), record["label"]
         return images, labels
 
-    def _every(self) -> Iterator[dict[str, Any]]:
+    def has_labels(self) -> bool:
+        """Whether the first, middle or last example has a label, which is -1 where there is none."""
+        rows = sorted({0, len(self) // 2, len(self) - 1})
+        return any(record["label"] >= 0 for record in self._read(rows))
+
+    def _every(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for start in range(0, len(self), _PIECE):
-            yield from self._records.__getitems__(list(range(start, min(start + _PIECE, len(self)))))
+            rows = list(range(start, min(start + _PIECE, len(self))))
+            yield from zip(rows, self._read(rows), strict=True)
 
-    def _image(self, record: dict[str, Any]) -> np.ndarray:
-        from PIL import Image
+    def _read(self, rows: Sequence[int]) -> Sequence[dict[str, Any]]:
+        """Records, images not decoded."""
+        try:
+            return self._records.__getitems__(list(rows))
+        except (RuntimeError, ValueError, IndexError, KeyError, TypeError, OSError) as error:  # Riegeli's, protobuf's
+            raise declared.damaged(repr(self), error) from error
 
-        picture: Any = Image.open(io.BytesIO(record["image"]))
-        if self._size is not None:
-            picture = picture.resize(self._size[::-1], Image.Resampling.BILINEAR)
-        return np.asarray(picture).reshape(self.shape)
+    def _image(self, row: int, record: dict[str, Any]) -> np.ndarray:
+        what, floats = f"Example {row} of {self!r}", self._dtype == np.float32  # which are stored as their four bytes
+        channels = 4 if floats else self.shape[-1]
+        image = pictures.decode(bytes(record["image"]), what, channels, self._size, turn=False)
+        image = np.ascontiguousarray(image).view(np.float32) if floats else image
+        if image.shape != self.shape:
+            raise pictures.PictureError(
+                f"{what} has the shape {image.shape}, but the set declares {self.shape}. Prepare it again."
+            )
+        return image
 
     @functools.cached_property
     def _records(self) -> Any:
@@ -85,46 +107,69 @@ class Records:
 def open_builder(name: str, folder: pathlib.Path, size: Size | None = None) -> tuple[Any, str]:
     """TFDS's builder of a prepared data set that is image classification, and the name of its test split.
 
+    That is the first of `test` and `validation` that has labels.
+
     Args:
       name: of the data set, for the errors.
       folder: of the prepared version.
       size: what images will be resized to.
 
     Raises:
-      ValueError: another kind of data set, without the splits needed, not prepared as ArrayRecord files, or with images
-        that differ in size and no size is given.
+      ValueError: files that are damaged, features that are not TFDS's own, another kind of data set, without the splits
+        needed, not prepared as ArrayRecord files, or with images that differ in size and no size is given.
     """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(folder)
-    features, splits = dict(builder.info.features), sorted(builder.info.splits)
-    if not isinstance(features.get("image"), tfds.features.Image) or not isinstance(
-        features.get("label"), tfds.features.ClassLabel
-    ):
+    about = declared.read(folder)
+    own = {f"{one.__module__}.{one.__qualname__}" for one in vars(tfds.features).values() if isinstance(one, type)}
+    if unknown := sorted(about.kinds - own):
+        raise ValueError(
+            f"The data set {name!r} has a feature of the class {show(unknown[0])}, which is none of TFDS's and would "
+            f"be imported. Read it yourself and pass NumPy arrays to data.from_arrays."
+        )
+    if about.file_format != "array_record":
+        raise ValueError(
+            f"The data set {name!r} is prepared as {about.file_format} files, which cannot be read without TensorFlow. "
+            f"Prepare it anew as ArrayRecord files: {recipe(name)}."
+        )
+    declared.check_files(folder, about)
+    try:
+        builder = tfds.builder_from_directory(folder.absolute())
+        features, splits = dict(builder.info.features), sorted(builder.info.splits)
+    except Exception as error:  # TFDS's and protobuf's, of what the files say
+        raise declared.damaged(shown(folder), error) from error
+    image, label = features.get("image"), features.get("label")
+    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel) and about.shape):
         raise ValueError(
             f"The data set {name!r} is not image classification: it needs a feature 'image' (an image) and a feature "
             f"'label' (a class), but has {', '.join(sorted(features))}. Read it yourself and pass NumPy arrays to "
             f"data.from_arrays."
         )
-    test = next((split for split in ("test", "validation") if split in splits), None)
-    if "train" not in splits or test is None:
+    tests = [split for split in ("test", "validation") if about.splits.get(split)]
+    if not about.splits.get("train") or not tests:
         raise ValueError(
-            f"The data set {name!r} has the splits {', '.join(splits)}, but 'train' and 'test' (or 'validation') are "
-            f"needed. Divide it yourself and pass NumPy arrays to data.from_arrays."
+            f"The data set {name!r} has the splits {', '.join(splits) or 'none'}, but 'train' and 'test' (or "
+            f"'validation') are needed, with examples. Divide it yourself and pass NumPy arrays to data.from_arrays."
         )
-    if builder.info.file_format.value != "array_record":
+    shape = image.shape
+    if len(shape) != 3 or shape[-1] is None:
         raise ValueError(
-            f"The data set {name!r} is prepared as {builder.info.file_format.value} files, which cannot be read "
-            f"without TensorFlow. Prepare it anew as ArrayRecord files: {recipe(name)}."
+            f"The images of the data set {name!r} have the shape {shape}, but height, width and a number of channels "
+            f"are needed. Read it yourself and pass NumPy arrays to data.from_arrays."
         )
-    shape = features["image"].shape
     if None in shape and size is None:
         raise ValueError(
             f"The images of the data set {name!r} differ in size (shape {shape}), but one size is needed. Give the "
             f"size to resize them to: data.load(..., image_size=64) (--image-size 64)."
         )
-    if size is not None and features["image"].np_dtype != np.uint8:
+    if image.np_dtype not in (np.uint8, np.float32):
+        raise ValueError(f"The images of the data set {name!r} are {image.np_dtype}; only uint8 and float32 are read.")
+    if size is not None and image.np_dtype != np.uint8:
+        raise ValueError(f"The images of the data set {name!r} are {image.np_dtype}; only uint8 is resized.")
+    test = next((split for split in tests if Records(builder, split, size).has_labels()), None)
+    if test is None:
         raise ValueError(
-            f"The images of the data set {name!r} are {features['image'].np_dtype}; only uint8 is resized."
+            f"The data set {name!r} has no labels in {' and '.join(map(repr, tests))}. Divide 'train' yourself and "
+            f"pass NumPy arrays to data.from_arrays."
         )
     return builder, test

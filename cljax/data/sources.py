@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
 import math
 import os
 import pathlib
 
 import numpy as np
 
-from cljax.data import folders
+from cljax.data import declared, folders
+from cljax.data.checks import check_labels
 from cljax.data.dataset import Dataset, from_arrays
 from cljax.data.images import Size, height_and_width
-from cljax.data.keeping import keep_arrays, kept_arrays
-from cljax.data.prepared import KNOWN, cache_folder, data_folder, find, prepared
+from cljax.data.keeping import identity, keep_arrays, kept_arrays
+from cljax.data.prepared import KNOWN, cache_folder, data_folder, find, folder_name, folder_path, prepared
 from cljax.data.records import Records, open_builder
 from cljax.data.streaming import Images
 
@@ -21,11 +23,12 @@ from cljax.data.streaming import Images
 def load(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Size | None = None) -> Dataset:
     """Loads `'digits'`, an image-classification set that TFDS has prepared as ArrayRecord files, or a folder of images.
 
-    A TFDS set needs a feature `image`, a feature `label`, a split `train` and a split `test` (else `validation`). A
-    folder has a sub-folder for each class, or such folders in `train` and in `test` (or `val`); without these, a fifth
-    of each class, drawn by a fixed seed, is the test part. Images are decoded once; the arrays are kept for the next
-    time, beside TFDS's files where that folder can be written, of a folder in `$XDG_CACHE_HOME/cljax` or
-    `~/.cache/cljax`.
+    A TFDS set needs a feature `image`, a feature `label`, a split `train` and a split `test` (else `validation`, also
+    where `test` has no labels). A folder has a sub-folder for each class, or such folders in `train` and in `test` (or
+    `val`); without these, a fifth of each class, drawn by a fixed seed, is the test part; `data.folders.scan` has the
+    details. Images are PNG, JPEG, GIF, BMP, WebP, TIFF or PPM files of at most eight bits. They are decoded once; the
+    arrays are kept until a file changes, beside TFDS's files where that folder can be written, of a folder in
+    `$XDG_CACHE_HOME/cljax` or `~/.cache/cljax`.
 
     Args:
       name: as TFDS calls it, with the configuration where there is one: `'cifar100'`, `'rock_you/config'`; or the path
@@ -36,32 +39,26 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
         where they differ in size.
 
     Raises:
-      ValueError: no such data set (the message says what there is), one that is not image classification, or one of
-        images that differ in size where no `image_size` is given.
+      ValueError: no such data set (the message says what there is), one that is damaged or not image classification, or
+        one of images that differ in size where no `image_size` is given, or that do not fit into memory.
 
     Example:
       >>> load("digits").train_images.shape  # doctest: +SKIP
       (1438, 8, 8, 1)
     """
+    name, image_size = _checked(name, image_size)
     if _is_folder(name, data_dir):
-        found = folders.scan(name, image_size)
-        images = folders.decode(found, cache_folder() / "folders")
-        return Dataset(images, found.labels, found.train_size, found.classes, _folder_name(name))
-    folder = find(name, data_dir)
-    size = "" if image_size is None else "-{}x{}".format(*height_and_width(image_size))
-    place = folder / f"cljax-decoded{size}.npz"
-    arrays = kept_arrays(place)
+        return _load_folder(name, image_size)
+    folder, size = find(name, data_dir), "" if image_size is None else "-{}x{}".format(*image_size)
+    place, key = folder / f"cljax-decoded{size}.npz", _identity(folder)
+    arrays = kept_arrays(place, key, ("classes", *_PARTS))
     if arrays is None:
         builder, test = open_builder(name, folder, image_size)
         arrays = {"classes": np.asarray(builder.info.features["label"].names)}
         for part, split in (("train", "train"), ("test", test)):
-            arrays[f"{part}_images"], arrays[f"{part}_labels"] = Records(builder, split, image_size).arrays()
-        keep_arrays(place, arrays, like=folder / "dataset_info.json")
-    return from_arrays(
-        *(arrays[part] for part in ("train_images", "train_labels", "test_images", "test_labels")),
-        classes=[str(label) for label in arrays["classes"]],
-        name=name,
-    )
+            arrays[f"{part}_images"], arrays[f"{part}_labels"] = Records(builder, split, image_size).arrays(name)
+        keep_arrays(place, key, arrays, mode=_mode(folder))
+    return from_arrays(*(arrays[part] for part in _PARTS), classes=[str(one) for one in arrays["classes"]], name=name)
 
 
 def open(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Size | None = None) -> Dataset:
@@ -85,10 +82,11 @@ def open(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
       >>> open("digits").train_images.take([0, 1]).shape  # doctest: +SKIP
       (2, 8, 8, 1)
     """
+    name, image_size = _checked(name, image_size)
     if _is_folder(name, data_dir):
-        found = folders.scan(name, image_size)
-        images = Images([found.images], found.images.shape, name=_folder_name(name))
-        return Dataset(images, found.labels, found.train_size, found.classes, _folder_name(name))
+        title, found = folder_name(folder_path(name)), folders.scan(name, image_size)
+        images = Images([found.images], found.images.shape, name=title)
+        return Dataset(images, found.labels, found.train_size, found.classes, title)
     folder = find(name, data_dir)
     builder, test = open_builder(name, folder, image_size)
     features = builder.info.features
@@ -98,14 +96,15 @@ def open(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
             f"them (--driver scan)."
         )
     records = [Records(builder, split, image_size) for split in ("train", test)]
-    parts, place = ("train_labels", "test_labels"), folder / "cljax-labels.npz"
-    kept = kept_arrays(folder / "cljax-decoded.npz", parts) or kept_arrays(place, parts)
+    parts, place, key = ("train_labels", "test_labels"), folder / "cljax-labels.npz", _identity(folder)
+    kept = kept_arrays(folder / "cljax-decoded.npz", key, parts) or kept_arrays(place, key, parts)
     if kept is None:
         kept = dict(zip(parts, (part.labels() for part in records), strict=True))
-        keep_arrays(place, kept, like=folder / "dataset_info.json")
-    images = Images(records, records[0].shape, name=name)
-    labels = np.concatenate([kept[part] for part in parts]).astype(np.int32)
-    return Dataset(images, labels, len(records[0]), tuple(features["label"].names), name)
+        keep_arrays(place, key, kept, mode=_mode(folder))
+    images, classes = Images(records, records[0].shape, name=name), tuple(features["label"].names)
+    pairs = zip(parts, records, strict=True)
+    labels = [check_labels(kept[part], rows, part, f"the {part[:-7]} images", len(classes)) for part, rows in pairs]  # type: ignore
+    return Dataset(images, np.concatenate(labels), len(records[0]), classes, name)
 
 
 def decoded_bytes(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Size | None = None) -> int:
@@ -114,6 +113,7 @@ def decoded_bytes(name: str, data_dir: str | os.PathLike | None = None, *, image
     Returns:
       The bytes; 0 for a set that is not prepared or not image classification, on which `load` has something to say.
     """
+    name, image_size = _checked(name, image_size)
     if _is_folder(name, data_dir):
         try:
             images = folders.scan(name, image_size).images
@@ -121,25 +121,50 @@ def decoded_bytes(name: str, data_dir: str | os.PathLike | None = None, *, image
             return 0
         return len(images) * math.prod(images.shape)
     folder = prepared(data_folder(data_dir)).get(name)
-    if folder is None:
-        return 0
     try:
-        splits = json.loads((folder / "dataset_info.json").read_text())["splits"]
-        features = json.loads((folder / "features.json").read_text())["featuresDict"]["features"]
-        shape = [int(size) for size in features["image"]["image"]["shape"]["dimensions"]]
-        if image_size is not None:
-            shape[:2] = height_and_width(image_size)
-        used = [split for split in splits if split["name"] in ("train", "test", "validation")]
-        return sum(sum(map(int, split["shardLengths"])) for split in used) * math.prod(shape)
-    except (OSError, KeyError, ValueError):
+        about = None if folder is None else declared.read(folder)
+    except declared.DamagedError:
         return 0
+    if about is None or about.shape is None:
+        return 0
+    shape = about.shape if image_size is None else (*image_size, about.shape[-1])
+    count = sum(sum(about.splits.get(split, ())) for split in ("train", "test", "validation"))
+    return count * math.prod(side or 0 for side in shape)
+
+
+_PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def _load_folder(name: str, image_size: Size | None) -> Dataset:
+    """A folder of images, decoded or as kept from the last time."""
+    path = folder_path(name)
+    found, title = folders.scan(path, image_size), folder_name(path)
+    digest = hashlib.sha256(os.fsencode(path.resolve()) + repr(image_size).encode()).hexdigest()
+    cache = cache_folder() / "folders"
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    images = folders.decode(found, cache / f"{digest[:32]}.npz", title)
+    return Dataset(images, found.labels, found.train_size, found.classes, title)
+
+
+def _identity(folder: pathlib.Path) -> str:
+    """A digest of a prepared version, by its files."""
+    names = sorted(name for name in os.listdir(folder) if not name.startswith((".", "cljax-")))
+    return identity([folder / name for name in names], "decoded", 2)
+
+
+def _mode(folder: pathlib.Path) -> int:
+    """Who may read what is kept: those who may read the data."""
+    return (folder / "dataset_info.json").stat().st_mode & 0o777
 
 
 def _is_folder(name: str, data_dir: str | os.PathLike | None) -> bool:
     """Whether a name is the path of a folder of images; names of data sets come first."""
     known = name in ("digits", *KNOWN) or name in prepared(data_folder(data_dir))
-    return not known and pathlib.Path(name).expanduser().is_dir()
+    return not known and os.path.isdir(folder_path(name))
 
 
-def _folder_name(path: str) -> str:
-    return pathlib.Path(path).expanduser().resolve().name
+def _checked(name: str | os.PathLike, size: Size | None) -> tuple[str, tuple[int, int] | None]:
+    """The name of a data set, or the path of a folder, as text, and the size of images."""
+    name = name if isinstance(name, str) and name else str(folder_path(name))
+    return name, None if size is None else height_and_width(size)

@@ -21,10 +21,15 @@ def channel_statistics(arrays: Sequence[np.ndarray]) -> tuple[tuple[float, ...],
     Returns:
       mean and standard deviation, C numbers each.
 
+    Raises:
+      ValueError: no examples.
+
     Example:
       >>> channel_statistics([np.array([[0], [255]], np.uint8)])
       ((0.5,), (0.5,))
     """
+    if not sum(map(len, arrays)):
+        raise ValueError("There are no examples to take mean and standard deviation of.")
     channels = arrays[0].shape[-1]
     if arrays[0].dtype == np.uint8:
         counts = np.sum([count(array) for array in arrays], axis=0)

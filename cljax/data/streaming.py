@@ -55,6 +55,8 @@ class Images:
 
     def __init__(self, sources: Sequence[Source], shape: Sequence[int], *, name: str) -> None:
         self._sources, self._name = tuple(sources), name
+        if not self._sources:
+            raise ValueError(f"The images of '{name}' need at least one source.")
         self._ends = np.cumsum([len(source) for source in sources])
         self._window = range(int(self._ends[-1]))
         self._example = tuple(shape)
@@ -123,12 +125,15 @@ class Images:
           `[B, H, W, C]` uint8, an array of its own.
 
         Raises:
-          IndexError: a row that there is not. ReadError: a source fails, or gives something else than an image.
+          IndexError: a row that there is not, or no row number. ReadError: a source fails, or gives something else than
+            an image.
         """
-        wanted: np.ndarray = np.asarray(rows, np.int64).reshape(-1)
+        wanted: np.ndarray = np.asarray(rows).reshape(-1)
+        if wanted.size and not np.issubdtype(wanted.dtype, np.integer):
+            raise IndexError(f"'{self._name}' is read by row numbers, not by {wanted.dtype}.")
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"'{self._name}' has the rows 0 to {len(self) - 1}, not {wanted.min()} or {wanted.max()}.")
-        wanted = wanted + self._window.start
+        wanted = wanted.astype(np.int64) + self._window.start
         found = np.empty((len(wanted), *self._example), np.uint8)
         owner = np.searchsorted(self._ends, wanted, side="right")
         for number in np.unique(owner):

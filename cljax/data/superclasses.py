@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cljax.numbers import whole
+
 Groups = tuple[tuple[str, tuple[int, ...]], ...]
 """`((name, classes), ...)`: groups of a data set's classes, by number."""
 
@@ -67,7 +69,8 @@ def groups_of(
     numbers = {member: number for number, member in enumerate(classes)}
     found, used = [], set()
     for title, members in given.items():
-        group = [numbers.get(member, -1) if isinstance(member, str) else int(member) for member in members]
+        what = f"A class of the superclass {title!r}"
+        group = [numbers.get(one, -1) if isinstance(one, str) else whole(what, one, least=-1) for one in members]
         for member, number in zip(members, group, strict=True):
             if not 0 <= number < len(classes) or number in used:
                 state = "is in more than one superclass" if number in used else "is no class of the data set"

@@ -11,7 +11,13 @@ import numpy as np
 from cljax.data.dataset import Dataset
 from cljax.data.folders import FolderImages
 from cljax.data.images import Size, height_and_width
+from cljax.data.prepared import folder_name, folder_path
 from cljax.data.streaming import Images
+from cljax.files import read_bytes, shown
+from cljax.numbers import real, show
+
+LIST_BYTES = 64 << 20
+"""Most bytes of a list: an image takes some 15."""
 
 
 def open_voc(path: str | os.PathLike, *, image_size: Size, difficult: float = 0.0, name: str | None = None) -> Dataset:
@@ -37,8 +43,9 @@ def open_voc(path: str | os.PathLike, *, image_size: Size, difficult: float = 0.
       1 for an object and 0 for none, `classes` sorted by name.
 
     Raises:
-      ValueError: no such folder or list, a malformed line, a list whose ids are not those of the first class's, an
-        image that is not there, `difficult` outside [0, 1], an image size that is none.
+      ValueError: no such folder or list, a list that is no regular file or of more than `LIST_BYTES`, a malformed
+        line, a list whose ids are not those of the first class's, an image that is not there, `difficult` outside
+        [0, 1], an image size that is none.
 
     Example:
       >>> data = open_voc("VOCdevkit/VOC2007", image_size=224)  # doctest: +SKIP
@@ -48,9 +55,13 @@ def open_voc(path: str | os.PathLike, *, image_size: Size, difficult: float = 0.
     Reference: Everingham et al., The PASCAL Visual Object Classes (VOC) Challenge, 2010.
     """
     size = height_and_width(image_size)
-    if not 0 <= difficult <= 1:
-        raise ValueError(f"difficult is {difficult}, but must be a label from 0 (no object) to 1 (an object).")
-    root = pathlib.Path(path).expanduser()
+    try:
+        difficult = real("difficult", difficult, least=0, most=1)
+    except ValueError:
+        raise ValueError(
+            f"difficult is {show(difficult)}, but must be a label from 0 (no object) to 1 (an object)."
+        ) from None
+    root = folder_path(path)
     lists = root / "ImageSets" / "Main"
     classes = _listed(lists, "train")
     if not classes:
@@ -61,12 +72,12 @@ def open_voc(path: str | os.PathLike, *, image_size: Size, difficult: float = 0.
     splits = ("trainval", "test") if _listed(lists, "test") else ("train", "val")
     parts = [_part(lists, classes, split, {"1": 1.0, "-1": 0.0, "0": difficult}) for split in splits]
     paths = [root / "JPEGImages" / f"{identity}.jpg" for identities, _ in parts for identity in identities]
-    if missing := next((file for file in paths if not file.is_file()), None):
+    if missing := next((file for file in paths if not os.path.isfile(file)), None):
         raise ValueError(
-            f"There is no image {missing}, which the lists in {lists} name. Unpack the archives again, the test "
+            f"There is no image {shown(missing)}, which the lists in {lists} name. Unpack the archives again, the test "
             f"archive too where there are lists of 'test'."
         )
-    name = root.resolve().name if name is None else name
+    name = folder_name(root) if name is None else name
     images = Images([FolderImages(paths, size, 3)], (*size, 3), name=name)
     return Dataset(images, np.concatenate([labels for _, labels in parts]), len(parts[0][0]), classes, name)
 
@@ -99,9 +110,9 @@ def _part(
 
 def _read(file: pathlib.Path, values: dict[str, float]) -> tuple[list[str], list[float]]:
     """The ids of a list, and the labels that their marks stand for."""
-    pairs = [line.split() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    pairs = [line.split() for line in read_bytes(file, LIST_BYTES).decode("utf-8", "replace").splitlines()]
     for line, pair in enumerate(pairs or [[]], 1):
-        if len(pair) != 2 or pair[1] not in values:
+        if len(pair) != 2 or pair[1] not in values or "/" in pair[0]:
             raise ValueError(
                 f"{file} has {' '.join(pair)!r} in line {line}, but each line must be the id of an image and its "
                 f"mark, 1, -1 or 0. Unpack the list again."
