@@ -647,6 +647,7 @@ print(hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.le
 def test_bits_are_equal_across_processes_and_options():
     plain = {**os.environ, "PYTHONHASHSEED": "1"}
     other = {**plain, "PYTHONHASHSEED": "2", "JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg"}
+    other["JAX_THREEFRY_PARTITIONABLE"] = "0"
     commands = [
         subprocess.Popen([sys.executable, "-c", DIGEST], env=environment, stdout=subprocess.PIPE, text=True)
         for environment in (plain, other)

@@ -17,6 +17,7 @@ from cljax.data.checks import check_images, check_labels, check_pair
 from cljax.data.dataset import Dataset
 from cljax.data.statistics import channel_statistics
 from cljax.data.streaming import join
+from cljax.keys import make_key
 from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
 from cljax.streams.schedules import lifelong, make_table, with_schedule
 from cljax.types import Schedule, Stream, Tables
@@ -125,9 +126,9 @@ def permuted(
 ) -> Stream:
     """Shows the whole data set in every task, its pixels permuted differently.
 
-    Task t uses `jax.random.permutation(fold_in(key(seed), t), H * W)` (threefry keys) for training, validation and test
-    alike. Whole pixels move: the channels of a pixel stay together, so that statistics per channel stay true. Of
-    vectors `[n, D]`, the D elements are permuted.
+    Task t uses `jax.random.permutation(fold_in(keys.make_key(seed), t), H * W)` for training, validation and test
+    alike, whatever JAX's settings. Whole pixels move: the channels of a pixel stay together, so that statistics per
+    channel stay true. Of vectors `[n, D]`, the D elements are permuted.
 
     Args:
       dataset: single-label or multi-label.
@@ -161,7 +162,7 @@ def permuted(
     shape = examples.shape[1:]
     channels = shape[-1] if len(shape) == 3 else 1
     pixels = int(np.prod(shape)) // channels
-    key = jax.random.key(seed, impl="threefry2x32")
+    key = make_key(seed)
     moves = np.stack([jax.random.permutation(jax.random.fold_in(key, task), pixels) for task in range(tasks)])
     if first_identity:
         moves[0] = np.arange(pixels)
@@ -179,7 +180,7 @@ def permuted(
     facts = {
         "kind": "permuted",
         "permutation": {
-            "rule": "jax.random.permutation(jax.random.fold_in(jax.random.key(seed), task), pixels)",
+            "rule": "jax.random.permutation(jax.random.fold_in(cljax.keys.make_key(seed), task), pixels)",
             "seed": seed,
             "pixels": pixels,
             "first_identity": first_identity,

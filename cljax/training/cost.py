@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import rows, streams
+from cljax.keys import make_key
 from cljax.training.engine import Engine
 from cljax.training.state import Settings
 from cljax.types import Learner, Network, Stream, Tree, make_clock
@@ -23,7 +24,7 @@ def step_cost(engine: Engine, settings: Settings, stream: Stream) -> tuple[float
       FLOPs, and bytes of arguments, results and temporaries together; None where the compiler does not tell.
     """
     tables = jax.eval_shape(lambda tables: jax.tree.map(jnp.asarray, tables), stream.tables)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: make_key(0))
     clock = jax.eval_shape(make_clock)
     learner = jax.eval_shape(lambda *given: rows.focus(engine.init(*given), jnp.int32(0)), key, tables)
     state = jax.eval_shape(engine.begin_phase, learner, clock, tables, key)

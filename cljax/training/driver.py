@@ -12,6 +12,7 @@ import optax
 
 from cljax import streams as stream_tables
 from cljax.checkpoints import Saving
+from cljax.keys import make_key
 from cljax.training.checks import check, check_hypers, check_in_memory, raise_failure
 from cljax.training.cost import step_cost
 from cljax.training.engine import Engine, make_engine
@@ -106,7 +107,7 @@ def drive(
     sizes = [stream_tables.capacity(stream.tables) for stream in aligned]
     capacity = {split: max(size[split] for size in sizes) for split in sizes[0]}
     engine = make_engine(method, optimizer, settings, scenario=aligned[0].scenario, capacity=capacity)
-    keys = [jax.random.key(seed) for seed, _ in seeds]
+    keys = [make_key(seed) for seed, _ in seeds]
     numbers = [seed for seed, _ in seeds]
     given = check_hypers(method, seeds, hypers)
     members: list[tuple[list[int], Array, dict[str, Array], Tables]] = []

@@ -20,7 +20,7 @@ from jax import lax
 from cljax import rows, streams
 from cljax.augmentation import augment_batch
 from cljax.training.evaluation import Evaluation, add_batch, evaluate, evaluate_task, number_of_batches
-from cljax.training.plan import INIT, epoch_key, visit_key
+from cljax.training.plan import epoch_key, init_key, visit_key
 from cljax.training.state import EpochLog, Failure, PhaseState, Settings, earlier, no_failure
 from cljax.training.step import TrainStep, keep_signature, make_learner, make_train_step, phase_rate, strengthen
 from cljax.training.stopping import snapshot, wait
@@ -297,7 +297,7 @@ def make_engine(
         )
 
     def init(key: Array, tables: Tables) -> Learner:
-        return make_learner(method, optimizer, tables, settings.rate, jax.random.fold_in(key, INIT), capacity)
+        return make_learner(method, optimizer, tables, settings.rate, init_key(key), capacity)
 
     def add_answers(
         learner: Learner, clock: Clock, task: Array, step: Array, answers: tuple[Array, Array, Array], batch: Batch

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.keys import as_own
 from cljax.types import Array, Clock, Method, Schedule
 
 INIT = np.uint32(2**32 - 1)
@@ -22,7 +23,8 @@ def clocks(schedule: Schedule) -> Clock:
     task = np.asarray(schedule.task, np.int32)
     rounds = np.arange(len(task), dtype=np.int32)
     newest = np.maximum.accumulate(task)
-    first = np.array([index == int(np.argmax(task == value)) for index, value in enumerate(task)], np.bool_)
+    first = np.zeros(len(task), np.bool_)
+    first[np.unique(task, return_index=True)[1]] = True
     zero = np.zeros_like(task)
     return Clock(rounds, task, zero, zero, zero.astype(np.float32), newest.astype(np.int32), first)
 
@@ -51,8 +53,14 @@ def epoch_table(method: Method, schedule: Schedule) -> np.ndarray:
     return table
 
 
+def init_key(key: Array) -> Array:
+    """The key of the initialisation."""
+    return jax.random.fold_in(as_own(key), INIT)
+
+
 def epoch_key(key: Array, clock: Clock) -> Array:
     """The key of an epoch, from the run's key and the clock alone: nothing is carried, so a run resumes anywhere."""
+    key = as_own(key)
     for number in (clock.round, clock.phase, clock.epoch):
         key = jax.random.fold_in(key, number)
     return key

@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from cljax import streams
+from cljax.keys import as_own
 from cljax.training.checks import check, check_in_memory, raise_failure
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, lost_logits
@@ -59,7 +60,7 @@ class Run(NamedTuple):
           NonFiniteLoss: naming task, phase and step. Under `vmap` or `jit` nothing can be raised: the accuracies of the
             learners that diverged are NaN; `raise_failure` of the result's `failure` names them.
         """
-        result = self.run(key, tables)
+        result = self.run(as_own(key), tables)
         if not isinstance(result.failure.round, jax.core.Tracer):
             raise_failure(result.failure, self.method)
         return result

@@ -1,0 +1,95 @@
+"""Random keys of runs and streams, whose numbers depend on the seed alone and on none of JAX's global settings.
+
+They are threefry keys, hashed counter by counter as JAX does by default (`jax_threefry_partitionable`): the same bits,
+with any `jax_default_prng_impl`, on any device, and for seeds side by side under `vmap` as for seeds in turn.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_prng_impl
+
+from cljax.numbers import whole
+from cljax.types import Array
+
+LARGEST_SEED = 2**63 - 1
+
+
+def _hash(key: Array, shape: tuple[int, ...]) -> list[Array]:
+    """Two words for each place of an array, from the number of the place."""
+    size = math.prod(shape)
+    if size > 2**32:
+        raise ValueError(f"An array of shape {shape} needs more than 2**32 random numbers. Draw it in parts.")
+    low = lax.iota(jnp.uint32, size).reshape(shape)
+    return threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(low), low)
+
+
+def _split(key: Array, shape: tuple[int, ...]) -> Array:
+    return jnp.stack(_hash(key, shape), axis=-1)
+
+
+def _random_bits(key: Array, width: int, shape: tuple[int, ...]) -> Array:
+    first, second = _hash(key, shape)
+    if width == 64:
+        return (first.astype(jnp.uint64) << jnp.uint64(32)) | second.astype(jnp.uint64)
+    return (first ^ second).astype({8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}[width])
+
+
+_IMPL: Any = define_prng_impl(
+    key_shape=(2,),
+    seed=threefry_prng_impl.seed,
+    split=_split,
+    random_bits=_random_bits,
+    fold_in=threefry_prng_impl.fold_in,
+    name="cljax_threefry2x32",
+    tag="cljax",
+)
+
+
+def make_key(seed: int) -> Array:
+    """The key of a seed: for seeds below 2**32 the numbers of `jax.random.key(seed, impl='threefry2x32')`.
+
+    Args:
+      seed: from 0 to 2**63 - 1; all give different keys, with `jax_enable_x64` or without.
+
+    Raises:
+      ValueError: for any other.
+
+    Example:
+      >>> jax.random.key_data(make_key(3)).tolist(), jax.random.key_data(make_key(3 + 2**32)).tolist()
+      ([0, 3], [1, 3])
+    """
+    high, low = divmod(whole("seed", seed, most=LARGEST_SEED), 2**32)
+    return jax.random.wrap_key_data(jnp.asarray(np.array([high, low], np.uint32)), impl=_IMPL)
+
+
+def as_own(key: Array) -> Array:
+    """Any key as one of these: threefry keys keep their numbers, and so do those that JAX made of a seed.
+
+    Args:
+      key: a scalar key, of `make_key`, of JAX or the older uint32 array.
+
+    Raises:
+      ValueError: a key of neither two nor four words.
+
+    Example:
+      >>> [jax.random.key_data(as_own(jax.random.key(3, impl=name))).tolist() for name in ("threefry2x32", "rbg")]
+      [[0, 3], [0, 3]]
+    """
+    words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    if words.shape not in ((2,), (4,)) or words.dtype != jnp.uint32:
+        raise ValueError(f"A run needs one key, such as jax.random.key(0), not {key.dtype} of shape {key.shape}.")
+    first = words[:2]
+    if words.shape == (4,):  # RBG's: those of a seed are its two words twice, others are hashed
+        more = words[2:] ^ first
+        folded = jax.random.wrap_key_data(first, impl=_IMPL)
+        for word in more:
+            folded = jax.random.fold_in(folded, word)
+        first = jnp.where(jnp.all(more == 0), first, jax.random.key_data(folded))
+    return jax.random.wrap_key_data(first, impl=_IMPL)
