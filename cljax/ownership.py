@@ -51,7 +51,8 @@ def layout(name: str, network: Network) -> Layout:
 
     Raises:
       ValueError: where the network has no gates; where a leaf that all tasks share has no gate on its outputs (a
-        shared head needs one on its inputs), so that nothing could keep later tasks from changing what it gives.
+        shared head needs one on its inputs), so that nothing could keep later tasks from changing what it gives; where
+        training changes a collection that tasks share, other than the statistics of batch normalisation.
 
     Example:
       >>> from cljax import networks
@@ -77,8 +78,33 @@ def layout(name: str, network: Network) -> Layout:
                 f"task would change what earlier ones compute. Gate that layer, or let the leaf belong to a task: "
                 f"network._replace(per_task=(*network.per_task, '{path}'))."
             )
+    if moved := _moved(network, params, collections):
+        raise ValueError(
+            f"{name} freezes features, but not what a network keeps beside its parameters: '{moved[0]}', which tasks "
+            f"share and training changes, would change what earlier tasks compute. Let it belong to a task: "
+            f"network._replace(per_task=(*network.per_task, '{moved[0]}')); or leave it out."
+        )
     affines = tuple(path for path in wires if path in owned and _module(path) not in modules)
     return Layout(wires, kernels, affines, head)
+
+
+def _moved(network: Network, params: Tree, collections: Tree) -> list[str]:
+    """The leaves of collections, but statistics, that tasks share and a step of training replaces."""
+    shared = {
+        path for path in rows.leaf_paths(collections) if path.split("/")[0] not in ("gates", "frozen", "batch_stats")
+    } - set(network.per_task)
+    found: list[str] = []
+
+    def train(params: Tree, collections: Tree, inputs: Array) -> None:
+        output = network.apply(params, collections, inputs, key=jax.random.key(0))
+        leaves = (jax.tree.leaves(tree) for tree in (collections, output.collections))
+        found.extend(
+            path for path, *both in zip(rows.leaf_paths(collections), *leaves, strict=True) if both[0] is not both[1]
+        )
+
+    if shared:
+        jax.eval_shape(train, params, collections, jax.ShapeDtypeStruct((1, *network.inputs), jnp.float32))
+    return sorted(shared & set(found))
 
 
 def _module(path: str) -> str:

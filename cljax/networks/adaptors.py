@@ -1,6 +1,5 @@
 """Any user's Flax Linen module as a `Network`, unchanged: its head found, its features captured, its layers gated."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,13 +7,15 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict
 
+from cljax.networks.gates import check_gates
 from cljax.networks.layers import gate_features
 from cljax.networks.linen import Scalars, check_paths, match_widths, parameter_dtype, standardize
 from cljax.types import Array, Network, Tree, Wire
 
+GATED = "gated_activations"
+"""The collection in which gated activations leave the module, also out of `nn.remat`."""
 _INVERTED = ("deterministic", "use_running_average", "eval", "inference")
 
 
@@ -61,14 +62,14 @@ class _Source(NamedTuple):
         key: Array | None = None,
     ) -> _Run:
         calls: list[_Call] = []
-        activations: dict[str, Array] = {}
 
         def intercept(call: Callable, arguments: tuple, options: dict[str, Any], context: Any) -> Any:
             result = call(*arguments, **options)
             path = "/".join(context.module.path)
             if context.method_name == "__call__" and path:
                 if path in gates:
-                    result = activations[path] = gate_features(result, gates[path])
+                    result = gate_features(result, gates[path])
+                    context.module.sow(GATED, "gated", result, reduce_fn=lambda _, last: last, init_fn=lambda: None)
                 calls.append(_Call(path, context.module.clone(parent=None), arguments, options, result))
             return result
 
@@ -79,8 +80,10 @@ class _Source(NamedTuple):
                 **self.mode(train),
                 method=method,
                 rngs=None if key is None else {"dropout": key},
-                mutable=[name for name in variables if name != "params"] if train else [],
+                mutable=[GATED, *(name for name in variables if train and name != "params")],
             )
+        updated = dict(updated)
+        activations = {"/".join(path[:-1]): leaf for path, leaf in flatten_dict(updated.pop(GATED, {})).items()}
         return _Run(result, calls, activations, updated)
 
     def evaluate(self, variables: Tree, value: Any, gates: Mapping[str, Array]) -> tuple[Any, list[_Call]]:
@@ -113,8 +116,9 @@ def from_linen(
 
     Gates: the outputs of each named submodule are multiplied by `collections['gates'][path]` `[C]`, and are its
     activations. Name the last submodule before the nonlinearity (the norm, where there is one); the nonlinearity must
-    map 0 to 0. The wiring assumes that the layers form a chain, in the order in which they are called, and this is
-    tried out on random parameters. Gates do not reach into `nn.remat`, `nn.scan` and other lifted transformations.
+    map 0 to 0. The wiring assumes that the layers form a chain, in the order in which they are called, and that nothing
+    mixes features before they are gated, as a norm across features does; this is tried out on random parameters, see
+    `check_gates`. Gates reach into `nn.remat`, not into `nn.scan` and `nn.vmap`.
 
     Training mode gives dropout the `'dropout'` stream and lets all the module's collections change. To start from
     trained variables, replace the initialisation: `network._replace(init=lambda key: (params, collections))`.
@@ -138,7 +142,7 @@ def from_linen(
 
     Raises:
       ValueError: if the logits are not `[B, K]`; if the head cannot be found; if a path of per_task or gates does not
-        exist; if gated layers do not form a chain.
+        exist; if gated layers do not form a chain, or closed features reach open ones.
 
     Example:
       >>> class Small(nn.Module):
@@ -165,13 +169,10 @@ def from_linen(
     if per_task == "last":
         per_task = tuple(path for path in leaves if head is not None and path.startswith(f"{head.path}/"))
     check_paths("per_task", per_task, [*leaves, *states])
-    sizes = {call.path: call.outputs.shape[-1] for call in calls if call.outputs.shape}
+    sizes = {call.path: call.outputs[-1] for call in calls if call.outputs}
     check_paths("gates", gates, [path for path in sizes if head is None or path != head.path])
     sizes = {path: sizes[path] for path in gates}
-    wiring: tuple[Wire, ...] = ()
-    if gates:
-        wiring = _chain(calls, leaves, sizes)
-        _check_chain(source, shapes, wiring, sizes, shape)
+    wiring = _chain(calls, leaves, sizes) if gates else ()
 
     def init(key: Array) -> tuple[Tree, Tree]:
         collections = source.init(key, shape)
@@ -185,7 +186,9 @@ def from_linen(
         with match_widths(wiring):
             done = source.run(method, variables, value, collections.get("gates", {}), train, key)
         entering = [call.arguments[0] for call in done.calls if head is not None and call.path == head.path]
-        return done.result, entering, done.activations, {**collections, **done.updated}
+        same = lambda old, new: jnp.asarray(new).astype(old.dtype)  # Flax widens bfloat16 statistics
+        kept = {name: jax.tree.map(same, collections[name], value) for name, value in done.updated.items()}
+        return done.result, entering, done.activations, {**collections, **kept}
 
     def encode(params: Tree, collections: Tree, inputs: Array, *, train: bool, key: Array | None):
         chex.assert_shape(inputs, (None, *shape))
@@ -202,7 +205,19 @@ def from_linen(
         result, entering, activations, collections = run(decode_method, params, collections, maps, train, key)
         return (result if isinstance(result, tuple) else (result, entering[0])), activations, collections
 
-    return Network(init, encode, decode, tuple(per_task), wiring, shape, outputs)
+    network = Network(init, encode, decode, tuple(per_task), wiring, shape, outputs)
+    if gates:
+        _, collections = jax.eval_shape(network.init, jax.random.key(0))
+        example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        found = jax.eval_shape(network.apply, shapes["params"], collections, example).activations
+        if lost := sorted(set(sizes) - set(found)):
+            raise ValueError(
+                f"The activations of the gate {lost[0]!r} cannot be had: its submodule is called within nn.scan, "
+                "nn.vmap or another lifted transformation that keeps them to itself (nn.remat and nn.jit do not). Gate "
+                "a submodule outside of it."
+            )
+        check_gates(network)
+    return network
 
 
 def _find_head(
@@ -216,7 +231,7 @@ def _find_head(
         logits = result[0] if isinstance(result, tuple) else result
         heads = [call for call in calls if call.outputs is logits]
         found.extend((heads[0] if heads else None, needed or not isinstance(result, tuple), jnp.shape(logits)))
-        found.append([call._replace(outputs=jax.eval_shape(jnp.asarray, call.outputs)) for call in calls])
+        found.append([call._replace(outputs=getattr(call.outputs, "shape", ())) for call in calls])
 
     jax.eval_shape(evaluate, shapes, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     head, needed, size, calls = found
@@ -266,39 +281,3 @@ def _chain(calls: Sequence[_Call], leaves: Mapping[str, Any], sizes: Mapping[str
     if seen != set(leaves):
         raise ValueError(f"No submodule owns {', '.join(sorted(set(leaves) - seen))}, so gates cannot be wired.")
     return tuple(wiring)
-
-
-def _check_chain(
-    source: _Source, shapes: Tree, wiring: Sequence[Wire], sizes: Mapping[str, int], shape: tuple[int, ...]
-) -> None:
-    """Closes every second feature of each gate, on random positive parameters: its reader must see zeros there."""
-    generator = np.random.default_rng(0)
-
-    def draw(leaf: Any) -> Any:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return np.zeros(leaf.shape, leaf.dtype)
-        scale = math.prod(leaf.shape[:-1])  # the fan-in of a kernel, so that a layer keeps the size of what it is given
-        return (generator.uniform(0.5, 1.5, leaf.shape) / scale).astype(leaf.dtype)
-
-    readers = {wire.inputs: wire for wire in wiring if wire.inputs is not None}
-
-    @jax.jit
-    def read(variables: Tree, example: Array, masks: dict[str, Array]) -> dict[str, Array]:
-        _, calls = source.evaluate(variables, example, masks)
-        entering = {call.path: call.arguments[0] for call in reversed(calls) if call.arguments}
-        return {gate: entering[wire.path.rsplit("/", 1)[0]] for gate, wire in readers.items()}
-
-    variables = jax.tree.map(draw, shapes)
-    example = generator.uniform(0.5, 1.5, (2, *shape)).astype(np.float32)
-    with jax.ensure_compile_time_eval():
-        for gate, wire in readers.items():
-            masks = {name: np.ones(size, np.float32) for name, size in sizes.items()}
-            masks[gate] = np.arange(sizes[gate], dtype=np.int32).astype(np.float32) % 2
-            entering = np.asarray(read(variables, example, masks)[gate])
-            if np.any(entering[..., np.tile(masks[gate], wire.repeat) == 0]):
-                raise ValueError(
-                    f"{wire.path.rsplit('/', 1)[0]!r} still reads features that the gate {gate!r} has closed: "
-                    "something between the two (a norm's shift, a nonlinearity with f(0) != 0, a skip connection, a "
-                    "transposition before flattening) lets them through. Gate the last submodule before the "
-                    "nonlinearity, of layers that form a chain."
-                )

@@ -142,6 +142,7 @@ def alexnet(
         per_task=per_task,
         mean=mean,
         std=std,
+        check=False,
     )
 
 

@@ -192,6 +192,7 @@ def cnn(
         per_task=per_task,
         mean=mean,
         std=std,
+        check=False,
     )
 
 

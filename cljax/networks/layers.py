@@ -47,13 +47,20 @@ class Convolution(nn.Module):
         return outputs
 
 
+def _promote(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays in the widest of their dtypes."""
+    dtype = max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
+    return tuple(array.astype(dtype) for array in arrays)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation of which single channels can be frozen.
 
     `scale * (x - mean) / sqrt(variance + epsilon) + bias`, with the batch's moments in training and the stored ones in
     evaluation. A frozen channel uses its stored ones in training too, and they stay, bit by bit: an earlier task's
     feature keeps its value while the others learn. The stored moments follow
-    `momentum * stored + (1 - momentum) * batch`, the variance being the biased one.
+    `momentum * stored + (1 - momentum) * batch`, the variance being the biased one. Where statistics are wider than the
+    inputs, as float32 beside bfloat16, all is computed in their dtype; the outputs have that of the inputs.
 
     Parameters `scale`, `bias` `[C]`; collection `batch_stats` with `mean`, `var` `[C]`.
 
@@ -82,7 +89,8 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, inputs.dtype)
         stored_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, inputs.dtype)
         stored_variance = self.variable("batch_stats", "var", jnp.ones, shape, inputs.dtype)
-        mean, variance = stored_mean.value, stored_variance.value
+        mean, variance, dtype = stored_mean.value, stored_variance.value, inputs.dtype
+        inputs, mean, variance, scale, bias = _promote(inputs, mean, variance, scale, bias)
         if train:
             frozen = jnp.zeros(shape, jnp.bool_) if frozen is None else frozen
             chex.assert_shape(frozen, shape)
@@ -90,14 +98,16 @@ class BatchNorm(nn.Module):
             batch_variance = jnp.mean(jnp.square(inputs - jnp.expand_dims(batch_mean, axes)), axes)
             if not self.is_initializing():
                 for stored, batch in ((stored_mean, batch_mean), (stored_variance, batch_variance)):
-                    moved = self.momentum * stored.value + (1 - self.momentum) * batch
-                    stored.value = jnp.where(frozen, stored.value, jax.lax.stop_gradient(moved))
+                    kept, batch = _promote(stored.value, batch)
+                    moved = self.momentum * kept + (1 - self.momentum) * batch
+                    moved = jax.lax.stop_gradient(moved).astype(stored.value.dtype)
+                    stored.value = jnp.where(frozen, stored.value, moved)
             mean = jnp.where(frozen, mean, batch_mean)
             variance = jnp.where(frozen, variance, batch_variance)
         mean, factor, bias = (
             jnp.expand_dims(value, axes) for value in (mean, scale * jax.lax.rsqrt(variance + self.epsilon), bias)
         )
-        return (inputs - mean) * factor + bias
+        return ((inputs - mean) * factor + bias).astype(dtype)
 
 
 class FeatureNorm(nn.Module):
@@ -118,7 +128,8 @@ class FeatureNorm(nn.Module):
         shape, axes = inputs.shape[-1:], tuple(range(inputs.ndim - 1))
         scale = self.param("scale", nn.initializers.ones, shape, inputs.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, inputs.dtype)
-        return inputs * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
+        values, scale, bias = _promote(inputs, jnp.expand_dims(scale, axes), jnp.expand_dims(bias, axes))
+        return (values * scale + bias).astype(inputs.dtype)
 
 
 def gate_features(activations: Array, gate: Array) -> Array:

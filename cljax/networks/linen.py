@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.networks.gates import check_gates
 from cljax.networks.layers import Convolution
 from cljax.types import Array, Network, Tree, Wire
 
@@ -89,6 +90,7 @@ def make_network(
     per_task: Sequence[str] | None = None,
     mean: Scalars = 0.0,
     std: Scalars = 1.0,
+    check: bool = True,
 ) -> Network:
     """Makes a network of a Linen module that takes its gates as arguments.
 
@@ -112,9 +114,13 @@ def make_network(
       per_task: leaf paths that belong to a task; those of the module named `head` if None.
       mean: of inputs, one number or one for each channel; see `standardize`.
       std: likewise.
+      check: whether the wiring is tried out, see `check_gates`; the networks of this package are by its tests.
 
     Returns:
       The network. Training mode is `train=True`; only then does a collection change, and only `batch_stats`.
+
+    Raises:
+      ValueError: if closed features reach open ones.
     """
     shape = tuple(inputs)
 
@@ -153,7 +159,10 @@ def make_network(
 
     if per_task is None:
         per_task = tuple(wire.path for wire in wiring if wire.path.startswith("head/"))
-    return Network(init, encode, decode, tuple(per_task), tuple(wiring), shape, outputs)
+    network = Network(init, encode, decode, tuple(per_task), tuple(wiring), shape, outputs)
+    if check and gates:
+        check_gates(network)
+    return network
 
 
 def layer_wires(layer: str, norm: str | None, *, inputs: str | None, outputs: str, repeat: int = 1) -> list[Wire]:

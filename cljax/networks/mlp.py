@@ -107,4 +107,5 @@ def mlp(
         per_task=per_task,
         mean=mean,
         std=std,
+        check=False,
     )

@@ -97,6 +97,15 @@ def test_training_is_the_module_with_the_same_key(user):
     assert output.collections["mine"] is extra["mine"]
 
 
+def test_collections_keep_their_dtypes(user):
+    """Flax's BatchNorm widens bfloat16 statistics, which no loop can carry."""
+    network, *trees = user
+    params, collections = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), trees)
+    with jax.numpy_dtype_promotion("standard"):
+        trained = jax.eval_shape(lambda key: network.apply(params, collections, raw(), key=key), jax.random.key(0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(trained.collections, collections)
+
+
 def test_gradients_are_the_module_s(user):
     network, params, collections = user
     loss = lambda logits: jnp.sum(jnp.square(logits))

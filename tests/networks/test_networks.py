@@ -218,6 +218,18 @@ def test_float64(builder, normalization):
         chex.assert_trees_all_equal_shapes_and_dtypes(trained.collections, wide[1])
 
 
+def test_bfloat16_parameters_beside_float32_statistics():
+    """The second convolution used to get float32 features for its bfloat16 kernel."""
+    network, params, collections, raw = make("cnn", "batch")
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    apply = jax.jit(network.apply)
+    output, wide = (apply(one, collections, raw, key=jax.random.key(0)) for one in (narrow, params))
+    assert output.logits.dtype == output.maps.dtype == jnp.bfloat16
+    chex.assert_trees_all_equal_shapes_and_dtypes(output.collections, wide.collections)
+    for ours, theirs in zip(*map(jax.tree.leaves, (output.collections, wide.collections)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0.05, atol=0.02)
+
+
 def test_vmapped_seeds_are_single_ones():
     network = cnn((6, 6, 1), 2, channels=((3,),), dense=(), normalization="batch")
     params, collections = jax.jit(network.init)(jax.random.key(0))
