@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import stat
 import tempfile
 from typing import Any, BinaryIO
@@ -24,6 +25,24 @@ def shown(path: str | os.PathLike) -> str:
       'caf\\xe9'
     """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def expand(path: str | os.PathLike) -> pathlib.Path:
+    """A path whose `~` is the home folder.
+
+    Raises:
+      ValueError: there is no such home folder.
+
+    Example:
+      >>> expand('runs/first')
+      PosixPath('runs/first')
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{os.fsdecode(path)} begins with ~, but no such home folder is known. Set HOME, or write the whole path."
+        ) from None
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
@@ -96,6 +115,15 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     except BaseException:
         pathlib.Path(draft).unlink(missing_ok=True)
         raise
+
+
+def remove_drafts(path: str | os.PathLike) -> None:
+    """Removes what writes of a file left behind that were killed. Nobody else may be writing it."""
+    path = pathlib.Path(path)
+    draft = re.compile(rf"\.{re.escape(path.name[:100])}-[a-z0-9_]{{8}}")
+    for name in os.listdir(path.parent):
+        if draft.fullmatch(name):
+            (path.parent / name).unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

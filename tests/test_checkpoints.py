@@ -685,9 +685,9 @@ def test_the_newest_interrupted_run_of_a_configuration_is_found(tmp_path):
 def test_overwriting_removes_checkpoints_and_learners(tmp_path):
     config = {"rate": 0.1}
     for overwrite, left in ((False, True), (False, True), (True, False)):
-        with folders.claim(tmp_path / "run", config, overwrite=overwrite) as folder:
+        with folders.claim(tmp_path / "run", config, names=["lwf"], overwrite=overwrite) as folder:
             folder.start()
-            places = (folder.checkpoints("lwf"), folder.path / "learners" / "lwf")
+            places = (folder.checkpoints("lwf") / "00000001", folder.path / "learners" / "lwf" / "seed-0")
             assert all(place.exists() == (left and folder.record is not None) for place in places)
             for place in places:
                 place.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Run folders: what is refused, what is continued, what is left behind."""
 
+import errno
 import json
 import os
 import subprocess
@@ -130,9 +131,177 @@ def test_a_failed_write_leaves_the_old_record(tmp_path):
     assert sorted(os.listdir(path)) == [".lock", "config.json", "record.json"]
 
 
-def test_fresh_paths_do_not_collide(tmp_path, monkeypatch):
+def test_runs_begun_in_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(folders.time, "strftime", lambda form: "20300101-120000")
-    first = folders.fresh_path(tmp_path, "a/b-task")
-    assert first == tmp_path / "a_b-task-20300101-120000"
-    first.mkdir()
-    assert folders.fresh_path(tmp_path, "a/b-task").name == "a_b-task-20300101-120000-2"
+    path = folders.fresh_path(tmp_path / "runs", "a/b-task")
+    assert path == tmp_path / "runs" / "a_b-task-20300101-120000"
+    with claim(path, CONFIG, fresh=True) as first, claim(path, CONFIG, fresh=True) as second:
+        first.start()
+        assert (first.path, second.path) == (path, path.with_name(f"{path.name}-2"))
+        with claim(path, CONFIG, fresh=True) as third:
+            assert third.path == path.with_name(f"{path.name}-3")
+    assert os.listdir(tmp_path / "runs") == [path.name]
+    long = folders.fresh_path(tmp_path, "Zahl-ä" * 99)
+    assert len(os.fsencode(long.name)) <= 255
+    with claim(long, CONFIG, fresh=True) as folder:
+        assert folder.path.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is not strict JSON"),
+        ('{"complete": true, "runs": [', "is not strict JSON"),
+        ("null", "is not a run's record"),
+        ("[1]", "is not a run's record"),
+        ('{"runs": {}}', "is not a run's record"),
+        ("[" * 100_000, "is nested too deeply"),
+        (None, "is not a regular file"),
+    ],
+)
+def test_a_damaged_record_is_kept_and_named(content, words, tmp_path):
+    path = finished(tmp_path / "run")
+    record = path / "record.json"
+    record.unlink()
+    record.mkdir() if content is None else record.write_text(content)
+    with (
+        pytest.raises(FolderError, match=f"record.json {words}.*Nothing in its folder is changed") as caught,
+        claim(path, CONFIG),
+    ):
+        pass
+    assert "--overwrite" in str(caught.value)
+    assert folders.interrupted(tmp_path, CONFIG) == path  # so that --resume says so, too
+    if content is None:
+        with (
+            pytest.raises(FolderError, match=r"record.json stands where the run has a file"),
+            claim(path, CONFIG, overwrite=True),
+        ):
+            pass
+        return
+    assert record.read_text() == content
+    with claim(path, CONFIG, overwrite=True) as folder:
+        folder.start()
+        assert not record.exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "record.json"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_what_cannot_be_read_now_is_no_reason_to_begin_anew(name, number, tmp_path, monkeypatch):
+    path = finished(tmp_path / "run", complete=False)
+    before = {entry.name: entry.read_bytes() for entry in path.iterdir()}
+    whole = os.open
+
+    def broken(place, *arguments, **options):
+        if os.path.basename(place) == name:
+            raise OSError(number, os.strerror(number))
+        return whole(place, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", broken)
+    with (
+        pytest.raises(FolderError, match=f"{name} cannot be read \\({os.strerror(number)}\\), so nothing"),
+        claim(path, CONFIG),
+    ):
+        pass
+    monkeypatch.undo()
+    assert {entry.name: entry.read_bytes() for entry in path.iterdir()} == before
+
+
+def test_a_pipe_in_a_run_folder_does_not_hang(tmp_path):
+    for name, kept in (("config.json", "record.json"), ("record.json", "config.json")):
+        path = finished(tmp_path / name)
+        (path / name).unlink()
+        os.mkfifo(path / name)
+        with pytest.raises(FolderError, match=f"{name} is not a regular file"), claim(path, CONFIG):
+            pass
+        assert (path / kept).exists()
+    assert folders.interrupted(tmp_path, CONFIG) == tmp_path / "record.json"
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "learners/lwf", "learners/lwf/seed-0", "tensorboard/lwf"])
+def test_a_file_where_a_folder_belongs_is_refused_before_the_run(place, tmp_path):
+    path = finished(tmp_path / "run", complete=False)
+    (path / place).parent.mkdir(parents=True, exist_ok=True)
+    (path / place).write_text("mine")
+    with (
+        pytest.raises(FolderError, match=f"{place} stands where the run has a folder. Move it away"),
+        claim(path, CONFIG, names=["lwf"]),
+    ):
+        pass
+    assert (path / place).read_text() == "mine"
+
+
+def test_only_the_runs_own_is_removed(tmp_path):
+    path = finished(tmp_path / "run", complete=False)
+    own = ["checkpoints/lwf/00000007", "learners/lwf/seed-0", "tensorboard/lwf/seed-12", "checkpoints/lwf/.draft-8"]
+    others = [
+        "checkpoints/lwf/99",
+        "checkpoints/notes",
+        "learners/lwf/seed-\u00b2",
+        "learners/mine",
+        "plots",
+        "learners/a",
+    ]
+    for name in (*own, *others):
+        (path / name).mkdir(parents=True)
+        (path / name / "file").write_text(name)
+    (path / ".record.json-abcdef12").write_text("{")  # of a write that was killed
+    (path / ".record.json-mine").write_text("{")
+    with claim(path, CONFIG, names=["lwf", "a"], overwrite=True) as folder:
+        folder.start()
+        folder.forget("lwf")
+    found = {str(entry.parent.relative_to(path)) for entry in path.rglob("file")}
+    assert found == set(others)
+    assert not any((path / name).exists() for name in own)
+    assert {entry.name for entry in path.iterdir() if entry.is_file()} == {".lock", ".record.json-mine", "config.json"}
+
+
+def test_without_locks_a_run_goes_on_and_knows_it(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with claim(tmp_path / "run", CONFIG) as folder:
+        assert folder.locked
+        folder.start()
+    monkeypatch.setattr(folders.fcntl, "flock", flock)
+    with claim(tmp_path / "run", CONFIG) as folder:
+        assert not folder.locked
+    assert folders.interrupted(tmp_path, CONFIG) == tmp_path / "run"
+
+
+def test_names_that_no_file_system_takes_and_homes_that_are_not_known(tmp_path, monkeypatch):
+    for path, words in ((tmp_path / ("x" * 256), "File name too long"), ("~nobody-there/run", "no such home folder")):
+        with pytest.raises(FolderError, match=words), claim(path, CONFIG):
+            pass
+    folder = tmp_path / os.fsdecode(b"caf\xe9 [bold]*$^$")
+    with claim(folder, {"data": os.fsdecode(b"\xff")}) as claimed:
+        claimed.start()
+        claimed.save({"runs": [], "data": os.fsdecode(b"\xff")})
+    assert json.loads((folder / "record.json").read_text())["data"] == "\udcff"
+    with claim(folder, {"data": "\udcff"}) as claimed:
+        assert claimed.record == {"runs": [], "data": "\udcff"}
+
+
+def test_a_folder_that_cannot_be_entered_is_one_paragraph(tmp_path, monkeypatch):
+    path = finished(tmp_path / "run", complete=False)
+
+    def denied(place, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+
+    monkeypatch.setattr(folders.os, "listdir", denied)
+    with (
+        pytest.raises(FolderError, match=r"run cannot be written \(Permission denied\). Choose another"),
+        claim(path, CONFIG),
+    ):
+        pass
+    assert folders.interrupted(tmp_path, CONFIG) is None
+
+
+def test_a_complete_record_without_its_files_is_not_finished(tmp_path):
+    path = finished(tmp_path / "run")
+    with claim(path, CONFIG, needed=["plot.png"]) as folder:
+        assert folder.record["complete"]
+    assert folders.interrupted(tmp_path, CONFIG, needed=["plot.png"]) == path
+    assert folders.interrupted(tmp_path, CONFIG) is None
+    (path / "plot.png").write_text("")
+    with pytest.raises(FolderError, match="holds a finished run"), claim(path, CONFIG, needed=["plot.png"]):
+        pass

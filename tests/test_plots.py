@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from cljax.report import frame, palette, plots
 from cljax.report.series import known_mean_and_interval, learning_curve
+from cljax.report.sweep import stability_plasticity
 from tests.records import FIRST, SECOND, make_capacity, make_run
 
 T1 = 12.706204736432095
@@ -235,3 +236,32 @@ def test_plots_draw_where_they_are_told_and_leave_pyplot_alone():
     assert plots.comparison([FINETUNE], ax) is ax
     plots.task_accuracy(FINETUNE)
     assert pyplot.get_fignums() == []
+
+
+HARD = ["$\\alpha^", "cats$^$ $x_", "_hidden", "a\x1b[31m\nb\x00", "\ud800\u732b", "%d {} \\", "x" * 5000]
+
+
+def test_names_are_no_mathematics_and_always_in_the_legend():
+    """Also names that the font cannot draw, and those with a `_`, which Matplotlib leaves out."""
+    runs = [make_run(name, FIRST, label=name, data=HARD[1]) for name in HARD]
+    swept = [{**run, "sweep": {"curve": run["label"], "parameter": None, "value": None}} for run in runs]
+    drawn = [plots.accuracy_against_forgetting(runs), plots.learning_curves(runs), stability_plasticity(swept)]
+    expected = ["$\\alpha^", "cats$^$ $x_", " _hidden", "a\\x1b[31m\\nb\\x00", "\\ud800\\u732b", "%d {} \\"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for ax in drawn:
+            entries = ax.get_legend().get_texts()
+            assert [text.get_text() for text in entries][:-1] == expected
+            assert entries[-1].get_text().endswith("...")
+            assert not any(text.get_parse_math() for text in (*entries, ax._left_title))
+        FigureCanvasAgg(drawn[2].figure).draw()
+        ax = plots.comparison(runs)
+        FigureCanvasAgg(ax.figure).draw()
+        assert [label.get_text() for label in ax.get_yticklabels()][:-1] == expected
+        assert not any(label.get_parse_math() for label in ax.get_yticklabels())
+    assert not plots.accuracy_matrix(runs[0])._left_title.get_parse_math()
+    assert drawn[2].get_title("left") == "Stability against plasticity: cats$^$ $x_, 2 tasks, task-\nincremental"
+
+
+def test_a_figure_of_many_methods_is_no_taller_than_matplotlib_takes():
+    assert plots.comparison([make_run("lwf", FIRST[:1])] * 170).figure.get_size_inches()[1] == 60

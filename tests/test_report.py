@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from cljax import report
+from tests import records
 
 
 def make_run(method, accuracy, scenario="task", **changes):
@@ -166,8 +167,9 @@ def test_plain_is_strict_json_and_keeps_float32_bits():
 
 
 def test_read_a_folder_or_a_file_and_refuse_others(tmp_path):
-    (tmp_path / "record.json").write_text(json.dumps({"runs": [FINETUNE]}))
-    assert report.read(tmp_path) == report.read(tmp_path / "record.json") == {"runs": [FINETUNE]}
+    record = {"runs": [records.make_run("finetune", FINETUNE["accuracy"])]}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert report.read(tmp_path) == report.read(tmp_path / "record.json") == record
     (tmp_path / "record.json").write_text("[]")
     with pytest.raises(ValueError, match="not a run's record"):
         report.read(tmp_path)

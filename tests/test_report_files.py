@@ -1,21 +1,25 @@
 """What `cljax report` writes, against numbers worked by hand; the page, as a browser would read it."""
 
 import csv
+import functools
 import html.parser
 import json
+import os
 import re
 import struct
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from cljax import cli, data, methods, networks, report, streams
 from cljax.cli.building import make_optimizer, make_settings
 from cljax.cli.options import Training
-from cljax.report import files, sections, tensorboard
+from cljax.report import files, schema, sections, series, tensorboard
 from cljax.report import record as records
+from cljax.report.figures import Drawing, draw
 from cljax.training.driver import drive
 from tests.records import FIRST, SECOND, make_capacity, make_run, save
 
@@ -84,7 +88,7 @@ def test_markdown_by_hand(written):
     assert head[:5] == ["method", "average accuracy", "backward transfer", "forgetting", "against finetune"]
     assert lines[4] == "| finetune | 65 ±64 | -30 ±127 | 30 ±127 | - | 1.50 | 1.45M | 17.2k |"
     assert lines[5] == "| tfm | 79 ±25 | 0.0 ±0.0 | 0.0 ±0.0 | +14 ±38 | 1.50 | 1.45M | 17.2k |"
-    assert lines[7].endswith("clnp is left out: it has <no> gates")
+    assert lines[7].endswith(r"clnp is left out: it has \<no\> gates")
 
 
 def test_csv_by_hand(written):
@@ -222,7 +226,7 @@ def test_hard_records_are_written_whole(tmp_path):
         ("missing", "cannot be read (it is not there). Name a run folder"),
         ("begun", "has no record yet: no method has finished"),
         ("empty", "has no run yet: no method has finished"),
-        ("broken", "is not a run's record: it is no JSON"),
+        ("broken", "is not strict JSON"),
         ("list", "is not a run's record: it has no 'runs'"),
     ],
 )
@@ -241,30 +245,235 @@ def test_no_record_is_one_paragraph(name, words, tmp_path, capsys):
 
 def test_the_command_refuses_what_is_no_report_and_what_is_named_twice(tmp_path, capsys):
     folder = save(tmp_path / "run", make_run("finetune", FIRST[:1]))
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("")
+    mine = {"thesis.txt": "my thesis", "report.html": "<html>my own</html>"}
+    for name, words in mine.items():
+        (tmp_path / name[:6]).mkdir()
+        (tmp_path / name[:6] / name).write_text(words)
     refusals = {
-        (str(folder), "--out", str(tmp_path / "mine")): "holds something else than a report. Choose another",
+        (str(folder), "--out", str(tmp_path / "thesis")): "holds something else than a report. Choose another",
+        (str(folder), "--out", str(tmp_path / "report")): "report.html does not list the files of a report: it is one",
+        (str(folder), "--out", str(tmp_path / ("x" * 256))): "cannot be written (File name too long)",
+        (str(folder), "--out", str(folder / "record.json")): "is a file, not a folder",
+        (str(folder), "--out", "~nobody-there/x"): "no such home folder is known",
         (str(folder), str(folder / "record.json")): "is named twice",
         (): "Of which run? Name its folder",
     }
     for arguments, words in refusals.items():
         assert cli.main(["report", *arguments]) == 2
         assert words in " ".join(capsys.readouterr().err.split())
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    for name, words in mine.items():
+        assert {path.name: path.read_text() for path in (tmp_path / name[:6]).iterdir()} == {name: words}
     assert not (folder / "report").exists()
 
 
-def test_the_command_writes_and_replaces_a_report(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(files, "draw", lambda section: iter(()))
-    folder, out = save(tmp_path / "run", make_run("finetune", [[[0.5]]])), tmp_path / "out"
-    (out / "plots").mkdir(parents=True)
-    (out / "report.html").write_text("earlier")
-    (out / "plots" / "old.png").write_text("")
+@pytest.fixture
+def unplotted(monkeypatch):
+    """Reports with one figure a method and section, a pixel, so that writing takes no time."""
+
+    def draw(section):
+        for run in section.runs:
+            yield Drawing("accuracy", sections.label(run), "words", Figure(figsize=(0.1, 0.1), dpi=10))
+
+    monkeypatch.setattr(files, "draw", draw)
+
+
+def there(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_report_replaces_its_own_files_and_no_other(tmp_path, capsys, unplotted):
+    out = tmp_path / "out"
+    folder = save(
+        tmp_path / "run", make_run("finetune", [[[0.5]]]), make_run("a/b", [[[0.5]]]), make_run("a b", [[[0.5]]])
+    )
     assert cli.main(["report", str(folder), "--out", str(out)]) == 0
     assert capsys.readouterr().out.split() == ["Report:", str(out / "report.html")]
-    assert "finetune" in (out / "report.html").read_text()
-    assert not (out / "plots" / "old.png").exists()
+    plots = {f"plots/accuracy-{name}.png" for name in ("finetune", "a-b", "a-b-1")}
+    assert there(out).keys() == {"report.html", "results.csv", "summary.csv", "table.md", *plots}
+    mine = {"visits.csv": b"mine", "plots/mine.png": b"mine", ".table.md-mydraft0": b"mine", "notes": b"mine"}
+    for name, content in mine.items():
+        (out / name).write_bytes(content)
+    save(folder, make_run("lwf", [[[0.5]]]))
+    report.write([folder], out)
+    assert "lwf" in (out / "report.html").read_text()
+    found = {"report.html", "results.csv", "summary.csv", "table.md", "plots/accuracy-lwf.png"}
+    assert there(out).keys() == found | mine.keys() - {".table.md-mydraft0"}
+    del mine[".table.md-mydraft0"]  # the name of a draft of the report's own
+    assert {name: there(out)[name] for name in mine} == mine
+    rounds = {"accuracy": [[[0.5], [0.5]]], "task_aware": [[[0.5], [0.5]]]}
+    schedule = {"task": [0, 0], "epochs": [2, 2], "evaluate": [True, True]}
+    epochs = make_run("a", [[[0.0] * 2] * 2])["epochs"]
+    save(folder, make_run("lwf", [[[0.5]]], rounds=rounds, schedule=schedule, epochs=epochs))
+    before = there(out)
+    with pytest.raises(ValueError, match=r"visits.csv is not of the report in .*Move it away"):
+        report.write([folder], out)
+    assert there(out) == before
+
+
+def test_a_report_killed_anywhere_is_written_anew(tmp_path, monkeypatch, unplotted):
+    first = save(tmp_path / "first", make_run("finetune", [[[0.5]]]), make_run("old", [[[0.5]]]))
+    second = save(tmp_path / "second", make_run("finetune", [[[0.75]]]), make_run("new", [[[0.5]]]))
+    expected = there(report.write([second], tmp_path / "expected").parent)
+    whole = files.files.write_bytes
+    for killed_at in range(len(expected) + 1):
+        out = tmp_path / str(killed_at)
+        (out / "plots").mkdir(parents=True) if killed_at == 0 else report.write([first], out)
+        (out / "plots").rmdir() if killed_at == 0 else None
+        writes = iter(range(100))
+
+        def write(path, content, writes=writes, killed_at=killed_at):
+            if next(writes) == killed_at:
+                (path.parent / f".{path.name}-0123abcd").write_bytes(content[:10])
+                raise KeyboardInterrupt
+            whole(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.files, "write_bytes", write)
+            with pytest.raises(KeyboardInterrupt):
+                report.write([second], out)
+        report.write([second], out)
+        assert there(out) == expected
+
+
+@pytest.mark.parametrize("name", ["plots", "table.md", "report.html"])
+def test_a_report_goes_around_nothing_in_its_way(name, tmp_path, unplotted):
+    folder, out = save(tmp_path / "run", make_run("finetune", [[[0.5]]])), tmp_path / "out"
+    report.write([folder], out)
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    for path in (out / "plots").iterdir():
+        path.unlink()
+    (out / "plots").rmdir() if name == "plots" else (out / name).unlink()
+    os.mkfifo(out / name) if name == "report.html" else (out / name).symlink_to(target)
+    words = "report.html is not a regular file" if name == "report.html" else f"{name} is not of the report"
+    with pytest.raises(ValueError, match=words):
+        report.write([folder], out)
+    assert list(target.iterdir()) == []
+
+
+def test_the_list_of_a_report_reaches_nothing_else(tmp_path, unplotted):
+    folder, out = save(tmp_path / "run", make_run("finetune", [[[0.5]]])), tmp_path / "out"
+    report.write([folder], out)
+    (tmp_path / "mine.png").write_text("mine")
+    page = (out / "report.html").read_text()
+    listed = f"../mine.png plots/../../mine.png {tmp_path}/mine.png notes"
+    (out / "notes").write_text("mine")
+    (out / "report.html").write_text(page.replace("table.md", f"table.md {listed}", 1))
+    report.write([folder], out)
+    assert (tmp_path / "mine.png").exists()
+    assert (out / "notes").exists()
+
+
+def test_a_full_disk_is_one_paragraph(tmp_path, capsys, monkeypatch, unplotted):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    folder = save(tmp_path / "run", make_run("finetune", [[[0.5]]]))
+    monkeypatch.setattr(files.files, "write_bytes", full)
+    assert cli.main(["report", str(folder)]) == 2
+    assert "cannot be written into" in capsys.readouterr().err
+
+
+HARD = '_x$^$ [bold]</title>"><b>|`\ud800\x1b[31m\n\u732b :smile: =1'
+
+
+def test_names_are_no_markup(tmp_path, unplotted):
+    run = make_run(HARD, FIRST, data=f"={HARD}", config={"methods": [HARD], HARD: {HARD: [HARD]}}, network={HARD: HARD})
+    folder = save(tmp_path / os.fsdecode(b"caf\xe9 [a]*"), run, left_out={HARD: HARD})
+    out = report.write([folder]).parent
+    text = (out / "report.html").read_text()
+    page = Reader(text)
+    assert not {"\x1b", "\x00"} & set(text)
+    assert page.all("b") == []
+    assert len(page.all("title")) == 1
+    shown = HARD.replace("\ud800", "\\ud800").replace("\x1b", "\\x1b").replace("\n", "\\n")
+    assert f"Continual learning: {shown}" in page.text
+    assert shown in page.text
+    table = (out / "table.md").read_text().splitlines()
+    assert table[0].startswith(r"## =\_x\$^\$ \[bold\]\</title\>")
+    assert table[4].startswith(r"| \_x\$^\$ \[bold\]\</title\>" + '"' + r"\>\<b\>\|\`\\ud800")
+    assert len(rows(out / "summary.csv")) == 1
+    assert rows(out / "summary.csv")[0]["data"] == f"'={shown}"
+    assert rows(out / "summary.csv")[0]["folder"] == "caf\\udce9 [a]*"
+
+
+def places(value, path=()):
+    """The path of everything inside a record."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+def test_a_changed_record_is_refused_or_reported(monkeypatch):
+    """A true record, changed at every place in turn: what is accepted goes through everything but the drawing."""
+    rounds = {name: [[[0.9, 0.1], [0.5, 0.7], [0.8, 0.6]]] for name in ("accuracy", "task_aware")}
+    schedule = {"task": [0, 1, 0], "epochs": [1] * 3, "evaluate": [True] * 3}
+    points = {"curves": [[[0.9, 0.1], [0.5, 0.7]]], "curve_epochs": [[0, 0, 1], [1, 0, 2]]}
+    sweep = {"curve": "lwf.strength", "parameter": "strength", "value": 1.0}
+    run = make_run("lwf", FIRST[:1], "class", rounds=rounds, schedule=schedule, sweep=sweep, **points)
+    run["capacity"] = {"dense_0": {name: values[:1] for name, values in make_capacity()["dense_0"].items()}}
+    run["epochs"] = make_run("lwf", [[[0.0] * 3] * 3])["epochs"]
+    record = {
+        "format": 1,
+        "complete": False,
+        "left_out": {"x": "y"},
+        "runs": [run, make_run("finetune", FIRST[:1], "class")],
+    }
+    schema.check(record)
+    deep = functools.reduce(lambda inner, _: [inner], range(200), 0)
+    wrong = [None, "", "x", -1, 2, 0.5, 10**400, float("nan"), float("inf"), True, [], [[]], [0.5], {}, {"a": 1}, deep]
+    changes = [lambda value, new=new: new for new in wrong] + [
+        lambda value: value * 2 if isinstance(value, list) else value
+    ]
+    text, accepted, refused = json.dumps(record), {}, []
+    for path in places(record):
+        for number, change in enumerate((*changes, None)):
+            outer = {"record": json.loads(text)}
+            *most, last = ("record", *path)
+            holder = functools.reduce(lambda inside, key: inside[key], most, outer)
+            if change:
+                holder[last] = change(holder[last])
+            else:
+                del holder[last]
+            try:
+                schema.check(outer.get("record"))
+            except ValueError as error:
+                refused.append(str(error))
+            else:
+                kind = tuple("" if isinstance(key, int) else key for key in path)
+                accepted[kind, number] = outer["record"]
+    assert len(refused) > 3000
+    assert all(5 < len(words) < 300 for words in refused)
+    assert len(accepted) > 100
+    free = {"config", "network", "versions", "device", "parameters", "left_out", "seconds", "flops", "bytes_per_task"}
+    for (kind, _), changed in accepted.items():
+        if not changed["runs"] or free & set(kind):
+            continue
+        monkeypatch.setattr(sections, "read", lambda path, changed=changed: changed)
+        for section in report.gather(["x"]):
+            files.summary_rows([section])
+            assert all(len(row) == 10 for row in files.result_rows(section))
+            assert all(len(row) == 11 for row in files.visit_rows(section))
+            for run in section.runs:
+                visits, accuracy, _ = series.over_stream(run)
+                assert accuracy.shape[1] == len(visits)
+                for name in ("curves", "loss", "validation_accuracy"):
+                    at, values = series.learning_curve(run, name)
+                    assert values.shape == (len(run["seeds"]), len(at))
+
+
+def test_what_is_all_unknown_is_drawn():
+    nothing = lambda value: [nothing(item) for item in value] if isinstance(value, list) else None
+    run = make_run("lwf", nothing(FIRST))
+    run["epochs"] = {name: nothing(values) for name, values in run["epochs"].items()}
+    (section,) = [sections.Section("title", [run], [])]
+    assert [drawing.name for drawing in draw(section)] == [
+        "average_accuracy",
+        "accuracy_against_forgetting",
+        "accuracy_matrix",
+        "task_accuracy",
+    ]
 
 
 @pytest.fixture(scope="module")

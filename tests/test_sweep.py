@@ -12,7 +12,7 @@ from cljax import cli, methods, report, streams, training
 from cljax.cli import setup
 from cljax.cli.options import Options, Sweep, Training, UsageError
 from cljax.cli.sweep import Curve, curves, side_by_side
-from cljax.training import host
+from cljax.training import driver, host
 from cljax.training.driver import drive
 from tests import conformance
 
@@ -130,7 +130,7 @@ def test_the_plot_has_a_line_a_curve_in_order_of_its_values():
     assert {text.get_text() for text in ax.texts} == {"1", "10"}
 
 
-def test_the_command_writes_record_table_and_plot(tmp_path, capsys):
+def test_the_command_writes_record_table_and_plot(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     small = ["--seeds", "2", "--epochs", "1", "--tasks", "2", "--hidden", "8", "--share", "0.2", "--no-cache"]
     words = ["sweep", "finetune", "rate", "0.01", "0.1", "1e30", "--vs", "freezing", *small, "--quiet"]
@@ -151,6 +151,18 @@ def test_the_command_writes_record_table_and_plot(tmp_path, capsys):
     assert first == second > 0, "a drive's compilation counts once, shared by its values"
     assert (out / "sweep.png").read_bytes()[:4] == b"\x89PNG"
     assert (out / "sweep.md").read_text().count("\n| ") == 5
+    drive, before = driver.drive, json.loads((out / "record.json").read_text())
+    monkeypatch.setattr(driver, "drive", lambda *_, **__: pytest.fail("trained again"))
+    for again in (["--resume"], []):  # killed between its record and its plot
+        (out / "sweep.png").unlink()
+        (out / "sweep.md").unlink()
+        assert cli.main([*words, *again]) == 0
+        assert (out / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+        assert (out / "sweep.md").read_text().count("\n| ") == 5
+        assert json.loads((out / "record.json").read_text()) == before
+    assert cli.main(words) == 2
+    assert "holds a finished run" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(driver, "drive", drive)
     assert [run["label"] for section in report.gather([out]) for run in section.runs] == [
         "finetune.rate=0.01",
         "finetune.rate=0.1",

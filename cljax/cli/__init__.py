@@ -5,13 +5,10 @@ Everything heavy is imported where it is used, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
 from cljax.cli.options import (
     Command,
@@ -25,6 +22,7 @@ from cljax.cli.options import (
     Sweep,
     UsageError,
 )
+from cljax.cli.printing import Closed, any_terminal, errors_console, show, standard_output, styled
 
 __all__ = ["main"]
 
@@ -41,20 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit code: 0; 2 where something asked for cannot be; 1 where a learner diverged, or a run cannot go on since
       all did or an example cannot be read; 130 on Ctrl-C.
     """
-    errors = Console(stderr=True)
     from cljax.folders import FolderError
 
-    try:
-        return execute(parse(arguments), errors)
-    except (UsageError, FolderError) as error:
-        return complain(errors, error, 2)
-    except RunError as error:
-        return complain(errors, error, 1)
-    except BrokenPipeError:  # such as `cljax methods | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt as stop:
-        return complain(errors, " ".join(["Stopped.", *map(str, stop.args)]), 130)
+    errors = errors_console()
+    with any_terminal():
+        try:
+            with standard_output():
+                command = parse(arguments)
+            return execute(command, errors)
+        except (UsageError, FolderError) as error:
+            return complain(errors, error, 2)
+        except RunError as error:
+            return complain(errors, error, 1)
+        except Closed:
+            return 0
+        except KeyboardInterrupt as stop:
+            return complain(errors, " ".join(["Stopped.", *map(str, stop.args)]), 130)
 
 
 def execute(command: Compare | Run | Sweep | Report | Methods | DataSets, errors: Console) -> int:
@@ -105,9 +105,10 @@ def make_report(folders: tuple[str, ...], out: str | None) -> int:
     if not folders:
         raise UsageError("Of which run? Name its folder: cljax report runs/digits-task-20260101-120000.")
     try:
-        print(f"Report: {report.write(folders, out)}")
+        place = report.write(folders, out)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    show(f"Report: {place}")
     return 0
 
 
@@ -117,8 +118,7 @@ def list_methods() -> int:
 
     known = constructors()
     width = max(map(len, known))
-    for name, method in known.items():
-        print(f"{name:{width}}  {(method.__doc__ or '').partition(chr(10))[0]}")
+    show(*(f"{name:{width}}  {(method.__doc__ or '').partition(chr(10))[0]}" for name, method in known.items()))
     return 0
 
 
@@ -128,8 +128,7 @@ def list_data(data_dir: str | None) -> int:
 
     found = data.available(data_dir)
     width = max(len(name) for name, _, _ in found)
-    for name, text, prepared in found:
-        print(f"{name:{width}}  {'ready' if prepared else '-':5}  {text}")
+    show(*(f"{name:{width}}  {'ready' if prepared else '-':5}  {text}" for name, text, prepared in found))
     return 0
 
 
@@ -138,13 +137,14 @@ def prepare_data(asked: PrepareData, data_dir: str | None) -> int:
     from cljax import data
 
     try:
-        print(data.prepare(asked.name, asked.data_dir or data_dir, archives=asked.archives, verify=asked.verify))
+        place = data.prepare(asked.name, asked.data_dir or data_dir, archives=asked.archives, verify=asked.verify)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
+    show(str(place))
     return 0
 
 
 def complain(console: Console, error: object, code: int) -> int:
     """Prints an error as one paragraph; returns the exit code."""
-    console.print(f"[bold red]cljax:[/] {escape(str(error))}", highlight=False)
+    console.print(styled("bold red", "cljax:", f" {' '.join(str(error).splitlines())}"))
     return code

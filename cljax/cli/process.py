@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
 import pathlib
 import platform
 import sys
+
+from cljax.files import expand
 
 CONVOLUTION_THREADS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
@@ -27,8 +30,8 @@ def set_xla_flags() -> None:
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache, unless the user has chosen a place already."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cljax"
-        keep_programs(cache / "compiled")
+        with contextlib.suppress(ValueError):  # there is no home folder, as in some containers: nothing is kept
+            keep_programs(expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cljax" / "compiled")
 
 
 def keep_programs(folder: pathlib.Path) -> None:

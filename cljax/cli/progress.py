@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from cljax.cli.printing import styled
 
 if TYPE_CHECKING:
     from cljax.training.driver import Event
@@ -28,9 +31,10 @@ class Reporter:
         self._plain = not quiet and not console.is_terminal
         self._number, self._last = -1, -math.inf
         self._estimate = Estimate()
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[left]}"))
+        texts = [TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[left]")]
+        columns = (TextColumn("{task.fields[method]}", "bold", markup=False), texts[0], BarColumn(None), texts[1])
         self._progress = Progress(*columns, console=console, transient=True, expand=True, disable=not self._live)
-        self._bar = self._progress.add_task("", total=1.0, left="")
+        self._bar = self._progress.add_task("", total=1.0, method="", left="")
 
     def __enter__(self) -> Reporter:
         """Begins to show."""
@@ -47,9 +51,9 @@ class Reporter:
         """Says that a method begins, with compiling."""
         self._number += 1
         self._estimate.begin(time.monotonic())
-        self._progress.update(self._bar, description=f"[bold]{name}[/] compiling")
+        self._progress.update(self._bar, method=name, description="compiling")
         if self._plain:
-            self._console.print(f"{name} ({self._number + 1} of {self._methods})", highlight=False)
+            self._console.print(styled("", name, f" ({self._number + 1} of {self._methods})"))
 
     def event(self, event: Event) -> None:
         """Says how far a method is."""
@@ -58,10 +62,10 @@ class Reporter:
         seconds = self._estimate.left(time.monotonic(), part, self._methods - self._number - 1)
         left = "" if seconds is None else f"{clock(seconds)} left"
         text = describe(event, self._tasks)
-        self._progress.update(self._bar, completed=done, description=text, left=left)
+        self._progress.update(self._bar, completed=done, method=event.method, description=text, left=left)
         if self._plain and time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            self._console.print(f"{text}, {left}" if left else text, highlight=False, markup=True, soft_wrap=True)
+            self._console.print(Text(", ".join([f"{event.method} {text}", *([left] if left else [])])), soft_wrap=True)
 
 
 class Estimate:
@@ -95,11 +99,11 @@ class Estimate:
 
 
 def describe(event: Event, tasks: int) -> str:
-    """A line about an event, in rich's markup."""
+    """A line about an event, without its method."""
     seed = f"{event.seed}" if event.seeds == 1 else f"{event.seed} and {event.seeds - 1} more"
     accuracy = "" if math.isnan(event.validation_accuracy) else f", validation {100 * event.validation_accuracy:.1f}%"
     return (
-        f"[bold]{event.method}[/] seed {seed}, task {event.task + 1}/{tasks}, {event.phase} {event.epoch}/"
+        f"seed {seed}, task {event.task + 1}/{tasks}, {event.phase} {event.epoch}/"
         f"{event.epochs}, loss {event.loss:.3f}{accuracy}"
     )
 

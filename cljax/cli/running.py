@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from cljax.cli.building import ablation
 from cljax.cli.options import Options, RunError, UsageError, configuration, settle
+from cljax.cli.printing import show, styled
 from cljax.cli.process import set_xla_flags, use_compilation_cache
 from cljax.cli.setup import Job, check_values, choose_methods, prepare
+from cljax.text import printable, shell_word
 
 if TYPE_CHECKING:
     from cljax.folders import RunFolder
     from cljax.training.driver import Outcome
     from cljax.types import Method, Stream
+
+
+Parts = Mapping[str, Sequence[Mapping[str, Any]]]
+"""What a record holds: by the name of a drive, the entries that it makes, each by fields that it must have."""
 
 
 class Drive(NamedTuple):
@@ -43,7 +49,8 @@ def compare(asked: tuple[str, ...], options: Options, errors: Console) -> int:
     options = begin(options)
     names = choose_methods(asked)
     config = configuration(names, options)
-    with claim(names, options, config, by_name=bool(asked) and asked != ("all",)) as (folder, job):
+    parts = {name: [{"method": name}] for name in names}
+    with claim(names, options, config, parts, by_name=bool(asked) and asked != ("all",)) as (folder, job):
         return drive_all(job, folder, options, config, errors)
 
 
@@ -66,8 +73,10 @@ def claim(
     names: tuple[str, ...],
     options: Options,
     config: dict[str, Any],
+    parts: Parts,
     *,
     by_name: bool,
+    needed: Sequence[str] = (),
     check: Callable[[Job], None] = lambda job: None,
 ) -> Iterator[tuple[RunFolder, Job]]:
     """Takes the run's folder and prepares the run, all of it checked before anything is compiled or overwritten.
@@ -76,7 +85,9 @@ def claim(
       names: of the methods.
       options: settled.
       config: of the folder.
+      parts: what the record is to hold.
       by_name: as of `setup.prepare`.
+      needed: files that the run leaves beside its record.
       check: what else must hold; raises ValueError.
 
     Yields:
@@ -89,8 +100,13 @@ def claim(
     """
     from cljax import folders
 
-    with folders.claim(run_path(options, config), config, overwrite=options.output.overwrite) as folder:
+    path, fresh = run_path(options, config, needed)
+    overwrite = options.output.overwrite
+    claimed = folders.claim(path, config, names=list(parts), overwrite=overwrite, fresh=fresh, needed=needed)
+    with claimed as folder:
         try:
+            if folder.record is not None:
+                check_record(folder, config, parts)
             if options.output.tensorboard:
                 from cljax.report import tensorboard
 
@@ -111,8 +127,36 @@ def claim(
             raise KeyboardInterrupt("The same command with --resume goes on from the last checkpoint.") from None
 
 
-def run_path(options: Options, config: dict) -> str | os.PathLike:
-    """The run folder: of `--out`, with `--resume` that of the interrupted run, otherwise a fresh one.
+def check_record(folder: RunFolder, config: dict[str, Any], parts: Parts) -> None:
+    """Checks that the record which an interrupted run left is of this run.
+
+    Raises:
+      ValueError: it is damaged, or has something else or only half of a part.
+    """
+    from cljax import folders, report
+
+    record, place = folder.record or {}, folder.path / folders.RECORD
+    report.check(record, place)
+    runs, seeds, now = record["runs"], config["training"]["seeds"], json.loads(json.dumps(config))
+    is_of = lambda run, entry: all(run.get(name) == value for name, value in {**entry, "config": now}.items())
+    found = [[run for run in runs if is_of(run, entry)] for entries in parts.values() for entry in entries]
+    begun = [entries for entries in parts.values() if any(is_of(run, entry) for entry in entries for run in runs)]
+    told = sum(len(run["seeds"]) for run in runs) + len(record.get("diverged", []))
+    holds = (
+        sum(map(len, found)) == len(runs)
+        and max(map(len, found)) < 2
+        and all(set(run["seeds"]) <= set(seeds) for run in runs)
+        and told == len(seeds) * sum(map(len, begun))
+    )
+    if not holds:
+        raise ValueError(
+            f"{place} holds something else than whole results of this run. Copy it back from where it is right, begin "
+            f"the run anew with --overwrite, or choose another folder with --out."
+        )
+
+
+def run_path(options: Options, config: dict, needed: Sequence[str] = ()) -> tuple[str | os.PathLike, bool]:
+    """The run folder, and whether it must be new: of `--out`, with `--resume` that of the interrupted run, else fresh.
 
     Raises:
       UsageError: there is no run to take up.
@@ -123,20 +167,20 @@ def run_path(options: Options, config: dict) -> str | os.PathLike:
     if resume and options.output.overwrite:
         raise UsageError("--resume takes up an interrupted run, --overwrite begins it anew: give one of the two.")
     if resume and out is None:
-        if found := folders.interrupted("runs", config):
-            return found
+        if found := folders.interrupted("runs", config, needed=needed):
+            return found, False
         raise UsageError(
             "There is no interrupted run of this configuration under runs/ that --resume could take up. Name its "
             "folder with --out, or begin one without --resume."
         )
-    if resume and out and not (pathlib.Path(out).expanduser() / folders.CONFIG).exists():
+    if resume and out and not os.path.lexists(pathlib.Path(os.path.expanduser(out)) / folders.CONFIG):
         raise UsageError(f"There is no run in {out} that --resume could take up. Begin it without --resume.")
-    return out or folders.fresh_path("runs", f"{data_name(options)}-{options.data.scenario}")
+    return (out, False) if out else (folders.fresh_path("runs", f"{data_name(options)}-{options.data.scenario}"), True)
 
 
 def data_name(options: Options) -> str:
     """The data sets' names, for a folder's."""
-    return "+".join(pathlib.Path(name).expanduser().resolve().name for name in options.data.data)
+    return "+".join(os.path.basename(os.path.realpath(os.path.expanduser(name))) for name in options.data.data)
 
 
 def drive_each(
@@ -159,7 +203,7 @@ def drive_each(
     from cljax.report.tensorboard import Sink
     from cljax.training.driver import drive
 
-    say = lambda line: errors.print(escape(line), highlight=False, soft_wrap=True)
+    say = lambda line: errors.print(Text(printable(line)), soft_wrap=True)
     with Reporter(errors, len(drives), options.data.tasks or 0, quiet=options.output.quiet) as reporter:
         for one in drives:
             reporter.method(one.name)
@@ -189,7 +233,7 @@ def drive_all(job: Job, folder: RunFolder, options: Options, config: dict[str, A
     from cljax import checkpoints, report
 
     for name, reason in job.left_out.items():
-        errors.print(f"[yellow]{name} is left out:[/] {escape(reason)}", highlight=False)
+        errors.print(styled("yellow", f"{name} is left out:", f" {reason}"))
     runs = take_up(folder, "method", options, errors)
     finished = {run["method"] for run in runs}
     todo = [
@@ -210,7 +254,7 @@ def drive_all(job: Job, folder: RunFolder, options: Options, config: dict[str, A
         folder.save(make_record(runs, job, diverged))
         if method.forgets_nothing and not run["forgets_nothing"]:
             message = f"{name} promises to forget nothing, but the logits of an earlier task changed."
-            errors.print(f"[red]{message}[/]", highlight=False)
+            errors.print(styled("red", message))
     order = list(job.methods)
     runs.sort(key=lambda run: order.index(run["method"]))
     record = make_record(runs, job, diverged, complete=True)
@@ -235,7 +279,7 @@ def part_diverged(
 def tell_diverged(lines: Sequence[str], errors: Console) -> int:
     """Names the learners that diverged and are in no number of a run; returns the exit code."""
     for line in lines:
-        errors.print(f"[red]Diverged, and left out:[/] {escape(line)}", highlight=False, soft_wrap=True)
+        errors.print(styled("red", "Diverged, and left out:", f" {line}"), soft_wrap=True)
     return 1 if lines else 0
 
 
@@ -248,11 +292,18 @@ def about(job: Job, name: str) -> dict[str, Any]:
 
 
 def take_up(folder: RunFolder, name: str, options: Options, errors: Console) -> list[dict[str, Any]]:
-    """The entries of the record that an interrupted run left, after a line that tells of them by this field."""
+    """The entries of the record that an interrupted run left, after a line that tells of them by this field.
+
+    And, where the folder could not be locked, after one that says so.
+    """
+    if not folder.locked:
+        errors.print(
+            styled("yellow", f"{folder.path} cannot be locked there:", " let no other run use it at the same time.")
+        )
     runs = list((folder.record or {"runs": []})["runs"])
     if runs and not options.output.quiet:
         names = ", ".join(dict.fromkeys(run[name] for run in runs))
-        errors.print(f"Taking up {folder.path}, which has {names} already.", highlight=False)
+        errors.print(styled("", f"Taking up {folder.path}, which has {names} already."))
     return runs
 
 
@@ -265,8 +316,6 @@ def make_record(
 
 def finish(table: Any, written: Mapping[str, Any], folder: RunFolder) -> None:
     """Prints the table, where things were written, and how a report is made of them."""
-    output = Console() if sys.stdout.isatty() else Console(width=100)
-    output.print(table)
-    for what, place in written.items():
-        output.print(f"{what}: {place}", highlight=False, soft_wrap=True)
-    output.print(f"Report: cljax report {shlex.quote(str(folder.path))}", highlight=False, soft_wrap=True)
+    lines = [f"{what}: {place}" for what, place in written.items()]
+    place = shell_word(folder.path)
+    show(table, *lines, f"Report: cljax report {place}", width=None if sys.stdout and sys.stdout.isatty() else 100)

@@ -41,6 +41,13 @@ class Curve(NamedTuple):
         """What the curve is called."""
         return f"{self.method}.{self.parameter}" if self.parameter else self.method
 
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """What its entries in a record have of their own."""
+        one = {"curve": self.name, "parameter": self.parameter}
+        values: Sequence[float | None] = self.values or (None,)
+        return [{"method": self.method, "sweep": {**one, "value": value}} for value in values]
+
 
 def curves(command: Sweep) -> list[Curve]:
     """The curves asked for.
@@ -98,7 +105,10 @@ def sweep(command: Sweep, errors: Console) -> int:
                 grid = [{curve.parameter: value} for value in curve.values]
                 training.check_hypers(job.methods[curve.method], grid, grid)
 
-    with claim(names, options, config, by_name=True, check=check) as (folder, job):
+    from cljax.report.sweep import FILES
+
+    parts = {curve.name: curve.entries for curve in wanted}
+    with claim(names, options, config, parts, by_name=True, needed=FILES, check=check) as (folder, job):
         return drive_curves(wanted, job, folder, options, config, errors)
 
 
@@ -122,8 +132,9 @@ def drive_curves(
     named = {curve.name: curve for curve in wanted}
     for one, outcome in drive_each(todo, job, folder, options, errors):
         curve = named[one.name]
-        for place, value in enumerate(curve.values or (None,)):
-            label = curve.name if value is None else f"{curve.name}={value:g}"
+        for place, entry in enumerate(curve.entries):
+            value = entry["sweep"]["value"]
+            label = curve.name if value is None else f"{curve.name}={report.sweep.written(value)}"
             label += ablation(curve.method, job.networks[curve.method], job.parameters[curve.method])
             part = members(outcome, range(place * count, (place + 1) * count))
             seeds, part, lost = part_diverged(one.method, job.seeds, part, label)
@@ -131,9 +142,7 @@ def drive_curves(
             if not seeds:
                 continue
             run = report.run_record(one.method, seeds, part, network=job.networks[curve.method], config=config)
-            run |= about(job, curve.method)
-            run["sweep"] = {"curve": curve.name, "parameter": curve.parameter, "value": value}
-            runs.append({**run, "label": label})
+            runs.append({**run, **about(job, curve.method), **entry, "label": label})
         folder.save(make_record(runs, job, diverged))
     order = [curve.name for curve in wanted]
     runs.sort(key=lambda run: order.index(run["sweep"]["curve"]))

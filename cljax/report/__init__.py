@@ -5,7 +5,7 @@
 
 from cljax.report import plots
 from cljax.report.files import write
-from cljax.report.record import capacity, device, forgets_nothing, plain, read, run_record, versions
+from cljax.report.record import capacity, check, device, forgets_nothing, plain, read, run_record, versions
 from cljax.report.sections import Section, gather
 from cljax.report.sweep import stability_plasticity, sweep_table, write_sweep
 from cljax.report.tables import METRICS, interval, markdown, short, summarise, table
@@ -14,6 +14,7 @@ __all__ = [
     "METRICS",
     "Section",
     "capacity",
+    "check",
     "device",
     "forgets_nothing",
     "gather",

@@ -9,6 +9,7 @@ import numpy as np
 
 from cljax.report import palette, plots
 from cljax.report.sections import Section, label
+from cljax.report.series import learning_curve
 from cljax.report.tables import interval, summarise
 
 if TYPE_CHECKING:
@@ -45,10 +46,13 @@ def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
         said = "; ".join(f"{label(run)} {interval(summarise(run)['forgetting'])}" for run in runs)
         words = f"Average accuracy against forgetting, with intervals both ways. Forgetting in percent: {said}."
         yield Drawing("accuracy_against_forgetting", "", words, _figure(plots.accuracy_against_forgetting(runs)))
+    has = lambda kind: [len(learning_curve(run, kind)[0]) > 0 for run in runs]
+    if not (any(has("loss")) or all(has("curves")) or all(has("validation_accuracy"))):
+        return
     curves = plots.learning_curves(runs)
     words = f"Over the whole stream, a line a method with its 95% interval: {curves.get_title('left').lower()}."
     yield Drawing("learning_curves", "", words, _figure(curves))
-    if curves.get_ylabel().startswith("accuracy"):
+    if curves.get_ylabel().startswith("accuracy") and any(has("loss")):
         words = "Training loss over the whole stream, a line a method. Methods add terms of their own to it."
         yield Drawing("training_loss", "", words, _figure(plots.learning_curves(runs, of="loss")))
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from cljax import metrics
+from cljax import files, metrics
 from cljax.report.figures import draw
 from cljax.report.page import Page
 from cljax.report.sections import Section, gather, label
 from cljax.report.tables import WORDS, caption, markdown, summarise
+from cljax.text import markdown as escape
+from cljax.text import printable, spreadsheet
 
 PAGE = "report.html"
+OWN = re.compile(r"table\.md|(results|summary|visits)\.csv|plots/[A-Za-z0-9_.-]+\.png")
+LIST = re.compile(rb'<meta name="cljax-report" content="([^"]*)">')
 RESULTS = ("data", "scenario", "tasks", "folder", "method", "seed", "after_task", "task", "accuracy", "task_aware")
 VISITS = ("data", "scenario", "tasks", "folder", "method", "seed", "visit", "of_task", "task", "accuracy", "task_aware")
 
@@ -25,7 +31,9 @@ VISITS = ("data", "scenario", "tasks", "folder", "method", "seed", "visit", "of_
 def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = None) -> pathlib.Path:
     """Makes a report: `report.html`, `table.md`, `results.csv`, `summary.csv`, `visits.csv` (revisits), `plots/*.png`.
 
-    In the CSV files accuracies are fractions, and tasks and visits are counted from 1.
+    In the CSV files accuracies are fractions, tasks and visits are counted from 1, and an apostrophe stands before a
+    name that a spreadsheet would take for a formula. The page lists the report's other files. By that list a later
+    report, or the same one after a kill, replaces them; a file that it does not name is never touched.
 
     Args:
       folders: run folders, or their `record.json`; several are shown side by side.
@@ -36,30 +44,45 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
       The path of `report.html`.
 
     Raises:
-      ValueError: where a folder has no record, or `out` holds something else than a report.
+      ValueError: a folder has no record, or `out` holds something else than a report, or a file of one's own where the
+        report has one, or cannot be written. Nothing has been changed then, but where a disk is full.
     """
     sections = gather(folders)
     place = _place(folders, out)
-    (place / "plots").mkdir(exist_ok=True)
-    for old in (place / "plots").glob("*.png"):
-        old.unlink()
-    (place / "visits.csv").unlink(missing_ok=True)
-    page = Page([run for section in sections for run in section.runs])
+    try:
+        listed = _listed(place)
+        page, contents = _make(sections)
+        _check_room(place, listed, contents)
+        _replace(place, listed, page, contents)
+    except OSError as error:
+        raise ValueError(
+            f"The report cannot be written into {place} ({error.strerror}). Make room, or choose another folder with "
+            f"--out."
+        ) from None
+    return place / PAGE
+
+
+def _make(sections: Sequence[Section]) -> tuple[Page, dict[str, bytes]]:
+    """The page, and the other files by name."""
+    page, contents = Page([run for section in sections for run in section.runs]), dict[str, bytes]()
     for number, section in enumerate(sections):
         page.section(section)
         prefix = f"{number + 1}-" if len(sections) > 1 else ""
         for drawing in draw(section):
-            stem = "-".join(part for part in (drawing.name, _slug(drawing.method)) if part)
-            drawing.figure.savefig(place / "plots" / f"{prefix}{stem}.png")
+            picture = io.BytesIO()
+            drawing.figure.savefig(picture, format="png")
+            contents[_picture(f"{prefix}{drawing.name}", drawing.method, contents)] = picture.getvalue()
             page.drawing(drawing)
-    parts = [f"## {s.title}\n\n{markdown(s.runs)}\n\n{' '.join([caption(s.runs), *s.notes])}\n" for s in sections]
-    (place / "table.md").write_text("\n".join(parts), encoding="utf-8")
-    _write_csv(place / "results.csv", RESULTS, (row for section in sections for row in result_rows(section)))
-    _write_csv(place / "summary.csv", *summary_rows(sections))
+    words = [
+        f"## {escape(s.title)}\n\n{markdown(s.runs)}\n\n{' '.join([caption(s.runs), *map(escape, s.notes)])}\n"
+        for s in sections
+    ]
+    contents["table.md"] = "\n".join(words).encode()
+    contents["results.csv"] = _csv(RESULTS, (row for section in sections for row in result_rows(section)))
+    contents["summary.csv"] = _csv(*summary_rows(sections))
     if any(run.get("rounds") for section in sections for run in section.runs):
-        _write_csv(place / "visits.csv", VISITS, (row for section in sections for row in visit_rows(section)))
-    (place / PAGE).write_text(page.text(), encoding="utf-8")
-    return place / PAGE
+        contents["visits.csv"] = _csv(VISITS, (row for section in sections for row in visit_rows(section)))
+    return page, contents
 
 
 def result_rows(section: Section) -> Iterator[list[Any]]:
@@ -103,29 +126,83 @@ def _who(run: dict[str, Any]) -> list[Any]:
     return [run["data"], run["scenario"], len(run["accuracy"][0]), run["folder"], label(run)]
 
 
-def _write_csv(path: pathlib.Path, names: Sequence[str], rows: Any) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(rows)
+def _csv(names: Sequence[str], rows: Iterable[list[Any]]) -> bytes:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([spreadsheet(printable(cell)) if isinstance(cell, str) else cell for cell in row])
+    return file.getvalue().encode()
 
 
 def _place(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None) -> pathlib.Path:
     """The folder to write to, made where it does not exist."""
-    first = pathlib.Path(folders[0]).expanduser()
-    default = (first if first.is_dir() else first.parent) / "report" if len(folders) == 1 else pathlib.Path("report")
-    place = pathlib.Path(out).expanduser() if out else default
+    first = files.expand(folders[0])
+    default = (first if os.path.isdir(first) else first.parent) / "report" if len(folders) == 1 else "report"
+    place = files.expand(out or default)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        if any(place.iterdir()) and not (place / PAGE).exists():
-            raise ValueError(f"The folder {place} holds something else than a report. Choose another with --out.")
     except FileExistsError:
         raise ValueError(f"{place} is a file, not a folder. Choose another place with --out.") from None
     except OSError as error:
-        reason = f"The folder {place} cannot be written ({error.strerror})"
-        raise ValueError(f"{reason}. Choose another with --out.") from None
+        raise ValueError(
+            f"The folder {place} cannot be written ({error.strerror}). Choose another with --out."
+        ) from None
     return place
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-")
+def _listed(place: pathlib.Path) -> set[str]:
+    """The names of the files, besides the page, of the report that a folder holds.
+
+    Raises:
+      ValueError: it holds something else.
+    """
+    names = {name for name in os.listdir(place) if not name.startswith(f".{PAGE}-")}  # drafts, where one was killed
+    if not names:
+        return set()
+    if PAGE not in names:
+        raise ValueError(f"The folder {place} holds something else than a report. Choose another with --out.")
+    with files.open_regular(place / PAGE) as file:
+        found = LIST.search(file.read(1 << 20))
+    if not found:
+        raise ValueError(
+            f"{place / PAGE} does not list the files of a report: it is one of your own, or of an earlier version. "
+            f"Choose another folder with --out, or move it away."
+        )
+    return {name for name in found[1].decode().split() if OWN.fullmatch(name)}
+
+
+def _check_room(place: pathlib.Path, listed: set[str], contents: Iterable[str]) -> None:
+    """Refuses where something that is not the report's stands in the way."""
+    names = {name: name in listed for name in contents}
+    paths = [place / name for name, known in names.items() if os.path.lexists(place / name) and not known]
+    paths += [place / name for name in listed if os.path.lexists(place / name) and not _is_file(place / name)]
+    plots = place / "plots"
+    paths += [plots] if os.path.lexists(plots) and (plots.is_symlink() or not plots.is_dir()) else []
+    if paths:
+        raise ValueError(f"{paths[0]} is not of the report in {place}. Move it away, or choose another with --out.")
+
+
+def _replace(place: pathlib.Path, listed: set[str], page: Page, contents: dict[str, bytes]) -> None:
+    """Writes the page first, and again in the end: killed at any time, its list names all that is the report's."""
+    files.remove_drafts(place / PAGE)
+    files.write_text(place / PAGE, page.text(sorted(listed | contents.keys())))
+    (place / "plots").mkdir(exist_ok=True)
+    for name, content in contents.items():
+        files.remove_drafts(place / name)
+        files.write_bytes(place / name, content)
+    for name in listed - contents.keys():
+        (place / name).unlink(missing_ok=True)
+    files.write_text(place / PAGE, page.text(sorted(contents)))
+
+
+def _is_file(path: pathlib.Path) -> bool:
+    return stat.S_ISREG(os.lstat(path).st_mode)
+
+
+def _picture(name: str, method: str, taken: Iterable[str]) -> str:
+    """A file's name for a picture that no other has, in any case of its letters."""
+    stem = "-".join(part for part in (name, re.sub(r"[^A-Za-z0-9_.]+", "-", method).strip("-")) if part)[:100]
+    names = (f"plots/{stem}{f'-{number}' if number else ''}.png" for number in range(10**6))
+    known = {name.casefold() for name in taken}
+    return next(name for name in names if name.casefold() not in known)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cljax.report import palette
+from cljax.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +30,7 @@ def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 def dress(ax: Axes, title: str, x: str, y: str, *, grid: Literal["both", "x", "y", ""] = "both") -> None:
     """Title, names of the axes, and a quiet frame."""
-    ax.set_title("\n".join(textwrap.wrap(title, 60)), fontsize=11, color=INK, loc="left")
+    ax.set_title(wrapped(title, 60), fontsize=11, color=INK, loc="left", parse_math=False)
     ax.set_xlabel(x, color=INK)
     ax.set_ylabel(y, color=INK)
     ax.set_facecolor("none")
@@ -48,6 +50,8 @@ def legend(ax: Axes, title: str = "") -> None:
     entries = len(ax.get_legend_handles_labels()[1])
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False}
     legend = ax.legend(**place, fontsize=9 if entries <= 10 else 8, title=title or None, labelcolor=INK)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     legend.get_title().set_color(INK)
     legend.get_title().set_fontsize(9)
 
@@ -100,6 +104,20 @@ def write(ax: Axes, values: np.ndarray) -> None:
         ax.text(column + 1, row + 1, text, ha="center", va="center", fontsize=size, color=color)
 
 
-def wrapped(name: str) -> str:
-    """A name in lines short enough for a legend."""
-    return "\n".join(textwrap.wrap(name, 26, break_long_words=True))
+def wrapped(name: str, width: int = 26) -> str:
+    """A name in at most three lines, short enough for a legend; what the font does not have is escaped."""
+    from matplotlib.font_manager import FontProperties
+
+    fonts = _characters(*FontProperties().get_family())
+    letters = (letter if ord(letter) in fonts else ascii(letter)[1:-1] for letter in printable(name))
+    text = "\n".join(textwrap.wrap("".join(letters), width, max_lines=3, placeholder="..."))
+    return f" {text}" if text.startswith("_") else text  # Matplotlib leaves names with _ out of legends
+
+
+@functools.cache
+def _characters(*families: str) -> frozenset[int]:
+    """What the fonts of these families can draw."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    fonts = [get_font(findfont(FontProperties(family=[family]))) for family in families]
+    return frozenset(code for font in fonts for code in font.get_charmap())

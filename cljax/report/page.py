@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import importlib.resources
 import io
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from cljax.report import palette
 from cljax.report.figures import Drawing
 from cljax.report.sections import Section, label
 from cljax.report.tables import Cell, caption, cells
+from cljax.text import printable
 
 
 class Page:
@@ -39,8 +40,8 @@ class Page:
         wide = ' class="wide"' if drawing.name == "capacity" else ""
         self._parts.append(f"<figure{wide}>{svg}<figcaption>{escape(drawing.words)}</figcaption></figure>")
 
-    def text(self) -> str:
-        """The whole page."""
+    def text(self, files: Sequence[str]) -> str:
+        """The whole page; it lists the files beside it that belong to the report."""
         self._close_group()
         twins = palette.dark_twins()
         light = ";".join(f"--c{color[1:]}:{color}" for color in twins)
@@ -52,6 +53,7 @@ class Page:
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
+            f'<meta name="cljax-report" content="{" ".join(files)}">\n'
             f"<title>Continual learning: {words}</title>\n<style>\n:root{{{light}}}\n"
             f"@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n{style}</style>\n</head>\n<body>\n<main>\n"
             f"<h1>Continual learning: {words}</h1>\n"
@@ -69,6 +71,11 @@ class Page:
     def _close_group(self) -> None:
         if self._parts and self._parts[-1] != "</div>":
             self._parts.append("</div>")
+
+
+def escape(text: str) -> str:
+    """Text that HTML shows as it is, in an attribute too."""
+    return html.escape(printable(text))
 
 
 def table(section: Section) -> str:
@@ -134,7 +141,7 @@ def inline_svg(figure: Any, words: str, prefix: str) -> str:
         figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
     text = re.sub(r'<g id="[a-zA-Z]\w*_\d+">', "<g>", text)
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", text)

@@ -112,7 +112,7 @@ def comparison(runs: Sequence[Run], ax: Axes | None = None, *, metric: str = "av
       >>> [text.get_text() for text in comparison([run]).texts]
       ['62.5']
     """
-    ax = frame.axes(ax, (6.4, 1.3 + 0.36 * len(runs)))
+    ax = frame.axes(ax, (6.4, min(60.0, 1.3 + 0.36 * len(runs))))
     shown = []
     for place, run in enumerate(runs):
         values, look = summarise(run)[metric], _style(run, place)
@@ -125,7 +125,7 @@ def comparison(runs: Sequence[Run], ax: Axes | None = None, *, metric: str = "av
         shown += [(mean - np.nan_to_num(half), mean + np.nan_to_num(half)), (100 * values, 100 * values)]
     signed = metric in ("backward_transfer", "forgetting")
     frame.percent_limits(ax, "x", shown, lowest=-100 if signed else 0)
-    ax.set_yticks(range(len(runs)), [frame.wrapped(label(run)) for run in runs])
+    ax.set_yticks(range(len(runs)), [frame.wrapped(label(run)) for run in runs], parse_math=False)
     ax.set_ylim(len(runs) - 0.5, -0.5)
     frame.dress(ax, f"{WORDS[metric].capitalize()}{_after(runs)}", f"{WORDS[metric]} (%)", "", grid="x")
     return ax

@@ -7,17 +7,17 @@ object a method. `diverged` has a line for each learner that did, whose numbers 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
-import pathlib
 import platform
+import stat
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from cljax import metrics, ownership, sharing
+from cljax import files, metrics, ownership, sharing
+from cljax.report import schema
 from cljax.training.cost import bytes_per_task
 from cljax.training.driver import Outcome
 from cljax.types import Learner, Method, Network, Stream
@@ -178,22 +178,35 @@ def plain(value: Any) -> Any:
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads a record: of a file, or of a run folder.
+    """Reads a record, of a file or of a run folder, and checks all of it by `schema`.
 
     Raises:
-      ValueError: it is none.
+      ValueError: it is none, or cannot be read.
     """
-    place = pathlib.Path(path).expanduser()
-    if place.is_dir() and not (place / "record.json").exists() and (place / "config.json").exists():
-        raise ValueError(f"The run in {place} has no record yet: no method has finished. Wait, or take the run up.")
-    place = place / "record.json" if place.is_dir() else place
+    place = files.expand(path)
     try:
-        record = json.loads(place.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
+        if stat.S_ISDIR(place.stat().st_mode):
+            begun = "config.json" in os.listdir(place) and "record.json" not in os.listdir(place)
+            if begun:
+                raise ValueError(f"The run in {place} has no record yet: no method has finished. Wait, or take it up.")
+            place = place / "record.json"
+        record = files.read_json(place)
+    except OSError as error:
+        reason = "it is not there" if isinstance(error, FileNotFoundError) else error.strerror
         raise ValueError(f"{place} cannot be read ({reason}). Name a run folder, or its record.json.") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not a run's record: it is no JSON ({error}).") from None
-    if not isinstance(record, dict) or not isinstance(record.get("runs"), list):
-        raise ValueError(f"{place} is not a run's record: it has no 'runs'.")
+    check(record, place)
     return record
+
+
+def check(record: Any, place: str | os.PathLike) -> None:
+    """Checks a record that was read from a file.
+
+    Raises:
+      ValueError: naming the file and the first place that is not as `schema` has it.
+    """
+    try:
+        schema.check(record)
+    except ValueError as error:
+        raise ValueError(
+            f"{os.fsdecode(place)} is not a run's record: {error}. Copy it back from where it is whole, or run again."
+        ) from None

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from cljax.files import expand
 from cljax.folders import differences
 from cljax.report.record import read
 
@@ -60,11 +61,12 @@ def gather(folders: Sequence[str | os.PathLike]) -> list[Section]:
     Raises:
       ValueError: a folder has no record or no run in it, or is named twice.
     """
-    paths = [pathlib.Path(folder).expanduser() for folder in folders]
-    places = [(path if path.is_dir() else path.parent).resolve() for path in paths]
+    paths = [expand(folder) for folder in folders]
+    places = [pathlib.Path(os.path.realpath(path if os.path.isdir(path) else path.parent)) for path in paths]
     if twice := next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None):
         raise ValueError(f"The run folder {twice} is named twice. Name each once.")
-    names = [place.name if [p.name for p in places].count(place.name) == 1 else str(place) for place in places]
+    called = [place.name for place in places]
+    names = [place.name if called.count(place.name) == 1 else str(place) for place in places]
     groups: dict[tuple, list[dict[str, Any]]] = {}
     notes: dict[str, list[str]] = {}
     for path, name in zip(paths, names, strict=True):
@@ -97,11 +99,9 @@ def _section(runs: list[dict[str, Any]], notes: dict[str, list[str]]) -> Section
     configs = {run["folder"]: _without(run["config"]) for run in runs}
     told = [note for folder in folders for note in notes[folder]]
     for folder in folders[1:]:
-        if found := differences(configs[folders[0]], configs[folder]):
-            listed = ", ".join(
-                line.replace(" there,", f" in {folders[0]},").replace(" now)", f" in {folder})") for line in found
-            )
-            told.append(f"{folder} differs from {folders[0]} in {listed}.")
+        where = f"in {folders[0]}", f"in {folder}"
+        if found := differences(configs[folders[0]], configs[folder], where=where):
+            told.append(f"{folder} differs from {folders[0]} in {', '.join(found)}.")
     return Section(title(runs[0]), named, told)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 from collections.abc import Sequence
@@ -10,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
+from cljax import files
 from cljax.report import frame, palette
 from cljax.report.sections import title
 from cljax.report.series import known_mean_and_interval
 from cljax.report.tables import caption, interval, summarise
+from cljax.text import markdown, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = ("method", "value", "average accuracy", "stability", "plasticity", "forgetting")
+FILES = ("sweep.md", "sweep.png")
 Run = dict[str, Any]
 
 
@@ -43,6 +48,17 @@ def plasticity(run: Run) -> np.ndarray:
     return np.diagonal(np.asarray(run["accuracy"], np.float64), axis1=1, axis2=2)[:, 1:].mean(axis=-1)
 
 
+def written(value: float) -> str:
+    """A value as it is read, in as few digits as tell it from others.
+
+    Example:
+      >>> written(0.1), written(3.0), written(1.0000001)
+      ('0.1', '3', '1.0000001')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def sweep_rows(runs: Sequence[Run]) -> list[list[str]]:
     """The table of a sweep: a row a value, percent, mean ± 95% interval over seeds."""
     found = []
@@ -50,7 +66,7 @@ def sweep_rows(runs: Sequence[Run]) -> list[list[str]]:
         value, values = run["sweep"]["value"], summarise(run)
         numbers = (values["average_accuracy"], stability(run), plasticity(run), values["forgetting"])
         name = run["sweep"]["curve"]
-        found.append([name, "-" if value is None else f"{value:g}", *(interval(number) for number in numbers)])
+        found.append([name, "-" if value is None else written(value), *(interval(number) for number in numbers)])
     return found
 
 
@@ -60,11 +76,12 @@ def sweep_table(runs: Sequence[Run]) -> Table:
     Args:
       runs: entries of a sweep's record.
     """
-    table = Table(title=title(runs[0]), caption=caption(runs), box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    words = Text(printable(title(runs[0])), style="table.title"), Text(caption(runs), style="table.caption")
+    table = Table(title=words[0], caption=words[1], box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, name in enumerate(COLUMNS):
         table.add_column(name, justify="right" if place else "left", style="" if place else "bold", no_wrap=True)
     for row in sweep_rows(runs):
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
@@ -90,14 +107,14 @@ def stability_plasticity(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
         x, across = np.transpose([known_mean_and_interval(100 * stability(run)) for run in mine])
         y, up = np.transpose([known_mean_and_interval(100 * plasticity(run)) for run in mine])
         shape: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": 6}
-        ax.plot(x, y, label=name, **shape)
+        ax.plot(x, y, label=frame.wrapped(name), **shape)
         for run, *point in zip(mine, x, across, y, up, strict=True):
             left, wide, height, tall = point
             thin: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9, "alpha": 0.6, "color": look.color}
             ax.errorbar(left, height, xerr=frame.bars(wide), yerr=frame.bars(tall), **thin)
             if run["sweep"]["value"] is not None:
                 offset: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, 6), "color": look.color}
-                ax.annotate(f"{run['sweep']['value']:g}", (left, height), fontsize=8, **offset)
+                ax.annotate(written(run["sweep"]["value"]), (left, height), fontsize=8, **offset)
         sides["x"] += [(a - np.nan_to_num(b), a + np.nan_to_num(b)) for a, b in zip(x, across, strict=True)]
         sides["y"] += [(a - np.nan_to_num(b), a + np.nan_to_num(b)) for a, b in zip(y, up, strict=True)]
     frame.percent_limits(ax, "x", sides["x"])
@@ -110,11 +127,13 @@ def stability_plasticity(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
 
 def write_sweep(runs: Sequence[Run], folder: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes `sweep.md` and `sweep.png` into a folder; returns their paths."""
-    place = pathlib.Path(folder)
-    rows = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)], *sweep_rows(runs)]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    words = place / "sweep.md"
-    words.write_text(f"# {title(runs[0])}\n\n" + "\n".join(lines) + f"\n\n{caption(runs)}\n", encoding="utf-8")
+    words, picture = (pathlib.Path(folder) / name for name in FILES)
+    rows = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)]]
+    rows += [[markdown(cell) for cell in row] for row in sweep_rows(runs)]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    files.write_text(words, f"# {markdown(title(runs[0]))}\n\n{lines}\n\n{caption(runs)}\n")
     figure: Any = stability_plasticity(runs).figure
-    figure.savefig(place / "sweep.png")
-    return words, place / "sweep.png"
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    files.write_bytes(picture, content.getvalue())
+    return words, picture

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from cljax import metrics
 from cljax.report.sections import label, title
+from cljax.text import markdown as escape
+from cljax.text import printable
 
 METRICS = ("average_accuracy", "backward_transfer", "forgetting")
 WORDS = {
@@ -98,21 +100,20 @@ def table(record: dict[str, Any], *, reference: str = "finetune") -> Table:
     runs = record["runs"]
     names, rows = cells(runs, reference=reference)
     result = Table(
-        title=title(runs[0]),
-        caption=caption(runs),
+        title=Text(printable(title(runs[0])), style="bold"),
+        caption=Text(caption(runs), style="table.caption"),
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
         padding=0,
-        title_style="bold",
         caption_justify="left",
     )
     result.add_column("method", style="bold", no_wrap=True)
     for name in names[1:]:
-        result.add_column(name.replace(" ", "\n", 1), justify="right", overflow="fold")
+        result.add_column(Text(printable(name).replace(" ", "\n", 1)), justify="right", overflow="fold")
     styles = {0: "", 1: "green", -1: "red"}
     for row in rows:
-        result.add_row(*(Text(cell.text, style=styles[cell.tone]) for cell in row))
+        result.add_row(*(Text(printable(cell.text), style=styles[cell.tone]) for cell in row))
     return result
 
 
@@ -127,7 +128,7 @@ def markdown(runs: Sequence[dict[str, Any]]) -> str:
     """
     names, rows = cells(runs)
     lines = [names, ["---", *["---:"] * (len(names) - 1)]]
-    lines += [[cell.text.replace("|", r"\|") for cell in row] for row in rows]
+    lines += [[escape(cell.text) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
