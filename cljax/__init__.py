@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cljax import augmentation as augmentation
     from cljax import checkpoints as checkpoints
     from cljax import data as data
+    from cljax import files as files
     from cljax import filters as filters
     from cljax import folders as folders
     from cljax import importance as importance
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from cljax import methods as methods
     from cljax import metrics as metrics
     from cljax import networks as networks
+    from cljax import numbers as numbers
     from cljax import ownership as ownership
     from cljax import report as report
     from cljax import rows as rows
     from cljax import safetensors as safetensors
     from cljax import sharing as sharing
     from cljax import streams as streams
+    from cljax import text as text
     from cljax import training as training
     from cljax import transforms as transforms
     from cljax import types as types
@@ -39,6 +42,7 @@ __all__ = [
     "augmentation",
     "checkpoints",
     "data",
+    "files",
     "filters",
     "folders",
     "importance",
@@ -48,12 +52,14 @@ __all__ = [
     "methods",
     "metrics",
     "networks",
+    "numbers",
     "ownership",
     "report",
     "rows",
     "safetensors",
     "sharing",
     "streams",
+    "text",
     "training",
     "transforms",
     "types",

@@ -527,7 +527,7 @@ def test_xla_flags_only_for_the_version_that_knows_them(monkeypatch):
 
 def test_progress_line():
     event = Event("joint", 3, 1, 1, "train", 4, 20, 0.12345, 0.987, 24, 100)
-    expected = "[bold]joint[/] seed 3, task 2/5, train 4/20, loss 0.123, validation 98.7%"
+    expected = "seed 3, task 2/5, train 4/20, loss 0.123, validation 98.7%"
     assert progress.describe(event, 5) == expected
     assert progress.describe(event._replace(seeds=5, validation_accuracy=math.nan), 5).endswith("loss 0.123")
     assert "seed 3 and 4 more" in progress.describe(event._replace(seeds=5), 5)
