@@ -156,11 +156,11 @@ def test_the_command_writes_record_table_and_plot(tmp_path, capsys, monkeypatch)
     for again in (["--resume"], []):  # killed between its record and its plot
         (out / "sweep.png").unlink()
         (out / "sweep.md").unlink()
-        assert cli.main([*words, *again]) == 0
+        assert cli.main([*words, "--out", str(out), *again]) == 1
         assert (out / "sweep.png").read_bytes()[:4] == b"\x89PNG"
         assert (out / "sweep.md").read_text().count("\n| ") == 5
         assert json.loads((out / "record.json").read_text()) == before
-    assert cli.main(words) == 2
+    assert cli.main([*words, "--out", str(out)]) == 2
     assert "holds a finished run" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr(driver, "drive", drive)
     assert [run["label"] for section in report.gather([out]) for run in section.runs] == [
