@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cljax import filters as filters
     from cljax import folders as folders
     from cljax import importance as importance
+    from cljax import keys as keys
     from cljax import losses as losses
     from cljax import masks as masks
     from cljax import memory as memory
@@ -46,6 +47,7 @@ __all__ = [
     "filters",
     "folders",
     "importance",
+    "keys",
     "losses",
     "masks",
     "memory",
