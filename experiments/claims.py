@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cljax import metrics, report
+from cljax.files import write_json, write_text
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
 Claim = dict[str, str]
@@ -80,7 +81,7 @@ def write_result(out: pathlib.Path, name: str, result: Mapping[str, Any]) -> pat
     """Writes `results/NAME.json` in the folder `out`; NaN becomes null."""
     path = out / "results" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report.plain(dict(result)), indent=1) + "\n")
+    write_json(path, report.plain(dict(result)))
     return path
 
 
@@ -90,8 +91,8 @@ def merge(out: pathlib.Path, claims: Iterable[Claim]) -> pathlib.Path:
     done = {one["claim"] for one in new}
     old = json.loads(path.read_text())["claims"] if path.exists() else []
     everything = [one for one in old if one["claim"] not in done] + new
-    path.write_text(json.dumps({"claims": everything}, indent=1) + "\n")
-    path.with_suffix(".md").write_text(as_text(everything))
+    write_json(path, {"claims": everything})
+    write_text(path.with_suffix(".md"), as_text(everything))
     return path
 
 

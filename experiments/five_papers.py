@@ -2,10 +2,10 @@
 
     python -m experiments.five_papers --data-dir FOLDER
 
-Each case is a `cljax compare` command, run into `runs/five_papers/CASE` unless its finished record is there already;
-FOLDER has MNIST and CIFAR-100 prepared by TFDS. Three hours on two cores; `--only digits cifar100` picks cases. Writes
-`experiments/results/five_papers_CASE.json` and, in `experiments/claims.json`, each claim beside what was found: a
-difference is paired by seed, and counts where its 95% interval leaves out 0.
+Each case is a `cljax compare` command, run into `runs/five_papers/CASE-DIGEST` (of its arguments) unless its finished
+record is there already; FOLDER has MNIST and CIFAR-100 prepared by TFDS. Three hours on two cores; `--only digits
+cifar100` picks cases. Writes `experiments/results/five_papers_CASE.json` and, in `experiments/claims.json`, each claim
+beside what was found: a difference is paired by seed, and counts where its 95% interval leaves out 0.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tyro
 
 from cljax import metrics, report
 from experiments import claims
+from experiments.saving import digest
 
 ALL = "finetune joint freezing lwf lwm tfm clnp df_cnn"
 DF_CNN_CLASSES = (
@@ -196,7 +197,7 @@ def main(config: Config) -> None:
     for name, arguments in COMMANDS.items():
         if config.only and name not in config.only:
             continue
-        folder, command = pathlib.Path(config.runs) / name, f"cljax compare {arguments}"
+        folder, command = pathlib.Path(config.runs) / f"{name}-{digest(arguments)}", f"cljax compare {arguments}"
         if not (folder / "record.json").exists() or not report.read(folder).get("complete"):
             if not config.run:
                 continue

@@ -16,6 +16,7 @@ The official code's rates and epochs (warm-up and what follows together), after 
 VOC's images have several labels each: its head has binary losses, and its result is the mean average precision, which
 leaves difficult images out. Beside it the labels of all tasks are kept one-hot, of ImageNet five gigabytes.
 
+Each method's accuracies are kept in `--runs`, and read from there by the same configuration, data and `--init` only.
 Writes `experiments/results/lwf_paper_OLD_NEW.json`. `--check` needs no data: it goes through the shapes of a train step
 of every method on the paper's pairs, with both networks, and takes one step of LwF with AlexNet on generated images.
 Expected: tables 1(a) and 1(c), in `experiments.lwf_published`.
@@ -24,7 +25,7 @@ Expected: tables 1(a) and 1(c), in `experiments.lwf_published`.
 from __future__ import annotations
 
 import dataclasses
-import json
+import hashlib
 import pathlib
 import shlex
 import sys
@@ -38,12 +39,14 @@ import numpy as np
 import tyro
 
 from cljax import augmentation, checkpoints, data, metrics, networks, report, streams, training
+from cljax.files import read_json, shown, write_json
 from cljax.training import host
 from cljax.training.driver import drive
 from cljax.types import Array, Learner, Method, Network, Stream, make_clock
 from experiments import claims, lwf_claims
 from experiments.lwf_published import TABLE_1
 from experiments.lwf_runs import lower_late, methods_of, optimizer
+from experiments.saving import digest
 
 CLASSES = {"ImageNet": 1000, "Places2": 401, "VOC": 20, "CUB": 200, "Scenes": 67, "MNIST": 10}
 PAIRS = (
@@ -95,6 +98,10 @@ class InColour:
     def __getitem__(self, row: int) -> np.ndarray:
         """Reads one image, `[H, W, 3]`."""
         return np.repeat(self._images[row], 3, axis=-1)
+
+    def identity(self) -> str:
+        """That of the grey images."""
+        return f"in colour: {self._images.identity()}"
 
 
 def middle(network: Network, side: int) -> Network:
@@ -182,6 +189,31 @@ def precision(method: Method, learner: Learner, stream: Stream, task: int, batch
     return float(metrics.mean_average_precision(np.concatenate(scores), labels, weights=weights, classes=classes))
 
 
+def place(config: Config, label: str, stream: Stream, given: Mapping[str, np.ndarray]) -> pathlib.Path:
+    """Where a method's accuracies are kept, by all that decides them: configuration, data, given parameters.
+
+    Args:
+      config: the whole configuration; where files are, and which other methods are asked for, does not count.
+      label: of the method.
+      stream: of `make_stream`.
+      given: the parameters that all start from.
+    """
+    aside = ("runs", "out", "check", "methods", "init", "data_dir", "old", "new")
+    decides = {name: value for name, value in dataclasses.asdict(config).items() if name not in aside}
+    arrays = hashlib.sha256(stream.tables.examples.identity().encode())
+    for name, leaf in [*sorted(given.items()), *enumerate(jax.tree.leaves(stream.tables._replace(examples=None)))]:
+        array = np.ascontiguousarray(leaf)
+        arrays.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    key = digest(decides, arrays.hexdigest(), jax.tree.map(np.asarray, tuple(stream.schedule)))
+    return pathlib.Path(config.runs) / f"{title(config)}-{config.network}-{label}-{key}.json"
+
+
+def title(config: Config) -> str:
+    """The names of the data sets, for those of files."""
+    names = "_".join(shown(pathlib.Path(name).name) for name in (config.old, *config.new))
+    return names.encode()[:100].decode("utf-8", "ignore")
+
+
 def check() -> None:
     """Shapes of a train step of every method on every pair, with both networks; and one step taken with AlexNet."""
     for name in NETWORKS:
@@ -241,10 +273,9 @@ def main(config: Config) -> None:
     settings = training.Settings(batch_size=config.batch_size, rate=config.rate, augment=augment)
     pairs, runs = [(seed, stream) for seed in range(config.seeds)], {}
     several = [task for task, name in enumerate((config.old, *config.new)) if is_voc(name)]
-    title = "_".join(pathlib.Path(name).name for name in (config.old, *config.new))
     made = methods_of(network, warm_up=0.5)
     for label in config.methods:
-        path = pathlib.Path(config.runs) / f"{title}-{config.network}-{label}.json"
+        path = place(config, label, stream, given)
         if not path.exists():
             method = lower_late(training.start_from(made[label](), given), stream.schedule)
             hypers = [{"strength": VOC_STRENGTH}] * len(pairs) if several and label == "l2_constraint" else None
@@ -253,14 +284,16 @@ def main(config: Config) -> None:
             for task in several:
                 reached[:, -1, task] = [precision(method, learner, stream, task) for learner in outcome.learners]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(report.plain(reached)) + "\n")
-        runs[label] = np.asarray(json.loads(path.read_text()), np.float64)
+            write_json(path, report.plain(reached))
+        runs[label] = np.asarray(read_json(path), np.float64)
         print(f"{label}: old {lwf_claims.old(runs[label]).mean():.3f}, new {lwf_claims.new(runs[label]).mean():.3f}")
     numbers = claims.in_percent(lwf_claims.tabulate(runs, runs["lwf"])) if "lwf" in runs else {}
-    facts = {"experiment": f"lwf/paper/{title}", "published": TABLE_1, "seeds": list(range(config.seeds))}
+    facts = {"experiment": f"lwf/paper/{title(config)}", "published": TABLE_1, "seeds": list(range(config.seeds))}
     facts |= {"form": "full", "device": report.device(), "versions": report.versions()}
+    facts["config"] = dataclasses.asdict(config)
     facts["command"] = shlex.join(["python", "-m", "experiments.lwf_paper", *sys.argv[1:]])
-    print(f"written: {claims.write_result(pathlib.Path(config.out), f'lwf_paper_{title}', {**facts, **numbers})}")
+    written = claims.write_result(pathlib.Path(config.out), f"lwf_paper_{title(config)}", {**facts, **numbers})
+    print(f"written: {written}")
 
 
 if __name__ == "__main__":

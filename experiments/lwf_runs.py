@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from jax import lax
 
 from cljax import augmentation, checkpoints, data, methods, networks, report, streams, training
 from cljax.data.superclasses import groups_of
+from cljax.files import read_json, write_json
 from cljax.training.driver import Outcome, drive
 from cljax.training.plan import epoch_table
 from cljax.types import Array, Clock, Fold, Learner, Method, Network, Schedule, Stream
@@ -191,7 +191,7 @@ class Runs:
         """The record of a method or variant over a case."""
         path = self._folder / f"{case}-{label}-{self._digest(CASES[case])}.json"
         if path.exists():
-            return json.loads(path.read_text())
+            return read_json(path)
         begun = time.perf_counter()
         pairs = [(seed, self._stream(case, seed)) for seed in self.seeds]
         method = methods_of(self.network, hidden=self.size.hidden)[label]()
@@ -199,7 +199,7 @@ class Runs:
         outcome = self._drive(method, pairs, self.size.rate, [{"start": place} for place in range(len(pairs))])
         record = self._record(method, pairs, outcome)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record) + "\n")
+        write_json(path, report.plain(record))
         old, new = record["accuracy"][0][-1][0], record["accuracy"][0][-1][-1]
         print(f"{case}, {label}: {time.perf_counter() - begun:.0f} s; first seed {old:.3f}, {new:.3f}", flush=True)
         return record

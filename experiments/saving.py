@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import pathlib
 import platform
+import shlex
+import sys
 from typing import Any
 
 import jax
+
+from cljax import report
+from cljax.files import write_json
+
+
+def digest(*decides: Any) -> str:
+    """Of all that a result depends on, as JSON has it: for the name of a file that is read instead of a run.
+
+    Example:
+      >>> digest({"rate": 0.1}, "lwf") == digest({"rate": 0.2}, "lwf")
+      False
+    """
+    return hashlib.sha256(json.dumps(report.plain(list(decides)), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def save(module: str, name: str, result: dict[str, Any], config: Any) -> pathlib.Path:
@@ -28,11 +44,11 @@ def save(module: str, name: str, result: dict[str, Any], config: Any) -> pathlib
         "device": device.device_kind,
         "versions": {"python": platform.python_version(), **versions},
         "config": dataclasses.asdict(config),
-        "command": f"python -m {module}",
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
     }
     kind = "cpu" if device.platform == "cpu" else "gpu"
     path = pathlib.Path(config.out) / f"{name}{f'_{kind}' if name.endswith('_benchmark') else ''}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**result, **facts}, indent=1) + "\n")
+    write_json(path, report.plain({**result, **facts}))
     print(f"written: {path}")
     return path

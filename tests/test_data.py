@@ -17,7 +17,7 @@ import requests
 from sklearn.datasets import load_digits
 
 from cljax import data
-from cljax.data import builders, digits
+from cljax.data import builders, digits, superclasses
 from cljax.data.builders import prepare, silence
 from cljax.data.statistics import channel_statistics
 
@@ -490,6 +490,63 @@ def test_arrays_are_checked_first(given, kind, words):
 def test_labels_beyond_the_given_classes():
     with pytest.raises(ValueError, match=r"train_labels are out of range: example 2 has label 2, but.* 0 to 1"):
         data.from_arrays(IMAGES, LABELS, IMAGES, LABELS, classes=["a", "b"])
+
+
+@pytest.mark.parametrize("wrong", [2**32 + 1, 2**31, 2**62, -(2**32), 2**20, -1])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_labels_are_checked_before_they_are_cast(wrong, dtype):
+    labels = LABELS.astype(dtype)
+    if wrong < 0 and dtype == np.uint64:
+        wrong += 2**64
+    labels[4] = wrong
+    for given in ((IMAGES, labels, IMAGES, LABELS), (IMAGES, LABELS, IMAGES, labels)):
+        for classes in (None, ["a", "b", "c"]):
+            with pytest.raises(ValueError, match=f"_labels are out of range: example 4 has label {wrong}, but"):
+                data.from_arrays(*given, classes=classes)
+
+
+def test_labels_and_names_that_are_none():
+    for labels, kind, words in (
+        (LABELS + 0.5, TypeError, "train_labels are float64"),
+        ([2**70] * 6, TypeError, "train_labels are object"),
+        (LABELS > 0, TypeError, "train_labels are bool"),
+        ([[1], [2, 3]], ValueError, "train_labels are no array"),
+        (SOFT[:, :0], ValueError, "and so no classes"),
+        (list("abcdef"), TypeError, "train_labels are <U1"),
+    ):
+        with pytest.raises(kind, match=words) as error:
+            data.from_arrays(IMAGES, labels, IMAGES, LABELS)
+        assert "\n" not in str(error.value)
+    for classes in ("abc", 3):
+        with pytest.raises(TypeError, match="must be a list of names"):
+            data.from_arrays(IMAGES, LABELS, IMAGES, LABELS, classes=classes)
+    with pytest.raises(ValueError, match=r"A class of the superclass 'x' is 0.5, but must be a whole number"):
+        superclasses.groups_of(["a", "b"], {"x": [0.5]})
+    with pytest.raises(ValueError, match="takes data sets, not ndarray"):
+        data.combine([IMAGES])
+    with pytest.raises(ValueError, match="no examples to take mean"):
+        channel_statistics([])
+
+
+def test_rows_that_are_none():
+    images = data.Images([IMAGES], (4, 4, 1), name="few")
+    for rows in ([0.5], ["0"], [True, False], [2**63], [-1], [6], [None]):
+        with pytest.raises(IndexError):
+            images.take(rows)
+    assert images.take([]).shape == (0, 4, 4, 1)
+    assert images.take(np.array([1, 1], np.uint8)).shape == (2, 4, 4, 1)
+    with pytest.raises(ValueError, match="'none' need at least one source"):
+        data.Images([], (4, 4, 1), name="none")
+
+
+def test_images_read_on_demand_tell_what_they_depend_on():
+    images = data.Images([IMAGES], (4, 4, 1), name="few")
+    other = IMAGES.copy()
+    other[0, 0, 0, 0] += 1
+    again = data.Images([IMAGES.copy()], (4, 4, 1), name="again")
+    assert images.identity() == again.identity()
+    different = [data.Images([other], (4, 4, 1), name="few"), images[1:], images[:5]]
+    assert len({one.identity() for one in (images, *different)}) == 4
 
 
 def test_statistics_equal_numpy():

@@ -1,5 +1,6 @@
 """The experiments' verdicts, and how they turn given parameters and rates into a run."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,7 +12,7 @@ from PIL import Image
 
 from cljax import methods, networks, streams, training
 from cljax.types import make_clock
-from experiments import claims, lwf_claims, lwf_paper
+from experiments import claims, lwf_claims, lwf_paper, saving
 from experiments.lwf_paper import from_torch, middle
 from experiments.lwf_runs import lower_late, start_from_each, widen
 
@@ -68,6 +69,43 @@ def test_lwfs_claims_are_judged_by_old_and_new_tasks():
     found = results[0].found
     np.testing.assert_allclose(found["old_minus_lwf"]["similar/finetune"], -0.05)
     np.testing.assert_allclose(found["new_minus_lwf"]["dissimilar/feature_extraction"], -0.04)
+
+
+def test_kept_results_are_those_of_the_whole_configuration(tmp_path, monkeypatch):
+    monkeypatch.setattr(lwf_paper, "SIDE", 8)
+    for part in ("old/train", "old/val", "new/train", "new/val"):
+        for label in ("a", "b"):
+            write_images(tmp_path / part / label, ["0", "1"])
+    config = lwf_paper.Config(old=str(tmp_path / "old"), new=(str(tmp_path / "new"),), init="x", epochs=2)
+    given = {"head/bias": np.zeros(2, np.float32)}
+
+    def place(label="lwf", given=given, **changes):
+        now = dataclasses.replace(config, **changes)
+        return lwf_paper.place(now, label, lwf_paper.make_stream(now), given).name
+
+    first = place()
+    assert place() == place(out="elsewhere", methods=("lwf",), init="y") == first
+    changes = [{"rate": 0.001}, {"epochs": 3}, {"seeds": 2}, {"batch_size": 64}, {"network": "vgg16"}]
+    changes += [{"mean": (0.0, 0.0, 0.0)}, {"std": (1.0, 1.0, 1.0)}, {"label": "finetune"}]
+    changes += [{"given": {"head/bias": np.ones(2, np.float32)}}, {"new": (config.old,)}]
+    names = [place(**one) for one in changes]
+    one, other = (tmp_path / "new" / "train" / label / "0.jpg" for label in ("a", "b"))
+    one.rename(tmp_path / "aside")
+    other.rename(one)
+    (tmp_path / "aside").rename(other)
+    assert len({first, place(), *names}) == len(names) + 2
+
+
+def test_results_are_strict_json_and_written_whole(tmp_path, monkeypatch):
+    @dataclasses.dataclass
+    class Config:
+        out: str = str(tmp_path)
+
+    monkeypatch.setattr("sys.argv", ["x", "--out", "here"])
+    path = saving.save("experiments.x", "x", {"rows": [np.float32(0.1), np.nan]}, Config())
+    found = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
+    assert (found["rows"], found["command"]) == ([0.1, None], "python -m experiments.x --out here")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_each_seed_starts_from_its_own_network():

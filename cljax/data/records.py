@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from cljax.data import declared, pictures
 from cljax.data.images import Size, check_memory, height_and_width
+from cljax.data.keeping import identity
 from cljax.data.prepared import recipe
 from cljax.files import shown
 from cljax.numbers import show
@@ -53,6 +55,10 @@ class Records:
     def __getitems__(self, rows: list[int]) -> list[np.ndarray]:
         """Several images, read by one call."""
         return [self._image(row, record) for row, record in zip(rows, self._read(rows), strict=True)]
+
+    def identity(self) -> str:
+        """A digest of the split's files, and of what they are resized to."""
+        return version_identity(pathlib.Path(self._builder.data_path), self._split, self._size)
 
     def labels(self) -> np.ndarray:
         """Reads all labels, `[n]` int64."""
@@ -102,6 +108,12 @@ class Records:
 
         decoders = {"image": tfds.decode.SkipDecoding()}
         return self._builder.as_data_source(split=self._split, decoders=decoders)
+
+
+def version_identity(folder: pathlib.Path, *more: object) -> str:
+    """A digest of a prepared version's files, and of what else decides."""
+    names = sorted(name for name in os.listdir(folder) if not name.startswith((".", "cljax-")))
+    return identity([folder / name for name in names], "decoded", 2, *more)
 
 
 def open_builder(name: str, folder: pathlib.Path, size: Size | None = None) -> tuple[Any, str]:

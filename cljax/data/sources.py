@@ -14,9 +14,9 @@ from cljax.data import declared, folders
 from cljax.data.checks import check_labels
 from cljax.data.dataset import Dataset, from_arrays
 from cljax.data.images import Size, height_and_width
-from cljax.data.keeping import identity, keep_arrays, kept_arrays
+from cljax.data.keeping import keep_arrays, kept_arrays
 from cljax.data.prepared import KNOWN, cache_folder, data_folder, find, folder_name, folder_path, prepared
-from cljax.data.records import Records, open_builder
+from cljax.data.records import Records, open_builder, version_identity
 from cljax.data.streaming import Images
 
 
@@ -50,7 +50,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
     if _is_folder(name, data_dir):
         return _load_folder(name, image_size)
     folder, size = find(name, data_dir), "" if image_size is None else "-{}x{}".format(*image_size)
-    place, key = folder / f"cljax-decoded{size}.npz", _identity(folder)
+    place, key = folder / f"cljax-decoded{size}.npz", version_identity(folder)
     arrays = kept_arrays(place, key, ("classes", *_PARTS))
     if arrays is None:
         builder, test = open_builder(name, folder, image_size)
@@ -96,7 +96,7 @@ def open(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
             f"them (--driver scan)."
         )
     records = [Records(builder, split, image_size) for split in ("train", test)]
-    parts, place, key = ("train_labels", "test_labels"), folder / "cljax-labels.npz", _identity(folder)
+    parts, place, key = ("train_labels", "test_labels"), folder / "cljax-labels.npz", version_identity(folder)
     kept = kept_arrays(folder / "cljax-decoded.npz", key, parts) or kept_arrays(place, key, parts)
     if kept is None:
         kept = dict(zip(parts, (part.labels() for part in records), strict=True))
@@ -145,12 +145,6 @@ def _load_folder(name: str, image_size: Size | None) -> Dataset:
         cache.mkdir(parents=True, exist_ok=True)
     images = folders.decode(found, cache / f"{digest[:32]}.npz", title)
     return Dataset(images, found.labels, found.train_size, found.classes, title)
-
-
-def _identity(folder: pathlib.Path) -> str:
-    """A digest of a prepared version, by its files."""
-    names = sorted(name for name in os.listdir(folder) if not name.startswith((".", "cljax-")))
-    return identity([folder / name for name in names], "decoded", 2)
 
 
 def _mode(folder: pathlib.Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol
@@ -22,7 +23,8 @@ class ReadError(OSError):
 class Source(Protocol):
     """A random-access source of images of one size, such as the files of a folder.
 
-    Where it has `__getitems__(rows) -> images` too, several are read by one call. Threads call it side by side.
+    Where it has `__getitems__(rows) -> images` too, several are read by one call. Threads call it side by side. An
+    `identity()` is a digest of all that its images depend on.
     """
 
     def __len__(self) -> int:
@@ -106,6 +108,16 @@ class Images:
         return len(self._sources) == len(other._sources) and all(same)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def identity(self) -> str:
+        """A digest of these rows as far as their sources tell: by `identity()`, or, of arrays, by their values."""
+        digest = hashlib.sha256(repr((self._window, self._example)).encode())
+        for source in self._sources:
+            if isinstance(source, np.ndarray):
+                digest.update(np.ascontiguousarray(source).data)
+            about = source.identity() if hasattr(source, "identity") else (type(source).__qualname__, len(source))
+            digest.update(f"{about}\n".encode())
+        return digest.hexdigest()
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         """Refuses: the images need not fit into memory."""
