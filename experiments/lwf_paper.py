@@ -235,14 +235,17 @@ def generated(network: str, old: str, new: str, label: str, examples: int = 4) -
     """A method with a network, and two tasks of as many classes as the data sets have, a few noise images each."""
     generator, tasks = np.random.default_rng(0), []
     outputs = max(CLASSES[old], CLASSES[new])
+    images, none = generator.integers(0, 256, (examples, SIDE, SIDE, 3), np.uint8), np.zeros(examples, np.int32)
+    noise = data.from_arrays(images, none, images, none, name="generated")
     for name in (old, new):
-        images = generator.integers(0, 256, (examples, SIDE, SIDE, 3), np.uint8)
-        labels: Any = np.linspace(0, CLASSES[name] - 1, examples).astype(np.int32)
+        labels: Any = np.linspace(0, CLASSES[name] - 1, 2 * examples).astype(np.int32)
+        labels[examples - 1] = CLASSES[name] - 1
         if name == "VOC":
-            labels = generator.integers(0, 2, (examples, CLASSES[name])).astype(np.float32)
-        tasks.append((images, labels, images, labels))
+            labels = generator.integers(0, 2, (2 * examples, CLASSES[name])).astype(np.float32)
+        tasks.append(labels)
     made = methods_of(make_network(Config(network=network), outputs), warm_up=0.5)  # type: ignore[arg-type]
-    return made[label](), streams.from_tasks(tasks, validation=0.0, name="generated")
+    names = [list(map(str, range(CLASSES[name]))) for name in (old, new)]
+    return made[label](), streams.relabelled(noise, tasks, names=names, validation=0.0)
 
 
 def step(method: Method, stream: Stream):

@@ -255,7 +255,7 @@ def test_multi_label_tasks_of_shared_images_and_a_run():
         ([COLOUR.labels, np.full(80, -1)], {}, "Task 1 has no training examples"),
         ([np.where(np.arange(80) == 79, 4, COLOUR.labels)], {}, "out of range: example 79 has label 4"),
         ([COLOUR.labels], {"names": [["a"]]}, r"names are of \[1\] classes, but the tasks have \[4\]"),
-        ([], {}, "at least one task"),
+        ([], {}, "tasks is 0, but must be a whole number from 1"),
     ],
 )
 def test_labels_that_cannot_be(labels, options, words):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from cljax import data, streams
+from cljax.streams.schedules import check_schedule
 from cljax.types import Memory, Schedule, Table, Tables, make_clock
 
 PARTS = ("train", "validation", "test")
@@ -153,7 +154,11 @@ def test_a_share_for_each_task():
 
 @pytest.mark.parametrize(
     ("share", "words"),
-    [(0, "share of training examples is 0, but must be above 0"), (1.5, "at most 1"), ([0.5], "1 shares .* 2 tasks")],
+    [
+        (0, "share of training examples is 0, but must be a finite number above 0"),
+        (1.5, "of at most 1"),
+        ([0.5], "1 shares .* 2 tasks"),
+    ],
 )
 def test_share_errors(share, words):
     for build in (streams.split, streams.permuted):
@@ -195,14 +200,17 @@ def test_statistics_are_of_the_training_images():
     [
         ({"tasks": 6}, r"more tasks \(6\) than classes \(5\).*at most 5 tasks"),
         ({"tasks": 3, "class_order": [0, 1]}, r"more tasks \(3\) than classes \(2\)"),
-        ({"tasks": 0}, "at least one task; got 0"),
+        ({"tasks": 0}, "tasks is 0, but must be a whole number from 1"),
         ({"tasks": 2, "sizes": (2, 2)}, r"sizes is \[2, 2\].*add up to the 5 classes"),
         ({"tasks": 2, "sizes": (5, 0)}, "each at least 1"),
         ({"tasks": 2, "class_order": [0, 1, 1]}, "at most once; 1 is unknown, repeated"),
         ({"tasks": 2, "class_order": [0, 5]}, "classes 0 to 4, each at most once; 5 is"),
         ({"tasks": 2, "class_order": "shuffled"}, "class_order is 'shuffled', but must be None, 'random', 'icarl'"),
         ({"tasks": 2, "scenario": "multi"}, "scenario is 'multi', but must be 'task', 'class' or 'domain'"),
-        ({"tasks": 2, "validation": 1.0}, "validation share is 1.0, but must be at least 0 and below 1"),
+        (
+            {"tasks": 2, "validation": 1.0},
+            "validation share is 1.0, but must be a finite number of at least 0 and below 1",
+        ),
         ({"tasks": 2, "epochs": 0}, "Round 1 of the schedule visits task 1 for 0 epochs"),
         ({"tasks": 2, "epochs": [1, 2, 3]}, "3 numbers of epochs were given for 2 tasks"),
         ({"tasks": 2, "schedule": streams.visits([(2, 1)])}, "visits task 2, but the stream has 2 tasks, numbered 0"),
@@ -334,7 +342,7 @@ def test_from_tasks_errors_name_the_task(bad, words):
 
 
 def test_from_no_tasks():
-    with pytest.raises(ValueError, match="at least one task; got 0"):
+    with pytest.raises(ValueError, match="tasks is 0, but must be a whole number from 1"):
         streams.from_tasks([])
 
 
@@ -356,7 +364,7 @@ def test_multi_task():
     assert (abs(counts - 100) < 5 * np.sqrt(400 * 3 / 16)).all()  # five standard deviations of uniform picks
     chex.assert_trees_all_equal(schedule, streams.multi_task(4, 400, seed=2, evaluate_every=150))
     assert (schedule.task != streams.multi_task(4, 400, seed=3).task).any()
-    with pytest.raises(ValueError, match="rounds=0"):
+    with pytest.raises(ValueError, match="rounds is 0, but must be a whole number from 1"):
         streams.multi_task(4, 0)
 
 
@@ -364,7 +372,10 @@ def test_multi_task():
     ("pairs", "words"),
     [
         ([], "at least one round"),
-        ([(0, 1), (-1, 1)], "Round 1 of the schedule visits task -1 for 1 epochs"),
+        ([(0, 1), (-1, 1)], "task is -1, but must be a whole number from 0"),
+        ([(0, 1), (0, 1.5)], "epochs is 1.5, but must be a whole number"),
+        ([(0, 2**31)], "epochs is 2147483648, but must be"),
+        ([(0, 1, 2)], "pair"),
         ([(0, 1), (1, 0)], "Round 1 of the schedule visits task 1 for 0 epochs"),
     ],
 )
@@ -666,3 +677,104 @@ def test_facts_are_plain_data():
         assert json.loads(json.dumps(stream.facts)) == stream.facts
         assert stream.facts["tasks"] == [1, 0]
         assert stream.schedule.evaluate.tolist() == [True, False]
+
+
+# Hostile numbers
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tasks": 2.0},
+        {"tasks": float("nan")},
+        {"tasks": 10**11},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"seed": None},
+        {"seed": 2**64},
+        {"validation": float("nan")},
+        {"validation": "0.1"},
+        {"validation": -0.1},
+        {"share": float("nan")},
+        {"share": None},
+        {"share": [1.0, -1.0]},
+        {"epochs": 1.5},
+        {"epochs": 10**12},
+        {"epochs": float("nan")},
+        {"epochs": [1, 2.5]},
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_every_stream(wrong):
+    made, given = dataset(), {"tasks": 2, **wrong}
+    builders = [streams.split, streams.permuted, lambda made, **given: streams.by_superclass(
+        made, groups={"a": [0, 1], "b": [2, 3, 4]}, **given
+    )]  # fmt: skip
+    if "tasks" not in wrong:
+        builders += [
+            lambda made, tasks, **given: streams.from_tasks([GOOD, GOOD], **given),
+            lambda made, tasks, **given: streams.relabelled(made, [made.labels] * 2, **given),
+        ]
+    for build in builders:
+        with pytest.raises(ValueError, match="but must be a") as error:
+            build(made, **given)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: streams.split(dataset(), tasks=2, sizes=(2.0, 3)),
+        lambda: streams.split(dataset(), tasks=2, class_order=[0, 1.5, 2]),
+        lambda: streams.lifelong(-1, 3),
+        lambda: streams.lifelong(10**11, 1),
+        lambda: streams.lifelong(2, None),
+        lambda: streams.multi_task(2, 10**11),
+        lambda: streams.multi_task(2, 2.5),
+        lambda: streams.multi_task(2, 2, seed=-1),
+        lambda: streams.multi_task(2, 2, evaluate_every=0),
+        lambda: streams.multi_task(2, 2, evaluate_every=1.5),
+    ],
+)
+def test_numbers_of_schedules_and_divisions_are_checked(wrong):
+    with pytest.raises(ValueError, match="but must be a whole number"):
+        wrong()
+
+
+def test_more_permuted_tasks_than_tables_can_have_are_refused_at_once():
+    with pytest.raises(ValueError, match=r"need tables of more than 2\*\*31 entries. Ask for at most \d+ tasks"):
+        streams.permuted(dataset(counts=(3000,) * 5, shape=(1, 1, 1)), tasks=1_000_000)
+
+
+def test_labels_of_all_tasks_together_are_refused_task_by_task():
+    images = np.zeros((4, 2, 2, 1), np.uint8)
+    with pytest.raises(ValueError, match=r"train_labels of task 1 go up to 7, but none is 0\. .*numpy.unique"):
+        streams.from_tasks([(images, [0, 1, 2, 3]) * 2, (images, [4, 5, 6, 7]) * 2])
+    with pytest.raises(ValueError, match="train_labels of task 0 go up to 1048575, but none is 2"):
+        streams.from_tasks([(images, [0, 1, 2**20 - 1, 0]) * 2])
+    made = data.from_arrays(images, [0, 1, 2, 3], images, [0, 1, 2, 3])
+    second = np.where(made.labels < 2, -1, made.labels)
+    with pytest.raises(ValueError, match="labels of task 1 go up to 3, but none is 0"):
+        streams.relabelled(made, [np.where(made.labels < 2, made.labels, -1), second])
+    named = streams.relabelled(made, [second], names=[["none", "here", "c", "d"]])
+    assert named.tables.classes.tolist() == [[True] * 4]
+
+
+def test_a_raw_schedule_is_checked_as_those_built_here():
+    def raw(task, epochs=None):
+        return Schedule(
+            np.asarray(task), np.ones(len(task), int) if epochs is None else epochs, np.ones(len(task), bool)
+        )
+
+    for good in ([0, 1, 0, 2, 2, 1], [0], [0, 0, 1]):
+        check_schedule(raw(good), 3)
+    for wrong, words in [
+        (raw([1, 0]), "Round 0 of the schedule visits task 1 before task 0.*with_schedule"),
+        (raw([0, 2, 1]), "Round 1 of the schedule visits task 2 before task 1"),
+        (raw([0, 3]), "visits task 3, but the stream has tasks 0 to 2"),
+        (raw([0.0, 1.0]), "tasks must be whole numbers"),
+        (raw([0, 1], np.array([1, 1.5])), "epochs must be whole numbers"),
+        (raw([0, 1], np.array([1, 2**40])), "epochs must be whole numbers up to 2147483647"),
+        (raw(np.zeros(1_000_001, int)), "may have at most 1000000"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            check_schedule(wrong, 3)

@@ -478,3 +478,11 @@ def test_evaluation_of_nothing_is_nan():
     found: Evaluation = evaluate(method, learner, stream.tables, split="validation")
     assert np.isnan(np.asarray(found.accuracy)).all()
     assert rows.leaf_paths(found) == ("accuracy", "task_aware", "fingerprint")
+
+
+def test_a_schedule_that_is_not_numbered_by_first_visit_is_refused():
+    stream = conformance.stream()
+    method = conformance.build("tfm", stream)
+    schedule = stream.schedule._replace(task=np.array([1, 0, 2], np.int32))
+    with pytest.raises(ValueError, match="visits task 1 before task 0"):
+        training.check(method, stream._replace(schedule=schedule), training.Settings())

@@ -38,7 +38,7 @@ def run_record(
     `metrics.first_visits`), and `rounds` holds all. `epochs` has the loss and the validation's loss and accuracy,
     `[seed][round][phase][epoch]`; `curves` the accuracy on all tasks `[seed][point][task]` after the epochs of
     `curve_epochs`, `[point]` of round, phase and epoch, counted from 0, 0 and 1. `forgets_nothing` is measured: no bit
-    of a task's test logits changed after its last visit. `capacity` is for methods in which tasks own features.
+    of a task's test logits changed but in visits to it. `capacity` is for methods in which tasks own features.
 
     Args:
       method: the method.
@@ -89,7 +89,7 @@ def run_record(
 
 
 def forgets_nothing(fingerprint: np.ndarray, tasks: np.ndarray, evaluated: np.ndarray) -> bool:
-    """Whether no task's logits changed by a bit after its last visit.
+    """Whether no task's logits changed by a bit but in visits to it: after its last one, and between any two.
 
     Args:
       fingerprint: `[S, R, T]` uint32, of each task's logits after each round.
@@ -102,13 +102,16 @@ def forgets_nothing(fingerprint: np.ndarray, tasks: np.ndarray, evaluated: np.nd
       True
       >>> forgets_nothing(marks + np.array([[0, 0], [1, 0]], np.uint32), np.array([0, 1]), np.array([True, True]))
       False
+      >>> again = np.array([[[5, 0], [6, 7], [5, 7]]], np.uint32)  # task 0, forgotten and then learned anew
+      >>> forgets_nothing(again, np.array([0, 1, 0]), np.array([True, True, True]))
+      False
     """
-    rounds = np.arange(len(tasks))
     for task in np.unique(tasks):
-        resting = evaluated & (rounds >= rounds[tasks == task].max())
-        marks = fingerprint[:, resting, task]
-        if (marks != marks[:, :1]).any():
-            return False
+        visits = np.cumsum(tasks == task)
+        for visit in range(1, visits[-1] + 1):
+            marks = fingerprint[:, evaluated & (visits == visit), task]
+            if (marks != marks[:, :1]).any():
+                return False
     return True
 
 

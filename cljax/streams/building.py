@@ -17,9 +17,10 @@ from cljax.data.checks import check_images, check_labels, check_pair
 from cljax.data.dataset import Dataset
 from cljax.data.statistics import channel_statistics
 from cljax.data.streaming import join
-from cljax.keys import make_key
+from cljax.keys import LARGEST_SEED, make_key
+from cljax.numbers import INT32, real, whole
 from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
-from cljax.streams.schedules import lifelong, make_table, with_schedule
+from cljax.streams.schedules import MOST, lifelong, make_table, with_schedule
 from cljax.types import Schedule, Stream, Tables
 
 _SCENARIOS = ("task", "class", "domain")
@@ -71,7 +72,7 @@ def split(
       >>> stream.facts["classes"], stream.tables.classes.sum(axis=1).tolist()
       ([['0', '1', '2'], ['3', '4']], [3, 2])
     """
-    check_options(tasks, scenario, validation)
+    check_options(tasks, scenario, validation, seed)
     if dataset.labels.ndim == 2:
         raise ValueError(
             f"The data set {dataset.name!r} is multi-label, so that its classes cannot be divided among tasks without "
@@ -157,9 +158,15 @@ def permuted(
     Source: I. Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting in Gradient-Based Neural
     Networks, ICLR 2014, section 5.
     """
-    check_options(tasks, scenario, validation)
+    check_options(tasks, scenario, validation, seed)
     examples: Any = dataset.images
     shape = examples.shape[1:]
+    largest = max(len(dataset.labels), int(np.prod(shape)))
+    if tasks * largest > INT32:
+        raise ValueError(
+            f"{tasks} tasks of {len(dataset.labels)} examples of shape {shape} need tables of more than 2**31 entries. "
+            f"Ask for at most {INT32 // largest} tasks."
+        )
     channels = shape[-1] if len(shape) == 3 else 1
     pixels = int(np.prod(shape)) // channels
     key = make_key(seed)
@@ -229,7 +236,7 @@ def from_tasks(
       >>> stream.tables.train.size.tolist(), stream.tables.test.size.tolist(), stream.tables.classes.tolist()
       ([2, 3], [4, 1], [[True, True, False], [True, True, True]])
     """
-    check_options(len(tasks), scenario, validation)
+    check_options(len(tasks), scenario, validation, seed)
     checked = [_check_task(number, *task) for number, task in enumerate(tasks)]
     used = shares(share, len(tasks))
     for number, task in enumerate(checked[1:], 1):
@@ -274,18 +281,32 @@ def as_kind(labels: np.ndarray, single: np.ndarray | None, largest: int) -> np.n
     return labels if single is None else (labels[:, None] == np.arange(largest)).astype(np.float32)
 
 
-def check_options(tasks: int, scenario: str, validation: float) -> None:
+def check_options(tasks: int, scenario: str, validation: float, seed: int) -> None:
     """Checks what all streams are told.
 
     Raises:
-      ValueError: no task, an unknown scenario, a share outside [0, 1).
+      ValueError: no task or too many, an unknown scenario, a share outside [0, 1), a seed out of range.
     """
-    if tasks < 1:
-        raise ValueError(f"A stream needs at least one task; got {tasks}.")
+    whole("tasks", tasks, least=1, most=MOST)
+    whole("seed", seed, most=LARGEST_SEED)
+    real("The validation share", validation, least=0, below=1)
     if scenario not in _SCENARIOS:
         raise ValueError(f"The scenario is {scenario!r}, but must be 'task', 'class' or 'domain'.")
-    if not 0 <= validation < 1:
-        raise ValueError(f"The validation share is {validation}, but must be at least 0 and below 1, such as 0.1.")
+
+
+def check_classes(labels: np.ndarray, count: int, what: str) -> None:
+    """Checks that each of a task's classes has a training example, as it has not where labels are of other tasks too.
+
+    Raises:
+      ValueError: naming the classes and the cure.
+    """
+    present = np.unique(labels)
+    if len(present) != count:
+        missing = int(np.argmin(np.append(present == np.arange(len(present)), False)))
+        raise ValueError(
+            f"{what} go up to {count - 1}, but none is {missing}. Labels are numbered within the task, from 0: "
+            f"numpy.unique(labels, return_inverse=True) gives such numbers, and the classes they stand for."
+        )
 
 
 def _check_task(number: int, train_images: Any, train_labels: Any, test_images: Any, test_labels: Any) -> tuple:
@@ -295,6 +316,8 @@ def _check_task(number: int, train_images: Any, train_labels: Any, test_images: 
     check_pair(train_images, test_images, what[0], what[2])
     train_labels = check_labels(train_labels, train_images, what[1], what[0], None)
     count = train_labels.shape[1] if train_labels.ndim == 2 else int(train_labels.max()) + 1
+    if train_labels.ndim == 1:
+        check_classes(train_labels, count, what[1])
     test_labels = check_labels(test_labels, test_images, what[3], what[2], count)
     if train_labels.ndim != test_labels.ndim:
         raise ValueError(

@@ -5,9 +5,13 @@ Each use of a seed has random numbers of its own, so that one choice never chang
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from cljax.numbers import INT32, real, whole
 
 _ORDER, _VALIDATION, _SHARE = 0, 1, 2
 
@@ -37,8 +41,9 @@ def draw_class_order(
         if class_order != "random":
             raise ValueError(f"{option} is {class_order!r}, but must be None, 'random', 'icarl' or their numbers.")
         return np.random.default_rng([seed, _ORDER]).permutation(count)
-    order = [int(label) for label in class_order]
-    wrong = [label for label in order if not 0 <= label < count or order.count(label) > 1]
+    order = [whole(option, label, least=-INT32) for label in class_order]
+    often = Counter(order)
+    wrong = [label for label in order if not 0 <= label < count or often[label] > 1]
     if wrong or not order:
         raise ValueError(
             f"{option} must name {what} 0 to {count - 1}, each at most once; {wrong[0] if wrong else 'nothing'} "
@@ -66,6 +71,7 @@ def group_classes(
         )
     if sizes is None:
         return np.array_split(order, tasks)
+    sizes = [whole("sizes", size) for size in sizes]
     if len(sizes) != tasks or min(sizes) < 1 or sum(sizes) != len(order):
         raise ValueError(
             f"sizes is {list(sizes)}, but must hold {tasks} numbers of classes, one a task, each at least 1, which add "
@@ -137,12 +143,10 @@ def shares(share: float | Sequence[float], tasks: int) -> list[float]:
       >>> shares(0.3, 2), shares([1, 0.3], 2)
       ([0.3, 0.3], [1.0, 0.3])
     """
-    given = np.asarray(share, np.float64)
-    if given.ndim > 1 or (given.ndim == 1 and len(given) != tasks):
-        raise ValueError(f"{given.size} shares were given for {tasks} tasks; give one for all tasks, or one a task.")
-    if not ((given > 0) & (given <= 1)).all():
-        raise ValueError(f"The share of training examples is {share}, but must be above 0 and at most 1, such as 0.3.")
-    return np.broadcast_to(given, (tasks,)).tolist()
+    given: Any = share if isinstance(share, Sequence | np.ndarray) and not isinstance(share, str) else [share] * tasks
+    if len(given) != tasks:
+        raise ValueError(f"{len(given)} shares were given for {tasks} tasks; give one for all tasks, or one a task.")
+    return [real("The share of training examples", one, above=0, most=1) for one in given]
 
 
 def _by_class(labels: np.ndarray) -> list[tuple[int, np.ndarray]]:

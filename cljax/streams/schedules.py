@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from cljax.keys import LARGEST_SEED
+from cljax.numbers import INT32, whole
 from cljax.types import Schedule, Stream, Table
+
+MOST = 1_000_000
+"""Tasks of a stream, and rounds of a schedule, at most: more would take hours before anything is trained."""
 
 
 def lifelong(tasks: int, epochs: int | Sequence[int]) -> Schedule:
@@ -24,9 +29,11 @@ def lifelong(tasks: int, epochs: int | Sequence[int]) -> Schedule:
       >>> lifelong(3, 5).task.tolist(), lifelong(3, 5).epochs.tolist()
       ([0, 1, 2], [5, 5, 5])
     """
+    tasks = whole("tasks", tasks, least=1, most=MOST)
     if np.ndim(epochs) and len(np.asarray(epochs)) != tasks:
         raise ValueError(f"{len(np.asarray(epochs))} numbers of epochs were given for {tasks} tasks; give one a task.")
-    return _schedule(np.arange(tasks), np.broadcast_to(np.asarray(epochs), (tasks,)), np.ones(tasks, np.bool_))
+    each: Any = epochs if np.ndim(epochs) else [epochs] * tasks
+    return _schedule(np.arange(tasks), [whole("epochs", one) for one in each], np.ones(tasks, np.bool_))
 
 
 def multi_task(tasks: int, rounds: int, *, seed: int = 0, evaluate_every: int = 1) -> Schedule:
@@ -48,14 +55,11 @@ def multi_task(tasks: int, rounds: int, *, seed: int = 0, evaluate_every: int = 
     Source: the multi-task regime of S. Lee, J. Stokes and E. Eaton, Learning Shared Knowledge for Deep Lifelong
     Learning Using Deconvolutional Networks, IJCAI 2019.
     """
-    if min(tasks, rounds, evaluate_every) < 1:
-        raise ValueError(
-            f"A multi-task schedule needs at least one task, one round and one round between evaluations; "
-            f"got tasks={tasks}, rounds={rounds}, evaluate_every={evaluate_every}."
-        )
+    tasks, rounds = whole("tasks", tasks, least=1, most=MOST), whole("rounds", rounds, least=1, most=MOST)
+    evaluate_every, seed = whole("evaluate_every", evaluate_every, least=1), whole("seed", seed, most=LARGEST_SEED)
     task = np.random.default_rng([seed, _PICKS]).integers(tasks, size=rounds)
     number = np.arange(1, rounds + 1)
-    return _schedule(task, np.ones(rounds), (number % evaluate_every == 0) | (number == rounds))
+    return _schedule(task, np.ones(rounds, np.int32), (number % evaluate_every == 0) | (number == rounds))
 
 
 _PICKS = 3
@@ -75,8 +79,11 @@ def visits(sequence: Iterable[tuple[int, int]]) -> Schedule:
       >>> visits([(0, 3), (1, 3), (0, 1)]).task.tolist()
       [0, 1, 0]
     """
-    pairs = np.asarray(list(sequence), np.int64).reshape(-1, 2)
-    return _schedule(pairs[:, 0], pairs[:, 1], np.ones(len(pairs), np.bool_))
+    pairs = list(sequence)
+    if wrong := [pair for pair in pairs if np.shape(pair) != (2,)]:
+        raise ValueError(f"A visit is a pair, (task, epochs), not {wrong[0]!r}.")
+    task, epochs = ([whole(name, pair[place]) for pair in pairs] for place, name in enumerate(("task", "epochs")))
+    return _schedule(task, epochs, np.ones(len(pairs), np.bool_))
 
 
 def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
@@ -130,6 +137,34 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
     )
 
 
+def check_schedule(schedule: Schedule, tasks: int) -> None:
+    """Checks a schedule that did not come from here: whole numbers, tasks that exist and are numbered by first visit.
+
+    Methods that forget nothing tell old tasks from new ones by their numbers.
+
+    Raises:
+      ValueError: naming the round and the cure.
+
+    Example:
+      >>> check_schedule(Schedule(np.array([1, 0]), np.array([1, 1]), np.array([True, True])), 2)
+      Traceback (most recent call last):
+      ...
+      ValueError: Round 0 of the schedule visits task 1 before task 0. Tasks are numbered by first visit: ...
+    """
+    task = _schedule(*schedule).task
+    if task.max() >= tasks:
+        raise ValueError(f"The schedule visits task {task.max()}, but the stream has tasks 0 to {tasks - 1}.")
+    newest = np.maximum.accumulate(task)
+    early = np.flatnonzero(np.diff(newest, prepend=-1) > 1)
+    if early.size:
+        number = int(early[0])
+        before = newest[number - 1] + 1 if number else 0
+        raise ValueError(
+            f"Round {number} of the schedule visits task {task[number]} before task {before}. Tasks are numbered by "
+            f"first visit: streams.with_schedule(stream, schedule) numbers them anew."
+        )
+
+
 def make_table(rows: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Table:
     """A table of each task's rows and labels, one task after the other; one row of padding where all are empty."""
     size: Any = np.asarray([len(part) for part in rows], np.int32)
@@ -147,14 +182,21 @@ def _reorder(table: Table, order: Sequence[int]) -> Table:
     return make_table([index[part] for part in slices], [labels[part] for part in slices])
 
 
-def _schedule(task: np.ndarray, epochs: np.ndarray, evaluate: np.ndarray) -> Schedule:
+def _schedule(task: Any, epochs: Any, evaluate: Any) -> Schedule:
     """Checks and converts."""
     task, epochs, evaluate = (np.asarray(part) for part in (task, epochs, evaluate))
+    if task.size > MOST:
+        raise ValueError(f"A schedule has {task.size} rounds, but may have at most {MOST}.")
     if not (task.shape == epochs.shape == evaluate.shape and task.ndim == 1 and task.size):
         raise ValueError(
             f"A schedule needs at least one round, and a task, a number of epochs and an evaluation flag for each; got "
             f"shapes {task.shape}, {epochs.shape} and {evaluate.shape}."
         )
+    for name, part in (("tasks", task), ("epochs", epochs)):
+        if not np.issubdtype(part.dtype, np.integer) or part.max() > INT32:
+            raise ValueError(
+                f"A schedule's {name} must be whole numbers up to {INT32}, not {part.dtype}: {part.max()}."
+            )
     least = np.minimum(np.arange(len(epochs)), 1)
     if task.min() < 0 or (epochs < least).any():
         wrong = int(np.flatnonzero((task < 0) | (epochs < least))[0])

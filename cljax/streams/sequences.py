@@ -12,7 +12,9 @@ from cljax.data.combining import combine
 from cljax.data.dataset import Dataset
 from cljax.data.images import Size
 from cljax.data.superclasses import Groups, groups_of
-from cljax.streams.building import as_kind, check_options, finish, single_label, split, statistics_of
+from cljax.keys import LARGEST_SEED
+from cljax.numbers import whole
+from cljax.streams.building import as_kind, check_classes, check_options, finish, single_label, split, statistics_of
 from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
 from cljax.streams.schedules import make_table
 from cljax.types import Schedule, Stream, Tables
@@ -55,20 +57,21 @@ def sequence(
       ((20, 4, 4, 3), [['colour'], ['grey']], [2, 3])
     """
     if isinstance(datasets, Dataset):
-        whole = datasets
-        if not whole.groups:
-            raise ValueError(f"The data set {whole.name!r} is one. Give several, or what data.combine made of them.")
+        combined = datasets
+        if not combined.groups:
+            raise ValueError(f"The data set {combined.name!r} is one. Give several, or what data.combine made of them.")
     else:
-        whole = combine(datasets, image_size=image_size, normalize=normalize)  # type: ignore[arg-type]
-    number = len(whole.groups)
-    tasks = number if tasks is None else tasks
-    if tasks < 1 or tasks % number:
+        combined = combine(datasets, image_size=image_size, normalize=normalize)  # type: ignore[arg-type]
+    number = len(combined.groups)
+    tasks = number if tasks is None else whole("tasks", tasks, least=1)
+    if tasks % number:
         raise ValueError(f"The tasks ({tasks}) must be a multiple of the {number} data sets, which all have as many.")
+    whole("seed", seed, most=LARGEST_SEED)
     parts: list[tuple[str, np.ndarray]] = []
-    for name, classes in whole.groups:
+    for name, classes in combined.groups:
         order = np.asarray(classes)[draw_class_order(class_order, len(classes), seed)]
         parts += [(name, part) for part in group_classes(order, tasks // number, None)]
-    return _split(whole, [([name], part) for name, part in parts], "sequence", seed, options)
+    return _split(combined, [([name], part) for name, part in parts], "sequence", seed, options)
 
 
 def by_superclass(
@@ -106,6 +109,8 @@ def by_superclass(
       >>> stream.facts["groups"], stream.facts["classes"]
       ([['animals'], ['vehicles']], [['cat', 'dog'], ['car', 'bus']])
     """
+    tasks = None if tasks is None else whole("tasks", tasks, least=1)
+    whole("seed", seed, most=LARGEST_SEED)
     known: Groups = groups_of(dataset.classes, groups, name=dataset.name)
     chosen = draw_class_order(order, len(known), seed, what="superclasses")
     members = group_classes(chosen, len(chosen) if tasks is None else tasks, None, what="superclasses")
@@ -154,13 +159,16 @@ def relabelled(
       >>> stream.tables.examples is data.images, stream.tables.train.labels.tolist()
       (True, [0, 1, 2, 3, 0, 0, 1, 1])
     """
-    check_options(len(labels), scenario, validation)
+    check_options(len(labels), scenario, validation, seed)
     used = shares(share, len(labels))
     learn, validate = set_aside(dataset.train_labels, validation, seed)
     test = np.arange(dataset.train_size, len(dataset.labels))
     checked, counts = [], []
     for task, given in enumerate(labels):
         values, count = _check_labels(dataset, given, task)
+        if names is None and values.ndim == 1:
+            own = values[: dataset.train_size]
+            check_classes(own[own >= 0], count, f"The labels of task {task}")
         checked.append(values)
         counts.append(count)
     largest, single, tables = max(counts), single_label(checked), {}

@@ -12,6 +12,7 @@ import numpy as np
 from cljax import rows
 from cljax.augmentation import Augment
 from cljax.data.streaming import Images
+from cljax.streams.schedules import check_schedule
 from cljax.training.state import Failure, Settings
 from cljax.types import Method, Stream
 
@@ -126,6 +127,7 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
             "Every round of the schedule must have at least one epoch. Only the first may have none, where a method "
             "starts from given parameters (training.start_from)."
         )
+    check_schedule(schedule, tables.classes.shape[-2])
     check_network(method, stream)
     if settings.augment is not None:
         check_augment(settings.augment, stream, settings.batch_size)
