@@ -232,6 +232,12 @@ CASES = {
         normalization="feature",
         curves_every=1,
     ),
+    "clnp, fine-tuning the candidate chosen": functools.partial(
+        Case,
+        functools.partial(methods.clnp, candidates=((1e-4, 0.05), (1e-3, 0.1)), margin=0.1, fine_tune=0.5),
+        ((0, 2), (1, 2)),
+        seeds=1,
+    ),
 }
 
 

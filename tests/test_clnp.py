@@ -8,14 +8,16 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import masks, networks, rows, streams
-from cljax.methods.clnp import PruningState, clnp
+from cljax import masks, networks, rows, streams, training
+from cljax.methods.clnp import clnp
 from cljax.sharing import diagnostics, reused
-from cljax.types import Batch, make_clock
+from cljax.training.driver import drive
+from cljax.types import Batch, Phase, make_clock
 from tests import conformance
 from tests.zero_forgetting import Visits, five_tasks, orders, single
 
@@ -111,13 +113,14 @@ def test_l1_acts_on_the_free_weights_of_each_kernel_alone(l1):
             expected = alpha * np.sign(learner.params[name]["kernel"]) * np.asarray(mask[name]["kernel"])
             np.testing.assert_allclose(difference, expected, atol=1e-6)
             np.testing.assert_array_equal(with_l1[name]["bias"], without[name]["bias"])
-    values = [
-        one.loss(learner.params, learner._replace(hyper=one.init(KEY)[3]), clock, batch, None)[0]
-        for one in (method, plain)
-    ]
     free = {name: np.abs(learner.params[name]["kernel"] * mask[name]["kernel"]).sum() for name in strengths}
     penalty = sum(alpha * free[name] for name, alpha in strengths.items())
-    np.testing.assert_allclose(values[0] - values[1], penalty, rtol=1e-5)
+    for key in (None, jax.random.key(1)):  # validation and training: the loss is the same thing
+        values = [
+            one.loss(learner.params, learner._replace(hyper=one.init(KEY)[3]), clock, batch, key)[0]
+            for one in (method, plain)
+        ]
+        np.testing.assert_allclose(values[0] - values[1], penalty, rtol=1e-5)
     assert (np.asarray(mask["dense_0"]["kernel"])[0] == [0, 1, 1, 0]).all()
 
 
@@ -146,7 +149,6 @@ def test_the_largest_threshold_within_the_margin_by_hand(margin, kept):
     _, method, learner, fold = pruning_case(margin)
     after = jax.jit(lambda learner: method.end_phase(learner, make_clock(), fold, KEY))(learner)
     assert after.method_state.owner["dense_0"].tolist() == kept
-    assert float(after.method_state.best) == 1.0
     gone = np.array(kept) == FREE
     np.testing.assert_array_equal(after.params["head"]["kernel"][gone], 0)
     np.testing.assert_array_equal(after.params["head"]["kernel"][~gone], learner.params["head"]["kernel"][~gone])
@@ -161,24 +163,80 @@ def test_without_validation_examples_only_dead_units_go():
     assert after.method_state.owner["dense_0"].tolist() == [0, 0, 0, FREE]
 
 
-def test_graceful_forgetting_keeps_the_sparsest_candidate_within_the_margin():
+def graceful_case(margin):
+    """Two trained candidates, by hand; of ten validation examples unit 0 has four, units 1 to 3 have 1, 3 and 2.
+
+    Accuracies at k = 0, .2, .5: 1, .7, .7 with 4, 3, 3 units; .9, .9, .7 with 4, 3, 2.
+    """
     network = networks.mlp((4,), 2, hidden=(4,))
-    method = clnp(network, margin=0.1, candidates=((1e-5, 0.1), (1e-4, 0.1), (1e-4, 0.3)))
+    method = clnp(network, margin=margin, thresholds=(0.2, 0.5), candidates=((1e-5, 0.1), (1e-4, 0.3)))
     learner = single(method, network)
-    offered = method.candidates(learner, make_clock())
-    np.testing.assert_allclose(offered["l1"], [1e-5, 1e-4, 1e-4])
-    np.testing.assert_allclose(offered["rate"], [0.1, 0.1, 0.3])
-    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), learner)
-    owner = jnp.array([[0, 0, 0, FREE], [0, 0, FREE, FREE], [0, FREE, FREE, FREE]])
+    zero, one = [1.0, 0.0], [0.0, 1.0]
+    made = []
+    for activity, heads in (
+        ([1, 0.5, 0.1, 0.5], [zero, one, one, one]),
+        ([1, 0.1, 1, 0.25], [zero, zero, one, one]),
+    ):
+        params = {
+            "dense_0": {"kernel": jnp.diag(jnp.array(activity, jnp.float32)), "bias": jnp.zeros(4)},
+            "head": {"kernel": jnp.array(heads), "bias": jnp.zeros(2)},
+        }
+        made.append(owning(learner._replace(params=params), dense_0=[0, 0, 0, 0]))
+    unit = lambda *places: jnp.eye(4)[jnp.array(places)]
+    train = [batch_of(unit(0, 1), [0, 1]), batch_of(unit(2, 3), [1, 1])]
+    validation = [batch_of(unit(0, 0, 0, 0, 1, 2, 2, 2, 3, 3), [0] * 4 + [1] * 6)]
+    learners = jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+    return method, learners, folding(train, validation), jnp.array([1.0, 0.9])
 
-    def chosen(scores, best):
-        state = PruningState({"dense_0": owner}, jnp.asarray(best, jnp.float32))
-        return int(method.choose(jnp.asarray(scores, jnp.float32), stacked._replace(method_state=state), make_clock()))
 
-    assert chosen([0.9, 0.85, 0.7], [0.93, 0.9, 0.75]) == 1, "0.7 is below 0.93 - 0.1"
-    assert chosen([0.9, 0.85, 0.84], [0.93, 0.9, 0.85]) == 2
-    assert chosen([0.9, 0.8, 0.79], [0.9, 0.9, 0.89]) == 1
-    assert chosen([0.8, 0.7, 0.7], [0.95, 0.8, 0.8]) == 0, "none is within: the best"
+@pytest.mark.parametrize(
+    ("margin", "index", "kept"),
+    [
+        (0.0, 0, [0, 0, 0, 0]),
+        (0.1, 1, [0, FREE, 0, 0]),
+        (0.2, 1, [0, FREE, 0, 0]),  # pruned to its own best less .2 it would have .7 and be out: four units were kept
+        (0.3, 1, [0, FREE, 0, FREE]),
+    ],
+)
+def test_every_candidate_is_pruned_as_far_as_the_best_of_all_allows_and_the_sparsest_wins(margin, index, kept):
+    method, learners, fold, scores = graceful_case(margin)
+    np.testing.assert_allclose(method.candidates(None, make_clock())["l1"], [1e-5, 1e-4])
+    np.testing.assert_allclose(method.candidates(None, make_clock())["rate"], [0.1, 0.3])
+    found, after = jax.jit(lambda learners: method.choose(scores, learners, make_clock(), fold))(learners)
+    assert int(found) == index
+    owner, head = np.asarray(after.method_state.owner["dense_0"][index]), after.params["head"]["kernel"][index]
+    assert owner.tolist() == kept
+    expected = np.where(owner[:, None] == FREE, 0, learners.params["head"]["kernel"][index])
+    np.testing.assert_array_equal(head, expected)
+
+
+def test_graceful_forgetting_leaves_out_what_diverged_and_prunes_nothing_at_a_later_visit():
+    method, learners, fold, _ = graceful_case(0.3)
+    found, _ = method.choose(jnp.array([1.0, -1.0]), learners, make_clock(), fold)
+    assert int(found) == 0
+    again = make_clock(first=False)
+    found, after = method.choose(jnp.array([0.5, 0.9]), learners, again, fold)
+    assert int(found) == 1, "0.5 is not near 0.9"
+    assert (after.method_state.owner["dense_0"] == 0).all()
+    assert method.end_phase(learners, make_clock(), fold, KEY) is learners, "pruned only once all are trained"
+
+
+def test_the_candidate_chosen_is_pruned_before_it_is_fine_tuned_in_both_drivers():
+    stream = conformance.stream(epochs=4)
+    network = networks.mlp((8, 8, 1), 3, hidden=(6,), mean=stream.mean, std=stream.std)
+    method = clnp(network, margin=0.2, candidates=((1e-4, 0.05), (1e-2, 0.1)), fine_tune=0.5)
+    settings, optimizer = training.Settings(validate=True), optax.sgd(1.0, momentum=0.9)
+    whole = training.make_run(method, optimizer, stream, settings)(jax.random.key(0), stream.tables)
+    driven = drive(method, optimizer, [(0, stream)], settings)
+    for ours, other in zip(whole.log.epochs, driven.epochs, strict=True):
+        assert np.isfinite(ours).all(axis=(0, 2)).tolist() == [True, True], "two epochs of each phase, for each task"
+        np.testing.assert_allclose(ours, other[0], rtol=1e-5, atol=1e-6)
+    for ours, other in zip(jax.tree.leaves(whole.learner), jax.tree.leaves(driven.learners[0]), strict=True):
+        np.testing.assert_allclose(ours, other, rtol=1e-5, atol=1e-6)
+    owner = np.asarray(driven.learners[0].method_state.owner["dense_0"])
+    assert (owner == FREE).any(), "the last task gave units back"
+    cut = np.asarray(driven.learners[0].params["head"]["kernel"])[2][owner == FREE]
+    assert (cut == 0).all(), "and fine-tuning did not bring them in again"
 
 
 @functools.cache
@@ -307,6 +365,11 @@ def test_what_does_not_fit_is_refused_with_the_cure():
         clnp(small(), l1=(1e-5, 1e-5))
     with pytest.raises(ValueError, match="another form"):
         clnp(small(), candidates=(((1e-5,) * 3, 0.1),))
+    stream = conformance.stream()
+    phases = (Phase("a", searched=False), Phase("b"))
+    for wrong in (phases, phases[:1]):
+        with pytest.raises(ValueError, match="those that are not searched must come last"):
+            training.check(conformance.build("clnp", stream)._replace(phases=wrong), stream, training.Settings())
     with pytest.raises(ValueError, match=r"fine_tune is .*, but must be a finite number"):
         clnp(small(), fine_tune=1.0)
     network = small(normalization="batch")

@@ -151,7 +151,8 @@ def test_the_lowest_growth_within_the_margin_is_chosen():
     np.testing.assert_allclose(offered, [0.2, 0.4, 0.6])
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), learner)
     for scores, index in (([0.5, 0.79, 0.8], 1), ([0.79, 0.7, 0.8], 0), ([0.5, 0.6, 0.7], 2), ([np.nan] * 3, 0)):
-        assert int(method.choose(jnp.asarray(scores, jnp.float32), stacked, make_clock())) == index
+        found, same = method.choose(jnp.asarray(scores, jnp.float32), stacked, make_clock(), None)
+        assert (int(found), same) == (index, stacked)
 
 
 class Theirs(nn.Module):

@@ -295,9 +295,9 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
     base = methods.finetune(small(stream))
     tried = jnp.array([1e-6, 0.05, 0.2, 1e30])  # the last diverges, and is not chosen
 
-    def choose(scores, learners, clock):
+    def choose(scores, learners, clock, fold):
         wanted = jnp.asarray([1, 2, 0], jnp.int32)[clock.task]
-        return jnp.where((scores[3] == -1) & (scores[:3] >= 0).all(), wanted, 3)
+        return jnp.where((scores[3] == -1) & (scores[:3] >= 0).all(), wanted, 3), learners
 
     method = base._replace(candidates=lambda learner, clock: {"rate": tried}, choose=choose)
     found = training.make_run(method, SGD, stream, SETTINGS)(jax.random.key(0), stream.tables)

@@ -20,15 +20,9 @@ THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0
 
 
 class PruningState(NamedTuple):
-    """What neural pruning keeps.
-
-    Attributes:
-      owner: the task that made each unit, `{gate: [C] int32}`.
-      best: float32, the accuracy on the newest task's validation examples before its units were pruned.
-    """
+    """What neural pruning keeps: the task that made each unit, `{gate: [C] int32}`."""
 
     owner: ownership.Owner
-    best: Array
 
 
 def clnp(
@@ -65,11 +59,11 @@ def clnp(
       l1: alpha; a sequence gives each kernel its own, in the order of the wiring, the head last.
       margin: of validation accuracy, a fraction: how much pruning and the choice among candidates may cost.
       thresholds: the multiples k to try.
-      candidates: pairs of l1 and learning rate to try for each task; of those within the margin of the best, the one
-        that leaves the fewest units in use is kept (graceful forgetting). Each is pruned within the margin of its own
-        best accuracy. None: no search.
-      fine_tune: the part of a visit's epochs, after pruning, in which the new weights that survived are trained on;
-        0: none.
+      candidates: pairs of l1 and learning rate to train with for each task (graceful forgetting). When all are trained,
+        each that is within the margin of the best of them is pruned as far as it stays within the margin of that same
+        best; the one that then leaves the fewest units in use is kept. None: no search.
+      fine_tune: the part of a visit's epochs, after pruning, in which the new weights that survived are trained on, of
+        several candidates those of the one kept; 0: none.
       fine_tune_rate: factor on the learning rate then.
 
     Returns:
@@ -115,7 +109,7 @@ def clnp(
     def init(key: Array):
         params, collections = network.init(key)
         hyper = {name: jnp.float32(value) for name, value in {**strengths, "margin": margin}.items()}
-        return params, collections, PruningState(ownership.unowned(collections), jnp.float32(0.0)), hyper
+        return params, collections, PruningState(ownership.unowned(collections)), hyper
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         del fold
@@ -137,50 +131,50 @@ def clnp(
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         shown = show(learner, learner.method_state.owner, clock.task, clock.newest)
         value, (collections, found) = base.loss(params, learner._replace(collections=shown), clock, batch, key)
-        if key is None:  # in training adjust_gradients has the penalty's gradient, for one pass over the weights less
-            mask = trained(params, learner, clock)
-            weigh = lambda path, leaf, free: strength(path, learner, leaf) * free.astype(leaf.dtype)
-            value += losses.l1_sparsity(params, rows.map_leaves(weigh, params, mask))
-        return value, (collections, found)
+        mask = trained(params, learner, clock)
+        weigh = lambda path, leaf, free: strength(path, learner, leaf) * free.astype(leaf.dtype)
+        return value + losses.l1_sparsity(params, rows.map_leaves(weigh, params, mask)), (collections, found)
 
-    def adjust_gradients(gradients: Tree, learner: Learner, clock: Clock, batch: Batch) -> Tree:
-        del clock, batch
-
-        def shrink(path: str, leaf: Array, gradient: Array) -> Array:
-            return gradient + strength(path, learner, leaf) * jnp.sign(leaf)
-
-        return rows.map_leaves(shrink, learner.params, gradients)
+    def prune(learners: Learner, clock: Clock, fold: Fold, sound: Array) -> tuple[Learner, Array]:
+        showing = lambda learner, owner: show(learner, owner, clock.task, clock.newest)
+        owner, within = _prune(network, learners, clock, fold, showing, multiples, sound)
+        params = jax.vmap(lambda params, owner: ownership.sever(params, wires, owner, clock.task))(
+            learners.params, owner
+        )
+        return learners._replace(params=params, method_state=PruningState(owner)), within
 
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         del key
 
-        def prune(learner: Learner) -> Learner:
-            showing = lambda owner: show(learner, owner, clock.task, clock.newest)
-            owner, best = _prune(network, learner, clock, fold, showing, multiples)
-            params = ownership.sever(learner.params, wires, owner, clock.task)
-            return learner._replace(params=params, method_state=PruningState(owner, best))
+        def prune_alone(learner: Learner) -> Learner:
+            learners, _ = prune(jax.tree.map(lambda leaf: leaf[None], learner), clock, fold, jnp.ones(1, jnp.bool_))
+            params, state = jax.tree.map(lambda leaf: leaf[0], (learners.params, learners.method_state))
+            return learner._replace(params=params, method_state=state)
 
-        return lax.cond(clock.first & (clock.phase == 0), prune, lambda learner: learner, learner)
+        return lax.cond(clock.first & (clock.phase == 0), prune_alone, lambda learner: learner, learner)
+
+    def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
+        near = scores >= jnp.max(scores) - learners.hyper["margin"]
+        keep = lambda learners: (learners, near)
+        learners, within = lax.cond(
+            clock.first, lambda learners: prune(learners, clock, fold, scores >= 0), keep, learners
+        )
+        owner = learners.method_state.owner
+        used = sum(jnp.sum(leaf <= clock.newest, axis=-1, dtype=jnp.int32) for leaf in owner.values())
+        return jnp.argmin(jnp.where(within, used, jnp.int32(2**31 - 1))).astype(jnp.int32), learners
 
     def predict(learner: Learner, inputs: Array, task: Array) -> Array:
         shown = show(learner, learner.method_state.owner, task, task)
         return base.predict(learner._replace(collections=shown), inputs, task)
 
-    def choose(scores: Array, learners: Learner, clock: Clock) -> Array:
-        state = learners.method_state
-        used = sum(jnp.sum(leaf <= clock.newest, axis=-1, dtype=jnp.int32) for leaf in state.owner.values())
-        bar = jnp.minimum(jnp.max(state.best) - learners.hyper["margin"], jnp.max(scores))
-        return jnp.argmin(jnp.where(scores >= bar, used, jnp.int32(2**31 - 1))).astype(jnp.int32)
-
-    tuning = Phase("fine-tune", fine_tune, lambda clock: jnp.float32(fine_tune_rate))
+    tuning = Phase("fine-tune", fine_tune, lambda clock: jnp.float32(fine_tune_rate), searched=False)
     return base._replace(
         name="clnp",
         init=init,
         begin_task=begin_task,
         loss=loss,
-        adjust_gradients=adjust_gradients,
         update_mask=lambda learner, clock: trained(learner.params, learner, clock),
-        end_phase=end_phase,
+        end_phase=base.end_phase if options else end_phase,
         predict=predict,
         phases=(Phase("train", 1 - fine_tune), tuning) if fine_tune else (Phase(),),
         candidates=(lambda learner, clock: _stack(options)) if options else None,
@@ -191,43 +185,63 @@ def clnp(
 
 def _prune(
     network: Network,
-    learner: Learner,
+    learners: Learner,
     clock: Clock,
     fold: Fold,
-    show: Callable[[ownership.Owner], Tree],
+    show: Callable[[Learner, ownership.Owner], Tree],
     multiples: tuple[float, ...],
+    sound: Array,
 ) -> tuple[ownership.Owner, Array]:
-    """The owners after pruning by the largest multiple within the margin, and the accuracy before."""
-    owner, classes = learner.method_state.owner, learner.classes[clock.task]
-    collections, single = show(owner), single_label_of(learner, clock.task)
+    """Prunes learners `[C, ...]`, each by its largest multiple that stays within the margin of the best of them all.
 
-    def observe(carry: tuple[ownership.Owner, Array], batch: Batch) -> tuple[ownership.Owner, Array]:
-        sums, count = carry
-        found = network.apply(learner.params, collections, batch.inputs).activations
+    Args:
+      show: `(learner, owner) -> collections`, of a single learner.
+      sound: `[C]` bool, those that may be the best or be kept.
+
+    Returns:
+      The owners `[C, ...]`, and which learners were within the margin before, `[C]` bool. Without validation examples
+      only dead units go.
+    """
+    tried = jnp.asarray(multiples, jnp.float32)
+
+    def activity(learner: Learner, batch: Batch) -> dict[str, Array]:
+        owner = learner.method_state.owner
+        found = network.apply(learner.params, show(learner, owner), batch.inputs).activations
         mean = importance.unit_activity({name: found[name] for name in owner}, weights=batch.weights)
-        examples = jnp.sum(batch.weights)
-        return {name: sums[name] + examples * mean[name].astype(jnp.float32) for name in owner}, count + examples
+        return {name: jnp.sum(batch.weights) * leaf.astype(jnp.float32) for name, leaf in mean.items()}
 
-    zeros = {name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in owner.items()}
-    sums, _ = fold(observe, (zeros, jnp.float32(0.0)))
+    def observe(sums: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        return jax.tree.map(jnp.add, sums, lax.map(lambda learner: activity(learner, batch), learners))
 
-    def pruned(multiple: Array) -> ownership.Owner:
+    owners = learners.method_state.owner
+    sums = fold(observe, {name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in owners.items()})
+
+    def pruned(owner: ownership.Owner, sums: dict[str, Array], multiple: Array) -> ownership.Owner:
         cut = lambda o, a: masks.prune_by_activity(o, clock.task, a, threshold=multiple * jnp.mean(a))
         return jax.tree.map(cut, owner, sums)  # sums serve as well as means: both sides have the same factor
 
-    def count(carry: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
-        def right(multiple: Array) -> Array:
-            logits = network.apply(learner.params, show(pruned(multiple)), batch.inputs).logits
+    def right(learner: Learner, sums: dict[str, Array], batch: Batch) -> Array:
+        classes, single = learner.classes[clock.task], single_label_of(learner, clock.task)
+
+        def one(multiple: Array) -> Array:
+            shown = show(learner, pruned(learner.method_state.owner, sums, multiple))
+            logits = network.apply(learner.params, shown, batch.inputs).logits
             return jnp.sum(batch.weights * metrics.correct(logits, batch.labels, classes, single_label=single))
 
-        return carry[0] + lax.map(right, tried), carry[1] + jnp.sum(batch.weights)
+        return lax.map(one, tried)
 
-    tried = jnp.asarray(multiples, jnp.float32)
-    correct, examples = fold(count, (jnp.zeros(len(multiples), jnp.float32), jnp.float32(0.0)), "validation")
-    # Counts of examples, so that rounding decides nothing; without any, only dead units go.
-    within = (correct >= correct[0] - learner.hyper["margin"] * examples - 1e-3) & (examples > 0)
-    chosen = jnp.max(jnp.where(within, jnp.arange(len(multiples)), 0))
-    return pruned(tried[chosen]), correct[0] / examples
+    def count(carry: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
+        found = lax.map(lambda both: right(both[0], both[1], batch), (learners, sums))
+        return carry[0] + found, carry[1] + jnp.sum(batch.weights)
+
+    shape = (*sound.shape, len(multiples))
+    correct, examples = fold(count, (jnp.zeros(shape, jnp.float32), jnp.float32(0.0)), "validation")
+    # Counts of examples, so that rounding decides nothing.
+    best = jnp.max(jnp.where(sound, correct[:, 0], 0.0))
+    bar = (best - learners.hyper["margin"] * examples - 1e-3)[:, None]
+    within = (correct >= bar) & sound[:, None] & (examples > 0)
+    chosen = jnp.max(jnp.where(within, jnp.arange(len(multiples)), 0), axis=1)
+    return jax.vmap(pruned)(owners, sums, tried[chosen]), within[:, 0]
 
 
 def _layout(network: Network) -> ownership.Layout:

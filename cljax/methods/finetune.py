@@ -90,7 +90,7 @@ def finetune(network: Network, *, shared_rate: float | None = None, warm_up: flo
         capacity=0,
         forgets_nothing=False,
         candidates=None,
-        choose=lambda scores, learners, clock: jnp.argmax(scores).astype(jnp.int32),
+        choose=lambda scores, learners, clock, fold: (jnp.argmax(scores).astype(jnp.int32), learners),
         network=network,
     )
 

@@ -41,11 +41,13 @@ def tfm(
     $$ y_i = n^t_i \Big( \gamma_{t,i} \sum_j W_{ij} x_j + \beta_{t,i} \Big), \qquad
     \dot W_{ij} \propto n^{t,l-1}_j n^{t,l}_i - n^{t-1,l-1}_j n^{t-1,l}_i $$
 
-    with $n^t_i = [\mathrm{owner}_i \le t]$: equation 2, the task's own feature normalisation (equation 7) and the mask
-    of gradients (equation 5, which is equation 6 where no task is visited again). Weights from new features into old
-    ones are trained too: older tasks do not see new features, so no bit of their logits changes. At its first visit a
-    task claims the next free features of every layer (equations 8 and 9), up to the network's full width. When an older
-    task is visited again, only its own head and normalisation are trained. Inputs count as features of task 0.
+    with $n^t_i = [\mathrm{owner}_i \le t]$ (equation 3): the masked forward pass (equation 4) with the task's own
+    feature normalisation (equation 7), and the mask of gradients (equation 5, which is equation 6 where no task is
+    visited again). Without the normalisation it is the paper's ablation "TFM w/o FN", a point lower there. Weights from
+    new features into old ones are trained too: older tasks do not see new features, so no bit of their logits changes.
+    At its first visit a task claims the next free features of every layer (equations 8 and 9), up to the network's full
+    width. When an older task is visited again, only its own head and normalisation are trained. Inputs count as
+    features of task 0.
 
     The paper leaves open, and here: the gate comes after the normalisation, whose shift would pass it otherwise; a bias
     belongs to its feature; growth is a part of each layer's features, rounded up.
@@ -128,9 +130,10 @@ def tfm(
         shown = ownership.show(learner.collections, learner.method_state.owner, task)
         return base.predict(learner._replace(collections=shown), inputs, task)
 
-    def choose(scores: Array, learners: Learner, clock: Clock) -> Array:
-        del clock
-        return jnp.argmax(scores >= jnp.max(scores) - learners.hyper["margin"]).astype(jnp.int32)
+    def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
+        del clock, fold
+        within = scores >= jnp.max(scores) - learners.hyper["margin"]
+        return jnp.argmax(within).astype(jnp.int32), learners
 
     return base._replace(
         name="tfm",

@@ -93,6 +93,11 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
         raise ValueError(f"{method.name} draws from '{method.draws_from}', which is not one of {', '.join(DRAWS)}.")
     if not method.phases:
         raise ValueError(f"{method.name} has no phases; a method needs at least one.")
+    searched = [phase.searched for phase in method.phases]
+    if searched != sorted(searched, reverse=True) or not searched[0]:
+        raise ValueError(
+            f"Of the phases of {method.name}, those that are not searched must come last, after one that is."
+        )
     for name in ("batch_size", "evaluation_batch"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} is {getattr(settings, name)}; it must be at least 1.")

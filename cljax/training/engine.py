@@ -94,6 +94,8 @@ class Engine(NamedTuple):
       end_visit: `(learner, clock) -> learner`, at rest.
       evaluate: `(learner, clock, tables) -> Evaluation` of the learner at rest, on the test split.
       validate: `(learner, clock, tables) -> accuracy` of the focused learner on its task's validation split.
+      choose: `((scores [C], learners [C, ...]), clock, tables, key) -> (index, learner)`, all at rest: the candidate
+        that the method keeps.
       step: the train step, for its cost and number of traces.
       parts: an epoch, its validation and an evaluation, batch by batch.
       settings: those the engine was made with.
@@ -107,6 +109,7 @@ class Engine(NamedTuple):
     end_visit: Callable[[Learner, Clock], Learner]
     evaluate: Callable[[Learner, Clock, Tables], Evaluation]
     validate: Callable[[Learner, Clock, Tables], Array]
+    choose: Callable[[tuple[Array, Learner], Clock, Tables, Array], tuple[Array, Learner]]
     step: TrainStep
     parts: Parts
     settings: Settings
@@ -283,6 +286,15 @@ def make_engine(
         here = jax.tree.map(lambda value: jnp.where(leaf >= 0, value, -1), here)
         return after, earlier(state.failure, here)
 
+    def choose(tried: tuple[Array, Learner], clock: Clock, tables: Tables, key: Array) -> tuple[Array, Learner]:
+        del key
+        scores, learners = tried
+        focused = jax.vmap(lambda learner: rows.focus(learner, clock.task))(learners)
+        index, after = method.choose(scores, focused, clock, make_fold(tables, clock))
+        after = keep_signature(focused, after, f"choose of {method.name}")
+        learner = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), after)
+        return index, rows.write_back(learner, clock.task)
+
     def end_visit(learner: Learner, clock: Clock) -> Learner:
         return rows.write_back(learner, clock.task)
 
@@ -306,7 +318,7 @@ def make_engine(
         return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=clock.newest, first=first)
 
     parts = Parts(begin_epoch, train_batch, end_epoch, add_loss, add_answers)
-    functions = (init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate)
+    functions = (init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate, choose)
     return Engine(*functions, step, parts, settings)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cljax.training.engine import Engine, changing
 from cljax.training.state import EpochLog, Failure, PhaseState, Settings, no_failure
-from cljax.types import Array, Clock, Learner, Tables, Tree
+from cljax.types import Array, Clock, Learner, Phase, Tables, Tree
 
 
 class FitLog(NamedTuple):
@@ -36,9 +37,9 @@ class Fit(Protocol):
     """`fit(learner, clock, tables, key, epochs) -> (learner, FitLog)`: one visit, on the learner at rest."""
 
     def __call__(
-        self, learner: Learner, clock: Clock, tables: Tables, key: Array, epochs: Array
+        self, learner: Learner, clock: Clock, tables: Tables, key: Array, epochs: Array, *, begins: bool = True
     ) -> tuple[Learner, FitLog]:
-        """Visits `clock.task`; `epochs` `[P]` int32 is a row of `epoch_table`."""
+        """Visits `clock.task`; `epochs` `[P]` int32 is a row of `epoch_table`; if not `begins`, a visit goes on."""
         ...
 
 
@@ -57,11 +58,13 @@ def make_fit(engine: Engine, settings: Settings, *, longest: int) -> Fit:
     """
     cadence = settings.curves_every
 
-    def fit(learner: Learner, clock: Clock, tables: Tables, key: Array, epochs: Array) -> tuple[Learner, FitLog]:
+    def fit(
+        learner: Learner, clock: Clock, tables: Tables, key: Array, epochs: Array, *, begins: bool = True
+    ) -> tuple[Learner, FitLog]:
         tasks = tables.classes.shape[0]
         missing = jnp.full(longest, jnp.nan, jnp.float32)
         no_curves = jnp.full((longest if cadence else 0, tasks), jnp.nan, jnp.float32)
-        focused = engine.begin_visit(learner, clock, tables, key)
+        focused = engine.begin_visit(learner, clock if begins else going_on(clock), tables, key)
 
         def run_phase(learner: Learner, now: Clock, count: Array):
             start = engine.begin_phase(learner, now, tables, key)
@@ -117,33 +120,47 @@ def first_failure(failures: Failure) -> Failure:
 def search(
     fit: Fit,
     candidates: Callable[[Learner, Clock], dict[str, Array]],
-    choose: Callable[[Array, Learner, Clock], Array],
+    choose: Callable[[tuple[Array, Learner], Clock, Tables, Array], tuple[Array, Learner]],
     *,
+    phases: Sequence[Phase] = (Phase(),),
     vectorize: bool = False,
 ) -> Fit:
     """Makes a fit that tries candidates of hyper-parameters on one task and keeps the learner chosen.
 
-    Each candidate starts from the same learner, with some numbers of `hyper` replaced: growth, sparsity, strength.
+    Each candidate starts from the same learner, with some numbers of `hyper` replaced: growth, sparsity, strength. The
+    one chosen goes on with the phases that are not searched.
 
     Args:
       fit: of `make_fit`.
       candidates: `(learner, clock) -> hyper` whose leaves have a leading axis `[C]`.
-      choose: `(scores [C], learners [C, ...], clock) -> int32`, from the accuracies on the task's validation split; a
-        candidate that diverged has -1.
+      choose: an engine's: `((scores [C], learners [C, ...]), clock, tables, key) -> (int32, learner)`, at
+        rest, from the accuracies on the task's validation split; a candidate that diverged has -1.
+      phases: the method's.
       vectorize: whether the candidates run side by side (`vmap`) or in turn (`lax.map`).
 
     Returns:
       A fit of the same signature; the log is that of the chosen candidate.
     """
+    tried = np.array([phase.searched for phase in phases])
 
-    def searched(learner: Learner, clock: Clock, tables: Tables, key: Array, epochs: Array) -> tuple[Learner, FitLog]:
+    def searched(
+        learner: Learner, clock: Clock, tables: Tables, key: Array, epochs: Array, *, begins: bool = True
+    ) -> tuple[Learner, FitLog]:
         def attempt(hyper: dict[str, Array]) -> tuple[Learner, FitLog]:
-            return fit(learner._replace(hyper={**learner.hyper, **hyper}), clock, tables, key, epochs)
+            one = learner._replace(hyper={**learner.hyper, **hyper})
+            return fit(one, clock, tables, key, jnp.where(tried, epochs, -1), begins=begins)
 
         options = candidates(learner, clock)
         learners, logs = jax.vmap(attempt)(options) if vectorize else lax.map(attempt, options)
-        index = choose(sound_scores(logs.score, logs.failure), learners, clock)
-        return pick((learners, logs), index)
+        index, learner = choose((sound_scores(logs.score, logs.failure), learners), clock, tables, key)
+        log = pick(logs, index)
+        if tried.all():
+            return learner, log
+        learner, rest = fit(learner, clock, tables, key, jnp.where(tried, -1, epochs), begins=False)
+        by_phase = lambda one, other: jnp.where(tried.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+        epochs_log, curves, trained = jax.tree.map(by_phase, log[:3], rest[:3])
+        failures = jax.tree.map(lambda *leaves: jnp.stack(leaves), log.failure, rest.failure)
+        return learner, FitLog(epochs_log, curves, trained, rest.score, first_failure(failures))
 
     return searched
 
@@ -151,6 +168,11 @@ def search(
 def sound_scores(scores: Array, failures: Failure) -> Array:
     """The scores, -1 in place of those of learners that diverged, so that any other is better."""
     return jnp.where(jnp.isnan(scores) | (failures.round >= 0), jnp.float32(-1.0), scores)
+
+
+def going_on(clock: Clock) -> Clock:
+    """The clock with which `begin_visit` only focuses, for a visit that has begun and goes on."""
+    return clock._replace(first=jnp.bool_(False))
 
 
 def pick(tree: Tree, index: Array) -> Tree:

@@ -13,7 +13,7 @@ import numpy as np
 from cljax import rows
 from cljax.training.engine import Engine
 from cljax.training.evaluation import Evaluation
-from cljax.training.fit import pick, sound_scores
+from cljax.training.fit import going_on, pick, sound_scores
 from cljax.training.plan import clocks, epoch_table
 from cljax.training.programs import compile_seconds
 from cljax.training.state import EpochLog, Failure, Partial, PhaseState, Settings
@@ -45,7 +45,7 @@ class Position(NamedTuple):
 
     Attributes:
       round: how many rounds are finished.
-      tried: how many candidates of the next one are tried; 0 without a search.
+      tried: how many candidates of the next one are tried: 0 without a search; all while the chosen one goes on.
       phase: the phase under way, or -1: between visits.
       epoch: how many of its epochs are finished.
     """
@@ -129,6 +129,8 @@ class Group:
         self._points = [tuple(point) for point in curve_epochs(self._counts, plan.settings.curves_every)]
         self._whole = int(np.maximum(self._counts, 0).sum())
         self._before = number * self._whole
+        searched = [phase.searched for phase in plan.method.phases]
+        self._searched, self._candidates = sum(searched), 0
 
     def begin(self) -> tuple[Position, Work]:
         """The beginning; called once and first."""
@@ -136,6 +138,10 @@ class Group:
         learner = learner._replace(hyper={**learner.hyper, **self._given})
         self.hyper: dict[str, Array] = learner.hyper
         self._resting: Learner = jax.eval_shape(lambda: learner)
+        if self._plan.method.candidates is not None:
+            offer: Any = lambda learner: self._plan.method.candidates(learner, self._clock(Position()))
+            offered = jax.eval_shape(jax.vmap(offer) if self._batched else offer, self._resting)
+            self._candidates = jax.tree.leaves(offered)[0].shape[int(self._batched)]
         return Position(), Work(learner, None, None, (), self._no_results())
 
     def step(
@@ -186,9 +192,10 @@ class Group:
           at: the position.
           partial: the shapes of the leaves of `Work.partial`, None where it is None.
         """
-        if not (0 <= at.round <= self.rounds and -1 <= at.phase < self._counts.shape[1]):
+        phases, candidates = self._counts.shape[1], self._candidates
+        if not (0 <= at.round <= self.rounds and -1 <= at.phase < phases and 0 <= at.tried <= candidates):
             raise ValueError(f"it is of a longer run: {at}.")
-        search, under_way = self._plan.method.candidates is not None, at.phase >= 0
+        search, under_way = at.tried < self._candidates, at.phase >= 0
         results, state, far = self._no_results(), None, None
         if under_way:
             clock, begin_phase = self._clock(at), self._plan.engine.begin_phase
@@ -199,7 +206,8 @@ class Group:
             far = Partial(*(np.zeros(shape, dtype) for shape, dtype in zip(partial, dtypes, strict=True)))
         score: Any = jax.ShapeDtypeStruct((len(self.members),) if self._batched else (), jnp.float32)
         attempt = Attempt(self._resting, score, *self._of_round(results, at.round))
-        return Work(self._resting if search or not under_way else None, state, far, (attempt,) * at.tried, results)
+        learner = self._resting if search or not under_way else None
+        return Work(learner, state, far, (attempt,) * at.tried * search, results)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return self._plan.programs[name](*arguments)
@@ -226,7 +234,8 @@ class Group:
 
     def _next_phase(self, at: Position, work: Work, learner: Learner) -> tuple[Position, Work]:
         """Begins the next phase that runs in this round, with the focused learner; or ends the visit."""
-        for phase in range(at.phase + 1, self._counts.shape[1]):
+        last = self._searched if at.tried < self._candidates else self._counts.shape[1]
+        for phase in range(at.phase + 1, last):
             if self._counts[at.round, phase] >= 0:
                 at = at._replace(phase=phase, epoch=0)
                 state = self._call("begin_phase", learner, self._clock(at), self.tables, self._key)
@@ -258,15 +267,19 @@ class Group:
     def _end_visit(self, at: Position, work: Work, focused: Learner) -> tuple[Position, Work]:
         clock, results = self._clock(at), work.results
         learner = self._call("end_visit", focused, clock)
-        if self._plan.method.candidates is not None:
+        if at.tried < self._candidates:
             failure = results.failure if self._batched else Failure(*(values[0] for values in results.failure))
             score = sound_scores(self._call("validate", focused, clock, self.tables), failure)
             part = jax.tree.map(np.copy, self._of_round(results, at.round))
             tried = (*work.tried, Attempt(learner, score, *part))
-            axis = 1 if self._batched else 0
-            if len(tried) < jax.tree.leaves(self._call("candidates", work.learner, clock))[0].shape[axis]:
+            if len(tried) < self._candidates:
                 return Position(at.round, len(tried)), work._replace(tried=tried)
-            learner = self._choose(tried, self._clock(Position(at.round)), self._of_round(results, at.round))
+            begun = self._clock(Position(at.round))
+            learner = self._choose(tried, begun, self._of_round(results, at.round))
+            if (self._counts[at.round, self._searched :] >= 0).any() and (results.failure.round < 0).any():
+                focused = self._call("begin_visit", learner, going_on(begun), self.tables, self._key)
+                at = Position(at.round, len(tried), self._searched - 1)
+                return self._next_phase(at, Work(None, None, None, (), results), focused)
         sound = results.failure.round < 0
         if self._plan.schedule.evaluate[at.round] and sound.any():
             found = self._lead(self._call("evaluate", learner, clock, self.tables))
@@ -285,12 +298,13 @@ class Group:
         axis = 1 if self._batched else 0
         stack = lambda *leaves: jnp.stack(leaves, axis=axis)
         learners = jax.tree.map(stack, *(attempt.learner for attempt in tried))
-        index = self._call("choose", stack(*(attempt.score for attempt in tried)), learners, clock)
+        scores = stack(*(attempt.score for attempt in tried))
+        index, learner = self._call("choose", (scores, learners), clock, self.tables, self._key)
         for member, chosen in enumerate(np.atleast_1d(np.asarray(index))):
             log = (tried[chosen].epochs, tried[chosen].curves, tried[chosen].failure)
             for values, value in zip(jax.tree.leaves(written), jax.tree.leaves(log), strict=True):
                 values[member] = value[member]
-        return self._call("pick", learners, index)
+        return learner
 
     def _report(self, at: Position, entry: EpochLog) -> None:
         plan, counts = self._plan, np.maximum(self._counts, 0)

@@ -21,7 +21,6 @@ from cljax import streams
 from cljax.training.engine import Engine, Epoch, Progress, begin_progress
 from cljax.training.evaluation import Evaluation, judge, no_answers
 from cljax.training.feed import Feed, Given, Streamed, StreamedEpoch, sequence, wrap
-from cljax.training.fit import pick
 from cljax.training.programs import Program
 from cljax.training.state import EpochLog, Partial, PhaseState
 from cljax.types import Array, Batch, Clock, Learner, Method, Table, Tables
@@ -186,7 +185,7 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
         "validate": Streamed(validate, feed),
     }
     if method.candidates is not None:
-        programs |= {"candidates": Program(method.candidates), "choose": Program(method.choose), "pick": Program(pick)}
+        programs |= {"candidates": Program(method.candidates), "choose": hook(engine.choose)}
     return programs
 
 

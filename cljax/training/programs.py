@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.training.engine import Engine
-from cljax.training.fit import pick
 from cljax.training.state import EpochLog
 from cljax.types import Method, Tables, Tree
 
@@ -45,7 +44,7 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
 
     Returns:
       `init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate, validate` as in `Engine`; for a method
-      that searches, also `candidates` and `choose` as in `Method`, and `pick`.
+      that searches, also `candidates` as in `Method` and `choose` as in `Engine`.
     """
 
     def program(function: Callable, axes: tuple, donate: tuple[int, ...] = ()) -> Program:
@@ -69,8 +68,7 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
     }
     if method.candidates is not None:
         programs["candidates"] = program(method.candidates, (0, None))
-        programs["choose"] = program(method.choose, (0, 0, None))
-        programs["pick"] = program(pick, (0, 0))
+        programs["choose"] = program(engine.choose, during)
     return programs
 
 

@@ -68,6 +68,7 @@ class Phase(NamedTuple):
       rate: `clock -> factor` on the learning rate.
       fresh_optimizer: whether the optimizer's state starts anew at the phase's begin, at a first visit.
       skip_first_task: whether the phase does not run on task 0.
+      searched: whether every candidate of a search runs it. Those that are not come last: only the one chosen does.
     """
 
     name: str = "train"
@@ -75,6 +76,7 @@ class Phase(NamedTuple):
     rate: Callable[[Clock], Array] = constant_rate
     fresh_optimizer: bool = True
     skip_first_task: bool = False
+    searched: bool = True
 
 
 class Learner(NamedTuple):
@@ -165,9 +167,11 @@ class Method(NamedTuple):
       draws_from: 'current', 'seen' or 'all' tasks' examples, or those seen 'balanced' (see `streams.epoch_order`).
       capacity: number of exemplars in memory; 0 means exemplar-free, and then the loop hands over nothing else.
       forgets_nothing: whether old tasks' logits keep every bit; the runner checks it.
-      candidates: None, or `(learner, clock) -> hyper` whose leaves have a leading axis of candidates: each visit is
-        then run once a candidate, and `choose` keeps one (see `training.search`).
-      choose: `(scores [C], learners [C, ...], clock) -> int32`, from validation accuracies.
+      candidates: None, or `(learner, clock) -> hyper` whose leaves have a leading axis of candidates: each visit's
+        searched phases are then run once a candidate, and `choose` keeps one (see `training.search`).
+      choose: `(scores [C], learners [C, ...], clock, fold) -> (int32, learners)`, from validation accuracies, once all
+        candidates are trained: which one is kept, and the learners, as they are or changed in what only the comparison
+        can tell.
       network: the network it was made for; its shapes are checked against the stream's.
     """
 
@@ -189,5 +193,5 @@ class Method(NamedTuple):
     capacity: int
     forgets_nothing: bool
     candidates: Callable[[Learner, Clock], dict[str, Array]] | None
-    choose: Callable[[Array, Learner, Clock], Array]
+    choose: Callable[[Array, Learner, Clock, Fold], tuple[Array, Learner]]
     network: Network
