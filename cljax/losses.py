@@ -7,7 +7,7 @@ parameters return a scalar. None has a strength: multiply. Teachers are constant
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
+from typing import Any, Literal, get_args
 
 import chex
 import jax
@@ -17,6 +17,8 @@ from jax.typing import ArrayLike
 
 from cljax.numbers import real
 from cljax.types import Array, Tree
+
+Distance = Literal["l1", "l2"]
 
 
 def _classes(classes: ArrayLike | None, logits: Array) -> Array:
@@ -229,18 +231,35 @@ def _absolute(values: Array) -> Array:
     return values * jax.lax.stop_gradient(jnp.sign(values))
 
 
-def _response_change(logits: Array, teacher_logits: Array, classes: ArrayLike | None) -> Array:
+def _absolute_difference(rows: Array, others: Array) -> Array:
+    """The absolute difference of `[B, K]`; 0, and its gradient too, where the two are equal up to rounding.
+
+    That is within 64 units in the last place of the row's largest number (of 16-bit numbers, where 64 would be half of
+    it, within 2). Two programs for the same number seldom agree in its last bits, and the absolute's gradient is of
+    size 1 however small the difference: a student that is its teacher would be pushed about by rounding.
+    """
+    difference = rows - others
+    unit = float(jnp.finfo(rows.dtype).eps)
+    largest = jnp.max(jnp.maximum(jnp.abs(rows), jnp.abs(others)), axis=-1, keepdims=True)
+    equal = jnp.abs(difference) <= (64 if unit < 1e-6 else 2) * unit * largest
+    return difference * jax.lax.stop_gradient(jnp.where(equal, 0, jnp.sign(difference)))
+
+
+def _probabilities(logits: Array, teacher_logits: Array, classes: ArrayLike | None) -> tuple[Array, Array]:
+    """The student's and the teacher's, `[B, K]`."""
     chex.assert_rank(logits, 2)
     chex.assert_equal_shape([logits, teacher_logits])
-    valid = _classes(classes, logits)
-    target = jax.nn.softmax(mask_logits(_constant(teacher_logits, logits), valid), axis=-1)
-    return jax.nn.softmax(mask_logits(logits, valid), axis=-1) - target
+    valid, teacher_logits = _classes(classes, logits), _constant(teacher_logits, logits)
+    student, teacher = (jax.nn.softmax(mask_logits(each, valid), axis=-1) for each in (logits, teacher_logits))
+    return student, teacher
 
 
 def l1_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | None = None) -> Array:
     r"""The absolute change of the outputs' probabilities.
 
     .. math:: \sum_k |q_k - p_k|, \qquad p = \mathrm{softmax}(t), \quad q = \mathrm{softmax}(z)
+
+    Where the two are equal up to rounding, value and gradient are 0.
 
     Args:
       logits: `[B, K]`.
@@ -256,7 +275,7 @@ def l1_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | No
 
     Reference: Li and Hoiem, Learning without Forgetting, 2017, section 4.2.
     """
-    return jnp.sum(_absolute(_response_change(logits, teacher_logits, classes)), axis=-1)
+    return jnp.sum(_absolute_difference(*_probabilities(logits, teacher_logits, classes)), axis=-1)
 
 
 def l2_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | None = None) -> Array:
@@ -278,35 +297,44 @@ def l2_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | No
 
     Reference: Li and Hoiem, Learning without Forgetting, 2017, section 4.2.
     """
-    return 0.5 * jnp.sum(_response_change(logits, teacher_logits, classes) ** 2, axis=-1)
+    student, teacher = _probabilities(logits, teacher_logits, classes)
+    return 0.5 * jnp.sum((student - teacher) ** 2, axis=-1)
 
 
-def attention_distillation(map: Array, teacher_map: Array) -> Array:
-    r"""The absolute difference of two attention maps, each normalised to unit length.
+def attention_distillation(map: Array, teacher_map: Array, *, distance: Distance = "l1") -> Array:
+    r"""The distance of two attention maps, each normalised to unit length.
 
-    .. math:: \sum_j \left| \frac{Q'_j}{\|Q'\|_2} - \frac{Q_j}{\|Q\|_2} \right|
+    .. math:: \text{l1:} \quad \sum_j \left| u_j - u'_j \right|, \qquad \text{l2:} \quad \sum_j (u_j - u'_j)^2, \qquad
+        u = \frac{Q}{\|Q\|_2}
 
     Where either map is zero everywhere (its rectifier let nothing through) there is no direction to compare: the value
-    and the gradient are 0.
+    and the gradient are 0. So they are, of 'l1', at positions where the two are equal up to rounding.
 
     Args:
       map: `[B, ...]`, the student's, differentiable.
       teacher_map: of the same shape, a constant.
+      distance: 'l1' or 'l2', which is squared.
 
     Returns:
       `[B]`; unchanged by positive scaling of either map.
+
+    Raises:
+      ValueError: for an unknown distance.
 
     Example:
       >>> print(attention_distillation(jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 1.0]])))  # |0.6 - 0| + |0.8 - 1|
       [0.8]
 
-    Reference: Dhar et al., Learning without Memorizing, 2019, equation 6.
+    Reference: Dhar et al., Learning without Memorizing, 2019, equation 6, and the text below it for 'l2'.
     """
+    if distance not in get_args(Distance):
+        raise ValueError(f"The distance is {distance!r}, but must be one of {', '.join(get_args(Distance))}.")
     chex.assert_equal_shape([map, teacher_map])
     rows, teacher_rows = (part.reshape(part.shape[0], -1) for part in (map, _constant(teacher_map, map)))
     alive = jnp.any(rows != 0, axis=-1) & jnp.any(teacher_rows != 0, axis=-1)
-    difference = _unit_rows(rows) - _unit_rows(teacher_rows)
-    return jnp.where(alive, jnp.sum(_absolute(difference), axis=-1), 0)
+    units = _unit_rows(rows), _unit_rows(teacher_rows)
+    each = _absolute_difference(*units) if distance == "l1" else (units[0] - units[1]) ** 2
+    return jnp.where(alive, jnp.sum(each, axis=-1), 0)
 
 
 def _unit_rows(rows: Array) -> Array:

@@ -230,6 +230,53 @@ def test_attention_gradient_by_hand():
     close(gradient(jnp.array([[3.0, 4.0]]))[0], (np.eye(2) - np.outer(unit, unit)) @ np.array([-1, 1]) / 5)
 
 
+def test_attention_by_squares_by_hand():
+    maps, teacher = jnp.array([[1.0, 2.0, 2.0]]), jnp.array([[4.0, 2.0, 4.0]])
+    distance = lambda q: losses.attention_distillation(q, teacher, distance="l2").sum()
+    close(distance(maps), 2 / 9)
+    unit, other = np.array([1, 2, 2]) / 3, np.array([2, 1, 2]) / 3
+    close(jax.grad(distance)(maps)[0], (np.eye(3) - np.outer(unit, unit)) @ (2 * (unit - other)) / 3)
+    close(distance(teacher), 0)
+    with pytest.raises(ValueError, match="distance is 'L2', but must be one of l1, l2"):
+        losses.attention_distillation(maps, teacher, distance="L2")
+
+
+def compared(loss, rows):
+    """What an L1 loss takes the difference of."""
+    return jax.nn.softmax(rows) if loss is losses.l1_response else rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("loss", [losses.l1_response, losses.attention_distillation])
+def test_an_l1_loss_pulls_nothing_where_all_that_differs_is_rounding_and_wholly_elsewhere(loss):
+    """Compiled and batched, where the student's and the teacher's programs round differently."""
+    draw = np.random.default_rng(0)
+    signs = lambda: draw.choice([-1, 1], (2, 64, 10)) * draw.uniform(0.5, 1, (2, 64, 10))
+    teacher = jnp.asarray(draw.uniform(0.5, 2, (2, 64, 10)), jnp.float32)
+    move = lambda size: jnp.asarray(np.asarray(teacher) * (1 + size * signs()), jnp.float32)
+    of = lambda loss: jax.vmap(jax.value_and_grad(lambda q, p: loss(q, p).sum()))
+    found, plain = jax.jit(of(loss)), of(lambda q, p: jnp.abs(compared(loss, q) - compared(loss, p)))
+    for student in (teacher, move(3e-7)):
+        for nothing in found(student, teacher):
+            np.testing.assert_array_equal(nothing, 0)
+    for size in (1e-4, 1e-2, 1.0):
+        student = move(size)
+        largest = compared(loss, teacher).max(axis=-1)
+        apart = np.abs(compared(loss, student) - compared(loss, teacher)).min(axis=-1) > 1e-5 * largest
+        assert apart.mean() > 0.1
+        ours, expected = (np.asarray(each(student, teacher)[1])[apart] for each in (found, plain))
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    halves = jnp.log(jnp.array([[[0.2, 0.3, 0.5]], [[0.4, 0.4, 0.2]]], jnp.bfloat16))
+    np.testing.assert_allclose(
+        loss(*halves).astype(jnp.float32), 0.6 if loss is losses.l1_response else 0.89, rtol=0.05
+    )
+    with jax.enable_x64(True):  # the zone is one of float64 then
+        wide = jnp.asarray(np.asarray(teacher, np.float64))
+        student = wide * (1 + 1e-10 * signs())
+        apart = np.abs(compared(loss, student) - compared(loss, wide)).min(axis=-1) > 1e-13
+        ours, expected = (np.asarray(each(student, wide)[1])[apart] for each in (of(loss), plain))
+        np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-10)
+
+
 def test_zero_maps_give_zero_and_no_nan():
     dead, alive = jnp.zeros([1, 2, 2]), jnp.ones([1, 2, 2])
     for student, teacher in ((dead, alive), (alive, dead), (dead, dead)):

@@ -102,6 +102,26 @@ def test_distillation_is_the_cross_entropy_of_tempered_softmax_and_so_is_its_gra
     assert np.abs(gradient("response")[1]).max() == 0
 
 
+def test_an_l1_response_pulls_nothing_while_the_student_is_the_teacher():
+    """Compiled, one seed and two: a convolutional student's program rounds otherwise than its teacher's."""
+    like = conformance.stream()
+    network = networks.cnn((8, 8, 1), 3, channels=((8,), (16,)), dense=(12,), mean=like.mean, std=like.std)
+    method = lwf(network, response="l1")
+    make = lambda key: training.make_learner(method, optax.sgd(1.0), like.tables, 0.1, key)
+    learner = jax.jit(jax.vmap(make))(jax.random.split(jax.random.key(0), 2))
+    batch = streams.sequential(like.tables, like.tables.train, jnp.int32(1), jnp.int32(0), 16)
+
+    def gradient(learner):
+        focused = rows.focus(learner, jnp.int32(1))
+        state = {"teacher": {"params": focused.params, "collections": focused.collections}}
+        focused = focused._replace(method_state=state)
+        of = lambda params: method.loss(params, focused, SECOND, batch, None)[1][1]["response"]
+        return jax.value_and_grad(of)(focused.params)
+
+    for found in (jax.jit(jax.vmap(gradient))(learner), jax.jit(gradient)(jax.tree.map(lambda leaf: leaf[0], learner))):
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(found))
+
+
 @pytest.mark.parametrize(("response", "loss"), [("l1", losses.l1_response), ("l2", losses.l2_response)])
 def test_the_other_responses(response, loss):
     method = lwf(table(), response=response)
