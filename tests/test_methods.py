@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from cljax import methods, networks, rows, streams, training
 from cljax.methods.finetune import apply_kept
+from cljax.training.step import make_train_step
 from cljax.types import make_clock
 from tests import conformance
 
@@ -69,6 +72,88 @@ def test_joint_training_s_loss_and_gradient_are_the_sum_over_each_example_s_own_
     found = jax.value_and_grad(lambda params: method.loss(params, focused, clock, batch, None)[0])(focused.params)
     expected = jax.value_and_grad(slow)(learner.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, expected)
+
+
+def test_joint_training_by_one_softmax_over_all_classes_seen():
+    """The class of an example of the first task is told from those of the second, and from none of the third."""
+    stream = conformance.stream(scenario="class")
+    network = network_for(stream)
+    method = methods.joint(network, scope="concatenated")
+    _, learner = engine_and_learner(method, stream)
+    clock = make_clock(task=1, newest=1)
+    table = stream.tables.train
+    batch = streams.gather(stream.tables, table, jnp.asarray([0, 1, *(table.start[1] + np.arange(3))]))
+    focused = rows.focus(learner, clock.task)
+    params = focused.params
+
+    def slow(head):
+        of = lambda task: (
+            network.apply(
+                {**params, "head": jax.tree.map(lambda leaf: leaf[task], head)}, learner.collections, batch.inputs
+            ).logits
+        )
+        logits = [of(0), of(1)[:, :2]]
+        place = jnp.asarray(3 * batch.tasks + batch.labels)
+        logs = jax.nn.log_softmax(jnp.concatenate(logits, axis=1))
+        return -jnp.take_along_axis(logs, place[:, None], axis=1).mean()
+
+    by_head = lambda head: method.loss({**params, "head": head}, focused, clock, batch, None)[0]
+    found, expected = (jax.value_and_grad(each)(params["head"]) for each in (by_head, slow))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, expected)
+    for name in ("sampling", "scope"):
+        with pytest.raises(ValueError, match=f"joint's {name} is 'all', but must be one of"):
+            methods.joint(network, **{name: "all"})
+    with pytest.raises(ValueError, match="joint with one softmax over all tasks' heads needs leaves that belong"):
+        methods.joint(network._replace(per_task=()), scope="concatenated")
+    mixed = focused._replace(single_label=jnp.array([True, False, True]))
+    with pytest.raises(ValueError, match="leave joint's scope at 'per_task'"):
+        method.loss(params, mixed, clock, batch, None)
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+def test_joint_training_leaves_heads_of_tasks_not_yet_visited_alone(name):
+    """Weight decay would shrink them."""
+    stream = conformance.stream()
+    method = methods.joint(network_for(stream))
+    optimizer, _ = conformance.OPTIMIZERS[name]
+    make = lambda key: training.make_learner(method, optimizer, stream.tables, 0.1, key)
+    learner = jax.jit(make)(jax.random.key(0))
+    clock = make_clock(task=1)
+    focused = rows.focus(learner, clock.task)
+    batch = streams.gather(stream.tables, stream.tables.train, jnp.asarray([0, stream.tables.train.start[1]]))
+    step = make_train_step(method, optimizer)
+    after, _, _ = step(focused, method.update_mask(focused, clock), clock, batch, jax.random.key(0))
+    for old, new in zip(*(jax.tree.leaves(each.params["head"]) for each in (focused, after)), strict=True):
+        assert np.asarray(old[2]).tobytes() == np.asarray(new[2]).tobytes()
+        assert (np.asarray(old[:2]) != np.asarray(new[:2])).any()
+
+
+STACKED = {
+    "joint": methods.joint,
+    "lwf": methods.lwf,
+    "lwf_mc": functools.partial(methods.lwf_mc, push_unseen=False),
+    "lwm": methods.lwm,
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_stacked_rows_and_their_statistics_train_for_tasks_seen_alone(name):
+    """The update mask of the head, and what a step makes of the statistics that belong to a task."""
+    stream = conformance.stream()
+    own = ("head/kernel", "head/bias", "batch_stats/norm_0/mean")
+    network = network_for(stream, hidden=(6,), normalization="batch")._replace(per_task=own)
+    if name == "lwm":
+        network = networks.cnn((8, 8, 1), 3, channels=((4,),), dense=(), pooled=True)
+    method, clock = STACKED[name](network), make_clock(task=1, phase=1)
+    make = lambda key: training.make_learner(method, SGD, stream.tables, 0.1, key)
+    focused = rows.focus(jax.jit(make)(jax.random.key(0)), clock.task)
+    mask = method.update_mask(focused, clock)["head"]
+    assert [leaf.reshape(-1).tolist() for leaf in mask.values()] == [[1, 1, 0]] * 2
+    if name != "lwm":
+        batch = streams.sequential(stream.tables, stream.tables.train, clock.task, jnp.int32(0), 8)
+        after = method.loss(focused.params, focused, clock, batch, jax.random.key(0))[1][0]
+        old, new = (np.asarray(tree["batch_stats"]["norm_0"]["mean"]) for tree in (focused.collections, after))
+        assert (old != new).any(axis=-1).tolist() == [True, True, False]
 
 
 def test_joint_training_reads_all_heads_with_one_encoding():

@@ -7,30 +7,46 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 
 from cljax import losses
-from cljax.methods.finetune import apply_kept, finetune, mean
+from cljax.methods.finetune import finetune, mean
+from cljax.methods.freezing import require_own_leaves
+from cljax.methods.teacher import (
+    apply_trained,
+    flatten_heads,
+    head_mask,
+    one_head_labels,
+    outputs_of,
+    seen_tasks,
+)
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree, single_label_of
 
 Sampling = Literal["pooled", "balanced"]
+Scope = Literal["per_task", "concatenated"]
 
 
-def joint(network: Network, *, sampling: Sampling = "pooled") -> Method:
+def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "per_task") -> Method:
     r"""Joint training: at task t, cross-entropy on the examples of tasks 0 to t, each by its own task's leaves.
 
     $$ \theta \leftarrow \arg\min_\theta \mathbb{E}_{(x, y, s) \sim D_0 \cup \dots \cup D_t}
     \left[ -\log \mathrm{softmax}(z_s(x))_y \right] $$
 
-    It keeps all data, so it is no continual learner but what one is compared to.
+    It keeps all data, so it is no continual learner but what one is compared to. In the class-incremental scenario it
+    is that with scope 'concatenated' only: softmaxes over one task's classes each never learn to tell tasks apart (ten
+    digits in five tasks: 42 to 64% instead of 97%), and over a single class learn nothing.
 
     Args:
-      network: an ordinary network. All `per_task` leaves stay stacked and train whole.
+      network: an ordinary network. All `per_task` leaves stay stacked; those of all tasks seen train, others keep their
+        bits.
       sampling: 'pooled', each epoch has all examples of all tasks once; or 'balanced', as many of each task as the
         current task has, drawn anew each epoch, in batches of equal shares, so that no task outweighs another.
+      scope: a softmax over the classes of each example's own task, for a task that is known at test time; or one over
+        all classes seen ('concatenated'), for the class-incremental scenario. In the command:
+        `--set joint.scope=concatenated`.
 
     Returns:
       The method.
 
     Raises:
-      ValueError: for an unknown sampling.
+      ValueError: for an unknown option; for 'concatenated', where nothing belongs to a task.
 
     Example:
       >>> from cljax import networks
@@ -40,18 +56,33 @@ def joint(network: Network, *, sampling: Sampling = "pooled") -> Method:
     Reference: the baseline "Joint Training" of Li & Hoiem, Learning without Forgetting, 2016, section 2; 'balanced' by
     section 3, implementation details. There, batches of one task each alternate.
     """
-    if sampling not in get_args(Sampling):
-        raise ValueError(f"joint's sampling is {sampling!r}, but must be one of {', '.join(get_args(Sampling))}.")
+    for name, value, kind in (("sampling", sampling, Sampling), ("scope", scope, Scope)):
+        if value not in get_args(kind):
+            raise ValueError(f"joint's {name} is {value!r}, but must be one of {', '.join(get_args(kind))}.")
+    if scope == "concatenated":
+        require_own_leaves("joint with one softmax over all tasks' heads", network)
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        del clock
-        output = apply_kept(network, learner, params, batch.inputs, key=key)
-        chosen = jnp.take_along_axis(output.logits, batch.tasks[None, :, None], axis=0)[0]
-        classes = learner.classes[batch.tasks]
-        single = single_label_of(learner, batch.tasks)
-        each = losses.cross_entropy(chosen, batch.labels, classes=classes, single_label=single)
-        value = mean(each, batch.weights)
-        return value, (output.collections, {})
+        seen = seen_tasks(learner, clock)
+        output = apply_trained(network, learner, params, batch.inputs, seen, key=key)
+        if scope == "concatenated":
+            if learner.single_label is not None:
+                raise ValueError(
+                    "Some tasks are single-label, others are not, so that no one softmax is over the classes of all: "
+                    "leave joint's scope at 'per_task'."
+                )
+            labels, classes = one_head_labels(batch, learner), outputs_of(learner, seen)
+            each = losses.cross_entropy(flatten_heads(output.logits), labels, classes=classes)
+        else:
+            chosen = jnp.take_along_axis(output.logits, batch.tasks[None, :, None], axis=0)[0]
+            classes, single = learner.classes[batch.tasks], single_label_of(learner, batch.tasks)
+            each = losses.cross_entropy(chosen, batch.labels, classes=classes, single_label=single)
+        return mean(each, batch.weights), (output.collections, {})
 
-    draws_from = "balanced" if sampling == "balanced" else "seen"
-    return finetune(network)._replace(name="joint", loss=loss, keeps_rows=network.per_task, draws_from=draws_from)
+    return finetune(network)._replace(
+        name="joint",
+        loss=loss,
+        update_mask=lambda learner, clock: head_mask(learner, seen_tasks(learner, clock)),
+        keeps_rows=network.per_task,
+        draws_from="balanced" if sampling == "balanced" else "seen",
+    )

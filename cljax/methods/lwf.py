@@ -11,7 +11,6 @@ from jax import lax
 
 from cljax import losses, rows
 from cljax.methods.finetune import (
-    apply_kept,
     depends_on_own,
     finetune,
     is_warm_up,
@@ -21,6 +20,7 @@ from cljax.methods.finetune import (
 )
 from cljax.methods.hard_sharing import last_layers
 from cljax.methods.teacher import (
+    apply_trained,
     flatten_heads,
     head_mask,
     old_tasks,
@@ -219,11 +219,8 @@ def lwf(
         return weight.astype(kept.dtype) * kept
 
     def apply(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None) -> Output:
-        """The student's output; of its collections, what is not trained stays."""
-        student = apply_kept(network, learner, params, batch.inputs, key=key)
-        moves = rows_mask(student.collections, learner, *trained(learner, clock))
-        select = lambda new, old, mask: jnp.where(mask > 0, new, old)
-        return student._replace(collections=jax.tree.map(select, student.collections, learner.collections, moves))
+        train, shared = trained(learner, clock)
+        return apply_trained(network, learner, params, batch.inputs, train, shared=shared, key=key)
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         student = apply(params, learner, clock, batch, key)

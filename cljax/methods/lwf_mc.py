@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-
 from cljax import losses
-from cljax.methods.finetune import apply_kept, finetune, mean
+from cljax.methods.finetune import finetune, mean
 from cljax.methods.freezing import require_own_leaves
 from cljax.methods.teacher import (
+    apply_trained,
     flatten_heads,
     head_mask,
     old_tasks,
     outputs_of,
+    place_labels,
     renew_teacher,
     seen_tasks,
     snapshot,
@@ -57,11 +56,11 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
         return params, collections, {"teacher": snapshot(params, collections)}, {}
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        student = apply_kept(network, learner, params, batch.inputs, key=key)
+        old, learned = old_tasks(learner, clock), trained(learner, clock)
+        student = apply_trained(network, learner, params, batch.inputs, learned, key=key)
         logits, teacher_logits = (
             flatten_heads(each) for each in (student.logits, teach(network, learner, batch.inputs))
         )
-        old, learned = old_tasks(learner, clock), trained(learner, clock)
         targets = place_labels(batch, learner).astype(logits.dtype)
         new = outputs_of(learner, learned & ~old)
         classification = mean(losses.cross_entropy(logits, targets, classes=new), batch.weights)
@@ -82,11 +81,3 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
         end_phase=renew_teacher,
         keeps_rows=network.per_task,
     )
-
-
-def place_labels(batch: Batch, learner: Learner) -> Array:
-    """The labels as targets of one head for all tasks: `[B, T * K]` float32, 0 outside the own task's block."""
-    tasks, outputs = learner.classes.shape
-    labels = jax.nn.one_hot(batch.labels, outputs) if batch.labels.ndim == 1 else batch.labels
-    placed = jax.nn.one_hot(batch.tasks, tasks)[:, :, None] * labels[:, None, :].astype(jnp.float32)
-    return placed.reshape(-1, tasks * outputs)

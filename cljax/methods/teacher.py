@@ -1,13 +1,14 @@
-"""What methods that distil share: a teacher kept in the learner, and which of its heads and of the student's count."""
+"""What methods that keep all heads stacked share: a teacher, which heads count and train, one head made of all."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import rows
+from cljax import losses, rows
 from cljax.methods.finetune import apply_kept
-from cljax.types import Array, Clock, Fold, Learner, Network, Tree
+from cljax.types import Array, Batch, Clock, Fold, Learner, Network, Output, Tree
 
 
 def snapshot(params: Tree, collections: Tree) -> Tree:
@@ -31,6 +32,23 @@ def teach(network: Network, learner: Learner, inputs: Array) -> Array:
     params, collections = (learner.method_state["teacher"][part] for part in ("params", "collections"))
     logits = apply_kept(network, learner._replace(collections=collections), params, inputs, key=None).logits
     return lax.stop_gradient(logits)
+
+
+def apply_trained(
+    network: Network,
+    learner: Learner,
+    params: Tree,
+    inputs: Array,
+    trained: Array,
+    *,
+    shared: Array | bool = True,
+    key: Array | None,
+) -> Output:
+    """As `apply_kept`; of the collections, what is not trained stays: rows by `trained` `[T]` bool, what is shared."""
+    output = apply_kept(network, learner, params, inputs, key=key)
+    moves = rows_mask(output.collections, learner, trained, shared)
+    select = lambda new, old, mask: jnp.where(mask > 0, new, old)
+    return output._replace(collections=jax.tree.map(select, output.collections, learner.collections, moves))
 
 
 def seen_tasks(learner: Learner, clock: Clock) -> Array:
@@ -57,6 +75,29 @@ def flatten_heads(values: Array) -> Array:
 def outputs_of(learner: Learner, tasks: Array) -> Array:
     """The outputs of some tasks, `[T]` bool, in the one growing head, `[T * K]` bool."""
     return (learner.classes & tasks[:, None]).reshape(-1)
+
+
+def one_head_labels(batch: Batch, learner: Learner) -> Array:
+    """The labels as those of one growing head: `[B]` int32; of several labels an example, `[B, T * K]` float32."""
+    if batch.labels.ndim == 2:
+        return place_labels(batch, learner)
+    outputs = learner.classes.shape[1]
+    places, known = losses.known_labels(batch.labels, outputs)
+    return jnp.where(known, batch.tasks * outputs + places, -1)
+
+
+def place_labels(batch: Batch, learner: Learner) -> Array:
+    """The labels as targets of one growing head: `[B, T * K]` float32, 0 outside the own task's block.
+
+    Where a label is no class, all are NaN, and so will the loss be.
+    """
+    tasks, outputs = learner.classes.shape
+    labels = batch.labels
+    if labels.ndim == 1:
+        places, known = losses.known_labels(labels, outputs)
+        labels = jnp.where(known[:, None], jax.nn.one_hot(places, outputs), jnp.nan)
+    placed = jax.nn.one_hot(batch.tasks, tasks)[:, :, None] * labels[:, None, :].astype(jnp.float32)
+    return placed.reshape(-1, tasks * outputs)
 
 
 def rows_mask(tree: Tree, learner: Learner, trained: Array, shared: Array | bool) -> Tree:
