@@ -14,7 +14,9 @@ import pytest
 from cljax import losses, networks, rows, streams, training
 from cljax.attention import pooled_linear_cam
 from cljax.methods import finetune
-from cljax.methods.lwm import lwm
+from cljax.methods.lwf_mc import lwf_mc
+from cljax.methods.lwm import CLASSIFICATIONS, lwm
+from cljax.training.step import make_train_step
 from cljax.types import Batch, Learner, Network, make_clock
 from tests import conformance
 
@@ -91,7 +93,7 @@ def test_reference_values_through_the_method_s_loss_in_every_configuration(confi
     np.testing.assert_allclose(value, expected + beta * 1.773288 + gamma * 2 / 3, rtol=2e-6)
 
 
-@pytest.mark.parametrize("classification", ["ce_all", "ce_new", "bce_all"])
+@pytest.mark.parametrize("classification", CLASSIFICATIONS)
 def test_the_classification_losses_over_unequal_tasks_one_of_them_not_seen(classification):
     classes = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool)
     method = lwm(table(), classification=classification, beta=0.0, gamma=0.0)
@@ -99,18 +101,48 @@ def test_the_classification_losses_over_unequal_tasks_one_of_them_not_seen(class
     learner = made(method, (UNIT, stacks), (UNIT, jnp.stack([TEACHER, OTHER, OTHER])), classes)
     value, _, gradient = evaluate(method, learner, SECOND, batch_of(1))
     seen = np.concatenate([STUDENT, OTHER[:, :2]], axis=1)
-    if classification == "bce_all":
-        target, q = np.eye(5)[[3, 4]], 1 / (1 + np.exp(-seen))
+    among, target = (seen, [3, 4]) if classification.endswith("all") else (seen[:, 3:], [0, 1])
+    if classification.startswith("bce"):
+        target, q = np.eye(among.shape[1])[target], 1 / (1 + np.exp(-among))
         expected = -(target * np.log(q) + (1 - target) * np.log(1 - q)).sum(1).mean()
     else:
-        among = seen if classification == "ce_all" else seen[:, 3:]
-        expected = -np.log(np.exp(seen[[0, 1], [3, 4]]) / np.exp(among).sum(1)).mean()
+        expected = -np.log(np.exp(among[[0, 1], target]) / np.exp(among).sum(1)).mean()
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     found = np.asarray(gradient()["head"]["kernel"])
-    assert (np.abs(found[0]).max() > 1e-3) == (classification != "ce_new")
+    assert (np.abs(found[0]).max() > 1e-3) == classification.endswith("all")
     np.testing.assert_array_equal(found[2], 0)
     np.testing.assert_array_equal(found[1, :, 2], 0)
     assert method.update_mask(learner, SECOND)["head"]["kernel"].reshape(-1).tolist() == [1, 1, 0]
+
+
+def test_distillation_of_the_top_old_class_alone():
+    """It is the student's: the first class for the first example, the second for the other; a new one is above both."""
+    method = lwm(table(), distilled="top", gamma=0.0)
+    student = jnp.array([[0.5, 0.0, -1.0], [0.0, 2.0, 1.0]])
+    learner = made(method, (UNIT, jnp.stack([student, 5 + OTHER])), (UNIT, jnp.stack([TEACHER, OTHER])))
+    _, metrics, gradient = evaluate(method, learner, SECOND, batch_of(1))
+    sigmoid = lambda logit: 1 / (1 + np.exp(-logit))
+    p, q = sigmoid(np.array([2.0, 1.0])), sigmoid(np.array([0.5, 2.0]))
+    np.testing.assert_allclose(metrics["distillation"], -(p * np.log(q) + (1 - p) * np.log(1 - q)).mean(), rtol=1e-6)
+    found, expected = np.asarray(gradient("distillation")["head"]["kernel"]), np.zeros([2, 2, 3])
+    expected[0, [0, 1], [0, 1]] = (q - p) / 2
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_attention_by_squares():
+    method = lwm(table(), distance="l2")
+    student, teacher = jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, TEACHER])
+    learner = made(method, ([1.0, 2.0, 2.0], student), ([2.0, 1.0, 2.0], teacher))
+    np.testing.assert_allclose(evaluate(method, learner, SECOND, batch_of(1))[1]["attention"], 2 / 9, rtol=2e-6)
+
+
+@pytest.mark.parametrize("classification", CLASSIFICATIONS)
+def test_a_label_that_is_no_class_of_its_task_shows(classification):
+    """Nor is it taken for another task's: in one head, -1 of the second task would be the first one's last class."""
+    method = lwm(table(), classification=classification)
+    learner = made(method, (UNIT, jnp.stack([STUDENT, OTHER])), (UNIT, jnp.stack([TEACHER, OTHER])))
+    values = [method.loss(learner.params, learner, SECOND, batch_of(1, (0, label)), None)[0] for label in (-1, 3, 2)]
+    assert [bool(np.isfinite(value)) for value in values] == [False, False, True]
 
 
 def test_several_labels_an_example_are_binary_terms_over_all_classes_seen():
@@ -152,6 +184,26 @@ def digits_case(dense=()):
     return method, learner, moved, clock, batch
 
 
+def test_without_attention_and_by_binary_terms_of_the_new_classes_it_is_lwf_mc():
+    """By losses and steps; by update masks too, so that classes not yet seen keep their bits in both."""
+    base, _, moved, clock, batch = digits_case()
+    optimizer, rate = conformance.OPTIMIZERS["momentum"]
+    ends = []
+    for method in (lwm(base.network, gamma=0.0), lwf_mc(base.network, push_unseen=False)):
+        learner = moved._replace(
+            hyper={**method.init(jax.random.key(0))[3], "rate": jnp.float32(rate)},
+            opt_state=optimizer.init(moved.params),
+        )
+        step, mask, found = make_train_step(method, optimizer), method.update_mask(learner, clock), []
+        for number in range(3):
+            learner, loss, metrics = step(learner, mask, clock, batch, jax.random.key(number))
+            found.append((loss, metrics["classification"], metrics["distillation"], learner.params))
+        ends.append((found, mask))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *ends)
+    for before, after in zip(*(jax.tree.leaves(params) for params in (moved.params, ends[0][0][2][3])), strict=True):
+        assert np.abs(after - before).max() > 1e-3
+
+
 def norm(tree):
     return float(np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(tree))))
 
@@ -182,6 +234,10 @@ def test_the_attention_loss_trains_the_student_and_only_where_it_differs_from_th
     _, metrics, gradient = evaluate(method, same, clock, batch)
     assert metrics["attention"] == 0
     assert norm(gradient("attention")) == 0
+    of = lambda params, learner: method.loss(params, learner, clock, batch, None)[1][1]["attention"]
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), same)
+    compiled = jax.jit(jax.vmap(jax.grad(of)))(twice.params, twice)
+    assert norm(compiled) == 0, "where the two networks round differently"
     _, metrics, gradient = evaluate(method, moved, clock, batch)
     found = gradient("attention")
     assert metrics["attention"] > 0.01
@@ -238,6 +294,7 @@ def test_on_the_first_task_there_is_classification_alone():
     for name in ("distillation", "attention"):
         assert norm(gradient(name)) == 0
     plain = finetune(method.network)
+    value = lwm(method.network, classification="ce_new").loss(moved.params, moved, first, batch, None)[0]
     own = rows.take_row(moved.params, first.task, moved.rows)
     focused = moved._replace(params=own)
     np.testing.assert_allclose(value, plain.loss(own, focused, first, batch, None)[0], rtol=1e-6)
@@ -272,8 +329,11 @@ def test_the_teacher_of_the_last_visit_was_the_student_before_it():
 
 
 def test_networks_and_options_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="classification is 'ce'"):
-        lwm(table(), classification="ce")
+    for name in ("classification", "distilled", "distance"):
+        with pytest.raises(ValueError, match=f"lwm's {name} is 'ce', but must be one of"):
+            lwm(table(), **{name: "ce"})
+    with pytest.raises(ValueError, match="a softmax over one class is always 1"):
+        lwm(table()._replace(outputs=1), classification="ce_new")
     with pytest.raises(ValueError, match="per_task is empty"):
         lwm(table()._replace(per_task=()))
     with pytest.raises(ValueError, match=r"\[B, 12\]"):

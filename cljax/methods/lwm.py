@@ -11,14 +11,16 @@ from jax import lax
 
 from cljax import losses, rows
 from cljax.attention import grad_cam
+from cljax.losses import Distance
 from cljax.methods.finetune import finetune, mean
 from cljax.methods.freezing import require_own_leaves
-from cljax.methods.lwf_mc import place_labels
 from cljax.methods.teacher import (
     flatten_heads,
     head_mask,
     old_tasks,
+    one_head_labels,
     outputs_of,
+    place_labels,
     renew_teacher,
     seen_tasks,
     snapshot,
@@ -26,11 +28,25 @@ from cljax.methods.teacher import (
 from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
-Classification = Literal["ce_new", "ce_all", "bce_all"]
+Classification = Literal["bce_new", "bce_all", "ce_new", "ce_all"]
+Distilled = Literal["all", "top"]
+
+CLASSIFICATIONS = {  # the classes in L_C: of the current task or all seen; a label: one class, or yes or no of each
+    "bce_new": ("new", "binary"),
+    "bce_all": ("seen", "binary"),
+    "ce_new": ("new", "softmax"),
+    "ce_all": ("seen", "softmax"),
+}
 
 
 def lwm(
-    network: Network, *, classification: Classification = "ce_new", beta: float = 1.0, gamma: float = 1.0
+    network: Network,
+    *,
+    classification: Classification = "bce_new",
+    distilled: Distilled = "all",
+    distance: Distance = "l1",
+    beta: float = 1.0,
+    gamma: float = 1.0,
 ) -> Method:
     r"""Learning without Memorizing: classification, distillation of scores, distillation of attention.
 
@@ -43,14 +59,27 @@ def lwm(
     the head in evaluation mode, without dropout. The configurations compared in the paper: fine-tuning (0, 0), LwF-MC
     (beta, 0), LwM (beta, gamma), attention alone (0, gamma). The paper gives neither number.
 
+    The classes in L_C, and what a label says:
+
+    | classification | classes | label |
+    |---|---|---|
+    | `bce_new` | of the current task | yes or no of each: the sum of binary cross-entropies |
+    | `bce_all` | all seen | the same |
+    | `ce_new` | of the current task | one of them: the cross-entropy of a softmax |
+    | `ce_all` | all seen | the same |
+
+    The paper's baseline is iCaRL's LwF-MC, and with 'bce_new' this is LwF-MC and L_AD: at gamma 0 it is
+    `lwf_mc(push_unseen=False)`. Over 'all' classes L_C pushes every old output down, since no example is of an old
+    class, against L_D. A softmax over one class is always 1: of a task of one class 'ce_new' learns nothing. Float
+    labels (multi-label) are yes or no of each class in every row.
+
     Args:
       network: an ordinary network with feature maps `[B, H, W, C]`, best with a head on globally average-pooled maps
         (`networks.cnn(..., dense=(), pooled=True)`). Its `per_task` leaves are parameters of the head: a block of
         outputs for each task, one growing head together.
-      classification: L_C. 'ce_new', the cross-entropy of a softmax over the classes of the current task, the "outputs
-        with respect to the new classes" of section 5.3; 'ce_all', over all classes seen; 'bce_all', the sum of the
-        binary cross-entropies of all classes seen. With no example of an old class, the last two push all old outputs
-        down, against L_D. Of multi-label outputs (float labels) all three sum binary terms.
+      classification: L_C, a row of the table.
+      distilled: the old classes in L_D: 'all' as in equation 1, or 'top', b alone, as section 5.3 may be read.
+      distance: of the attention maps of unit length: 'l1', the one that the paper chose, or 'l2', squared.
       beta: strength of L_D.
       gamma: strength of L_AD.
 
@@ -59,7 +88,7 @@ def lwm(
 
     Raises:
       ValueError: for an unknown option, or a number out of range; where nothing belongs to a task, or something that is
-        no parameter; where the network's maps have no positions.
+        no parameter; where the network's maps have no positions; for 'ce_new' where every task has one class.
 
     Example:
       >>> from cljax import networks
@@ -69,9 +98,20 @@ def lwm(
     Reference: Dhar et al., Learning without Memorizing, 2019, equations 1 to 3 and 6, table 3. In print,
     equation 1 leaves out the second term of L_D.
     """
-    if classification not in get_args(Classification):
-        known = ", ".join(get_args(Classification))
-        raise ValueError(f"lwm's classification is {classification!r}, but must be one of {known}.")
+    options = {
+        "classification": (classification, Classification),
+        "distilled": (distilled, Distilled),
+        "distance": (distance, Distance),
+    }
+    for name, (value, kind) in options.items():
+        if value not in get_args(kind):
+            raise ValueError(f"lwm's {name} is {value!r}, but must be one of {', '.join(get_args(kind))}.")
+    if classification == "ce_new" and network.outputs == 1:
+        raise ValueError(
+            "lwm's classification is 'ce_new', but each task has one class, and a softmax over one class is always 1: "
+            "nothing would be learned. Choose 'bce_new'."
+        )
+    among, labelled = CLASSIFICATIONS[classification]
     beta, gamma = real("lwm's beta", beta, least=0), real("lwm's gamma", gamma, least=0)
     _check_network(network)
     base = finetune(network)
@@ -110,18 +150,17 @@ def lwm(
         old_rows = old_tasks(learner, clock)
         seen = seen_tasks(learner, clock)
         old = outputs_of(learner, old_rows)
-        learned = outputs_of(learner, seen & ~old_rows if classification == "ce_new" else seen)
-        labels = place_labels(batch, learner).astype(logits.dtype)
-        if classification != "bce_all" and batch.labels.ndim == 1:
-            labels = batch.tasks * learner.classes.shape[1] + batch.labels
+        learned = outputs_of(learner, seen & ~old_rows if among == "new" else seen)
+        labels = (place_labels if labelled == "binary" else one_head_labels)(batch, learner)
         top = jnp.argmax(losses.mask_logits(logits, old), axis=-1).astype(jnp.int32)
+        kept = old if distilled == "all" else old[None, :] & jax.nn.one_hot(top, old.shape[0], dtype=jnp.bool_)
         attention = losses.attention_distillation(
-            grad_cam(decode, maps, top), grad_cam(teacher_decode, teacher_maps, top)
+            grad_cam(decode, maps, top), grad_cam(teacher_decode, teacher_maps, top), distance=distance
         )
         attention = attention * jnp.any(old).astype(attention.dtype)
         terms = {
             "classification": losses.cross_entropy(logits, labels, classes=learned),
-            "distillation": losses.sigmoid_distillation(logits, teacher_logits, classes=old),
+            "distillation": losses.sigmoid_distillation(logits, teacher_logits, classes=kept),
             "attention": attention,
         }
         metrics = {name: mean(each, batch.weights) for name, each in terms.items()}
