@@ -29,6 +29,7 @@ from cljax.training import driver
 from cljax.training.driver import Event, drive
 from cljax.training.step import phase_rate
 from cljax.types import make_clock
+from tests import conformance
 
 SMALL = ["--epochs", "2", "--hidden", "16", "16"]
 SCHEMA = {
@@ -310,6 +311,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "tfm", "--scenario", "permuted", "--head", "shared"], "tfm needs a head for each task"),
         (["run", "finetune", "--network", "cnn", "--channels", *["4"] * 4], "at least 16x16 pixels"),
         (["run", "finetune", "--network", "mlp", "--channels", "4"], "--channels is 4, but must be left out with"),
+        (["run", "finetune", "--network", "mlp", "--pooled"], "--pooled is given, but must be left out without"),
         (["run", "hard_sharing", "--set", "own_layer=1"], "no parameter 'own_layer'. Did you mean 'own_layers'? hard_"),
         (["run", "hard_sharing", "--set", "own_layers=x"], "'own_layers' needs a whole number (by default 1), not 'x'"),
         (["run", "hard_sharing", "--set", "own_layers=1.5"], "'own_layers' needs a whole number"),
@@ -495,6 +497,19 @@ def test_first_update_of_each_optimizer(options, expected):
     with jax.numpy_dtype_promotion("standard"):  # which Optax's Adam needs
         update, _ = optimizer.update(np.float32(2.0), optimizer.init(weight), weight)
     np.testing.assert_allclose(update, expected, rtol=1e-5)
+
+
+def test_a_head_on_pooled_maps():
+    """Two blocks halve the digits' side of 8 twice: 2 x 2 positions of six maps."""
+    stream = conformance.stream()
+    for words, width in ((["--pooled", "--hidden"], 6), (["--pooled", "--hidden", "5"], 5), (["--hidden"], 24)):
+        options = settle(cli.parse(["run", "lwm", *words, "--channels", "4", "6", "--normalization", "none"]).options)
+        network = building.make_network(options, stream)
+        params, _ = jax.eval_shape(network.init, jax.random.key(0))
+        assert params["head"]["kernel"].shape == (width, 3)
+        assert params.get("dense_0", {"kernel": np.zeros([6])})["kernel"].shape[0] == 6
+        assert building.describe(options, network)["pooled"] is ("--pooled" in words)
+    assert settle(cli.parse(["run", "lwm", "--pooled"]).options).network.network == "cnn"
 
 
 def test_settings_and_configuration():

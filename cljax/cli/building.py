@@ -182,7 +182,8 @@ def make_network(options: Options, stream: Stream) -> Network:
             f"{side}x{side} pixels, but the examples of {stream.name!r} have shape {shape}. Give fewer --channels, or "
             f"--network mlp."
         )
-    return networks.cnn(shape, outputs, channels=channels, dense=chosen.hidden, dense_dropout=chosen.dropout, **common)
+    common |= {"dense": chosen.hidden, "dense_dropout": chosen.dropout, "pooled": chosen.pooled}
+    return networks.cnn(shape, outputs, channels=channels, **common)
 
 
 def convolvable(options: Options, shape: tuple[int, ...]) -> bool:
@@ -197,9 +198,8 @@ def describe(options: Options, network: Network) -> dict[str, Any]:
     params, _ = jax.eval_shape(network.init, jax.random.key(0))
     facts = {name: value for name, value in dataclasses.asdict(options.network).items() if name != "network"}
     facts["channels"] = options.network.blocks
-    for name in {"mlp": ("channels",), "df_cnn_base": ("channels", "hidden", "dropout", "norm_after")}.get(
-        options.network.network, ()
-    ):
+    left = {"mlp": ("channels", "pooled"), "df_cnn_base": ("channels", "pooled", "hidden", "dropout", "norm_after")}
+    for name in left.get(options.network.network, ()):
         del facts[name]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return {"name": options.network.network, **facts, "parameters": count}

@@ -65,12 +65,14 @@ class Network:
     """The network; it knows nothing of tasks."""
 
     network: Literal["auto", "mlp", "cnn", "df_cnn_base"] = "auto"
-    """Multilayer perceptron, or convolutional network; auto: mlp, unless --channels or a method asks for the other.
+    """Multilayer perceptron, or convolutional network; auto: mlp, unless --channels, --pooled or a method says cnn.
     df_cnn_base: that of the DF-CNN paper, its initialisation too, for images of 28x28x1, 32x32x3 or 128x128x3."""
     hidden: tuple[int, ...] = (128, 128)
     """Width of each hidden dense layer (cnn: of those after the convolutions)."""
     channels: tuple[str, ...] | None = None
     """cnn: features of the 3x3 convolutions, one word a block closed by 2x2 pooling: 32,32 64,64; else 32 64."""
+    pooled: bool = False
+    """cnn: average the last maps over all positions; with --hidden and no width the head reads these means."""
     normalization: Literal["auto", "none", "batch", "feature"] = "auto"
     """After each layer: none, batch normalisation, or feature-wise scale and shift; auto: feature for tfm, of whose
     method it is a part, wherever it can be had, and none for all others."""
@@ -294,7 +296,7 @@ Command = (
 
 
 def settle(options: Options) -> Options:
-    """The options with what is meant where nothing is given: the number of tasks, and by channels a cnn.
+    """The options with what is meant where nothing is given: the number of tasks, and by channels or pooling a cnn.
 
     It does nothing the second time.
 
@@ -308,7 +310,7 @@ def settle(options: Options) -> Options:
     if data.tasks is None:
         meant = 20 if data.division == "superclass" else 5 if len(data.data) < 2 else len(data.data)
         data = dataclasses.replace(data, tasks=meant)
-    if network.network == "auto" and network.channels is not None:
+    if network.network == "auto" and (network.channels is not None or network.pooled):
         network = dataclasses.replace(network, network="cnn")
     return dataclasses.replace(options, data=data, network=network)
 

@@ -123,6 +123,7 @@ def check_values(options: Options) -> None:
             not (fixed and net.dropout),
             "left out with --network df_cnn_base, which has its own",
         ),
+        ("--pooled", "given", not (net.pooled and (fixed or net.network == "mlp")), "left out without --network cnn"),
         ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
     ]
     for name, value, holds, rule in rules:
