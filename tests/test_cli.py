@@ -24,6 +24,7 @@ from cljax import cli, data, methods, networks, report, rows, streams, training
 from cljax.cli import building, process, progress, running, setup
 from cljax.cli.options import Compare, Data, Network, Options, Output, Training, UsageError, configuration, settle
 from cljax.cli.parameters import fits, parse_parameters
+from cljax.cli.sweep import curves
 from cljax.data.streaming import ReadError
 from cljax.training import driver
 from cljax.training.driver import Event, drive
@@ -99,6 +100,73 @@ def refused(capsys, *arguments):
     words = " ".join(found.err.split())
     assert words.startswith("cljax: ")
     return words
+
+
+BILLIONS = "100000000000"
+TOO_LARGE = [
+    ["--tasks", BILLIONS],
+    ["--epochs", BILLIONS],
+    ["--first-epochs", BILLIONS],
+    ["--batch-size", BILLIONS],
+    ["--seeds", BILLIONS],
+    ["--seeds", "3", "9223372036854775808"],
+    ["--hidden", BILLIONS],
+    ["--channels", BILLIONS],
+    ["--class-order", BILLIONS, "1"],
+    ["--image-size", "1000000"],
+    ["--image-size", "-1"],
+    ["--patience", BILLIONS],
+    ["--patience-minimum-rate", "inf"],
+    ["--patience-factor", "nan"],
+    ["--curves-every", BILLIONS],
+    ["--checkpoint-seconds", "nan"],
+    ["--validation", "nan"],
+    ["--share", "nan"],
+    ["--rate", "1e300"],
+    ["--clip", "inf"],
+    ["--weight-decay", "1e39"],
+    ["--dropout", "nan"],
+]
+
+
+@pytest.mark.parametrize("words", TOO_LARGE, ids=" ".join)
+def test_numbers_too_large_or_not_finite_are_refused_before_anything_heavy(words):
+    with pytest.raises(UsageError, match=rf"^{words[0]} is .*, but must be a (whole|finite) number"):
+        setup.check_values(cli.parse(["run", "finetune", *words]).options)
+
+
+def test_a_sweep_takes_finite_values_only():
+    for words in (["strength", "nan"], ["strength", "1", "1e300"], ["strength", "1", "--vs", "lwm.beta=inf"]):
+        with pytest.raises(UsageError, match="but must be a finite number"):
+            curves(cli.parse(["sweep", "lwf", *words]))
+
+
+def test_words_that_no_parser_takes_are_words():
+    with pytest.raises(UsageError, match=r"The parameter 'strength' needs a number .* not '----.*\.\.\."):
+        parse_parameters([f"strength={'-' * 100_000}1"], {"lwf": methods.lwf})
+
+
+def test_no_device_is_one_paragraph(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "cljax", "run", "finetune", "--out", tmp_path / "run", "--no-cache"],
+        env={**os.environ, "JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "JAX_PLATFORMS is 'cuda', but JAX finds no such device here" in " ".join(done.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_while_modules_are_loaded_is_quiet(tmp_path):
+    """The first heavy import is interrupted, as by Ctrl-C."""
+    (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "cljax", "compare"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "cljax: Stopped.\n")
 
 
 def test_help_answers_at_once():
@@ -296,13 +364,16 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "joint", "--method", "finetune"], "Two methods are named"),
         (["run", "finetune", "--data", "digit"], "There is no data set 'digit'"),
         (["run", "finetune", "--tasks", "11"], "more tasks (11) than classes (10)"),
-        (["run", "finetune", "--tasks", "0"], "--tasks is 0, but must be at least 1."),
-        (["run", "finetune", "--rate", "nan"], "--rate is nan, but must be a positive number."),
-        (["run", "finetune", "--rate-decay", "-1"], "--rate-decay is -1.0, but must be at least 0"),
-        (["run", "finetune", "--validation", "1"], "--validation is 1.0, but must be at least 0 and below 1"),
+        (["run", "finetune", "--tasks", "0"], "--tasks is 0, but must be a whole number from 1 to 10000."),
+        (["run", "finetune", "--rate", "nan"], "--rate is nan, but must be a finite number above 0."),
+        (["run", "finetune", "--rate-decay", "-1"], "--rate-decay is -1.0, but must be a finite number of at least 0"),
+        (
+            ["run", "finetune", "--validation", "1"],
+            "--validation is 1.0, but must be a finite number of at least 0 and below 1",
+        ),
         (["run", "finetune", "--validation", "0", "--patience", "5"], "no validation examples, which patience needs"),
-        (["run", "finetune", "--seeds", "0"], "--seeds is 0, but must be how many seeds"),
-        (["run", "finetune", "--seeds", "3", "3"], "two or more different seeds"),
+        (["run", "finetune", "--seeds", "0"], "--seeds is 0, but must be a whole number from 1 to 100000."),
+        (["run", "finetune", "--seeds", "3", "3"], "--seeds is 3 3, but must be different seeds"),
         (["run", "finetune", "--hidden"], "--hidden is empty, but must be one width or more"),
         (["run", "finetune", "--channels", "32;32"], "--channels is 32;32, but must be such as 32,32 64,64"),
         (["run", "finetune", "--class-order", "0", "1", "77"], "class_order must name classes 0 to 9"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cljax.cli.options import UsageError
+from cljax.numbers import show
 
 
 def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
@@ -109,10 +110,10 @@ def _value(name: str, text: str, make: Callable[..., Any], default: Any) -> Any:
     plain = {"true": True, "false": False, "none": None}
     try:
         value = plain[text.lower()] if text.lower() in plain else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # what text of any kind makes the parser say
         value = text
     for meant in (value, (value,), text):
         if fits(meant, kind):
             return meant
     shown = str(default).lower() if default is None or isinstance(default, bool) else default
-    raise UsageError(f"The parameter {name!r} needs {words(kind)} (by default {shown}), not {text!r}.")
+    raise UsageError(f"The parameter {name!r} needs {words(kind)} (by default {shown}), not {show(text)}.")

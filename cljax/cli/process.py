@@ -10,6 +10,7 @@ import pathlib
 import platform
 import sys
 
+from cljax.cli.options import UsageError
 from cljax.files import expand
 
 CONVOLUTION_THREADS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
@@ -25,6 +26,25 @@ def set_xla_flags() -> None:
         return
     if importlib.metadata.version("jaxlib").startswith("0.10."):
         os.environ["XLA_FLAGS"] = CONVOLUTION_THREADS
+
+
+def find_devices() -> None:
+    """Looks for the devices that JAX is to use, before anything is built for them.
+
+    Raises:
+      UsageError: there are none, such as for `JAX_PLATFORMS=cuda` on a machine without a GPU.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # a plug-in that finds no device; none for the platform
+        asked = os.environ.get("JAX_PLATFORMS")
+        named = f"JAX_PLATFORMS is {asked!r}, but " if asked else ""
+        raise UsageError(
+            f"{named}JAX finds no such device here. Unset JAX_PLATFORMS, or set it to cpu, to go on without it; or "
+            f"install JAX for the device you have."
+        ) from error
 
 
 def use_compilation_cache() -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from cljax.cli.building import ablation
 from cljax.cli.options import Options, RunError, UsageError, configuration, settle
 from cljax.cli.printing import show, styled
-from cljax.cli.process import set_xla_flags, use_compilation_cache
+from cljax.cli.process import find_devices, set_xla_flags, use_compilation_cache
 from cljax.cli.setup import Job, check_values, choose_methods, prepare
 from cljax.text import printable, shell_word
 
@@ -65,6 +65,7 @@ def begin(options: Options) -> Options:
     set_xla_flags()
     if options.output.cache:
         use_compilation_cache()
+    find_devices()
     return options
 
 

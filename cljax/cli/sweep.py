@@ -23,6 +23,7 @@ from cljax.cli.running import (
     tell_diverged,
 )
 from cljax.cli.setup import Job, constructors
+from cljax.numbers import real
 
 if TYPE_CHECKING:
     from cljax.folders import RunFolder
@@ -78,6 +79,11 @@ def curves(command: Sweep) -> list[Curve]:
             raise UsageError(unknown("method", curve.method, constructors()) + " `cljax methods` describes them.")
         if names.count(curve.name) > 1:
             raise UsageError(f"{curve.name} is swept more than once: give all its values together.")
+        try:
+            for value in curve.values:
+                real(f"A value of {curve.name}", value)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         if curve.parameter and (not curve.values or len(set(curve.values)) < len(curve.values)):
             raise UsageError(
                 f"{curve.name} needs one value or more, each once, not {' '.join(map(str, curve.values))!r}."
