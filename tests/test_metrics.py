@@ -255,6 +255,24 @@ def test_coverage_of_the_interval():
     assert abs((np.abs(mean - 0.3) < half).mean() - 0.95) < 0.015
 
 
+def test_a_label_among_the_largest_logits_is_right():
+    """Against a stable sort, with ties, and with logits that do not count."""
+    draw = np.random.default_rng(0)
+    logits, labels = draw.integers(0, 4, (50, 8)).astype(np.float32), draw.integers(0, 8, 50)
+    classes = np.arange(8) != 3
+    ranked = np.argsort(-np.where(classes, logits, -np.inf), axis=1, kind="stable")
+    for top in (1, 2, 5):
+        expected = [float(label in row[:top] and label != 3) for label, row in zip(labels, ranked, strict=True)]
+        values = jnp.asarray(logits), jnp.asarray(labels, jnp.int32), jnp.asarray(classes)
+        assert metrics.correct(*values, top=top).tolist() == expected
+        hot = values[0], jax.nn.one_hot(values[1], 8), values[2]
+        assert metrics.correct(*hot, single_label=jnp.array(True), top=top).tolist() == expected
+        assert metrics.correct(*hot, top=top).tolist() == metrics.correct(*hot).tolist()
+    assert metrics.correct(values[0], jnp.full(50, -1), values[2], top=8).sum() == 0
+    with pytest.raises(ValueError, match="top is 0, but must be a whole number from 1"):
+        metrics.correct(*values, top=0)
+
+
 def test_a_logit_that_is_nan_predicts_nothing():
     logits = jnp.array([[NAN, 2.0, 1.0], [0.0, 2.0, NAN], [5.0, 1.0, 0.0]])
     classes = jnp.array([True, True, False])

@@ -54,6 +54,7 @@ def evaluate_task(
     scenario: str = "task",
     newest: Array | None = None,
     batch_size: int = 256,
+    top: int = 1,
 ) -> Evaluation:
     """Evaluates one task; see `evaluate`.
 
@@ -69,7 +70,7 @@ def evaluate_task(
     def body(step: Array, answers: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         batch = streams.sequential(tables, table, task, step, batch_size)
         first = step * batch_size
-        return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=newest, first=first)
+        return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=newest, first=first, top=top)
 
     size = streams.size_of(table, task)
     answers = lax.fori_loop(0, number_of_batches(size, batch_size), body, no_answers())
@@ -97,6 +98,7 @@ def add_batch(
     scenario: str,
     newest: Array,
     first: Array,
+    top: int = 1,
 ) -> tuple[Array, Array, Array]:
     """Adds a batch of a task to its right answers, those by its own head, and the sum of its logits' bits.
 
@@ -109,6 +111,7 @@ def add_batch(
       scenario: 'task', 'class' or 'domain'.
       newest: int32 scalar, the newest task visited.
       first: int32 scalar, the place of the batch's first example among the task's.
+      top: of `metrics.correct`.
 
     Returns:
       The sums.
@@ -117,7 +120,7 @@ def add_batch(
     tasks, outputs = learner.classes.shape
     everything = jnp.arange(tasks, dtype=jnp.int32)
     own_classes = learner.classes[task]
-    correct = functools.partial(metrics.correct, single_label=single_label_of(learner, task))
+    correct = functools.partial(metrics.correct, single_label=single_label_of(learner, task), top=top)
     if scenario == "class":
         seen = learner.classes & (everything <= newest)[:, None]
         stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
@@ -161,6 +164,7 @@ def evaluate(
     scenario: str = "task",
     newest: Array | None = None,
     batch_size: int = 256,
+    top: int = 1,
 ) -> Evaluation:
     r"""Evaluates the learner at rest on every task.
 
@@ -175,6 +179,7 @@ def evaluate(
       scenario: 'task', 'class' or 'domain'.
       newest: int32 scalar, the newest task visited; None: all.
       batch_size: of the forward passes.
+      top: how many of the largest logits count: 5 for the top-5 accuracy.
 
     Returns:
       `Evaluation` with `[T]` arrays.
@@ -190,6 +195,7 @@ def evaluate(
             scenario=scenario,
             newest=newest,
             batch_size=batch_size,
+            top=top,
         )
 
     return lax.map(one, jnp.arange(learner.classes.shape[0], dtype=jnp.int32))
