@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cljax import data
-from cljax.data import archives, builders
+from cljax.data import archives, builders, pictures, prepared
 from cljax.data.builders import silence
 
 RECORDS = "digits-train.array_record-00000-of-00001"
@@ -82,6 +82,12 @@ def test_damaged_files_are_named(name, digits):
         refused(digits, f"{name} is damaged")
     file.mkdir()
     refused(digits, f"{name} is damaged")
+    if name == RECORDS:
+        file.rmdir()
+        for target in ("nowhere", name):  # a link to itself
+            file.symlink_to(target)
+            refused(digits, f"{name} is damaged")
+            file.unlink()
 
 
 @pytest.mark.parametrize(
@@ -172,6 +178,24 @@ def test_a_set_prepared_again_is_not_read_as_before(digits):
         assert again.train_size == 359
         assert again.train_labels.tolist() == first.test_labels.tolist()
         np.testing.assert_array_equal(again.images[0], first.test_images[0])
+
+
+def test_what_another_decoder_made_is_made_again(digits, monkeypatch):
+    root = digits.parent.parent
+    data.load("digits", root)
+    monkeypatch.setattr(pictures, "DECODER", "another")
+    monkeypatch.setattr(pictures, "decode", lambda *_, **__: np.full((8, 8, 1), 7, np.uint8))
+    assert np.unique(data.load("digits", root).images).tolist() == [7]
+
+
+def test_without_a_home_data_go_to_a_folder_for_the_time_being(tmp_path, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the user is not known
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = tmp_path / f"cljax-{os.getuid()}"
+    assert prepared.data_folder(None) == prepared.cache_folder() == folder
+    assert data.prepare("digits") == folder / "digits" / "1.0.0"
 
 
 @pytest.mark.parametrize("name", ["cljax-decoded.npz", "cljax-labels.npz"])

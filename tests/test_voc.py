@@ -1,5 +1,7 @@
 """PASCAL VOC's classification: what a tiny devkit of either year gives, by hand, and what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -154,5 +156,16 @@ def test_what_else_is_refused(tmp_path):
     for wrong in (-0.1, 1.5, float("nan")):
         attempt(rf"difficult is {wrong}, but must be a label from 0 \(no object\) to 1 \(an object\)", difficult=wrong)
     attempt("image size is 0", image_size=0)
+    lists = folder / "ImageSets" / "Main"
+    (lists / "dog_test.txt").rename(lists / "aside")
+    os.mkfifo(lists / "dog_test.txt")
+    attempt("dog_test.txt is not a regular file")
+    (lists / "dog_test.txt").unlink()
+    (lists / "dog_test.txt").symlink_to("dog_test.txt")
+    attempt(r"dog_test.txt cannot be read \(Too many levels")
+    (lists / "dog_test.txt").unlink()
+    (lists / "dog_test.txt").write_text("../../x 1\n")
+    attempt(r"dog_test.txt has '../../x 1' in line 1")
+    (lists / "aside").rename(lists / "dog_test.txt")
     (folder / "JPEGImages" / "000001.jpg").unlink()
     attempt(r"There is no image .*JPEGImages.000001.jpg, which the lists in .*Main name. Unpack the archives again")

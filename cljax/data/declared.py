@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cljax.data.checks import CLASSES
@@ -68,8 +68,8 @@ def read(folder: pathlib.Path) -> Declared:
     return Declared(*made)
 
 
-def check_files(folder: pathlib.Path, declared: Declared) -> None:
-    """Checks that the files of the splits are there, and have as many examples as they should.
+def check_files(folder: pathlib.Path, declared: Declared, splits: Sequence[str] | None = None) -> None:
+    """Checks that the files of the splits (or of those named) are there, and have as many examples as they should.
 
     Raises:
       DamagedError: naming the first that has not.
@@ -80,7 +80,8 @@ def check_files(folder: pathlib.Path, declared: Declared) -> None:
     for path in sorted(folder.glob("*.labels.txt")):
         if not path.is_file():
             raise damaged(shown(path), "it is not a regular file")
-    for split, names in declared.names.items():
+    for split in declared.names if splits is None else sorted({*splits} & {*declared.names}):
+        names = declared.names[split]
         for name, wanted in zip(names, declared.splits[split], strict=False):
             path = folder / name
             if not os.path.isfile(path):

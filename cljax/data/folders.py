@@ -64,7 +64,10 @@ class FolderImages:
 
     def identity(self) -> str:
         """A digest of all that the images depend on: the files' states, size and channels."""
-        return identity(self.paths, self.shape)
+        try:
+            return identity(self.paths, self.shape, pictures.DECODER)
+        except OSError as error:
+            raise ValueError(f"{shown(error.filename)} cannot be read ({error.strerror}). Restore it.") from error
 
 
 def scan(path: str | os.PathLike, image_size: Size | None = None) -> Folder:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import PIL
 
 from cljax.files import open_regular, shown
 
@@ -22,6 +23,8 @@ NAMES = (
 PIXELS = 89_478_485
 """Most pixels of an image: those above which Pillow warns."""
 
+DECODER = f"2, Pillow {PIL.__version__}"
+"""Which decoded pixels these are: what is kept of others is made again."""
 _WAYS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 _TURNS = dict(enumerate(_WAYS, 2))
 """What the orientation tag's values 2 to 8 ask for, as `PIL.Image.Transpose` names it."""

@@ -58,7 +58,7 @@ class Records:
 
     def identity(self) -> str:
         """A digest of the split's files, and of what they are resized to."""
-        return version_identity(pathlib.Path(self._builder.data_path), self._split, self._size)
+        return version_identity(pathlib.Path(self._builder.data_path), self._split, self._size, pictures.DECODER)
 
     def labels(self) -> np.ndarray:
         """Reads all labels, `[n]` int64."""
@@ -111,9 +111,16 @@ class Records:
 
 
 def version_identity(folder: pathlib.Path, *more: object) -> str:
-    """A digest of a prepared version's files, and of what else decides."""
-    names = sorted(name for name in os.listdir(folder) if not name.startswith((".", "cljax-")))
-    return identity([folder / name for name in names], "decoded", 2, *more)
+    """A digest of a prepared version's files, and of what else decides.
+
+    Raises:
+      DamagedError: a file that is a link to nowhere, or a folder that cannot be read.
+    """
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith((".", "cljax-")))
+        return identity([folder / name for name in names], *more)
+    except OSError as error:
+        raise declared.damaged(shown(error.filename or folder), error.strerror or error) from error
 
 
 def open_builder(name: str, folder: pathlib.Path, size: Size | None = None) -> tuple[Any, str]:
@@ -144,7 +151,7 @@ def open_builder(name: str, folder: pathlib.Path, size: Size | None = None) -> t
             f"The data set {name!r} is prepared as {about.file_format} files, which cannot be read without TensorFlow. "
             f"Prepare it anew as ArrayRecord files: {recipe(name)}."
         )
-    declared.check_files(folder, about)
+    declared.check_files(folder, about, ("train", "test", "validation"))
     try:
         builder = tfds.builder_from_directory(folder.absolute())
         features, splits = dict(builder.info.features), sorted(builder.info.splits)

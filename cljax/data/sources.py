@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from cljax.data import declared, folders
+from cljax.data import declared, folders, pictures
 from cljax.data.checks import check_labels
 from cljax.data.dataset import Dataset, from_arrays
 from cljax.data.images import Size, height_and_width
@@ -50,7 +50,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
     if _is_folder(name, data_dir):
         return _load_folder(name, image_size)
     folder, size = find(name, data_dir), "" if image_size is None else "-{}x{}".format(*image_size)
-    place, key = folder / f"cljax-decoded{size}.npz", version_identity(folder)
+    place, key = folder / f"cljax-decoded{size}.npz", version_identity(folder, pictures.DECODER)
     arrays = kept_arrays(place, key, ("classes", *_PARTS))
     if arrays is None:
         builder, test = open_builder(name, folder, image_size)
@@ -97,7 +97,8 @@ def open(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
         )
     records = [Records(builder, split, image_size) for split in ("train", test)]
     parts, place, key = ("train_labels", "test_labels"), folder / "cljax-labels.npz", version_identity(folder)
-    kept = kept_arrays(folder / "cljax-decoded.npz", key, parts) or kept_arrays(place, key, parts)
+    decoded = version_identity(folder, pictures.DECODER)
+    kept = kept_arrays(folder / "cljax-decoded.npz", decoded, parts) or kept_arrays(place, key, parts)
     if kept is None:
         kept = dict(zip(parts, (part.labels() for part in records), strict=True))
         keep_arrays(place, key, kept, mode=_mode(folder))

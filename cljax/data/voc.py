@@ -79,7 +79,9 @@ def open_voc(path: str | os.PathLike, *, image_size: Size, difficult: float = 0.
         )
     name = folder_name(root) if name is None else name
     images = Images([FolderImages(paths, size, 3)], (*size, 3), name=name)
-    return Dataset(images, np.concatenate([labels for _, labels in parts]), len(parts[0][0]), classes, name)
+    return Dataset(
+        images, np.concatenate([labels for _, labels in parts]), len(parts[0][0]), tuple(map(shown, classes)), name
+    )
 
 
 def _listed(lists: pathlib.Path, split: str) -> tuple[str, ...]:
@@ -110,7 +112,11 @@ def _part(
 
 def _read(file: pathlib.Path, values: dict[str, float]) -> tuple[list[str], list[float]]:
     """The ids of a list, and the labels that their marks stand for."""
-    pairs = [line.split() for line in read_bytes(file, LIST_BYTES).decode("utf-8", "replace").splitlines()]
+    try:
+        content = read_bytes(file, LIST_BYTES)
+    except OSError as error:
+        raise ValueError(f"{shown(file)} cannot be read ({error.strerror}). Unpack the list again.") from error
+    pairs = [line.split() for line in content.decode("utf-8", "replace").splitlines()]
     for line, pair in enumerate(pairs or [[]], 1):
         if len(pair) != 2 or pair[1] not in values or "/" in pair[0]:
             raise ValueError(
