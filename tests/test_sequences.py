@@ -46,7 +46,7 @@ def test_a_data_set_after_the_other_by_hand():
     assert (grey == grey[..., :1]).all()
     assert abs(grey.mean() - GREY.train_images.mean()) < 1
     # the first task's normalisation serves all
-    plain = streams.split(COLOUR, tasks=1)
+    plain = streams.split(COLOUR, tasks=1, validation=0)
     assert (stream.mean, stream.std) == (plain.mean, plain.std)
     facts = stream.facts
     assert (facts["kind"], facts["data"], facts["groups"]) == ("sequence", "colour+grey", [["colour"], ["grey"]])

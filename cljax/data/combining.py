@@ -19,7 +19,7 @@ def combine(
     r"""Makes one data set of several, whose classes are a group each, for `streams.sequence`.
 
     Images get the first data set's size (or `image_size`) and number of channels: grey is repeated, colour averaged.
-    With 'first' the network standardises all by mean and standard deviation of the first data set, as LwF does; what
+    With 'first' the network standardises all by mean and standard deviation of the first task, as LwF does; what
     follows keeps its own brightness and contrast. With 'each', each data set is standardised by its own: per channel
 
     $$ x' = 255 (m + s (x / 255 - m_d) / s_d), \quad s = 1 / (z_1 - z_0), \quad m = -z_0 s $$
@@ -34,7 +34,7 @@ def combine(
 
     Returns:
       The data set, training parts first. Its classes are named `data set/class`; `groups` tells whose they are;
-      `statistics` are those of the first, or m and s.
+      `statistics` are m and s, or None with 'first'.
 
     Raises:
       ValueError: fewer than one data set, multi-label data, differing dtypes, floats of differing shapes, images
@@ -65,10 +65,10 @@ def combine(
             )
     names = _names(datasets)
     images = _alike(datasets, image_size)
-    statistics = [channel_statistics([one[: part.train_size]]) for one, part in zip(images, datasets, strict=True)]
-    shared = statistics[0]
+    shared = None
     if normalize == "each":
-        channels = len(shared[0])
+        statistics = [channel_statistics([one[: part.train_size]]) for one, part in zip(images, datasets, strict=True)]
+        channels = len(statistics[0][0])
         shared = _common(statistics) if images[0].dtype == np.uint8 else ((0.0,) * channels, (1.0,) * channels)
         images = [_restandardise(one, own, shared) for one, own in zip(images, statistics, strict=True)]
     first = np.cumsum([0, *(len(dataset.classes) for dataset in datasets)])

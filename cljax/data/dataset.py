@@ -21,8 +21,8 @@ class Dataset(NamedTuple):
       classes: K names.
       name: such as `'digits'`.
       groups: named groups of classes, `((name, classes), ...)`: the data sets of `combine`.
-      statistics: mean and standard deviation a channel that the network is to standardise by; those of the training
-        images where None.
+      statistics: mean and standard deviation a channel that the network is to standardise by; those of a stream's first
+        task where None.
     """
 
     images: Any

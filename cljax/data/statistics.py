@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from cljax.data.streaming import Images
+from cljax.data.streaming import STATISTICS, Images
 
 
 def channel_statistics(arrays: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -44,6 +45,51 @@ def channel_statistics(arrays: Sequence[np.ndarray]) -> tuple[tuple[float, ...],
         variance = sum(((piece - mean) ** 2).sum(axis=0) for piece in pieces) / number
     std = np.sqrt(variance)
     return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
+def statistics_of_rows(
+    examples: Any, rows: np.ndarray, *, pooled: bool = False
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`channel_statistics` of some examples, of which a piece at a time is read; of `Images` at most 100,000.
+
+    Args:
+      examples: `[n, ..., C]`, or `Images`.
+      rows: `[m]` int.
+      pooled: whether all C have the numbers that they have together.
+
+    Returns:
+      mean and standard deviation, C numbers each.
+
+    Example:
+      >>> statistics_of_rows(np.array([[0, 255], [255, 255], [7, 7]], np.uint8), np.array([0, 1]))
+      ((0.5, 1.0), (0.5, 1.0))
+    """
+    on_demand = isinstance(examples, Images)
+    if on_demand:
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS)).round().astype(np.int64)]
+    channels = examples.shape[-1]
+    read = examples.take if on_demand else examples.__getitem__
+    shape = lambda piece: piece.reshape(-1, 1 if pooled else channels)
+    pieces = Pieces(lambda part: shape(read(part)), rows)
+    mean, std = channel_statistics(pieces)  # type: ignore[arg-type]
+    return (mean * channels, std * channels) if pooled else (mean, std)
+
+
+class Pieces:
+    """A sequence of arrays, each read when it is asked for."""
+
+    def __init__(self, read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> None:
+        self._read, self._rows = read, rows
+
+    def __len__(self) -> int:
+        """The number of pieces."""
+        return -(-len(self._rows) // 1024)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """A piece."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self._read(self._rows[1024 * number : 1024 * (number + 1)])
 
 
 def count(array: np.ndarray | Images) -> np.ndarray:

@@ -15,12 +15,11 @@ import numpy as np
 
 from cljax.data.checks import check_images, check_labels, check_pair
 from cljax.data.dataset import Dataset
-from cljax.data.statistics import channel_statistics
 from cljax.data.streaming import join
 from cljax.keys import LARGEST_SEED, make_key
 from cljax.numbers import INT32, real, whole
 from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
-from cljax.streams.schedules import MOST, lifelong, make_table, with_schedule
+from cljax.streams.schedules import FIRST_TASK, MOST, lifelong, make_table, with_schedule
 from cljax.types import Schedule, Stream, Tables
 
 _SCENARIOS = ("task", "class", "domain")
@@ -109,8 +108,7 @@ def split(
         "class_order": [int(label) for label in order],
         "classes": [[dataset.classes[label] for label in group] for group in groups],
     }
-    statistics = statistics_of(dataset)
-    return finish(tables, dataset.name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
+    return finish(tables, dataset.name, scenario, dataset.statistics, seed, validation, used, facts, epochs, schedule)
 
 
 def permuted(
@@ -195,8 +193,7 @@ def permuted(
         },
         "classes": [list(dataset.classes)] * tasks,
     }
-    statistics = statistics_of(dataset)
-    return finish(tables, dataset.name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
+    return finish(tables, dataset.name, scenario, dataset.statistics, seed, validation, used, facts, epochs, schedule)
 
 
 def from_tasks(
@@ -259,8 +256,7 @@ def from_tasks(
     train_table, validation_table, test_table = (make_table(rows[part], labels[part]) for part in rows)
     tables = Tables(examples, train_table, validation_table, test_table, None, classes, single)
     facts = {"kind": "tasks", "classes": [[str(label) for label in range(count)] for *_, count in checked]}
-    statistics = channel_statistics([task[0] for task in checked])
-    return finish(tables, name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
+    return finish(tables, name, scenario, None, seed, validation, used, facts, epochs, schedule)
 
 
 def single_label(labels: Sequence[np.ndarray]) -> np.ndarray | None:
@@ -327,16 +323,11 @@ def _check_task(number: int, train_images: Any, train_labels: Any, test_images: 
     return train_images, train_labels, test_images, test_labels, count
 
 
-def statistics_of(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel that the network is to standardise a data set by."""
-    return dataset.statistics or channel_statistics([dataset.train_images])
-
-
 def finish(
     tables: Tables,
     name: str,
     scenario: str,
-    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None,
     seed: int,
     validation: float,
     share: list[float],
@@ -344,7 +335,10 @@ def finish(
     epochs: int | Sequence[int],
     schedule: Schedule | None,
 ) -> Stream:
-    """A stream, from its tables and what is particular to it; adds common facts and the schedule."""
+    """A stream, from its tables and what is particular to it; adds common facts and the schedule.
+
+    The network standardises by the statistics given; by those of the first task's training part where None.
+    """
     count = len(tables.classes)
     splits = {"train": tables.train, "validation": tables.validation, "test": tables.test}
     facts = {
@@ -354,10 +348,11 @@ def finish(
         "validation": validation,
         "share": share,
         **facts,
+        "standardised_by": FIRST_TASK if statistics is None else "the data set's own numbers",
         "tasks": list(range(count)),
         "sizes": {part: table.size.tolist() for part, table in splits.items()},
     }
     plain = lifelong(count, epochs if schedule is None else 1)
     return with_schedule(
-        Stream(tables, plain, name, scenario, *statistics, facts), plain if schedule is None else schedule
+        Stream(tables, plain, name, scenario, *(statistics or ((), ())), facts), plain if schedule is None else schedule
     )

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from cljax.data.statistics import statistics_of_rows
 from cljax.keys import LARGEST_SEED
 from cljax.numbers import INT32, whole
-from cljax.types import Schedule, Stream, Table
+from cljax.types import Schedule, Stream, Table, Tables
 
 MOST = 1_000_000
 """Tasks of a stream, and rounds of a schedule, at most: more would take hours before anything is trained."""
@@ -90,7 +91,8 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
     """Gives a stream another schedule, and numbers its tasks by first visit.
 
     The n-th task to be visited for the first time becomes task n; tasks that no round visits come last. Tables,
-    permutation, classes and facts follow, and `facts['tasks']` keeps the original numbers.
+    permutation, classes and facts follow, and `facts['tasks']` keeps the original numbers. So do mean and standard
+    deviation, where they are the first task's.
 
     Args:
       stream: as built, tables unstacked.
@@ -127,14 +129,34 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
             classes=in_order(tables.classes),
             single_label=in_order(tables.single_label),
         )
-    facts = dict(stream.facts)
+    facts, statistics = dict(stream.facts), (stream.mean, stream.std)
+    if facts.get("standardised_by") == FIRST_TASK and (order[0] or not stream.mean):
+        statistics = first_task_statistics(tables)
     for name in ("tasks", "classes", "share"):
         facts[name] = [facts[name][task] for task in order]
     facts["sizes"] = {part: [sizes[task] for task in order] for part, sizes in facts["sizes"].items()}
     new = np.argsort(order)
     return stream._replace(
-        tables=tables, schedule=schedule._replace(task=new[schedule.task].astype(np.int32)), facts=facts
+        tables=tables,
+        schedule=schedule._replace(task=new[schedule.task].astype(np.int32)),
+        facts=facts,
+        mean=statistics[0],
+        std=statistics[1],
     )
+
+
+FIRST_TASK = "the training part of the first task"
+"""What `facts['standardised_by']` says where mean and standard deviation are of nothing that comes later."""
+
+
+def first_task_statistics(tables: Tables) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel of the first task's training part, without its validation part.
+
+    Of vectors whose elements are permuted, all elements have the same ones, which stay true in every task.
+    """
+    start, size = int(tables.train.start[0]), int(tables.train.size[0])
+    pooled = tables.permutation is not None and tables.examples.ndim == 2
+    return statistics_of_rows(tables.examples, np.asarray(tables.train.index[start : start + size]), pooled=pooled)
 
 
 def check_schedule(schedule: Schedule, tasks: int) -> None:

@@ -14,7 +14,7 @@ from cljax.data.images import Size
 from cljax.data.superclasses import Groups, groups_of
 from cljax.keys import LARGEST_SEED
 from cljax.numbers import whole
-from cljax.streams.building import as_kind, check_classes, check_options, finish, single_label, split, statistics_of
+from cljax.streams.building import as_kind, check_classes, check_options, finish, single_label, split
 from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
 from cljax.streams.schedules import make_table
 from cljax.types import Schedule, Stream, Tables
@@ -191,8 +191,7 @@ def relabelled(
     examples: Any = dataset.images
     whole = Tables(examples, tables["train"], tables["validation"], tables["test"], None, classes, single)
     facts = {"kind": "relabelled", "classes": titles}
-    statistics = statistics_of(dataset)
-    return finish(whole, dataset.name, scenario, statistics, seed, validation, used, facts, epochs, schedule)
+    return finish(whole, dataset.name, scenario, dataset.statistics, seed, validation, used, facts, epochs, schedule)
 
 
 def superclass_labels(dataset: Dataset, groups: Mapping[str, Sequence[str | int]] | None = None) -> np.ndarray:

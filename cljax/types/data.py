@@ -94,7 +94,8 @@ class Stream(NamedTuple):
       schedule: the rounds.
       name: of the data, such as `'digits'`.
       scenario: how logits are read: `'task'`, `'class'` or `'domain'`-incremental.
-      mean, std: per channel, of inputs scaled to [0, 1]; for the network's standardisation.
+      mean, std: per channel, of inputs scaled to [0, 1]; for the network's standardisation. Of the training part of the
+        first task, so that nothing is known of later ones, unless the data set has numbers of its own.
       facts: what a record should say: class order, permutation seed, split.
     """
 
