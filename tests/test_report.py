@@ -138,10 +138,12 @@ def test_short_counts(number, text):
     assert report.short(number) == text
 
 
-def test_forgetting_nothing_counts_from_the_last_visit():
-    marks = np.array([[[1, 0], [2, 5], [3, 5], [3, 5]]], np.uint32)
+def test_forgetting_nothing_counts_from_each_visit_to_the_next():
+    marks = np.array([[[1, 0], [1, 5], [3, 5], [3, 5]]], np.uint32)
     tasks, every = np.array([0, 1, 0, 1]), np.ones(4, bool)
     assert report.forgets_nothing(marks, tasks, every)
+    between = np.array([[[1, 0], [2, 5], [3, 5], [3, 5]]], np.uint32)
+    assert not report.forgets_nothing(between, tasks, every)
     assert not report.forgets_nothing(marks, np.array([0, 1, 1, 1]), every)
     marks[0, 3, 0] = 9
     assert not report.forgets_nothing(marks, tasks, every)
