@@ -20,13 +20,14 @@ _INVERTED = ("deterministic", "use_running_average", "eval", "inference")
 
 
 class _Call(NamedTuple):
-    """A call of a submodule: its path, an unbound copy, its arguments and its (gated) outputs."""
+    """A call of a submodule: its path, an unbound copy, its arguments, its (gated) outputs, the params it saw."""
 
     path: str
     module: nn.Module
     arguments: tuple
     options: dict[str, Any]
     outputs: Any
+    params: Tree
 
 
 class _Run(NamedTuple):
@@ -70,7 +71,8 @@ class _Source(NamedTuple):
                 if path in gates:
                     result = gate_features(result, gates[path])
                     context.module.sow(GATED, "gated", result, reduce_fn=lambda _, last: last, init_fn=lambda: None)
-                calls.append(_Call(path, context.module.clone(parent=None), arguments, options, result))
+                own = context.module.variables.get("params", {})
+                calls.append(_Call(path, context.module.clone(parent=None), arguments, options, result, own))
             return result
 
         with nn.intercept_methods(intercept):
@@ -231,6 +233,15 @@ def _find_head(
         logits = result[0] if isinstance(result, tuple) else result
         heads = [call for call in calls if call.outputs is logits]
         found.extend((heads[0] if heads else None, needed or not isinstance(result, tuple), jnp.shape(logits)))
+        if heads and len(source.methods) == 1:
+            given = variables["params"]
+            for name in heads[0].path.split("/"):
+                given = given.get(name, {})
+            if any(a is not b for a, b in zip(*map(jax.tree.leaves, (heads[0].params, given)), strict=True)):
+                raise ValueError(
+                    f"The head {heads[0].path!r} does not compute with its own parameters, but with what a wrapper "
+                    "(nn.WeightNorm, nn.SpectralNorm) makes of them. Give encode_method and decode_method."
+                )
         found.append([call._replace(outputs=getattr(call.outputs, "shape", ())) for call in calls])
 
     jax.eval_shape(evaluate, shapes, jax.ShapeDtypeStruct((1, *shape), jnp.float32))

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cljax import filters, ownership, rows
+from cljax import filters, numbers, ownership, rows
 from cljax.types import Learner, Network, Tree
 
 Array = jax.Array
@@ -28,7 +28,7 @@ def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, T
       `(params, collections)`, like those of `network.init`: `network.apply(params, collections, inputs)`.
 
     Raises:
-      ValueError: where the learner's parameters are not those of the network, up to rows and factors: for a learner of
+      ValueError: for a task that there is not; where the learner's parameters are not those of the network, up to rows and factors: for a learner of
         another network, one whose method puts parameters of its own into the forward pass, or one whose single weights
         have owners, which its method masks.
 
@@ -45,6 +45,8 @@ def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, T
       >>> network.apply(*cut, jnp.ones((5, 2))).logits.shape
       (5, 3)
     """
+    if learner.classes is not None and not isinstance(task, jax.core.Tracer):
+        task = numbers.whole("task", task, most=len(learner.classes) - 1)
     row = jnp.asarray(task, jnp.int32)
     like, _ = jax.eval_shape(network.init, jax.random.key(0))
     params = rows.take_row(learner.params, row, learner.rows)

@@ -60,10 +60,15 @@ def check_gates(network: Network) -> None:
         output = network.apply(params, {**collections, "gates": gates}, example)
         return output.activations, output.logits
 
-    with jax.ensure_compile_time_eval():
-        for example, first, second, closed, scale in _draws(like, network.inputs, sizes):
-            changed = lambda into, out, given=(first, second, example, closed, scale): jax.device_get(
-                look(*given, np.bool_(into), np.bool_(out))
+    array, flag = jax.ShapeDtypeStruct, jax.ShapeDtypeStruct((), jnp.bool_)
+    both = (like[0], {name: value for name, value in like[1].items() if name != "gates"})
+    masks = {name: array((size,), jnp.bool_) for name, size in sizes.items()}
+    images = array((2, *network.inputs), jnp.float32)
+    program = look.lower(both, both, images, masks, array((), jnp.float32), flag, flag).compile()
+    with jax.ensure_compile_time_eval():  # one's own jit may be around, and this is not a part of it
+        for *drawn, closed, scale in _draws(both, network.inputs, sizes):
+            changed = lambda into, out, given=(*drawn, closed, scale): jax.device_get(
+                program(*given, np.bool_(into), np.bool_(out))
             )
             before = changed(False, False)
             if _difference(names, closed, before, changed(True, True)) is None:
@@ -92,29 +97,28 @@ def _module(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _draws(like: tuple[Tree, Tree], shape: tuple[int, ...], sizes: Mapping[str, int]) -> Iterator[tuple]:
-    """Images, two random `(params, collections)`, closed features, and a factor on the second params."""
+def _draws(both: tuple[Tree, Tree], shape: tuple[int, ...], sizes: Mapping[str, int]) -> Iterator[tuple]:
+    """Two random `(params, collections)`, images, closed features, and a factor on the second params."""
     generator = np.random.default_rng(0)
     places = {name: generator.permutation(size) for name, size in sizes.items()}
     digits = {name: max(1, (size - 1).bit_length()) for name, size in sizes.items()}
 
-    def draw(leaf: jax.ShapeDtypeStruct, *, signed: bool) -> np.ndarray:
+    def draw(leaf: jax.ShapeDtypeStruct, *, signed: bool) -> Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return np.zeros(leaf.shape, leaf.dtype)
+            return jnp.zeros(leaf.shape, leaf.dtype)
         count = math.prod(leaf.shape[:-1])  # the fan-in of a kernel, so that a layer keeps the size of what it is given
-        values = generator.uniform(-1.7, 1.7, leaf.shape) / math.sqrt(count) if signed else None
-        values = generator.uniform(0.5, 1.5, leaf.shape) / count if values is None else values
-        return values.astype(leaf.dtype)
+        values = generator.random(leaf.shape, np.float32)
+        values = (values - 0.5) * np.float32(3.4 / math.sqrt(count)) if signed else (values + 0.5) / np.float32(count)
+        return jnp.asarray(values, leaf.dtype)
 
-    rest = {name: value for name, value in like[1].items() if name != "gates"}
     for signed in (False, True):
-        params = [jax.tree.map(partial(draw, signed=signed), like[0]) for _ in range(2)]
-        first, second = ((tree, jax.tree.map(partial(draw, signed=False), rest)) for tree in params)
+        params = [jax.tree.map(partial(draw, signed=signed), both[0]) for _ in range(2)]
+        first, second = ((tree, jax.tree.map(partial(draw, signed=False), both[1])) for tree in params)
         example = generator.uniform(-1.5 if signed else 0.5, 1.5, (2, *shape)).astype(np.float32)
         for digit in range(max(digits.values())):
             bits = {name: (place >> digit % digits[name] & 1).astype(bool) for name, place in places.items()}
             closed = {name: bits[name] != (signed and sizes[name] > 1) for name in sizes}
-            yield example, first, second, closed, np.float32(4.0 if digit % 2 else -4.0)
+            yield first, second, example, closed, np.float32(4.0 if digit % 2 else -4.0)
 
 
 def _difference(names: list[str], closed: Closed, before: tuple, after: tuple) -> str | None:

@@ -206,6 +206,14 @@ class Scaled(nn.Module):
         return 2.0 * nn.Dense(2)(x)
 
 
+class Wrapped(nn.Module):
+    """A head whose kernel is another than the parameter of that name."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.WeightNorm(nn.Dense(2, name="top"))(x)
+
+
 def test_mistakes_are_named():
     def build(module=User(), **options):  # noqa: B008
         return from_linen(module, options.pop("inputs", (4, 4, 1)), **{"outputs": 3, **options})
@@ -222,6 +230,8 @@ def test_mistakes_are_named():
         build(Scaled(), inputs=(4,), outputs=2, train_argument=None)
     with pytest.raises(ValueError, match="or neither"):
         build(encode_method="maps")
+    with pytest.raises(ValueError, match=r"head 'top' does not compute with its own parameters.*nn\.WeightNorm"):
+        build(Wrapped(), inputs=(4,), outputs=2, train_argument=None)
 
 
 class NNXUser(nnx.Module):

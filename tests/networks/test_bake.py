@@ -173,6 +173,8 @@ def test_a_shared_head_reuses_no_closed_features():
     """Each task sees its own features of the last layer only; so older ones neither feed the head nor use any below."""
     network = networks.mlp((4, 4, 1), 2, hidden=(6, 5), per_task=())
     learner = after_three_tasks(methods.clnp(network), network)
+    with pytest.raises(ValueError, match="task is 3, but must be a whole number from 0 to 2"):
+        networks.bake(network, learner, 3)
     found = sharing.diagnostics(network, learner)
     assert found.reused["dense_1"].tolist() == [0, 0, 0]
     owner = learner.method_state.owner
