@@ -28,9 +28,9 @@ def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, T
       `(params, collections)`, like those of `network.init`: `network.apply(params, collections, inputs)`.
 
     Raises:
-      ValueError: for a task that there is not; where the learner's parameters are not those of the network, up to rows and factors: for a learner of
-        another network, one whose method puts parameters of its own into the forward pass, or one whose single weights
-        have owners, which its method masks.
+      ValueError: for a task that there is not; where the learner's parameters are not those of the network, up to rows
+        and factors: for a learner of another network, one whose method puts parameters of its own into the forward
+        pass, or one whose single weights have owners, which its method masks.
 
     Example:
       >>> from cljax import masks, networks, rows
