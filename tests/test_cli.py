@@ -41,6 +41,7 @@ SCHEMA = {
     "seeds": list,
     "accuracy": list,
     "task_aware": list,
+    "top5": list,
     "forgets_nothing": bool,
     "schedule": dict,
     "epochs_trained": list,
@@ -210,6 +211,7 @@ def test_record_has_the_schema(compared):
         assert (run["data"], run["scenario"], run["seeds"]) == ("digits", "task", [0, 1])
         assert np.shape(run["accuracy"]) == np.shape(run["task_aware"]) == (2, 5, 5)
         assert run["accuracy"] == run["task_aware"]
+        assert np.asarray(run["top5"]).tolist() == np.ones((2, 5, 5)).tolist()  # of two classes
         assert 0 <= np.min(run["accuracy"]) <= np.max(run["accuracy"]) <= 1
         assert (run["traces"], run["curves"], run["rounds"]) == (1, None, None)
         assert run["epochs_trained"] == [[2] * 5] * 2

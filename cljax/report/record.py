@@ -33,9 +33,10 @@ def run_record(
 ) -> dict[str, Any]:
     """A method's entry in `record.json`.
 
-    Accuracies are fractions: `accuracy[seed][after task][task]` as the scenario reads the logits, `task_aware` with
-    each task's own head. Where tasks are revisited these rows are those before the next task is first visited (see
-    `metrics.first_visits`), and `rounds` holds all. `epochs` has the loss and the validation's loss and accuracy,
+    Accuracies are fractions: `accuracy[seed][after task][task]` as the scenario reads the logits, `top5` the same with
+    any of the five largest, `task_aware` with each task's own head. Where tasks are revisited these rows are those
+    before the next task is first visited (see `metrics.first_visits`), and `rounds` holds all rows of the first and the
+    last. `epochs` has the loss and the validation's loss and accuracy,
     `[seed][round][phase][epoch]`; `curves` the accuracy on all tasks `[seed][point][task]` after the epochs of
     `curve_epochs`, `[point]` of round, phase and epoch, counted from 0, 0 and 1. `forgets_nothing` is measured: no bit
     of a task's test logits changed but in visits to it. `capacity` is for methods in which tasks own features.
@@ -63,6 +64,7 @@ def run_record(
             "seeds": [seed for seed, _ in seeds],
             "accuracy": metrics.first_visits(found.accuracy, tasks),
             "task_aware": metrics.first_visits(found.task_aware, tasks),
+            "top5": metrics.first_visits(found.top5, tasks),
             "rounds": {"accuracy": found.accuracy, "task_aware": found.task_aware} if revisits else None,
             "forgets_nothing": forgets_nothing(np.asarray(found.fingerprint), tasks, np.asarray(schedule.evaluate)),
             "schedule": {"task": tasks, "epochs": schedule.epochs, "evaluate": schedule.evaluate},

@@ -79,7 +79,7 @@ class Parts(NamedTuple):
     train: Callable[[PhaseState, Epoch, Tables, Array, Progress], Progress]
     end: Callable[[PhaseState, Epoch, Progress, Array, Array], tuple[PhaseState, EpochLog]]
     add_loss: Callable[[Learner, Clock, tuple[Array, Array], Batch], tuple[Array, Array]]
-    add_answers: Callable[..., tuple[Array, Array, Array]]
+    add_answers: Callable[..., tuple[Array, Array, Array, Array]]
 
 
 class Engine(NamedTuple):
@@ -312,8 +312,13 @@ def make_engine(
         return make_learner(method, optimizer, tables, settings.rate, init_key(key), capacity)
 
     def add_answers(
-        learner: Learner, clock: Clock, task: Array, step: Array, answers: tuple[Array, Array, Array], batch: Batch
-    ) -> tuple[Array, Array, Array]:
+        learner: Learner,
+        clock: Clock,
+        task: Array,
+        step: Array,
+        answers: tuple[Array, Array, Array, Array],
+        batch: Batch,
+    ) -> tuple[Array, Array, Array, Array]:
         first = step * settings.evaluation_batch
         return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=clock.newest, first=first)
 

@@ -21,12 +21,14 @@ class Evaluation(NamedTuple):
       accuracy: float32 fraction, as the scenario reads the logits; NaN for a task with no examples, and where a
         logit is NaN or plus infinity.
       task_aware: float32 fraction, with the task's own head, whatever the scenario.
+      top5: float32 fraction, as accuracy, where the right one of a single label may be any of the five largest logits.
       fingerprint: uint32, a weighted sum of the bits of the task's own logits over the split: equal as long as no bit
         of any logit has changed.
     """
 
     accuracy: HostArray
     task_aware: HostArray
+    top5: HostArray
     fingerprint: HostArray
 
 
@@ -54,7 +56,6 @@ def evaluate_task(
     scenario: str = "task",
     newest: Array | None = None,
     batch_size: int = 256,
-    top: int = 1,
 ) -> Evaluation:
     """Evaluates one task; see `evaluate`.
 
@@ -67,40 +68,40 @@ def evaluate_task(
     table = getattr(tables, split)
     newest = jnp.int32(learner.classes.shape[0] - 1) if newest is None else newest
 
-    def body(step: Array, answers: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def body(step: Array, answers: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         batch = streams.sequential(tables, table, task, step, batch_size)
         first = step * batch_size
-        return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=newest, first=first, top=top)
+        return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=newest, first=first)
 
     size = streams.size_of(table, task)
     answers = lax.fori_loop(0, number_of_batches(size, batch_size), body, no_answers())
     return judge(answers, size)
 
 
-def no_answers() -> tuple[Array, Array, Array]:
+def no_answers() -> tuple[Array, Array, Array, Array]:
     """What `add_batch` starts from."""
-    return jnp.float32(0.0), jnp.float32(0.0), jnp.uint32(0)
+    return jnp.float32(0.0), jnp.float32(0.0), jnp.float32(0.0), jnp.uint32(0)
 
 
-def judge(answers: tuple[Array, Array, Array], size: Array) -> Evaluation:
+def judge(answers: tuple[Array, Array, Array, Array], size: Array) -> Evaluation:
     """The evaluation of a task with so many examples, from what `add_batch` has summed up."""
-    right, aware, fingerprint = answers
-    return Evaluation(right / size.astype(jnp.float32), aware / size.astype(jnp.float32), fingerprint)
+    right, aware, top5, fingerprint = answers
+    count = size.astype(jnp.float32)
+    return Evaluation(right / count, aware / count, top5 / count, fingerprint)
 
 
 def add_batch(
     method: Method,
     learner: Learner,
     task: Array,
-    answers: tuple[Array, Array, Array],
+    answers: tuple[Array, Array, Array, Array],
     batch: Batch,
     *,
     scenario: str,
     newest: Array,
     first: Array,
-    top: int = 1,
-) -> tuple[Array, Array, Array]:
-    """Adds a batch of a task to its right answers, those by its own head, and the sum of its logits' bits.
+) -> tuple[Array, Array, Array, Array]:
+    """Adds a batch of a task to its right answers, those by its own head, those among five, and the sum of its bits.
 
     Args:
       method: whose `predict` is asked.
@@ -111,16 +112,15 @@ def add_batch(
       scenario: 'task', 'class' or 'domain'.
       newest: int32 scalar, the newest task visited.
       first: int32 scalar, the place of the batch's first example among the task's.
-      top: of `metrics.correct`.
 
     Returns:
       The sums.
     """
-    right, aware, fingerprint = answers
+    right, aware, top5, fingerprint = answers
     tasks, outputs = learner.classes.shape
     everything = jnp.arange(tasks, dtype=jnp.int32)
     own_classes = learner.classes[task]
-    correct = functools.partial(metrics.correct, single_label=single_label_of(learner, task), top=top)
+    correct = functools.partial(metrics.correct, single_label=single_label_of(learner, task))
     if scenario == "class":
         seen = learner.classes & (everything <= newest)[:, None]
         stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
@@ -131,14 +131,16 @@ def add_batch(
         else:
             place = jax.nn.one_hot(task, tasks, dtype=batch.labels.dtype)
             labels = (place[None, :, None] * batch.labels[:, None, :]).reshape(flat.shape)
-        right += jnp.sum(batch.weights * correct(flat, labels, seen.reshape(-1)))
+        asked = flat, labels, seen.reshape(-1)
     else:
         own = method.predict(learner, batch.inputs, task)
-        right += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
+        asked = own, batch.labels, own_classes
+    right += jnp.sum(batch.weights * correct(*asked))
+    top5 += jnp.sum(batch.weights * correct(*asked, top=5))
     aware += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
     lost = own_classes[None, :] & (batch.weights > 0)[:, None] & (jnp.isnan(own) | jnp.isposinf(own))
-    right, aware = (jnp.where(jnp.any(lost), jnp.nan, value) for value in (right, aware))
-    return right, aware, fingerprint + bits_sum(own, batch.weights, first)
+    right, aware, top5 = (jnp.where(jnp.any(lost), jnp.nan, value) for value in (right, aware, top5))
+    return right, aware, top5, fingerprint + bits_sum(own, batch.weights, first)
 
 
 def lost_logits(found: Evaluation, clock: Clock, evaluated: Array) -> Failure:
@@ -164,7 +166,6 @@ def evaluate(
     scenario: str = "task",
     newest: Array | None = None,
     batch_size: int = 256,
-    top: int = 1,
 ) -> Evaluation:
     r"""Evaluates the learner at rest on every task.
 
@@ -179,7 +180,6 @@ def evaluate(
       scenario: 'task', 'class' or 'domain'.
       newest: int32 scalar, the newest task visited; None: all.
       batch_size: of the forward passes.
-      top: how many of the largest logits count: 5 for the top-5 accuracy.
 
     Returns:
       `Evaluation` with `[T]` arrays.
@@ -195,7 +195,6 @@ def evaluate(
             scenario=scenario,
             newest=newest,
             batch_size=batch_size,
-            top=top,
         )
 
     return lax.map(one, jnp.arange(learner.classes.shape[0], dtype=jnp.int32))

@@ -322,7 +322,8 @@ class Group:
         empty = lambda *shape: np.full((size, *shape), np.nan, np.float32)
         log = EpochLog(*(empty(*self._counts.shape, self._counts.max()) for _ in range(3)))
         marks: Any = np.zeros((size, self.rounds, tasks), np.uint32)
-        evaluation = Evaluation(empty(self.rounds, tasks), empty(self.rounds, tasks), marks)
+        accuracy, aware, top5 = (empty(self.rounds, tasks) for _ in range(3))
+        evaluation = Evaluation(accuracy, aware, top5, marks)
         failure = Failure(*(np.full(size, -1, np.int32) for _ in Failure._fields))
         return Results(log, evaluation, empty(len(self._points), tasks), failure, np.zeros(()))
 

@@ -103,11 +103,12 @@ def make_run(
             learner, log = fit(learner, clock, tables, key, epochs)
             failure = earlier(failure, log.failure)
             nan = jnp.full(tasks, jnp.nan, jnp.float32)
-            missing = Evaluation(nan, nan, jnp.zeros(tasks, jnp.uint32))
+            missing = Evaluation(nan, nan, nan, jnp.zeros(tasks, jnp.uint32))
             evaluation = lax.cond(evaluated, lambda: engine.evaluate(learner, clock, tables), lambda: missing)
             failure = earlier(failure, lost_logits(evaluation, clock, evaluated))
             known = lambda accuracy: jnp.where(failure.round < 0, accuracy, nan)
-            kept = evaluation._replace(accuracy=known(evaluation.accuracy), task_aware=known(evaluation.task_aware))
+            shown = {name: known(getattr(evaluation, name)) for name in ("accuracy", "task_aware", "top5")}
+            kept = evaluation._replace(**shown)
             return (learner, failure), (kept, log)
 
         start = engine.init(key, tables), no_failure()
