@@ -40,8 +40,11 @@ def cases(config: Config) -> list[tuple[str, object, object]]:
     cnn = networks.cnn((32, 32, 3), 10, channels=blocks, dense=(64,))
     pooled = networks.cnn((32, 32, 3), 10, channels=blocks, dense=(), pooled=True)
     found = []
-    for where, network in (("mlp", mlp), ("cnn", cnn)):
-        for name in ("freezing", "tfm", "clnp", "lwf", "lwf_mc"):
+    own_mlp = networks.mlp((28, 28, 1), 10, hidden=(config.width, config.width), normalization="feature")
+    own_cnn = networks.cnn((32, 32, 3), 10, channels=blocks, dense=(64,), normalization="feature")
+    for where, network, own in (("mlp", mlp, own_mlp), ("cnn", cnn, own_cnn)):
+        found.append((f"tfm {where}", methods.tfm(own), methods.finetune(network)))
+        for name in ("freezing", "clnp", "lwf", "lwf_mc"):
             found.append((f"{name} {where}", getattr(methods, name)(network), methods.finetune(network)))
     found.append(("lwm pooled cnn", methods.lwm(pooled), methods.finetune(pooled)))
     found.append(("lwm cnn", methods.lwm(cnn), methods.finetune(cnn)))

@@ -2,17 +2,22 @@
 
 import dataclasses
 import json
+import shlex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tyro
 from PIL import Image
 
 from cljax import methods, networks, streams, training
+from cljax.cli.options import Compare
+from cljax.cli.parameters import parse_parameters
+from cljax.cli.setup import check_values
 from cljax.types import make_clock
-from experiments import claims, lwf_claims, lwf_paper, saving
+from experiments import claims, five_papers, lwf_claims, lwf_paper, saving
 from experiments.lwf_paper import from_torch, middle
 from experiments.lwf_runs import lower_late, start_from_each, widen
 
@@ -34,6 +39,24 @@ def test_merging_replaces_claims_of_the_same_words(tmp_path):
     table = (tmp_path / "claims.md").read_text().splitlines()
     assert table[-2:] == ["| b | 1 | x | reproduced |", "| a | 1 | y | reproduced |"]
     assert table.count("## paper") == 1
+
+
+def test_the_five_papers_commands_are_readable_and_df_cnns_is_the_papers():
+    made = {}
+    for name, words in {**five_papers.COMMANDS, **five_papers.FULL}.items():
+        command = made[name] = tyro.cli(Compare, args=shlex.split(words))
+        check_values(command.options)
+        parse_parameters(command.options.training.set, {one: getattr(methods, one) for one in command.methods})
+        assert command.options.network.normalization == "auto", "tfm has its own"
+    full, reduced = (made[name].options for name in ("df_cnn_cifar100_full", "df_cnn_cifar100"))
+    assert sorted(full.data.class_order) == list(range(100))
+    assert reduced.data.class_order == full.data.class_order[:50]
+    for options in (full, reduced):
+        assert options.network.network == "df_cnn_base"
+        assert (options.training.loss_reduction, options.training.optimizer_state) == ("sum", "task")
+        assert options.training.rate_decay * options.training.epochs == 0.5
+    training_of = full.training
+    assert (training_of.rate, training_of.epochs, training_of.batch_size, training_of.clip) == (1e-4, 2000, 10, 0)
 
 
 def accuracies(case, label):

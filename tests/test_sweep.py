@@ -122,6 +122,15 @@ def test_the_table_by_hand():
     ]
 
 
+def test_table_and_plot_name_what_a_method_lacks():
+    ends = {10.0: "=10", 1.0: "=1", None: ""}
+    lacks = [{**run, "label": f"{run['sweep']['curve']}{ends[run['sweep']['value']]} without a part"} for run in RUNS]
+    names = {row[0] for row in report.sweep.sweep_rows(lacks)}
+    assert names == {f"{run['sweep']['curve']} without a part" for run in RUNS}
+    legend = {line.get_label() for line in report.stability_plasticity(lacks).get_lines()}
+    assert names <= legend
+
+
 def test_the_plot_has_a_line_a_curve_in_order_of_its_values():
     ax = report.stability_plasticity(RUNS)
     lines = {line.get_label(): line.get_xydata() for line in ax.get_lines() if not line.get_label().startswith("_")}

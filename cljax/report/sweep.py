@@ -59,13 +59,26 @@ def written(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
+def called(run: Run) -> str:
+    """What a run's curve is called: its name, and what its method lacks where the label says so.
+
+    Example:
+      >>> called({'label': 'tfm.growth=0.1 without a part', 'sweep': {'curve': 'tfm.growth', 'value': 0.1}})
+      'tfm.growth without a part'
+    """
+    curve, value = run["sweep"]["curve"], run["sweep"]["value"]
+    alone = curve if value is None else f"{curve}={written(value)}"
+    label = run.get("label", alone)
+    return curve + label.removeprefix(alone) if label.startswith(alone) else curve
+
+
 def sweep_rows(runs: Sequence[Run]) -> list[list[str]]:
     """The table of a sweep: a row a value, percent, mean ± 95% interval over seeds."""
     found = []
     for run in runs:
         value, values = run["sweep"]["value"], summarise(run)
         numbers = (values["average_accuracy"], stability(run), plasticity(run), values["forgetting"])
-        name = run["sweep"]["curve"]
+        name = called(run)
         found.append([name, "-" if value is None else written(value), *(interval(number) for number in numbers)])
     return found
 
@@ -98,10 +111,10 @@ def stability_plasticity(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
       The axes; each point is labelled with its value.
     """
     ax = frame.axes(ax, (6.4, 4.6))
-    names = list(dict.fromkeys(run["sweep"]["curve"] for run in runs))
+    names = list(dict.fromkeys(called(run) for run in runs))
     sides: dict[str, list[Any]] = {"x": [], "y": []}
     for place, name in enumerate(names):
-        mine = [run for run in runs if run["sweep"]["curve"] == name]
+        mine = [run for run in runs if called(run) == name]
         mine.sort(key=lambda run: run["sweep"]["value"] or 0.0)
         look = palette.style(place)
         x, across = np.transpose([known_mean_and_interval(100 * stability(run)) for run in mine])
