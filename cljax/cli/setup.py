@@ -113,7 +113,12 @@ def check_values(options: Options) -> None:
         ("--dropout", net.dropout, not (fixed and net.dropout), "left out with --network df_cnn_base"),
         ("--seeds", train.seeds, bool(train.seeds), "how many seeds, or two or more different ones"),
         ("--seeds", train.seeds, len(set(train.seeds)) == len(train.seeds), "different seeds"),
-        ("--pooled", "given", not (net.pooled and (fixed or net.network == "mlp")), "left out without --network cnn"),
+        (
+            "--pooled",
+            net.pooled,
+            not (net.pooled and (fixed or net.network == "mlp")),
+            "left out without --network cnn",
+        ),
     ]
     for name, value, holds, rule in rules:
         if not holds:
