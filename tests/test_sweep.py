@@ -127,7 +127,7 @@ def test_table_and_plot_name_what_a_method_lacks():
     lacks = [{**run, "label": f"{run['sweep']['curve']}{ends[run['sweep']['value']]} without a part"} for run in RUNS]
     names = {row[0] for row in report.sweep.sweep_rows(lacks)}
     assert names == {f"{run['sweep']['curve']} without a part" for run in RUNS}
-    legend = {line.get_label() for line in report.stability_plasticity(lacks).get_lines()}
+    legend = {" ".join(line.get_label().split()) for line in report.stability_plasticity(lacks).get_lines()}
     assert names <= legend
 
 
