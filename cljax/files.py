@@ -83,17 +83,52 @@ def read_json(path: str | os.PathLike, most: int = JSON_BYTES) -> Any:
     Raises:
       ValueError: it is none. OSError: it cannot be read.
     """
+    return parse_json(read_bytes(path, most), shown(path))
+
+
+def parse_json(content: bytes, name: str) -> Any:
+    """Reads strict JSON: no NaN, no name twice in one object, of reasonable depth.
+
+    Args:
+      content: in UTF-8.
+      name: how the error calls it.
+
+    Raises:
+      ValueError: it is none.
+
+    Example:
+      >>> parse_json(b'{"a": 1, "a": 2}', 'settings.json')
+      Traceback (most recent call last):
+      ...
+      ValueError: settings.json is not strict JSON: it has the name 'a' twice.
+    """
 
     def refuse(word: str) -> None:
         raise ValueError(f"it has {word}")
 
-    content = read_bytes(path, most)
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"it has the name {key[:60]!r} twice")
+            found[key] = value
+        return found
+
     try:
-        return json.loads(content, parse_constant=refuse)
+        return json.loads(content, parse_constant=refuse, object_pairs_hook=unique)
     except RecursionError:
-        raise ValueError(f"{shown(path)} is nested too deeply.") from None
+        raise ValueError(f"{name} is nested too deeply.") from None
     except ValueError as error:
-        raise ValueError(f"{shown(path)} is not strict JSON: {error}.") from None
+        raise ValueError(f"{name} is not strict JSON: {error}.") from None
+
+
+def free_memory() -> int:
+    """Bytes of the machine's memory that are free, or of all of it where the system does not tell."""
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -26,6 +26,8 @@ CHECKPOINTS, LEARNERS, TENSORBOARD = "checkpoints", "learners", "tensorboard"
 SEED = re.compile(r"seed-[0-9]+")
 SERIES = re.compile(r"[0-9]{8,12}(\.refused.*)?|\.draft-[0-9]+")
 """What a series of checkpoints is made of."""
+GROUP = re.compile("group-[0-9]+")
+"""The series of the seeds that run together."""
 NAME_BYTES = 200
 """Most bytes of a fresh folder's name before the date; file systems take 255 in all."""
 
@@ -64,7 +66,7 @@ class RunFolder:
             if self._anew:
                 (self.path / RECORD).unlink(missing_ok=True)
                 for name in self._names:
-                    _remove(self.checkpoints(name), SERIES)
+                    _remove_checkpoints(self.checkpoints(name))
                     _remove(self.path / LEARNERS / name, SEED)
                     _remove(self.path / TENSORBOARD / name, SEED)
             write_json(self.path / CONFIG, self._config)
@@ -89,7 +91,7 @@ class RunFolder:
     def forget(self, method: str) -> None:
         """Removes a method's checkpoints, as far as the system lets it."""
         with contextlib.suppress(OSError):
-            _remove(self.checkpoints(method), SERIES)
+            _remove_checkpoints(self.checkpoints(method))
 
     def save(self, record: dict[str, Any]) -> None:
         """Writes the record, atomically."""
@@ -355,6 +357,16 @@ def _named(place: pathlib.Path, pattern: re.Pattern) -> list[pathlib.Path]:
         return [place / name for name in os.listdir(place) if pattern.fullmatch(name)]
     except OSError:
         return []
+
+
+def _remove_checkpoints(place: pathlib.Path) -> None:
+    """Removes the series of checkpoints in a method's folder, and what is then empty."""
+    for group in _named(place, GROUP):
+        if not group.is_symlink():
+            _remove(group, SERIES)
+    _remove(place, SERIES)
+    with contextlib.suppress(OSError):
+        place.parent.rmdir()
 
 
 def _remove(place: pathlib.Path, pattern: re.Pattern) -> None:

@@ -24,9 +24,10 @@ import orbax.checkpoint
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cljax import checkpoints, cli, folders, methods, networks, rows, streams, training
+from cljax import augmentation, checkpoints, cli, folders, methods, networks, rows, stored, streams, training
 from cljax.checkpoints import Saving
-from cljax.training import driver, keeper
+from cljax.data.streaming import Images
+from cljax.training import driver, identity, keeper
 from cljax.training.driver import drive
 from cljax.training.programs import make_programs
 from cljax.training.state import Partial
@@ -78,17 +79,51 @@ def test_a_tree_comes_back_by_bits_and_kinds(tmp_path):
 def test_what_cannot_be_saved_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"leaf 'a/key' is a PRNG key.*key_data"):
         checkpoints.save(tmp_path, {"a": {"key": jax.random.key(0)}})
-    with pytest.raises(ValueError, match="Two leaves have the path 'a/b'"):
-        checkpoints.save(tmp_path, {"a": {"b": np.ones(1)}, "a/b": np.ones(1)})
+    for value in (np.array(["x"]), np.array([None])):
+        with pytest.raises(ValueError, match=r"leaf 'a' is of the type .*only numbers"):
+            checkpoints.save(tmp_path, {"a": value})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        checkpoints.save(tmp_path, {"a": np.ones(1)}, {"loss": math.nan})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_do_not_run_into_one_another(tmp_path):
+    tree = {"a.b": 1, "a": {"b": 2, "b/c": 3, "": 4}, "a/b": 5, "%2E": 6, "é ü": 7, "..": 8, "\\": 9, "[x]*?": 10}
+    checkpoints.save(tmp_path, tree)
+    assert checkpoints.restore(tmp_path, jax.tree.map(lambda leaf: 0, tree)).tree == tree
+    with pytest.raises(ValueError, match="two of its leaves have one path"):
+        checkpoints.load_params(tmp_path)
+    checkpoints.save(tmp_path, np.arange(3))
+    assert checkpoints.restore(tmp_path, np.zeros(3, int)).tree.tolist() == [0, 1, 2]
 
 
 def test_the_last_two_are_kept_and_what_is_unfinished_goes(tmp_path):
     for number in range(4):
         checkpoints.save(tmp_path, {"x": np.int32(number)})
         if number == 2:
-            (tmp_path / "00000003" / "manifest.json").unlink()  # killed before the end
+            (tmp_path / "00000003").rename(tmp_path / ".draft-3")  # killed before the end
+            (tmp_path / ".draft-3" / "manifest.json").unlink()
             assert checkpoints.restore(tmp_path, {"x": np.int32(0)}).tree["x"] == 1
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["00000002", "00000003"]
+    assert checkpoints.restore(tmp_path, {"x": np.int32(0)}).tree["x"] == 3
+
+
+def test_what_is_not_of_the_series_is_left_alone(tmp_path):
+    """Folders, files and links of any name, numbers too; a folder of one's own in a checkpoint."""
+    (tmp_path / "other").mkdir()
+    for name in ("99", "00000099", "\u00b2", "1" * 20, "99999999.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("mine")
+    (tmp_path / "00000002").write_text("mine")
+    os.symlink(tmp_path / "other", tmp_path / "00000100")
+    before = sorted(os.listdir(tmp_path))
+    for number in range(4):
+        checkpoints.save(tmp_path, {"x": np.int32(number)})
+        if number == 1:
+            (tmp_path / "00000003" / "mine").mkdir()
+    kept = ["00000003", "00000004", "00000005"]
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, *kept])
+    assert all((tmp_path / name / "mine").read_text() == "mine" for name in ("99", "00000099", "\u00b2"))
     assert checkpoints.restore(tmp_path, {"x": np.int32(0)}).tree["x"] == 3
 
 
@@ -136,12 +171,19 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(damage, tmp_path):
     assert checkpoints.restore(tmp_path, like).message == ""
     checkpoints.save(tmp_path, {"x": np.full(300, 3, np.float32)})
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["00000001", "00000002.refused", "00000003"]
+    (tmp_path / "00000003.refused").mkdir()  # does not stop another of that number
     for number in (1, 3):
         damage(tmp_path / f"0000000{number}")
     found = checkpoints.restore(tmp_path, like)
     assert found.tree is None
     assert found.message.count("cannot be used") == 2
-    assert found.message.endswith(" Starting anew.")
+    assert found.message.endswith(" There is no other.")
+    found = checkpoints.restore(tmp_path, like)  # and says so again
+    assert found.tree is None
+    assert "were set aside" in found.message
+    for number in (1, 3):
+        assert (tmp_path / f"0000000{number}.refused").exists()
+    assert (tmp_path / "00000003.refused-2").exists()
 
 
 @pytest.mark.parametrize(
@@ -155,14 +197,15 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(damage, tmp_path):
     ],
 )
 def test_a_foreign_tree_is_recognised(like, words, tmp_path):
-    checkpoints.save(tmp_path, {"x": np.zeros(3, np.float32)})
-    found = checkpoints.restore(tmp_path, like)
-    assert found.tree is None
-    assert f"it is of another tree: {words}" in found.message
+    for _ in range(2):
+        checkpoints.save(tmp_path, {"x": np.zeros(3, np.float32)})
+    with pytest.raises(checkpoints.CheckpointError, match=re.escape(f"it is of another tree: {words}")):
+        checkpoints.restore(tmp_path, like)
+    assert sorted(os.listdir(tmp_path)) == ["00000001", "00000002"]  # a read harms nothing
 
 
 def test_ctrl_c_waits_until_a_save_is_done(tmp_path, monkeypatch):
-    make = checkpoints._checkpointer
+    make = stored._checkpointer
 
     class Interrupted:
         def save(self, *arguments, **options):
@@ -172,7 +215,7 @@ def test_ctrl_c_waits_until_a_save_is_done(tmp_path, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoints, "_checkpointer", Interrupted)
+            patch.setattr(stored, "_checkpointer", Interrupted)
             with pytest.raises(KeyboardInterrupt):
                 checkpoints.save(tmp_path, {"a": np.ones(3)})
         assert checkpoints.restore(tmp_path, {"a": np.zeros(3)}).tree["a"].tolist() == [1, 1, 1]
@@ -211,6 +254,7 @@ class Case:
         options = {"vectorize": self.vectorize, "checkpoints": saving, "programs_of": self.made, **options}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(driver, "step_cost", lambda *arguments: (None, None))
+            patch.setattr(identity, "computation", lambda *arguments: "tested by itself")
             return drive(self.method, MOMENTUM, self.seeds, self.settings, **options)
 
 
@@ -330,19 +374,50 @@ def test_a_run_that_is_thrown_out_again_and_again_gets_through(tmp_path):
 
 
 def test_another_run_s_checkpoint_is_refused_and_named(tmp_path):
-    case, whole = in_turn()
+    case, _ = in_turn()
     other = Case(methods.joint, ((0, 1), (1, 1), (0, 1), (2, 1)), seeds=1, validate=True, curves_every=0)
     other.programs = case.programs
     other.drive(Saving(tmp_path, 0.0))
-    said = []
-    assert found_in(case.drive(Saving(tmp_path, math.inf, say=said.append))) == found_in(whole)
-    assert len(said) == 1
-    assert "it is of another run, which differs in settings.curves_every (0 there, 1 now). Starting anew." in said[0]
+    before = sorted(path.name for path in (tmp_path / "group-0").iterdir())
+    with pytest.raises(checkpoints.CheckpointError, match=r"another run, which differs in settings.curves_every \(0 "):
+        case.drive(Saving(tmp_path, math.inf))
+    assert sorted(path.name for path in (tmp_path / "group-0").iterdir()) == before
 
 
-def test_the_identity_of_a_run_knows_its_division_of_the_data():
+def test_the_identity_of_a_run_knows_its_data():
     first, other = (conformance.stream(seed=seed).tables for seed in (0, 1))
-    assert keeper._digest(first) == keeper._digest(jax.device_put(first)) != keeper._digest(other)
+    assert identity.division(first) == identity.division(jax.device_put(first)) != identity.division(other)
+    images = np.array(first.examples)
+    assert identity.examples(images) == identity.examples(jnp.asarray(images))
+    changed = images.copy()
+    changed[-1, -1, -1] += 1
+    assert identity.examples(changed) != identity.examples(images)
+    on_demand = [identity.examples(Images([values], values.shape[1:], name="x")) for values in (images, changed)]
+    assert on_demand[0] != on_demand[1]
+
+
+def test_the_identity_of_a_run_knows_what_is_computed():
+    """Optimizer, its numbers, dropout, the network's constants, augmentation, the method: whatever changes a bit."""
+    stream, key = three_tasks(0, ((0, 1), (1, 1))), jax.random.key(0)
+
+    def digest(method=methods.finetune, clip=1.0, optimizer=MOMENTUM, augment=None, **options):
+        made = method(small(stream, **options))
+        chain = optax.chain(optax.clip_by_global_norm(clip), optimizer)
+        settings = SETTINGS._replace(augment=augment)
+        engine = training.make_engine(made, chain, settings, scenario="task", capacity=streams.capacity(stream.tables))
+        return identity.computation(made, engine, stream, key)
+
+    found = [
+        digest(),
+        digest(clip=1.0000001),
+        digest(optimizer=optax.sgd(1.0, momentum=0.8)),
+        digest(dropout=0.1),
+        digest(dropout=0.2),
+        digest(augment=augmentation.flip()),
+        digest(functools.partial(methods.l2_constraint)),
+    ]
+    assert len(set(found)) == len(found)
+    assert digest() == found[0]
 
 
 def test_in_mid_epoch_a_streamed_epoch_goes_on(tmp_path):
@@ -662,7 +737,7 @@ def test_the_command_starts_from_a_kept_learner(killed, tmp_path, capsys):
         (["--resume", "--overwrite"], "--resume takes up an interrupted run, --overwrite begins it anew"),
         (["--first-epochs", "0"], "--first-epochs is 0, but must be at least 1 where --init gives no parameters"),
         (["--first-epochs", "3", "--schedule", "multi-task"], "--first-epochs has no meaning"),
-        (["--checkpoint-seconds", "-1"], "--checkpoint-seconds is -1.0, but must be at least 0"),
+        (["--checkpoint-seconds", "-1"], "--checkpoint-seconds is -1.0, but must be a finite number of at least 0"),
         (["--init", "none.safetensors"], "There is no file or folder"),
     ],
 )

@@ -96,7 +96,8 @@ def claim(
 
     Raises:
       FolderError, UsageError: the folder cannot be used, or something does not fit.
-      RunError: all learners of a method diverged, or an example could not be read.
+      RunError: all learners of a method diverged, an example could not be read, something could not be written, or
+        there are checkpoints that cannot be taken up.
       KeyboardInterrupt: with the way to go on.
     """
     from cljax import folders
@@ -116,14 +117,26 @@ def claim(
             check(job)
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(str(error)) from error
+        from cljax.checkpoints import CheckpointError
         from cljax.data.streaming import ReadError
         from cljax.training import NonFiniteLoss
 
-        folder.start()
         try:
+            folder.start()
             yield folder, job
         except (NonFiniteLoss, ReadError) as error:
             raise RunError(str(error)) from error
+        except CheckpointError as error:
+            raise RunError(f"{error} With --overwrite the run begins anew.") from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise RunError(
+                f"The run cannot go on: {' '.join(str(error).split())} What it saved so far is kept: once the cause is "
+                f"mended, the same command with --out {shell_word(folder.path)} goes on from there."
+            ) from error
+        except MemoryError as error:
+            raise RunError("The run needs more memory than there is. What it saved so far is kept.") from error
         except KeyboardInterrupt:
             raise KeyboardInterrupt("The same command with --resume goes on from the last checkpoint.") from None
 

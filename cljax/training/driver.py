@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from cljax.training.cost import step_cost
 from cljax.training.engine import Engine, make_engine
 from cljax.training.evaluation import Evaluation
 from cljax.training.group import Event, Group, Plan, Results, curve_epochs
+from cljax.training.identity import facts_of
 from cljax.training.keeper import Keeper
 from cljax.training.plan import epoch_table
 from cljax.training.programs import compile_seconds, make_programs, share_waiting, waited
@@ -87,8 +89,9 @@ def drive(
       visited: called after every visit, with the seeds that run side by side, the number of the round and their results
         so far: see `cljax.report.tensorboard`.
       checkpoints: where and how often to save. A drive of the same arguments takes up what is there, and ends with the
-        bits of one that was never interrupted. What is there of another method, schedule, settings or division of the
-        data is refused, and said; optimizers, augmentations and images are not compared.
+        bits of one that was never interrupted. What is there of another run is left as it is, and an error: of other
+        data, seeds, schedule or settings, of a method, network, optimizer or augmentation that computes something
+        else, of another version of JAX or another device.
       programs_of: what makes the programs; see `make_programs`. `training.host.make_programs` is for examples that do
         not fit on the device.
 
@@ -99,6 +102,7 @@ def drive(
       ValueError: where the method, the stream and the settings do not fit together, before anything is compiled.
       NonFiniteLoss: where all learners diverged, their loss or weights being NaN or infinite, naming task, phase and
         step. Where only some did, the others go on, and the outcome's `failure` tells.
+      CheckpointError: there are checkpoints, but none that can be taken up. OSError: they cannot be read or written.
     """
     settings = settings or Settings()
     for _, stream in seeds:
@@ -125,7 +129,8 @@ def drive(
         for number, key, values, stream in zip(numbers, keys, given, aligned, strict=True):
             members.append(([number], key, values, stream.tables))
     programs = programs_of(method, engine, axes)
-    plan = Plan(method, settings, aligned[0].schedule, engine, programs, len(seeds), report, visited)
+    facts = functools.cache(lambda: facts_of(method, engine, aligned[0], keys[0]))
+    plan = Plan(method, settings, aligned[0].schedule, engine, programs, len(seeds), report, visited, facts)
     examples = aligned[0].tables.examples
     if not getattr(programs["epoch"], "streams", False):
         check_in_memory(aligned[0])

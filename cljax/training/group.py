@@ -95,7 +95,7 @@ class Work(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What all groups of a drive share."""
+    """What all groups of a drive share; `facts` tells it from other drives, see `identity`."""
 
     method: Method
     settings: Settings
@@ -105,6 +105,7 @@ class Plan(NamedTuple):
     seeds: int
     report: Callable[[Event], None] | None
     visited: Callable[[list[int], int, Results], None] | None = None
+    facts: Callable[[], dict[str, Any]] = dict
 
 
 class Group:
@@ -185,29 +186,40 @@ class Group:
         learners = [pick(learner, jnp.int32(index)) for index in range(count)] if self._batched else [learner]
         return learners, work.results._replace(seconds=np.full(count, work.results.seconds / count))
 
-    def like(self, at: Position, partial: list[list[int]] | None) -> Work:
+    def like(self, at: Position, partial: bool = False) -> Work:
         """What the work at a position looks like: shapes and dtypes of JAX arrays; NumPy arrays.
 
         Args:
           at: the position.
-          partial: the shapes of the leaves of `Work.partial`, None where it is None.
+          partial: whether there is a `Work.partial`.
+
+        Raises:
+          ValueError: the run is never there.
         """
-        phases, candidates = self._counts.shape[1], self._candidates
-        if not (0 <= at.round <= self.rounds and -1 <= at.phase < phases and 0 <= at.tried <= candidates):
-            raise ValueError(f"it is of a longer run: {at}.")
+        self._check(at, partial)
         search, under_way = at.tried < self._candidates, at.phase >= 0
         results, state, far = self._no_results(), None, None
         if under_way:
             clock, begin_phase = self._clock(at), self._plan.engine.begin_phase
             begin: Any = lambda learner: begin_phase(rows.focus(learner, clock.task), clock, self.tables, self._key)
             state = jax.eval_shape(jax.vmap(begin) if self._batched else begin, self._resting)
-        if partial is not None:
-            dtypes = (np.int32, np.float32, np.float32, np.int32)
-            far = Partial(*(np.zeros(shape, dtype) for shape, dtype in zip(partial, dtypes, strict=True)))
+        if partial:
+            far = Partial(*(np.zeros((), dtype) for dtype in (np.int32, np.float32, np.float32, np.int32)))
         score: Any = jax.ShapeDtypeStruct((len(self.members),) if self._batched else (), jnp.float32)
         attempt = Attempt(self._resting, score, *self._of_round(results, at.round))
         learner = self._resting if search or not under_way else None
         return Work(learner, state, far, (attempt,) * at.tried * search, results)
+
+    def _check(self, at: Position, partial: bool) -> None:
+        """Raises ValueError where the run never stands at a position."""
+        phases, chosen = self._counts.shape[1], 0 < self._candidates == at.tried
+        first, last = (self._searched, phases) if chosen else (0, self._searched if self._candidates else phases)
+        known = 0 <= at.round < self.rounds and 0 <= at.tried <= max(self._candidates - 1, 0) + chosen
+        known = known and (first <= at.phase < last or (at.phase == -1 and not chosen))
+        epochs = int(self._counts[at.round, at.phase]) if known and at.phase >= 0 else 0
+        streamed = getattr(self._plan.programs["epoch"], "streams", False) and at.epoch < epochs
+        if (at != Position(self.rounds) and not (known and 0 <= at.epoch <= epochs)) or (partial and not streamed):
+            raise ValueError(f"it stands where this run never does: {at}.")
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return self._plan.programs[name](*arguments)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import masks, ownership, rows
+from cljax import masks, ownership, rows, trained
 from cljax.types import Array, Clock, Fold, Learner, Method, Tree
 
 METHODS_OWN = ("gates", "frozen")
@@ -29,13 +29,15 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
     Args:
       method: the method.
       params: `{leaf path: array}` of params, and of collections with the collection's name first, as
-        `checkpoints.load_params` gives them. A stack of several tasks' rows gives its first.
+        `checkpoints.load_params` gives them; or nested, as Flax has them: variables, a `TrainState`, an `nnx.State`. A
+        stack of several tasks' rows gives its first.
 
     Returns:
       The method with another `begin_task`.
 
     Raises:
-      ValueError: a leaf is missing, unknown, or of another shape (where features have owners: of a larger one).
+      ValueError: a leaf is missing, unknown, given twice, or of another shape (where features have owners: of a larger
+        one).
 
     Example:
       >>> from cljax import methods, networks
@@ -77,6 +79,7 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
 def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The given leaves, with the shapes of a single task's, and which features are given, where they have owners."""
     trees: tuple[Tree, Tree, Tree] = jax.eval_shape(method.init, jax.random.key(0))[:3]
+    params = trained.parameters(trained.flatten(dict(params) if isinstance(params, Mapping) else params))
     owner, wiring = ownership.owner_of(trees[2], trees[1]) or {}, method.network.wiring
     widths = {w.outputs: np.shape(params[w.path])[-1:] for w in reversed(wiring) if w.outputs and w.path in params}
     features = {name: np.arange(leaf.size) < sum(widths.get(name, leaf.shape)) for name, leaf in owner.items()}
@@ -84,6 +87,8 @@ def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarra
     wanted = _shapes(jax.eval_shape(lambda *both: tuple(map(cut, both)), *trees[:2]))
     given: dict[str, np.ndarray] = {}
     for path, value in params.items():
+        places = [f"{name}/{path}" for name in trees[1] if path not in wanted and f"{name}/{path}" in wanted]
+        path = places[0] if len(places) == 1 else path  # an nnx.State does not name them
         shape, own = np.shape(value), rows.ends_with(path, method.per_task)
         if path.split("/")[0] in METHODS_OWN:
             continue
