@@ -52,7 +52,7 @@ def pad_crop(pad: int = 4) -> Augment:
                 f"by fewer than the shorter side has."
             )
         padded = jnp.pad(inputs, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        corners = jax.random.randint(key, (inputs.shape[0], 2), 0, 2 * pad + 1)
+        corners = jax.random.randint(key, (inputs.shape[0], 2), 0, 2 * pad + 1, jnp.int32)
         crop = lambda image, corner: lax.dynamic_slice(image, (corner[0], corner[1], 0), inputs.shape[1:])
         return jax.vmap(crop)(padded, corners)
 

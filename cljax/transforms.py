@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax import rows
 from cljax.numbers import real
 from cljax.types import Array, Tree
 
@@ -42,6 +43,10 @@ def with_update_mask(inner: optax.GradientTransformation) -> optax.GradientTrans
 
     The inner transformation sees zero gradients at frozen places (so that norms and moments leave them out, and an
     infinite or NaN gradient there does no harm), and whatever it makes of them (momentum, weight decay) is discarded.
+    What it keeps for each weight, found by the leaf's path and shape, does not age there: a weight that is trained
+    again finds it as it was. A count that all leaves share, such as Adam's, goes on: a leaf that was frozen while
+    others were trained, as in a warm-up, begins without the correction of its moments' bias, by steps up to three times
+    as long.
     -0.0 is the neutral element of addition: adding 0.0 would turn a parameter of -0.0 into 0.0. Selection stands in
     for multiplication, since `0 * inf` is NaN. Masks between 0 and 1 scale the update, not the gradient.
 
@@ -69,12 +74,29 @@ def with_update_mask(inner: optax.GradientTransformation) -> optax.GradientTrans
 
     def update(updates: Tree, state: Tree, params: Tree | None = None, *, mask: Tree, **extra: Any):
         _check_mask(updates, mask)
+        before, params_like = state, updates
         updates = jax.tree.map(lambda g, m: jnp.where(m == 0, jnp.zeros((), g.dtype), g), updates, mask)
         with jax.numpy_dtype_promotion("standard"):  # Optax's Adam raises a float to an integer power
             updates, state = inner.update(updates, state, params, **extra)
-        return jax.tree.map(_scale, updates, mask), state
+        return jax.tree.map(_scale, updates, mask), _keep_slots(before, state, params_like, mask)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _keep_slots(old: Tree, new: Tree, params: Tree, mask: Tree) -> Tree:
+    """An optimizer's new state, but its old values where they are a parameter's and that is frozen."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    found = {rows.path_name(path): (leaf, m) for (path, leaf), m in zip(leaves, jax.tree.leaves(mask), strict=True)}
+
+    def keep(path: str, now: Array, before: Array) -> Array:
+        parts = path.split("/")
+        names = ("/".join(parts[first:]) for first in range(len(parts) + 1))
+        leaf, part = next((found[name] for name in names if name in found), (None, None))
+        fits = leaf is not None and jnp.shape(leaf) == jnp.shape(now) and jnp.issubdtype(now.dtype, jnp.inexact)
+        return jnp.where(part == 0, before, now) if fits else now
+
+    same = jax.tree.structure(new) == jax.tree.structure(old)  # type: ignore[operator]
+    return rows.map_leaves(keep, new, old) if same else new
 
 
 def _scale(update: Array, mask: Array) -> Array:

@@ -174,6 +174,16 @@ def test_fifty_steps_in_float64_are_the_same_looped_and_vmapped(name):
             assert_close(found, seed_of(together, seed), rtol=1e-9, atol=1e-9)
 
 
+@every_method
+def test_dtypes_are_the_same_in_the_mode_of_64_bits(name):
+    """Traced only; strict promotion finds an array that was made without a dtype."""
+    method, _, stream, keys, *_ = setup(name)
+    with jax.enable_x64(True):
+        run = training.make_run(method, MOMENTUM, stream, SETTINGS._replace(validate=True)).run
+        found = jax.eval_shape(run, keys[0], stream.tables)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(found)} <= {"float32", "int32", "uint32", "bool", "uint8"}
+
+
 @functools.cache
 def after_epoch(name):
     """What the first state's epoch gives."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +111,20 @@ def test_each_step_is_the_engine_s_and_an_epoch_that_of_the_scan():
     assert_close(told[0][0], stepped, 1e-5)
     np.testing.assert_allclose(told[0][1].total / told[0][1].weight, loss, rtol=1e-5)
     assert float(told[-1][1].weight) == float(epoch.examples)
+
+
+def test_nothing_is_left_of_programs_that_are_no_longer_used():
+    """What JAX keeps of a traced callback must not hold the feed, whose programs hold what was traced."""
+    stream = lazy_stream(conformance.stream())
+    method = methods.finetune(small(stream))
+    programs = host.make_programs(method, engine_of(method, stream), None)
+    tables = jax.device_put(stream.tables._replace(examples=None))._replace(examples=stream.tables.examples)
+    programs["init"](jax.random.key(0), tables)
+    feed = weakref.ref(programs["epoch"]._feed)
+    assert feed() is not None
+    del programs
+    gc.collect()
+    assert feed() is None
 
 
 def test_weights_that_are_not_finite_are_noted():

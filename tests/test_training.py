@@ -8,16 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import methods, networks, rows, streams, training
+from cljax.training import bounds
 from cljax.training.driver import drive
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.plan import epoch_table
-from cljax.training.state import Failure
-from cljax.types import Learner, Phase, Schedule, make_clock
+from cljax.training.programs import Program
+from cljax.training.state import Failure, PhaseState, no_failure
+from cljax.training.stopping import wait
+from cljax.types import Batch, Learner, Part, Phase, Schedule, Table, make_clock
 from tests import conformance
 
 SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=32)
@@ -431,14 +435,163 @@ def test_streams_that_do_not_fit_are_refused(field, value, message):
     ("settings", "message"),
     [
         (SETTINGS._replace(rate=-1.0), "rate is -1.0"),
+        (SETTINGS._replace(rate=np.nan), "rate is nan"),
+        (SETTINGS._replace(rate=1e39), r"rate is 1e\+39, but must be a finite number above 0"),
         (SETTINGS._replace(batch_size=0), "batch_size is 0"),
+        (SETTINGS._replace(batch_size=2.5), "batch_size is 2.5, but must be a whole number"),
+        (SETTINGS._replace(batch_size=10**12), "batch_size is 1000000000000, but"),
+        (SETTINGS._replace(batch_size=2**31 - 5), r"The run counts 21\d* rows of a split and of a batch"),
+        (
+            SETTINGS._replace(evaluation_batch=10**9),
+            r"A batch takes 2.56e\+11 bytes or more, but there are .*batch_size",
+        ),
+        (SETTINGS._replace(evaluation_batch=True), "evaluation_batch is True"),
         (SETTINGS._replace(curves_every=-2), "curves_every is -2"),
+        (SETTINGS._replace(stopping=5), "stopping is 5, but must be training.Patience"),
+        (SETTINGS._replace(stopping=training.Patience(0)), "patience is 0, but must be a whole number from 1"),
+        (SETTINGS._replace(stopping=training.Patience(2.0)), "patience is 2.0"),
+        (SETTINGS._replace(stopping=training.Patience(factor=1)), "factor is 1, but must be a finite number above 1"),
+        (SETTINGS._replace(stopping=training.Patience(minimum_rate=np.inf)), "minimum_rate is inf"),
+        ({"rate": 0.1}, "settings is {'rate': 0.1}, but must be training.Settings"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     stream = conformance.stream()
     with pytest.raises(ValueError, match=message):
         training.make_run(methods.finetune(small(stream)), SGD, stream, settings)
+
+
+def test_runs_too_large_for_numbers_or_memory_are_refused(monkeypatch):
+    stream = conformance.stream()
+    method = methods.single_task(small(stream))
+    schedule = lambda epochs: stream._replace(schedule=stream.schedule._replace(epochs=np.full(3, epochs)))
+    for long, words in (
+        (10**9, "counts 3000000000 epochs"),
+        (5 * 10**8, r"The log of all epochs takes 1.8e\+10 bytes"),
+    ):
+        monkeypatch.setattr(bounds, "available_memory", lambda: 10**10)
+        with pytest.raises(ValueError, match=words):
+            training.check(method, schedule(long), SETTINGS)
+    size = 4 * 3 * (64 * 8 + 8 + 8 * 3 + 3 + 8)  # with a gate of 8
+    monkeypatch.setattr(bounds, "available_memory", lambda: size - 1)
+    with pytest.raises(ValueError, match="The learner of single_task takes"):
+        training.check(method, stream, SETTINGS._replace(batch_size=1, evaluation_batch=1))
+
+
+def test_arguments_of_a_drive_that_are_no_numbers_are_refused():
+    stream = conformance.stream()
+    method = methods.lwf(small(stream))
+    for arguments, words in (
+        ({"seeds": []}, "seeds is empty"),
+        ({"vectorize": -1}, "vectorize is -1"),
+        ({"vectorize": 1.5}, "vectorize is 1.5"),
+        ({"hypers": [{"strength": float("nan")}]}, "lwf's strength is nan, but must be a finite number"),
+        ({"hypers": [{"rate": 0.0}]}, "rate is 0.0, but must be a finite number above 0"),
+        ({"optimizer": 0.1}, "optimizer is 0.1, but must be an Optax transformation"),
+    ):
+        given = {"optimizer": SGD, "seeds": [(0, stream)], **arguments}
+        with pytest.raises(ValueError, match=words):
+            drive(method, settings=SETTINGS, **given)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        (optax.lbfgs(), "cannot train finetune: .* 'grad' and 'value_fn'.*not a function to search along a line"),
+        (optax.contrib.schedule_free_sgd(), r"parameters of its own \(ScheduleFreeState\)"),
+        (optax.chain(optax.clip(1.0), optax.contrib.mechanize(SGD)), r"of its own \(MechanicState\)"),
+        (optax.lookahead(SGD, 5, 0.5), "cannot train finetune"),
+        (optax.sgd, "optimizer is <function sgd"),
+    ],
+)
+def test_optimizers_that_cannot_take_these_steps_are_refused(optimizer, words):
+    with pytest.raises(ValueError, match=words):
+        training.make_run(methods.finetune(small(conformance.stream())), optimizer, conformance.stream(), SETTINGS)
+
+
+def linear(**fields):
+    """A method whose loss is linear in two weights, for steps without a network."""
+    base = methods.finetune(small(conformance.stream()))
+    loss = lambda params, learner, clock, batch, key: (2.0 * jnp.sum(params["w"]), ({}, {"key": jax.random.bits(key)}))
+    return base._replace(name="linear", loss=loss, **fields)
+
+
+def one_step(method, optimizer, mask=1.0):
+    params = {"w": jnp.array([3.0, 4.0])}
+    hyper = {"rate": jnp.float32(0.5)}
+    learner = Learner(params, {}, optimizer.init(params), {}, hyper, None, jnp.ones((1, 2), bool), rows.resting(()))
+    batch = Batch(*(jnp.zeros(1) for _ in Batch._fields))
+    step = training.make_train_step(method, optimizer)
+    return step(learner, {"w": jnp.asarray(mask)}, make_clock(), batch, jax.random.key(0))
+
+
+def test_an_optimizer_that_asks_for_the_loss_gets_it():
+    learner, loss, _ = one_step(linear(), optax.polyak_sgd(max_learning_rate=10.0))
+    assert float(loss) == 14.0
+    size = 14.0 / (2 * 2.0**2)  # the loss by the gradient's squared norm
+    np.testing.assert_allclose(learner.params["w"], np.array([3.0, 4.0]) - 0.5 * size * 2.0, rtol=1e-6)
+
+
+def test_what_after_step_does_to_a_frozen_weight_is_undone():
+    moved = lambda previous, learner, clock, batch, gradients: learner._replace(params={"w": jnp.array([7.0, 8.0])})
+    learner, *_ = one_step(linear(after_step=moved), SGD, mask=[0.0, 1.0])
+    assert learner.params["w"].tolist() == [3.0, 8.0]
+
+
+def test_each_part_has_a_key_of_its_own():
+    def part(name):
+        loss = lambda params, learner, clock, batch, key: (params["w"][0], ({}, {name: jax.random.bits(key)}))
+        return Part(loss, lambda learner, clock: {"w": jnp.float32(1.0)})
+
+    _, _, metrics = one_step(linear(parts=(part("first"), part("second"))), SGD)
+    assert int(metrics["first"]) != int(metrics["second"])
+
+
+def test_the_tasks_of_a_balanced_draw_are_shuffled_apart():
+    table = Table(jnp.arange(40), jnp.zeros(40, jnp.int32), jnp.array([0, 20]), jnp.array([20, 20]))
+    clock = make_clock(task=1, newest=1)
+    order, count = streams.epoch_order(table, clock, jax.random.key(0), draws_from="balanced", capacity=20)
+    first, second = np.asarray(order).reshape(20, 2).T
+    assert int(count) == 40
+    assert sorted(first.tolist()) == sorted((second - 20).tolist()) == list(range(20))
+    assert (first != second - 20).sum() > 10
+
+
+@pytest.mark.parametrize(("rate", "stops"), [(1.0, False), (0.99, True)])
+def test_training_stops_below_the_minimum_rate_and_not_at_it(rate, stops):
+    empty = Learner({}, {}, (), {}, {}, None, None, None)
+    best = {"params": {}, "collections": {}, "method_state": {}}
+    state = PhaseState(
+        empty, {}, jnp.float32(1.0), best, jnp.float32(1.0), jnp.int32(1), jnp.int32(0), jnp.bool_(False), no_failure()
+    )
+    after = wait(state, jnp.float32(2.0), jnp.float32(rate), training.Patience(1, 2.0, 0.5))
+    assert bool(after.done) == stops
+    assert float(after.factor) == 0.5
+
+
+@pytest.mark.parametrize("mode", ["disable_jit", "debug_nans", "debug_infs"])
+def test_the_modes_of_debugging_change_no_result(mode):
+    """No run is ended by NaN that stands for what is not measured, and loops may be Python's."""
+    schedule = streams.visits([(0, 1), (1, 1)])._replace(evaluate=np.array([False, True]))
+    stream = conformance.stream(schedule=schedule)
+    base = methods.finetune(small(stream))
+    settings = SETTINGS._replace(batch_size=64, evaluation_batch=64)
+    run = training.make_run(base, SGD, stream, settings)
+    expected = run(jax.random.key(5), stream.tables)
+    assert np.isnan(expected.evaluation.accuracy[0]).all()
+    searched = base._replace(candidates=lambda learner, clock: {"rate": jnp.array([0.05, 0.05])})
+    with getattr(jax, mode)(True):
+        found = run(jax.random.key(5), stream.tables)
+        assert int(Program(lambda value: value + 1)(jnp.int32(1))) == 2
+        outcome = None if mode == "disable_jit" else drive(searched, SGD, [(5, stream)], settings)
+    measured = lambda result: jax.tree.leaves((result.learner, result.evaluation.accuracy, result.log))
+    for ours, theirs in zip(measured(found), measured(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    if outcome is None:
+        return
+    np.testing.assert_allclose(outcome.evaluation.accuracy[0], expected.evaluation.accuracy, rtol=1e-6)
+    np.testing.assert_allclose(outcome.epochs.loss[0], expected.log.epochs.loss, rtol=1e-4)
+    assert np.isnan(outcome.epochs.validation_loss).all()
 
 
 def test_patience_without_validation_examples_is_refused():

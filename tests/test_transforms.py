@@ -130,6 +130,28 @@ def test_bad_gradients_at_frozen_places_harm_nothing(name, bad):
     assert results[0][0][0] == 1.5
 
 
+@pytest.mark.parametrize("name", ["decay", "momentum", "adam", "adamw", "nested"])
+def test_what_an_optimizer_keeps_does_not_age_where_a_weight_is_frozen(name):
+    """Decay that gathered in a momentum meanwhile would all be released at the first joint step."""
+    decayed = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0, momentum=0.9))
+    inner = {**OPTIMIZERS, "decay": decayed, "nested": transforms.per_task(decayed)}[name]
+    optimizer = transforms.with_update_mask(inner)
+    params = {"a": {"w": jnp.array([1.0, 2.0])}, "w": jnp.array([3.0, 4.0])}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    _, begun = optimizer.update(gradients, optimizer.init(params), params, mask={"a": {"w": 1.0}, "w": 1.0})
+    mask = {"a": {"w": jnp.float32(0)}, "w": jnp.array([0.0, 1.0])}
+    _, after = optimizer.update(gradients, begun, params, mask=mask)
+    kept = 0
+    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(begun), jax.tree.leaves(after), strict=True):
+        if np.shape(old) == (2,):
+            frozen = [True, True] if rows.path_name(path).endswith("a/w") else [True, False]
+            np.testing.assert_array_equal(np.asarray(old) == np.asarray(new), frozen)
+            kept += 1
+        else:
+            assert int(new) == int(old) + 1
+    assert kept == (4 if "adam" in name else 2)
+
+
 def test_frozen_updates_are_minus_zero_and_scalars_freeze_whole_leaves():
     optimizer = transforms.with_update_mask(optax.sgd(1.0))
     params = {"kernel": jnp.ones([2, 2]), "bias": jnp.ones([2])}

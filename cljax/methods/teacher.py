@@ -53,7 +53,7 @@ def apply_trained(
 
 def seen_tasks(learner: Learner, clock: Clock) -> Array:
     """The tasks seen so far, `[T]` bool."""
-    return jnp.arange(learner.classes.shape[0]) <= clock.newest
+    return jnp.arange(learner.classes.shape[0], dtype=jnp.int32) <= clock.newest
 
 
 def old_tasks(learner: Learner, clock: Clock) -> Array:
@@ -63,7 +63,7 @@ def old_tasks(learner: Learner, clock: Clock) -> Array:
 
 def own_task(learner: Learner, clock: Clock) -> Array:
     """The current task, `[T]` bool."""
-    return jnp.arange(learner.classes.shape[0]) == clock.task
+    return jnp.arange(learner.classes.shape[0], dtype=jnp.int32) == clock.task
 
 
 def flatten_heads(values: Array) -> Array:
@@ -95,8 +95,8 @@ def place_labels(batch: Batch, learner: Learner) -> Array:
     labels = batch.labels
     if labels.ndim == 1:
         places, known = losses.known_labels(labels, outputs)
-        labels = jnp.where(known[:, None], jax.nn.one_hot(places, outputs), jnp.nan)
-    placed = jax.nn.one_hot(batch.tasks, tasks)[:, :, None] * labels[:, None, :].astype(jnp.float32)
+        labels = jnp.where(known[:, None], jax.nn.one_hot(places, outputs, dtype=jnp.float32), jnp.nan)
+    placed = jax.nn.one_hot(batch.tasks, tasks, dtype=jnp.float32)[:, :, None] * labels[:, None, :].astype(jnp.float32)
     return placed.reshape(-1, tasks * outputs)
 
 

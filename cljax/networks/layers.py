@@ -40,10 +40,10 @@ class Convolution(nn.Module):
         """Maps `[B, H, W, C]` to `[B, H_out, W_out, features]`."""
         shape = (self.window, self.window, inputs.shape[-1], self.features)
         outputs = convolve(
-            inputs, self.param("kernel", self.kernel_init, shape), stride=self.stride, padding=self.padding
+            inputs, self.param("kernel", self.kernel_init, shape, jnp.float32), stride=self.stride, padding=self.padding
         )
         if self.use_bias:
-            outputs = outputs + self.param("bias", self.bias_init, (self.features,))[None, None, None]
+            outputs = outputs + self.param("bias", self.bias_init, (self.features,), jnp.float32)[None, None, None]
         return outputs
 
 

@@ -8,13 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from optax import contrib
 
-from cljax import rows
+from cljax import rows, transforms
 from cljax.augmentation import Augment
 from cljax.data.streaming import Images
+from cljax.numbers import real, show
 from cljax.streams.schedules import check_schedule
+from cljax.training.bounds import check_bounds, check_settings
 from cljax.training.state import Failure, Settings
-from cljax.types import Method, Stream
+from cljax.types import Method, Stream, Tree
 
 SCENARIOS = ("task", "class", "domain")
 DRAWS = ("current", "seen", "all", "balanced")
@@ -98,13 +102,7 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
         raise ValueError(
             f"Of the phases of {method.name}, those that are not searched must come last, after one that is."
         )
-    for name in ("batch_size", "evaluation_batch"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} is {getattr(settings, name)}; it must be at least 1.")
-    if not (np.isfinite(settings.rate) and settings.rate > 0):
-        raise ValueError(f"rate is {settings.rate}; the learning rate must be a positive number.")
-    if settings.curves_every < 0:
-        raise ValueError(f"curves_every is {settings.curves_every}; it must be 0 (never) or a number of epochs.")
+    check_settings(settings)
     tasks, epochs = np.asarray(schedule.task), np.asarray(schedule.epochs)
     untrained = ~np.isin(np.arange(tables.classes.shape[-2]), tasks[epochs > 0])
     needs_validation = settings.stopping is not None or method.candidates is not None
@@ -134,6 +132,7 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
         )
     check_schedule(schedule, tables.classes.shape[-2])
     check_network(method, stream)
+    check_bounds(method, stream, settings)
     if settings.augment is not None:
         check_augment(settings.augment, stream, settings.batch_size)
 
@@ -216,4 +215,51 @@ def check_hypers(
             f"{method.name} has no hyper-parameter '{stray[0]}' that a run can be given. It has: "
             f"{', '.join(sorted(known))}."
         )
-    return [{name: jnp.float32(value) for name, value in given.items()} for given in hypers]
+    checked = [{name: real(f"{method.name}'s {name}", value) for name, value in given.items()} for given in hypers]
+    for given in checked:
+        real("rate", given.get("rate", 1.0), above=0)
+    return [{name: jnp.float32(value) for name, value in given.items()} for given in checked]
+
+
+NOT_A_STEP = (contrib.ScheduleFreeState, contrib.MechanicState, contrib.SAMState, optax.LookaheadState)
+"""States of optimizers that hold parameters of their own."""
+
+
+def check_optimizer(method: Method, optimizer: Any) -> None:
+    """Checks that an optimizer can take the loop's steps: at unit rate, masked, from the gradients and the loss alone.
+
+    Raises:
+      ValueError: it is no optimizer, needs what the loop does not give, or moves parameters of its own.
+
+    Example:
+      >>> from cljax import methods, networks
+      >>> check_optimizer(methods.finetune(networks.mlp((8, 8, 1), 2)), optax.sgd)
+      Traceback (most recent call last):
+      ...
+      ValueError: optimizer is <function sgd at ...>, but must be an Optax transformation, such as optax.sgd(1.0).
+    """
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise ValueError(
+            f"optimizer is {show(optimizer)}, but must be an Optax transformation, such as optax.sgd(1.0)."
+        )
+
+    def once(params: Tree) -> Tree:
+        state, mask = optimizer.init(params), jax.tree.map(lambda leaf: jnp.float32(1.0), params)
+        masked = transforms.with_update_mask(optimizer)
+        return state, masked.update(params, state, params, mask=mask, value=jnp.float32(1.0))
+
+    params: Tree = jax.eval_shape(method.init, jax.random.key(0))[0]
+    cure = "Use one such as optax.sgd(1.0, momentum=0.9) or optax.adam(1.0)."
+    try:
+        state = jax.eval_shape(once, params)[0]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The optimizer cannot train {method.name}: {error}. The loop gives it gradients, parameters and value, "
+            f"the loss; not a function to search along a line with, as L-BFGS does. {cure}"
+        ) from error
+    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, NOT_A_STEP)):
+        if isinstance(node, NOT_A_STEP):
+            raise ValueError(
+                f"The optimizer keeps parameters of its own ({type(node).__name__}), other than those that the loop "
+                f"trains at its rate, masks and evaluates, so that its result would not be what it says. {cure}"
+            )

@@ -14,7 +14,8 @@ import optax
 from cljax import streams as stream_tables
 from cljax.checkpoints import Saving
 from cljax.keys import make_key
-from cljax.training.checks import check, check_hypers, check_in_memory, raise_failure
+from cljax.numbers import whole
+from cljax.training.checks import check, check_hypers, check_in_memory, check_optimizer, raise_failure
 from cljax.training.cost import step_cost
 from cljax.training.engine import Engine, make_engine
 from cljax.training.evaluation import Evaluation
@@ -105,8 +106,11 @@ def drive(
       CheckpointError: there are checkpoints, but none that can be taken up. OSError: they cannot be read or written.
     """
     settings = settings or Settings()
+    if not seeds:
+        raise ValueError("seeds is empty, but must be pairs of a seed and its stream, at least one.")
     for _, stream in seeds:
         check(method, stream, settings)
+    check_optimizer(method, optimizer)
     aligned = stream_tables.align([stream for _, stream in seeds])
     sizes = [stream_tables.capacity(stream.tables) for stream in aligned]
     capacity = {split: max(size[split] for size in sizes) for split in sizes[0]}
@@ -117,7 +121,7 @@ def drive(
     members: list[tuple[list[int], Array, dict[str, Array], Tables]] = []
     axes = None
     if vectorize:
-        size = len(seeds) if vectorize is True else int(vectorize)
+        size = len(seeds) if vectorize is True else whole("vectorize", vectorize, least=1)
         if len(seeds) % size:
             raise ValueError(f"{len(seeds)} seeds cannot run {size} at a time: vectorize must divide their number.")
         for start in range(0, len(seeds), size):

@@ -19,9 +19,10 @@ from jax import lax
 
 from cljax import rows, streams
 from cljax.augmentation import augment_batch
+from cljax.numbers import FLOAT32
 from cljax.training.evaluation import Evaluation, add_batch, evaluate, evaluate_task, number_of_batches
 from cljax.training.plan import epoch_key, init_key, visit_key
-from cljax.training.state import EpochLog, Failure, PhaseState, Settings, earlier, no_failure
+from cljax.training.state import EpochLog, Failure, PhaseState, Settings, earlier, no_failure, unknown
 from cljax.training.step import TrainStep, keep_signature, make_learner, make_train_step, phase_rate, strengthen
 from cljax.training.stopping import snapshot, wait
 from cljax.types import Array, Batch, Clock, Learner, Method, Tables, Tree
@@ -182,7 +183,7 @@ def make_engine(
         best = snapshot(learner) if stopping else None
         zero, false = jnp.int32(0), jnp.bool_(False)
         patience = jnp.int32(stopping.patience if stopping else 0)
-        one, worst = jnp.float32(1.0), jnp.float32(jnp.inf)
+        one, worst = jnp.float32(1.0), jnp.float32(FLOAT32)
         return PhaseState(learner, mask, one, best, worst, patience, zero, false, no_failure())
 
     def begin_epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> Epoch:
@@ -252,7 +253,7 @@ def make_engine(
                 return lax.fori_loop(0, number_of_batches(drawn, size), read, carry)
 
             total, weight = lax.fori_loop(0, tables.classes.shape[0], add_task, zero)
-        return total / weight
+        return jnp.where(weight > 0, total / jnp.maximum(weight, 1.0), unknown())
 
     def validate(learner: Learner, clock: Clock, tables: Tables) -> Array:
         resting = rows.write_back(learner, clock.task)
@@ -269,12 +270,11 @@ def make_engine(
 
     def epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[PhaseState, EpochLog]:
         now = begin_epoch(state, clock, tables, key)
-        go = lambda index, progress: train_batch(state, now, tables, index, progress)
+        go = lambda index, progress: train_batch(state, now, tables, jnp.int32(index), progress)
         progress = lax.fori_loop(0, now.steps, go, begin_progress(state.learner))
         learner = state.learner._replace(**progress.trained)
-        nan = jnp.float32(jnp.nan)
-        loss = validation_loss(learner, now.clock, tables) if settings.validate or stopping else nan
-        accuracy = validate(learner, now.clock, tables) if settings.validate else nan
+        loss = validation_loss(learner, now.clock, tables) if settings.validate or stopping else unknown()
+        accuracy = validate(learner, now.clock, tables) if settings.validate else unknown()
         return end_epoch(state, now, progress, loss, accuracy)
 
     def end_phase(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[Learner, Failure]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import metrics, streams
-from cljax.training.state import Failure
+from cljax.training.state import Failure, unknown
 from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables, single_label_of
 
 
@@ -70,7 +70,7 @@ def evaluate_task(
 
     def body(step: Array, answers: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         batch = streams.sequential(tables, table, task, step, batch_size)
-        first = step * batch_size
+        first = jnp.int32(step) * batch_size
         return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=newest, first=first)
 
     size = streams.size_of(table, task)
@@ -86,8 +86,8 @@ def no_answers() -> tuple[Array, Array, Array, Array]:
 def judge(answers: tuple[Array, Array, Array, Array], size: Array) -> Evaluation:
     """The evaluation of a task with so many examples, from what `add_batch` has summed up."""
     right, aware, top5, fingerprint = answers
-    count = size.astype(jnp.float32)
-    return Evaluation(right / count, aware / count, top5 / count, fingerprint)
+    share = lambda total: jnp.where(size > 0, total / jnp.maximum(size, 1).astype(jnp.float32), unknown())
+    return Evaluation(share(right), share(aware), share(top5), fingerprint)
 
 
 def add_batch(

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from cljax.training.engine import Engine, changing
-from cljax.training.state import EpochLog, Failure, PhaseState, Settings, no_failure
+from cljax.training.state import EpochLog, Failure, PhaseState, Settings, no_failure, unknown
 from cljax.types import Array, Clock, Learner, Phase, Tables, Tree
 
 
@@ -62,8 +62,8 @@ def make_fit(engine: Engine, settings: Settings, *, longest: int) -> Fit:
         learner: Learner, clock: Clock, tables: Tables, key: Array, epochs: Array, *, begins: bool = True
     ) -> tuple[Learner, FitLog]:
         tasks = tables.classes.shape[0]
-        missing = jnp.full(longest, jnp.nan, jnp.float32)
-        no_curves = jnp.full((longest if cadence else 0, tasks), jnp.nan, jnp.float32)
+        missing = jnp.full(longest, unknown(), jnp.float32)
+        no_curves = jnp.full((longest if cadence else 0, tasks), unknown(), jnp.float32)
         focused = engine.begin_visit(learner, clock if begins else going_on(clock), tables, key)
 
         def run_phase(learner: Learner, now: Clock, count: Array):

@@ -16,7 +16,7 @@ from cljax.training.evaluation import Evaluation
 from cljax.training.fit import going_on, pick, sound_scores
 from cljax.training.plan import clocks, epoch_table
 from cljax.training.programs import compile_seconds
-from cljax.training.state import EpochLog, Failure, Partial, PhaseState, Settings
+from cljax.training.state import EpochLog, Failure, Partial, PhaseState, Settings, reveal
 from cljax.types import Array, Clock, Learner, Method, Schedule, Tables, Tree
 
 
@@ -363,7 +363,7 @@ class Group:
 
     def _lead(self, tree: Tree) -> Tree:
         """On the host, with a leading axis of members."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf) if self._batched else np.asarray(leaf)[None], tree)
+        return jax.tree.map(lambda leaf: reveal(leaf) if self._batched else reveal(leaf)[None], tree)
 
     def _state(self, work: Work) -> PhaseState:
         assert work.state is not None

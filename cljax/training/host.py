@@ -8,8 +8,6 @@ handed over. Hooks that fold over a task's examples are programs that call back 
 from __future__ import annotations
 
 import contextlib
-import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,24 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import streams
+from cljax.training.bounds import available_memory
 from cljax.training.engine import Engine, Epoch, Progress, begin_progress
 from cljax.training.evaluation import Evaluation, judge, no_answers
 from cljax.training.feed import Feed, Given, Streamed, StreamedEpoch, sequence, wrap
 from cljax.training.programs import Program
-from cljax.training.state import EpochLog, Partial, PhaseState
+from cljax.training.state import EpochLog, Partial, PhaseState, unknown
 from cljax.types import Array, Batch, Clock, Learner, Method, Table, Tables
-
-
-def available_memory() -> int | None:
-    """Bytes of memory: of the device; of the machine, as far as it is free, where that is the device; None: unknown."""
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> Mapping[str, Callable]:
@@ -132,7 +119,7 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
                     whole = state._replace(learner=constant._replace(**progress.trained))
                     pause(whole, Partial(np.int32(index + 1), *progress[1:]))
         learner = constant._replace(**progress.trained)
-        loss = accuracy = jnp.float32(jnp.nan)
+        loss = accuracy = jnp.asarray(unknown())
         if settings.validate or settings.stopping:
             loss = validation_loss(learner, now.clock, tables)
         if settings.validate:
@@ -147,7 +134,7 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
         for _, _, batch in read(tables, "validation", tasks):
             sums = loss_program(sums, learner, clock, batch)
             feed.started(sums[0])
-        return sums[0] / sums[1]
+        return jnp.where(sums[1] > 0, sums[0] / jnp.maximum(sums[1], 1.0), unknown())
 
     def evaluate_tasks(learner: Learner, clock: Clock, tables: Tables, split: str, tasks: list[int]) -> Evaluation:
         found = {task: no_answers() for task in tasks}

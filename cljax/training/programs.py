@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.training.engine import Engine
-from cljax.training.state import EpochLog
+from cljax.training.state import EpochLog, debugging, unknown
 from cljax.types import Method, Tables, Tree
 
 
@@ -25,6 +25,8 @@ class Program:
 
     def __call__(self, *arguments: Tree) -> Any:
         """Calls the function; arguments have the same shapes at every call."""
+        if debugging("debug_nans", "debug_infs", "disable_jit"):
+            return self._jitted(*arguments)  # which these modes take apart, as they cannot what is compiled ahead
         if self._compiled is None:
             start = time.perf_counter()
             self._compiled = self._jitted.lower(*arguments).compile()
@@ -51,7 +53,7 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
         return Program(function if table_axes is None else jax.vmap(function, in_axes=axes), donate)
 
     def epoch(state, clock, tables, key):
-        nothing = EpochLog(*[jnp.full((), jnp.nan, jnp.float32)] * 3)
+        nothing = EpochLog(*[jnp.asarray(unknown())] * 3)
         go = lambda state: engine.epoch(state, clock, tables, key)
         return jax.lax.cond(state.done, lambda state: (state, nothing), go, state)
 

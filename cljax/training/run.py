@@ -13,12 +13,12 @@ from jax import lax
 
 from cljax import streams
 from cljax.keys import as_own
-from cljax.training.checks import check, check_in_memory, raise_failure
+from cljax.training.checks import check, check_in_memory, check_optimizer, raise_failure
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, lost_logits
 from cljax.training.fit import FitLog, make_fit, search
 from cljax.training.plan import clocks, epoch_table
-from cljax.training.state import Failure, Settings, earlier, no_failure
+from cljax.training.state import Failure, Settings, debugging, earlier, no_failure, reveal, unknown
 from cljax.training.step import TrainStep
 from cljax.types import Array, Clock, Learner, Method, Stream, Tables
 
@@ -44,7 +44,8 @@ class Run(NamedTuple):
     """A run, compiled at its first call.
 
     Attributes:
-      run: `(key, tables) -> Result`, pure and jitted.
+      run: `(key, tables) -> Result`, pure and jitted. Under `jax_debug_nans` it returns float32's largest number for
+        what is not measured, where it otherwise returns NaN; calling `Run` itself gives NaN.
       step: its train step; `step.traces` counts traces.
       method: the method.
     """
@@ -63,6 +64,9 @@ class Run(NamedTuple):
         result = self.run(as_own(key), tables)
         if not isinstance(result.failure.round, jax.core.Tracer):
             raise_failure(result.failure, self.method)
+            if debugging("debug_nans"):
+                shown = jax.tree.map(reveal, (result.evaluation, result.log))
+                return result._replace(evaluation=shown[0], log=shown[1])
         return result
 
 
@@ -87,6 +91,7 @@ def make_run(
     settings = settings or Settings()
     check(method, stream, settings)
     check_in_memory(stream)
+    check_optimizer(method, optimizer)
     engine = make_engine(
         method, optimizer, settings, scenario=stream.scenario, capacity=streams.capacity(stream.tables)
     )
@@ -102,11 +107,11 @@ def make_run(
             (learner, failure), (clock, epochs, evaluated) = carry, entry
             learner, log = fit(learner, clock, tables, key, epochs)
             failure = earlier(failure, log.failure)
-            nan = jnp.full(tasks, jnp.nan, jnp.float32)
-            missing = Evaluation(nan, nan, nan, jnp.zeros(tasks, jnp.uint32))
+            none = jnp.full(tasks, unknown(), jnp.float32)
+            missing = Evaluation(none, none, none, jnp.zeros(tasks, jnp.uint32))
             evaluation = lax.cond(evaluated, lambda: engine.evaluate(learner, clock, tables), lambda: missing)
             failure = earlier(failure, lost_logits(evaluation, clock, evaluated))
-            known = lambda accuracy: jnp.where(failure.round < 0, accuracy, nan)
+            known = lambda accuracy: jnp.where(failure.round < 0, accuracy, jnp.nan)
             shown = {name: known(getattr(evaluation, name)) for name in ("accuracy", "task_aware", "top5")}
             kept = evaluation._replace(**shown)
             return (learner, failure), (kept, log)
@@ -116,4 +121,5 @@ def make_run(
         (learner, failure), (evaluation, log) = lax.scan(one_round, start, entries)
         return Result(learner, evaluation, log, failure)
 
-    return Run(jax.jit(run), engine.step, method)
+    jitted = jax.jit(lambda key, tables, debug: run(key, tables), static_argnums=2)
+    return Run(lambda key, tables: jitted(key, tables, debugging("debug_nans")), engine.step, method)

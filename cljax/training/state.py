@@ -6,9 +6,35 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax.augmentation import Augment
+from cljax.numbers import FLOAT32
 from cljax.types import Array, HostArray, Tree
+
+
+def debugging(*modes: str) -> bool:
+    """Whether JAX is in one of some modes: 'debug_nans', 'debug_infs', 'disable_jit'."""
+    return any(getattr(jax.config, f"jax_{mode}") for mode in modes)
+
+
+def unknown() -> HostArray:
+    """What stands for a value that is not measured: NaN; float32's largest number under `jax_debug_nans`.
+
+    That mode ends at any NaN that a program returns. On the host `reveal` turns the number into NaN.
+    """
+    return np.float32(FLOAT32 if debugging("debug_nans") else np.nan)
+
+
+def reveal(values: Any) -> np.ndarray:
+    """Values on the host, NaN for `unknown`.
+
+    Example:
+      >>> reveal(jnp.array([1.0, 3.4028235e38])).tolist()
+      [1.0, nan]
+    """
+    array = np.asarray(values)
+    return np.where(array == np.float32(FLOAT32), np.float32(np.nan), array) if array.dtype == np.float32 else array
 
 
 class Patience(NamedTuple):

@@ -150,7 +150,8 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
 
     Args:
       method: the method.
-      optimizer: any Optax transformation at unit rate, such as `optax.sgd(1.0, momentum=0.9)`.
+      optimizer: any Optax transformation at unit rate, such as `optax.sgd(1.0, momentum=0.9)`. One that asks for
+        `value` gets the loss.
 
     Returns:
       `step(learner, mask, clock, batch, key) -> (learner, loss, metrics)` on the focused learner. It is jitted; its
@@ -165,19 +166,11 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
         losses: list[Array] = []
         metrics: dict[str, Array] = {}
         for number, part in enumerate(method.parts):
-            before, trains = learner, part.trains(learner, clock)
+            trains = part.trains(learner, clock)
             both = jax.tree.map(lambda m, t: jnp.where(t == 0, jnp.zeros((), m.dtype), m), mask, trains)
-            learner, loss, found = update(before, both, clock, batch, jax.random.fold_in(key, number), part.loss)
-            learner = learner._replace(opt_state=keep_slots(before.opt_state, learner.opt_state, trains))
+            learner, loss, found = update(learner, both, clock, batch, jax.random.fold_in(key, number), part.loss)
             losses, metrics = [*losses, loss], {**metrics, **found}
         return learner, sum(losses), metrics
-
-    def keep_slots(old: Tree, new: Tree, trains: Tree) -> Tree:
-        """The optimizer's new state, but its old values for the parameters that a part does not train."""
-        marks = optax.tree_utils.tree_map_params(
-            optimizer, lambda slot, t: t, new, trains, transform_non_params=lambda value: jnp.float32(1.0)
-        )
-        return jax.tree.map(lambda t, o, n: jnp.where(t == 0, o, n), marks, old, new)
 
     def update(learner: Learner, mask: Tree, clock: Clock, batch: Batch, key: Array, loss_of: Callable):
         def objective(params: Tree) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
@@ -185,7 +178,7 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
 
         (loss, (collections, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(learner.params)
         gradients = method.adjust_gradients(gradients, learner, clock, batch)
-        updates, opt_state = masked.update(gradients, learner.opt_state, learner.params, mask=mask)
+        updates, opt_state = masked.update(gradients, learner.opt_state, learner.params, mask=mask, value=loss)
         rate = learner.hyper["rate"] * phase_rate(method, clock)
         updates = jax.tree.map(lambda update: rate.astype(update.dtype) * update, updates)
         moved = learner._replace(

@@ -17,8 +17,10 @@ def hat(network, *, strength=0.75, scale=400.0):
         params, collections, _, _ = base.init(key)
         keys = jax.random.split(jax.random.fold_in(key, 7), len(names))
         sizes = {name: collections["gates"][name].shape for name in names}
-        params["hat"] = {name: jax.random.normal(one, sizes[name]) for name, one in zip(names, keys, strict=True)}
-        state = {"cumulative": {name: jnp.zeros(sizes[name]) for name in names}}
+        params["hat"] = {
+            name: jax.random.normal(one, sizes[name], jnp.float32) for name, one in zip(names, keys, strict=True)
+        }
+        state = {"cumulative": {name: jnp.zeros(sizes[name], jnp.float32) for name in names}}
         return params, collections, state, {"strength": jnp.float32(strength)}
 
     def slope(clock):

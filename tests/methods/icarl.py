@@ -17,7 +17,7 @@ def icarl(network, *, tasks, features, capacity=50):
         params, collections, _, _ = base.init(key)
         state = {
             "teacher": jax.tree.map(jnp.array, {"params": params, "collections": collections}),
-            "means": jnp.zeros((tasks, outputs, features)),
+            "means": jnp.zeros((tasks, outputs, features), jnp.float32),
         }
         return params, collections, state, {}
 
@@ -37,8 +37,8 @@ def icarl(network, *, tasks, features, capacity=50):
         teacher = learner.method_state["teacher"]
         old = learner._replace(collections=teacher["collections"])
         old_logits = flat(apply_kept(network, old, teacher["params"], batch.inputs, key=None).logits)
-        targets = jax.nn.one_hot(batch.tasks * outputs + batch.labels, tasks * outputs)
-        is_old = (jnp.arange(tasks) < clock.newest).repeat(outputs)[None, :]
+        targets = jax.nn.one_hot(batch.tasks * outputs + batch.labels, tasks * outputs, dtype=jnp.float32)
+        is_old = (jnp.arange(tasks, dtype=jnp.int32) < clock.newest).repeat(outputs)[None, :]
         targets = jnp.where(is_old, jax.nn.sigmoid(lax.stop_gradient(old_logits)), targets)
         per_example = losses.cross_entropy(flat(output.logits), targets, classes=learner.classes.reshape(-1))
         return mean(per_example, batch.weights), (output.collections, {})
@@ -46,8 +46,8 @@ def icarl(network, *, tasks, features, capacity=50):
     def end_phase(learner, clock, fold, key):
         """Keeps the first m exemplars of each old class, herds m of each new one, and takes all means anew."""
         size = fold.capacity["train"]
-        seen = learner.classes & (jnp.arange(tasks) <= clock.newest)[:, None]
-        quota = capacity // jnp.maximum(jnp.sum(seen), 1)
+        seen = learner.classes & (jnp.arange(tasks, dtype=jnp.int32) <= clock.newest)[:, None]
+        quota = capacity // jnp.maximum(jnp.sum(seen, dtype=jnp.int32), 1)
 
         def collect(carry, batch):
             place = jnp.where(batch.weights > 0, batch.position, size)
@@ -57,24 +57,26 @@ def icarl(network, *, tasks, features, capacity=50):
                 carry[1].at[place].set(batch.labels, mode="drop"),
             )
 
-        start = (jnp.zeros((size, features)), jnp.full(size, -1, jnp.int32))
+        start = (jnp.zeros((size, features), jnp.float32), jnp.full(size, -1, jnp.int32))
         vectors, labels = fold(collect, start)
         herded = jax.vmap(lambda k: memory.herd(vectors, (labels == k).astype(jnp.float32), min(capacity, size)))(
-            jnp.arange(outputs)
+            jnp.arange(outputs, dtype=jnp.int32)
         )
-        rank = jnp.min(jnp.where(labels[None, :] == jnp.arange(outputs)[:, None], herded, size), axis=0)
+        rank = jnp.min(
+            jnp.where(labels[None, :] == jnp.arange(outputs, dtype=jnp.int32)[:, None], herded, size), axis=0
+        )
         chosen = (labels >= 0) & (rank < quota)
 
         kept = learner.memory
         classes = kept.tasks * outputs + kept.labels
         same = (classes[:, None] == classes[None, :]) & kept.valid[None, :]
-        earlier = jnp.sum(jnp.tril(same, -1), axis=1)
+        earlier = jnp.sum(jnp.tril(same, -1), axis=1, dtype=jnp.int32)
         valid = kept.valid & (earlier < quota) & (kept.tasks != clock.task)
         order = jnp.argsort(~valid)
         kept = jax.tree.map(lambda leaf: leaf[order], kept._replace(valid=valid))
         by_rank = jnp.argsort(jnp.where(chosen, rank, size))
-        turn = jnp.zeros(size, jnp.int32).at[by_rank].set(jnp.arange(size))
-        slot = jnp.where(chosen, jnp.sum(kept.valid) + turn, capacity)
+        turn = jnp.zeros(size, jnp.int32).at[by_rank].set(jnp.arange(size, dtype=jnp.int32))
+        slot = jnp.where(chosen, jnp.sum(kept.valid, dtype=jnp.int32) + turn, capacity)
 
         def store(slots, batch):
             place = jnp.where(batch.weights > 0, slot[jnp.clip(batch.position, 0, size - 1)], capacity)
@@ -88,9 +90,9 @@ def icarl(network, *, tasks, features, capacity=50):
 
         kept = fold(store, kept)
         kept_vectors = embed(learner.params, learner, kept.inputs)
-        member = jax.nn.one_hot(kept.tasks * outputs + kept.labels, tasks * outputs) * kept.valid[:, None].astype(
-            jnp.float32
-        )
+        member = jax.nn.one_hot(kept.tasks * outputs + kept.labels, tasks * outputs, dtype=jnp.float32) * kept.valid[
+            :, None
+        ].astype(jnp.float32)
         means = member.T @ kept_vectors / jnp.maximum(member.sum(0), 1.0)[:, None]
         state = {**learner.method_state, "means": means.reshape(tasks, outputs, features)}
         return learner._replace(memory=kept, method_state=state)

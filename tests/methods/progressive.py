@@ -15,7 +15,7 @@ def progressive(inputs, outputs, *, tasks, width=16, mean=0.0, std=1.0):
 
     def init(key):
         params, collections, _, _ = base.init(key)
-        params["lateral"] = 0.1 * jax.random.normal(jax.random.fold_in(key, 7), (tasks, width, width))
+        params["lateral"] = 0.1 * jax.random.normal(jax.random.fold_in(key, 7), (tasks, width, width), jnp.float32)
         return params, collections, {}, {}
 
     def affine(layer, values):

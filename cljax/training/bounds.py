@@ -1,0 +1,92 @@
+"""Numbers of a run that are out of bounds: checked before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+
+import jax
+import numpy as np
+
+from cljax import rows
+from cljax.numbers import INT32, real, show, whole
+from cljax.training.plan import epoch_table
+from cljax.training.state import Patience, Settings
+from cljax.types import Method, Stream, Tree
+
+
+def available_memory() -> int | None:
+    """Bytes of memory: of the device; of the machine, as far as it is free, where that is the device; None: unknown."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_settings(settings: Settings) -> None:
+    """Checks the numbers of the settings.
+
+    Raises:
+      ValueError: naming the field, its value and what it must be.
+
+    Example:
+      >>> check_settings(Settings(batch_size=2.5))
+      Traceback (most recent call last):
+      ...
+      ValueError: batch_size is 2.5, but must be a whole number from 1 to 2147483647.
+    """
+    if not isinstance(settings, Settings):
+        raise ValueError(f"settings is {show(settings)}, but must be training.Settings(...), or None for the default.")
+    for name, least in (("batch_size", 1), ("evaluation_batch", 1), ("curves_every", 0)):
+        whole(name, getattr(settings, name), least=least)
+    real("rate", settings.rate, above=0)
+    if (stopping := settings.stopping) is not None:
+        if not isinstance(stopping, Patience):
+            raise ValueError(f"stopping is {show(stopping)}, but must be training.Patience(...), or None.")
+        whole("patience", stopping.patience, least=1)
+        real("factor", stopping.factor, above=1)
+        real("minimum_rate", stopping.minimum_rate, above=0)
+
+
+def check_bounds(method: Method, stream: Stream, settings: Settings) -> None:
+    """Checks that what a run counts fits int32, and that what it keeps at least is less than the memory there is.
+
+    Raises:
+      ValueError: naming the thing, its bytes and the cure.
+    """
+    tables, table = stream.tables, epoch_table(method, stream.schedule)
+    largest = max(settings.batch_size, settings.evaluation_batch)
+    counts = {
+        "rows of a split and of a batch": max(len(part.index) for part in (tables.train, tables.test)) + largest,
+        "epochs": int(np.maximum(table, 0).sum(dtype=np.int64)),
+    }
+    for name, count in counts.items():
+        if count > INT32:
+            raise ValueError(f"The run counts {count} {name}, more than {INT32}: give fewer, or a smaller batch.")
+    memory = available_memory()
+    if memory is None:
+        return
+    tasks, example = tables.classes.shape[-2], math.prod(tables.examples.shape[1:])
+    per_epoch = 3 + (tasks / settings.curves_every if settings.curves_every else 0)
+    needs = {
+        "A batch": (4 * largest * example, "a smaller batch_size or evaluation_batch"),
+        "The log of all epochs": (4 * table.size * max(int(table.max()), 0) * per_epoch, "fewer epochs or tasks"),
+        f"The learner of {method.name}": (_learner_bytes(method, tasks), "fewer tasks, or a smaller network"),
+    }
+    for name, (size, cure) in needs.items():
+        if size > memory:
+            raise ValueError(f"{name} takes {size:.3g} bytes or more, but there are {memory:.3g}: give {cure}.")
+
+
+def _learner_bytes(method: Method, tasks: int) -> int:
+    """Bytes of parameters, collections and method state of as many tasks, before anything is drawn."""
+    shapes: Tree = jax.eval_shape(method.init, jax.random.key(0))[:3]
+    resting = rows.resting(method.per_task, method.keeps_rows)
+    many = lambda path: tasks if rows.has_rows(path, resting) else 1
+    each = rows.map_leaves(lambda path, leaf: many(path) * math.prod(leaf.shape) * leaf.dtype.itemsize, list(shapes))
+    return sum(jax.tree.leaves(each))
