@@ -12,7 +12,9 @@ import math
 import os
 import pathlib
 import re
+import sys
 import tempfile
+import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -27,6 +29,10 @@ from cljax.types import Tree
 
 CHUNKS = 2**20
 """Most chunks of an array."""
+
+
+SETTLED = 0.3
+"""Seconds after a failure in which TensorStore's threads still find Orbax's event loop closed, and would say so."""
 
 
 class StoreError(OSError):
@@ -231,7 +237,9 @@ def _calmly(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       StoreError: what the libraries raise, but for errors of the system and of memory.
     """
     silent = lambda record: False
-    logger = logging.getLogger("absl")
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    closed = lambda error: isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+    sys.unraisablehook = lambda told: None if closed(told.exc_value) else hook(told)
     logger.addFilter(silent)
     try:
         with _plain(folder) as place:
@@ -240,10 +248,12 @@ def _calmly(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             except (OSError, MemoryError):
                 raise
             except Exception as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
+                time.sleep(SETTLED)
+                reason = " ".join(str(error).split()).partition(" [tensorstore_spec")[0] or type(error).__name__
                 raise StoreError(reason.replace(str(place), str(folder))) from error
     finally:
         logger.removeFilter(silent)
+        sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
