@@ -239,6 +239,7 @@ def test_hard_sharing_gives_each_task_its_last_layers_with_their_statistics():
 
 
 def test_bytes_per_task_are_those_of_the_rows():
+    from cljax.report.record import packed_bytes_per_task
     from cljax.training.cost import bytes_per_task
 
     stream = conformance.stream()
@@ -255,6 +256,10 @@ def test_bytes_per_task_are_those_of_the_rows():
     for name, size in expected.items():
         _, learner = engine_and_learner(getattr(methods, name)(network), stream)
         assert bytes_per_task(learner, network) == size, name
+        assert packed_bytes_per_task(learner, network) is None
+    _, learner = engine_and_learner(methods.tfm(network_for(stream)), stream)
+    packed = packed_bytes_per_task(learner, network)
+    assert packed == sizes["head"] + 11 / 3  # 14 features of 2 bits for each of 3 tasks are 11 bytes
 
 
 NUMBERS = {

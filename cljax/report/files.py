@@ -110,14 +110,15 @@ def summary_rows(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]
     """The columns, and a row for each method: means and 95% half-widths of each metric, fractions; empty: unknown."""
     names = ["data", "scenario", "tasks", "folder", "method", "seeds"]
     names += [f"{metric}_{part}" for metric in WORDS for part in ("mean", "ci95")]
-    names += ["seconds", "flops", "bytes_per_task", "forgets_nothing"]
+    names += ["seconds", "flops", "bytes_per_task", "packed_bytes_per_task", "forgets_nothing"]
     rows = []
     for run in (run for section in sections for run in section.runs):
         values, row = summarise(run), [*_who(run), len(run["seeds"])]
         for metric in WORDS:
             found = metrics.mean_and_interval(values[metric]) if metric in values else (np.nan, np.nan)
             row += [float(number) if np.isfinite(number) else None for number in found]
-        row += [float(np.mean(run["seconds"])), run["flops"], run["bytes_per_task"], run.get("forgets_nothing")]
+        row += [float(np.mean(run["seconds"])), run["flops"], run["bytes_per_task"]]
+        row += [run.get("packed_bytes_per_task"), run.get("forgets_nothing")]
         rows.append(row)
     return names, rows
 

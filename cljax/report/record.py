@@ -18,7 +18,7 @@ import numpy as np
 
 from cljax import files, metrics, ownership, sharing
 from cljax.report import schema
-from cljax.training.cost import bytes_per_task
+from cljax.training.cost import bytes_per_task, tree_bytes
 from cljax.training.driver import Outcome
 from cljax.types import Learner, Method, Network, Stream
 
@@ -81,6 +81,7 @@ def run_record(
             "driver": "scan" if outcome.share_waiting is None else "host",
             "share_waiting": outcome.share_waiting,
             "bytes_per_task": bytes_per_task(outcome.learners[0], method.network),
+            "packed_bytes_per_task": packed_bytes_per_task(outcome.learners[0], method.network),
             "capacity": capacity(method.network, outcome.learners),
             "facts": [stream.facts for _, stream in seeds],
             "config": config,
@@ -115,6 +116,20 @@ def forgets_nothing(fingerprint: np.ndarray, tasks: np.ndarray, evaluated: np.nd
             if (marks != marks[:, :1]).any():
                 return False
     return True
+
+
+def packed_bytes_per_task(learner: Learner, network: Network) -> float | None:
+    """Bytes a task as of `training.cost.bytes_per_task`, a feature's ternary mask taken as its paper's two bits.
+
+    A learner keeps int32 owners, one for all tasks, of which every task's mask follows. None where no features are owned.
+
+    Reference: Masana et al., Ternary Feature Masks, 2021, section 3.2.
+    """
+    if not (owner := ownership.owner_of(learner.method_state, learner.collections)):
+        return None
+    tasks, features = learner.classes.shape[0], sum(leaf.size for leaf in owner.values())
+    masks = metrics.overhead_bytes("ternary_feature_mask", tasks=tasks, features=features)
+    return bytes_per_task(learner, network) + (masks - tree_bytes(owner)) / tasks
 
 
 def capacity(network: Network, learners: Sequence[Learner]) -> dict[str, dict[str, np.ndarray]] | None:

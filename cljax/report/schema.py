@@ -240,6 +240,7 @@ RUN = fields(
         "label": text(),
         "top5": array("seeds tasks tasks", FRACTION),
         "forgets_nothing": maybe(FLAG),
+        "packed_bytes_per_task": COUNT,
         "capacity": maybe(
             table(fields({part: array("seeds tasks", FRACTION) for part in ("used", "new", "reused", "free")}), 300)
         ),

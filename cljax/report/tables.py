@@ -165,7 +165,16 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
     over = " of one seed"
     if counts[-1] > 1:
         over = f" ±95% interval, {' or '.join(map(str, counts))} seeds"
-    return f"Percent{over}; seconds without compilation ({compiling:.1f} in all)."
+    clips = sorted({norm for run in runs if (norm := _clipping(run))})
+    clipped = f" Gradients are clipped to norm {' or '.join(f'{norm:g}' for norm in clips)}." if clips else ""
+    return f"Percent{over}; seconds without compilation ({compiling:.1f} in all).{clipped}"
+
+
+def _clipping(run: dict[str, Any]) -> float:
+    """The norm to which a run of the command clips gradients, which few papers do; 0 where it does not."""
+    options = run.get("config", {}).get("training")
+    norm = options.get("clip") if isinstance(options, dict) else 0
+    return norm if isinstance(norm, int | float) and not isinstance(norm, bool) else 0
 
 
 def _percent(found: metrics.Interval, *, sign: bool = False) -> str:
