@@ -4,9 +4,9 @@
 
 About four minutes on two cores, on an otherwise idle machine. One epoch of a visit to the second of two tasks is timed,
 in turn for fine-tuning and for the method; rows: cljax is seconds a step of the method, reference of fine-tuning.
-Expected: masks (TFM, freezing) at most 1.1, CLNP, whose loss has an L1 term, at most 1.4, LwF at most 1.4, LwM with a
-pooled head at most 1.45, teachers included. DF-CNN is compared to single-task learning, which trains as many leaves of
-a task's own. Writes `experiments/results/methods_benchmark_cpu.json` (or `_gpu`).
+Expected: masks (TFM, CLNP, freezing) at most 1.1, LwF at most 1.4, LwM with a pooled head at most 1.45, teachers
+included. DF-CNN is compared to single-task learning, which trains as many leaves of a task's own. Writes
+`experiments/results/methods_benchmark_cpu.json` (or `_gpu`).
 """
 
 from __future__ import annotations

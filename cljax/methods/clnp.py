@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cljax import importance, losses, masks, metrics, ownership, rows
+from cljax import importance, masks, metrics, ownership, rows
 from cljax.methods.finetune import finetune
 from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Phase, Tree, single_label_of
@@ -46,8 +46,9 @@ def clnp(
     given back, and the weights from them into kept units and into the head are set to 0. Then a task's logits are the
     same with all units open, and later tasks change no bit of them. A layer's theta is a common multiple k of the
     layer's mean activity: the largest k at which accuracy on the validation examples stays within the margin; dead
-    units (theta = 0) go in any case. With batch normalisation, units of older tasks keep their frozen statistics in
-    training too. When an older task is visited again, only its head is trained.
+    units (theta = 0) go in any case. The penalty enters by its gradient, as weight decay does: the loss is the
+    cross-entropy, in training and in validation. With batch normalisation, units of older tasks keep their frozen
+    statistics in training too. When an older task is visited again, only its head is trained.
 
     Multi-head or single-head is up to the network. With a shared head (`per_task=()`), a task sees only its own units
     of the last hidden layer, and the head's bias is fixed, as it would be shared. Where a layer has no free units left,
@@ -130,10 +131,15 @@ def clnp(
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         shown = show(learner, learner.method_state.owner, clock.task, clock.newest)
-        value, (collections, found) = base.loss(params, learner._replace(collections=shown), clock, batch, key)
-        mask = trained(params, learner, clock)
-        weigh = lambda path, leaf, free: strength(path, learner, leaf) * free.astype(leaf.dtype)
-        return value + losses.l1_sparsity(params, rows.map_leaves(weigh, params, mask)), (collections, found)
+        return base.loss(params, learner._replace(collections=shown), clock, batch, key)
+
+    def adjust_gradients(gradients: Tree, learner: Learner, clock: Clock, batch: Batch) -> Tree:
+        del clock, batch  # the update mask keeps the penalty from all but the free weights
+
+        def shrink(path: str, leaf: Array, gradient: Array) -> Array:
+            return gradient + strength(path, learner, leaf) * jnp.sign(leaf)
+
+        return rows.map_leaves(shrink, learner.params, gradients)
 
     def prune(learners: Learner, clock: Clock, fold: Fold, sound: Array) -> tuple[Learner, Array]:
         showing = lambda learner, owner: show(learner, owner, clock.task, clock.newest)
@@ -173,6 +179,7 @@ def clnp(
         init=init,
         begin_task=begin_task,
         loss=loss,
+        adjust_gradients=adjust_gradients,
         update_mask=lambda learner, clock: trained(learner.params, learner, clock),
         end_phase=base.end_phase if options else end_phase,
         predict=predict,

@@ -121,7 +121,7 @@ def forgets_nothing(fingerprint: np.ndarray, tasks: np.ndarray, evaluated: np.nd
 def packed_bytes_per_task(learner: Learner, network: Network) -> float | None:
     """Bytes a task as of `training.cost.bytes_per_task`, a feature's ternary mask taken as its paper's two bits.
 
-    A learner keeps int32 owners, one for all tasks, of which every task's mask follows. None where no features are owned.
+    A learner keeps int32 owners, one for all tasks, of which every task's mask follows. None where features have none.
 
     Reference: Masana et al., Ternary Feature Masks, 2021, section 3.2.
     """
