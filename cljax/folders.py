@@ -26,6 +26,8 @@ CHECKPOINTS, LEARNERS, TENSORBOARD = "checkpoints", "learners", "tensorboard"
 SEED = re.compile(r"seed-[0-9]+")
 SERIES = re.compile(r"[0-9]{8,12}(\.refused.*)?|\.draft-[0-9]+")
 """What a series of checkpoints is made of."""
+CHECKPOINT = frozenset({"tree", "manifest.json"})
+"""What a checkpoint holds."""
 GROUP = re.compile("group-[0-9]+")
 """The series of the seeds that run together."""
 NAME_BYTES = 200
@@ -363,16 +365,16 @@ def _remove_checkpoints(place: pathlib.Path) -> None:
     """Removes the series of checkpoints in a method's folder, and what is then empty."""
     for group in _named(place, GROUP):
         if not group.is_symlink():
-            _remove(group, SERIES)
-    _remove(place, SERIES)
-    with contextlib.suppress(OSError):
+            _remove(group, SERIES, holds=CHECKPOINT)
+    with contextlib.suppress(OSError):  # something else is in it
+        place.rmdir()
         place.parent.rmdir()
 
 
-def _remove(place: pathlib.Path, pattern: re.Pattern) -> None:
-    """Removes the folders of such names in a method's folder, and what is then empty."""
+def _remove(place: pathlib.Path, pattern: re.Pattern, *, holds: frozenset[str] | None = None) -> None:
+    """Removes the folders of such names, if they hold nothing but that, in a method's folder, and what is then empty."""
     for path in _named(place, pattern):
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir() and not path.is_symlink() and (holds is None or holds.issuperset(os.listdir(path))):
             shutil.rmtree(path)
     with contextlib.suppress(OSError):  # something else is in it
         place.rmdir()

@@ -232,9 +232,12 @@ def test_a_file_where_a_folder_belongs_is_refused_before_the_run(place, tmp_path
 
 def test_only_the_runs_own_is_removed(tmp_path):
     path = finished(tmp_path / "run", complete=False)
-    own = ["checkpoints/lwf/00000007", "learners/lwf/seed-0", "tensorboard/lwf/seed-12", "checkpoints/lwf/.draft-8"]
+    series = "checkpoints/lwf/group-0"
+    checkpoints = [f"{series}/00000007/tree", f"{series}/00000006.refused/tree", f"{series}/.draft-8/tree"]
+    own = [*checkpoints, "learners/lwf/seed-0", "tensorboard/lwf/seed-12"]
     others = [
-        "checkpoints/lwf/99",
+        f"{series}/99",
+        f"{series}/20260101",  # a user's, and no checkpoint
         "checkpoints/notes",
         "learners/lwf/seed-\u00b2",
         "learners/mine",
@@ -249,6 +252,7 @@ def test_only_the_runs_own_is_removed(tmp_path):
     with claim(path, CONFIG, names=["lwf", "a"], overwrite=True) as folder:
         folder.start()
         folder.forget("lwf")
+    assert not (path / series / "00000007").exists()
     found = {str(entry.parent.relative_to(path)) for entry in path.rglob("file")}
     assert found == set(others)
     assert not any((path / name).exists() for name in own)
