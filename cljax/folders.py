@@ -372,7 +372,7 @@ def _remove_checkpoints(place: pathlib.Path) -> None:
 
 
 def _remove(place: pathlib.Path, pattern: re.Pattern, *, holds: frozenset[str] | None = None) -> None:
-    """Removes the folders of such names, if they hold nothing but that, in a method's folder, and what is then empty."""
+    """Removes the folders of such names (if they hold nothing but that), and what is then empty."""
     for path in _named(place, pattern):
         if path.is_dir() and not path.is_symlink() and (holds is None or holds.issuperset(os.listdir(path))):
             shutil.rmtree(path)
