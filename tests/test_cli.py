@@ -206,7 +206,7 @@ def test_record_has_the_schema(compared):
     config = json.loads((out / "config.json").read_text())
     for run in record["runs"]:
         assert {name: type(run[name]) for name in SCHEMA} == SCHEMA
-        assert set(run) == {*SCHEMA, "curves", "rounds", "capacity", "driver", "share_waiting"}
+        assert set(run) == {*SCHEMA, "curves", "rounds", "capacity", "packed_bytes_per_task", "driver", "share_waiting"}
         assert np.shape(run["epochs"]["loss"]) == np.shape(run["epochs"]["validation_accuracy"]) == (2, 5, 1, 2)
         assert (run["data"], run["scenario"], run["seeds"]) == ("digits", "task", [0, 1])
         assert np.shape(run["accuracy"]) == np.shape(run["task_aware"]) == (2, 5, 5)

@@ -122,7 +122,8 @@ def check_values(options: Options) -> None:
     ]
     for name, value, holds, rule in rules:
         if not holds:
-            shown = " ".join(map(show, value)) if isinstance(value, tuple) else show(value)
+            words = value if isinstance(value, tuple) else (value,)
+            shown = " ".join(word if isinstance(word, str) else show(word) for word in words)
             raise UsageError(f"{name} is {shown or 'empty'}, but must be {rule}.")
     counts = [
         *(("--image-size", side, 1, LARGEST_SIDE) for side in size),
