@@ -9,8 +9,8 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import stat
-import tempfile
 from typing import Any, BinaryIO
 
 JSON_BYTES = 256 << 20
@@ -31,12 +31,14 @@ def expand(path: str | os.PathLike) -> pathlib.Path:
     """A path whose `~` is the home folder.
 
     Raises:
-      ValueError: there is no such home folder.
+      ValueError: there is no such home folder, or it can be no path.
 
     Example:
       >>> expand('runs/first')
       PosixPath('runs/first')
     """
+    if "\0" in os.fsdecode(path):
+        raise ValueError(f"{os.fsdecode(path)!r} can be no path.")
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
@@ -139,16 +141,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Writes a file in one step: a reader sees the old file or the new one, whole."""
     path = pathlib.Path(path)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
+    draft = path.with_name(f".{path.name[:100]}-{secrets.token_hex(4)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # but for the user's umask
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
         os.replace(draft, path)
     except BaseException:
-        pathlib.Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
 
 

@@ -42,3 +42,19 @@ def test_writing_is_whole_or_not_at_all(tmp_path):
         files.write_json(tmp_path / "file", {"a": float("nan")})
     assert files.read_json(tmp_path / "file") == {"a": [1, "ü"]}
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_are_for_those_whom_the_umask_lets_read(tmp_path):
+    before = os.umask(0o077)
+    try:
+        files.write_json(tmp_path / "private.json", {})
+    finally:
+        os.umask(before)
+    files.write_json(tmp_path / "file.json", {})
+    assert (tmp_path / "private.json").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "file.json").stat().st_mode & 0o777 == 0o666 & ~before
+
+
+def test_a_path_with_a_null_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"'a\\x00b' can be no path"):
+        files.expand("a\0b")

@@ -188,6 +188,14 @@ def test_what_another_decoder_made_is_made_again(digits, monkeypatch):
     assert np.unique(data.load("digits", root).images).tolist() == [7]
 
 
+def test_digits_go_to_a_folder_for_the_time_being_where_no_other_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert prepared.find("digits", None) == tmp_path / f"cljax-{os.getuid()}" / "digits" / "1.0.0"
+
+
 def test_without_a_home_data_go_to_a_folder_for_the_time_being(tmp_path, monkeypatch):
     for name in ("HOME", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)

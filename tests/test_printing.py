@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from cljax import cli
-from cljax.cli import printing, process, progress
+from cljax.cli import printing, process, progress, running
 from cljax.cli.options import RunError
 from cljax.training.driver import Event
 from tests.records import FIRST, SECOND, make_run
@@ -92,6 +92,42 @@ def test_a_full_output_is_one_paragraph_and_a_closed_one_an_end():
     assert (found.returncode, found.stderr) == (0, b"")
 
 
+def test_streams_that_were_closed_go_nowhere_and_no_file_gets_their_numbers(tmp_path):
+    code = """
+        import os, sys
+        from cljax import __main__ as command
+        command.fill_standard_streams()
+        print("out", file=sys.stderr)
+        print("lost"), sys.stdin.read()
+        os.write(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), b"kept")
+        os.write(2, b"lost")
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "file")]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words], check=False)
+    assert (closed.returncode, (tmp_path / "file").read_bytes()) == (0, b"kept")
+
+
+@pytest.mark.parametrize("columns", ["1", "2", "-5"])
+def test_a_narrow_terminal_gets_its_help(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["run", "--help"])
+    assert "Run one method" in capsys.readouterr().out
+    assert os.environ["COLUMNS"] == columns
+
+
+def test_methods_have_their_lines_where_python_drops_docstrings(capsys):
+    def described():
+        pass
+
+    def dropped(network):
+        """Keeps
+        all."""
+
+    dropped.__doc__ = None
+    assert (cli.docstring(dropped), cli.docstring(described), cli.docstring(len)[:6]) == ("Keeps\nall.", "", "Return")
+
+
 def test_a_run_does_not_end_because_progress_cannot_be_shown(monkeypatch, tmp_path):
     class Full(io.TextIOBase):
         def write(self, text):
@@ -121,9 +157,28 @@ def test_without_a_home_folder_no_program_is_kept(monkeypatch):
     process.use_compilation_cache()
 
 
+def test_a_device_without_the_memory_is_one_paragraph():
+    import jax
+
+    for error in (MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")):
+        with pytest.raises(RunError, match=r"needs more memory than there is.*--batch-size"), running.enough_memory():
+            raise error
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), running.enough_memory():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault of XLA")
+
+
+def test_a_variable_that_jax_refuses_is_one_paragraph():
+    found = ran(
+        "import sys; from cljax import cli; sys.exit(cli.main(['run', 'finetune', '--quiet']))",
+        env={"JAX_DEFAULT_PRNG_IMPL": "foo"},
+    )
+    words = " ".join(found.stderr.decode().split())
+    assert words.startswith('cljax: JAX refuses a JAX_... variable of the environment: Invalid value "foo" for')
+    assert found.returncode == 2
+
+
 @pytest.mark.parametrize("spoil", ["method", "seeds", "config", "half", "text"])
 def test_a_record_of_something_else_is_refused_before_the_run(spoil, tmp_path, capsys, monkeypatch):
-    from cljax.cli import running
     from cljax.cli.options import Options, configuration, settle
 
     config = json.loads(json.dumps(configuration(("finetune", "joint"), settle(Options()))))

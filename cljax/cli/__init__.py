@@ -5,7 +5,12 @@ Everything heavy is imported where it is used, so that `--help` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+import contextlib
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import tyro
 from rich.console import Console
@@ -118,8 +123,18 @@ def list_methods() -> int:
 
     known = constructors()
     width = max(map(len, known))
-    show(*(f"{name:{width}}  {(method.__doc__ or '').partition(chr(10))[0]}" for name, method in known.items()))
+    show(*(f"{name:{width}}  {docstring(method).partition(chr(10))[0]}" for name, method in known.items()))
     return 0
+
+
+def docstring(function: Callable) -> str:
+    """A function's docstring; where Python drops them (`-OO`), as its source has it."""
+    if function.__doc__:
+        return function.__doc__
+    with contextlib.suppress(OSError):  # there is no source either
+        defined = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+        return ast.get_docstring(cast(ast.FunctionDef, defined)) or ""
+    return ""
 
 
 def list_data(data_dir: str | None) -> int:

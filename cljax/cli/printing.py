@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -18,6 +19,8 @@ from cljax.text import printable
 
 PLAIN = {"±": "+-", "…": "...", "–": "-", "’": "'", "×": "x", "→": "->"} | dict.fromkeys("─━╸╺╴╶", "-")
 """For terminals that have ASCII only."""
+NARROWEST = 20
+"""Columns that are laid out for, at least: in one or two the help would never end."""
 
 
 class Closed(Exception):
@@ -68,15 +71,21 @@ def standard_output() -> Iterator[None]:
 
 @contextlib.contextmanager
 def any_terminal() -> Iterator[None]:
-    """Within, the standard streams take any text: what their encoding has not is written in ASCII."""
+    """Within, the standard streams take any text, what their encoding has not being ASCII, and have some columns."""
     codecs.register_error("cljax", _in_ascii)
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     before = [stream.errors for stream in streams]
     for stream in streams:
         stream.reconfigure(errors="cljax")
+    columns = os.environ.get("COLUMNS")
+    if narrow := shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     try:
         yield
     finally:
+        if narrow:
+            del os.environ["COLUMNS"]
+            os.environ.update({} if columns is None else {"COLUMNS": columns})
         for stream, errors in zip(streams, before, strict=True):
             with contextlib.suppress(OSError, ValueError):
                 stream.reconfigure(errors=errors)

@@ -32,9 +32,13 @@ def find_devices() -> None:
     """Looks for the devices that JAX is to use, before anything is built for them.
 
     Raises:
-      UsageError: there are none, such as for `JAX_PLATFORMS=cuda` on a machine without a GPU.
+      UsageError: there are none, such as for `JAX_PLATFORMS=cuda` on a machine without a GPU; or a variable of JAX has
+        a value that JAX does not know.
     """
-    import jax
+    try:
+        import jax
+    except ValueError as error:
+        raise UsageError(f"JAX refuses a JAX_... variable of the environment: {error}. Unset or mend it.") from error
 
     try:
         jax.devices()

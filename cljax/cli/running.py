@@ -105,7 +105,7 @@ def claim(
     path, fresh = run_path(options, config, needed)
     overwrite = options.output.overwrite
     claimed = folders.claim(path, config, names=list(parts), overwrite=overwrite, fresh=fresh, needed=needed)
-    with claimed as folder:
+    with claimed as folder, enough_memory():
         try:
             if folder.record is not None:
                 check_record(folder, config, parts)
@@ -135,10 +135,24 @@ def claim(
                 f"The run cannot go on: {' '.join(str(error).split())} What it saved so far is kept: once the cause is "
                 f"mended, the same command with --out {shell_word(folder.path)} goes on from there."
             ) from error
-        except MemoryError as error:
-            raise RunError("The run needs more memory than there is. What it saved so far is kept.") from error
         except KeyboardInterrupt:
             raise KeyboardInterrupt("The same command with --resume goes on from the last checkpoint.") from None
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raises: RunError, where the machine or the device has too little memory."""
+    import jax
+
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            "The run needs more memory than there is. What it saved so far is kept. Give a smaller --batch-size or "
+            "network, or --vectorize no where seeds go side by side."
+        ) from error
 
 
 def check_record(folder: RunFolder, config: dict[str, Any], parts: Parts) -> None:

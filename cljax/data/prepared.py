@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import pathlib
@@ -91,7 +92,11 @@ def cache_folder() -> pathlib.Path:
     try:
         return folder_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cljax"
     except ValueError:  # there is no home, as in some containers
-        return pathlib.Path(tempfile.gettempdir()) / f"cljax-{os.getuid()}"
+        return _temporary()
+
+
+def _temporary() -> pathlib.Path:
+    return pathlib.Path(tempfile.gettempdir()) / f"cljax-{os.getuid()}"
 
 
 def folder_path(path: str | os.PathLike) -> pathlib.Path:
@@ -152,10 +157,11 @@ def find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path:
     if name == "digits":
         if data_dir:
             return _build(name, directory)
-        try:
-            return _build(name, directory if os.environ.get("TFDS_DATA_DIR") else cache_folder())
-        except OSError:
-            return _build(name, cache_folder())  # a shared $TFDS_DATA_DIR is often not ours to write
+        places = [cache_folder(), _temporary()]  # a shared $TFDS_DATA_DIR, or a home, is often not ours to write
+        for place in [directory, *places] if os.environ.get("TFDS_DATA_DIR") else places:
+            with contextlib.suppress(OSError):
+                return _build(name, place)
+        return _build(name, places[0])
     if name.startswith((".", "/", "~")):
         raise ValueError(f"There is no folder {_short(name)}. A folder of images has a sub-folder for each class.")
     names = sorted({"digits", *found})
