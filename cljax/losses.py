@@ -86,6 +86,7 @@ def cross_entropy(
     chex.assert_equal_shape([logits, labels])
     labels = jnp.where(valid, labels.astype(logits.dtype), 0)
     known = jnp.all(jnp.abs(labels - 0.5) <= 0.5 + _SLACK, axis=-1)
+    labels = jnp.where(known[:, None], labels, 0)  # NaN times a gradient of 0 would be NaN
     values = _binary(logits, labels, valid)
     if single_label is not None:
         logs = jax.nn.log_softmax(mask_logits(logits, valid), axis=-1)

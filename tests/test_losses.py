@@ -191,6 +191,16 @@ def test_multi_label_targets_outside_0_to_1_are_nan_where_they_count():
         assert np.isfinite(jax.grad(lambda logits, loss=loss: loss(logits)[0])(logits)).all()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+@pytest.mark.parametrize("single", [None, True])
+def test_a_multi_label_target_that_is_none_harms_no_gradient_of_a_mean_that_leaves_it_out(bad, single):
+    logits, labels = jnp.array([[0.3, -1.0], [1.0, 0.5]]), jnp.array([[bad, 1.0], [0.0, 1.0]])
+    loss = lambda logits, labels: losses.cross_entropy(logits, labels, single_label=single)
+    mean = lambda logits: losses.weighted_mean(loss(logits, labels), jnp.array([0.0, 1.0]))
+    alone = jax.grad(lambda logits: loss(logits, labels[1:])[0])(logits[1:])
+    close(jax.grad(mean)(logits), jnp.concatenate([jnp.zeros([1, 2]), alone]))
+
+
 @pytest.mark.parametrize("loss", [losses.distillation, losses.sigmoid_distillation])
 def test_temperatures_that_are_none_are_refused_or_nan(loss):
     for wrong in (0, -1.0, float("nan"), float("inf"), "2", jnp.float32(0)):
