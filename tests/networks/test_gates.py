@@ -71,6 +71,7 @@ FUNCTIONS = {
     "cumulative sum": lambda x: jnp.cumsum(x, -1),
     "two winners": lambda x: jnp.where(x >= jnp.sort(x, -1)[..., -2, None], x, 0.0),
     "sorted": lambda x: jnp.sort(x, -1),
+    "limited length": lambda x: x * jnp.minimum(1, 100 / jnp.linalg.norm(x, axis=-1, keepdims=True)),
     "attention": lambda x: jnp.einsum("bij,bj->bi", nn.softmax(x[:, :, None] * x[:, None, :]), x),
 }
 MIXING = {
