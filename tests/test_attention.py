@@ -105,6 +105,10 @@ def test_wrong_shapes_are_refused():
         pooled_linear_cam(maps, kernel.T, jnp.array([0, 1]))
     with pytest.raises(AssertionError):
         grad_cam(decode, maps[0], jnp.array([0, 1]))
+    with pytest.raises(AssertionError):
+        grad_cam(lambda maps: decode(maps[:1]), maps, jnp.array([0, 1]))
+    with pytest.raises(AssertionError):
+        pooled_linear_cam(maps[0], kernel, jnp.array([0, 1]))
 
 
 POOLED = lambda maps, kernel, label: grad_cam(lambda maps: maps.mean((1, 2)) @ kernel, maps, label)

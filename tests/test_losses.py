@@ -219,7 +219,17 @@ def test_wrong_shapes_are_refused():
     with pytest.raises(AssertionError):
         losses.cross_entropy(jnp.ones([2, 3]), jnp.array([0, 1]), classes=jnp.ones([1], bool))
     with pytest.raises(AssertionError):
-        losses.distillation(jnp.ones([2, 3]), jnp.ones([2, 2]), temperature=2.0)
+        losses.mask_logits(jnp.ones([2, 3]), jnp.array([1, 1, 0]))
+    with pytest.raises(AssertionError):
+        losses.feature_distillation(jnp.ones([2, 3]), jnp.ones([1, 3]))
+    for loss in (losses.distillation, losses.sigmoid_distillation):
+        for student, teacher in (([2, 3], [2, 2]), ([2, 3], [1, 3]), ([2, 2, 3], [2, 2, 3])):
+            with pytest.raises(AssertionError):
+                loss(jnp.ones(student), jnp.ones(teacher), temperature=2.0)
+    for loss in (losses.l1_response, losses.l2_response):
+        for student, teacher in (([2, 3], [1, 3]), ([2, 2, 3], [2, 2, 3])):
+            with pytest.raises(AssertionError):
+                loss(jnp.ones(student), jnp.ones(teacher))
     with pytest.raises(AssertionError):
         losses.attention_distillation(jnp.ones([2, 3]), jnp.ones([2, 2]))
 

@@ -113,6 +113,12 @@ def test_prune_by_activity(owner, activity, threshold):
     np.testing.assert_array_equal(new, np.where(dead, masks.FREE, owner))
 
 
+def test_a_threshold_is_compared_in_the_activity_s_dtype():
+    activity, threshold = jnp.array([0.25, 0.5, 0.75], jnp.bfloat16), np.array([0.25, 0.25, 0.75], np.float32)
+    owner = masks.prune_by_activity(jnp.array([1, 1, 1]), 1, activity, threshold=threshold)
+    assert owner.tolist() == [masks.FREE, 1, masks.FREE]
+
+
 def test_claiming_all_and_releasing_the_unused():
     owner = masks.claim(jnp.array([0, masks.FREE, masks.FREE]), 1, 99)
     owner = masks.prune_by_activity(owner, 1, jnp.array([0.0, 0.5, 0.0]), threshold=0.0)

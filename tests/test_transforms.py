@@ -246,6 +246,9 @@ def test_rmsprop_closed_form():
     optimizer = transforms.rmsprop_tf1(decay=0.5, epsilon=0.25)
     updates, _ = optimizer.update(jnp.array([1.0, 2.0]), optimizer.init(jnp.zeros([2])))
     np.testing.assert_allclose(updates, [-1 / np.sqrt(0.5 + 0.5 + 0.25), -2 / np.sqrt(0.5 + 2 + 0.25)], rtol=1e-6)
+    forgetful = transforms.rmsprop_tf1(decay=0.0)  # with its own epsilon, 1e-10
+    updates, _ = forgetful.update(jnp.array([1e-5]), forgetful.init(jnp.zeros([1])))
+    np.testing.assert_allclose(updates, [-1 / np.sqrt(2)], rtol=1e-6)
 
 
 def test_per_task_marks_every_leaf_and_is_otherwise_transparent():
