@@ -32,14 +32,14 @@ TESTS = {
     ("losses",): ("test_losses.py",),
     ("attention",): ("test_attention.py",),
     ("masks",): ("test_masks.py",),
-    ("ownership",): ("test_ownership.py", "test_tfm.py", "test_clnp.py"),
+    ("ownership",): ("test_ownership.py",),
     ("transforms",): ("test_transforms.py",),
     ("filters",): ("test_filters.py",),
     tuple(f"metrics.{name}" for name in METRICS): ("test_metrics.py", "test_precision.py"),
     ("rows",): ("test_rows.py",),
     ("memory",): ("test_memory.py",),
-    ("training.step",): ("test_training.py", "test_methods.py"),
-    ("training.evaluation",): ("test_training.py", "test_both_kinds.py"),
+    ("training.step",): ("test_train_step.py",),
+    ("training.evaluation",): ("test_evaluation.py",),
     ("streams.sampling",): ("test_streams.py",),
 }
 """The modules of each group, and the files of tests about them; the modules' own doctests are run as well."""

@@ -580,6 +580,43 @@ def test_sequential_by_hand():
     np.testing.assert_array_equal(draw(jnp.int32(2), jnp.int32(0)).weights, [0, 0])
 
 
+def test_a_partial_batch_of_a_single_example_repeats_it():
+    tables = by_hand([1, 3])
+    batch = streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), 2)
+    assert (batch.labels.tolist(), batch.weights.tolist(), batch.tasks.tolist()) == ([0, 0], [1, 0], [0, 0])
+
+
+def test_a_balanced_draw_by_hand():
+    """Tasks of 2, 4 and 3 examples, of which the second is visited: the first gives its two in turn, in one order."""
+    table, clock = by_hand([2, 4, 3]).train, make_clock(task=1)
+    firsts, seconds = set(), set()
+    for seed in range(8):
+        order, count = streams.epoch_order(table, clock, jax.random.key(seed), draws_from="balanced", capacity=5)
+        first, second = np.asarray(order[:8]).reshape(4, 2).T.tolist()
+        assert int(count) == 8
+        assert first[:2] == first[2:]
+        assert sorted(first[:2]) == [0, 1]
+        assert sorted(second) == [2, 3, 4, 5]
+        firsts.add(tuple(first))
+        seconds.add(tuple(second))
+    assert len(firsts) == 2
+    assert len(seconds) > 3
+
+
+def test_batches_have_examples():
+    tables = by_hand([2, 3])
+    with pytest.raises(AssertionError):
+        streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), 0)
+    with pytest.raises(AssertionError):
+        streams.draw(tables, tables.train, jnp.array([0, 1]), jnp.int32(2), jnp.int32(0), 0)
+    with pytest.raises(AssertionError):
+        streams.epoch_order(tables.train, make_clock(), jax.random.key(0), draws_from="current", capacity=0)
+    with pytest.raises(AssertionError):
+        streams.gather(tables, tables.train, jnp.array([[0]]))
+    with pytest.raises(AssertionError):
+        streams.gather(tables, tables.train, jnp.array([0.0]))
+
+
 def test_one_trace_serves_all_tasks_inside_a_loop():
     tables = by_hand([2, 3, 4])
 

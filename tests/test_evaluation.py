@@ -1,0 +1,166 @@
+"""Evaluation by hand, of a method whose logits are a table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax import methods, networks, rows
+from cljax.training import evaluation
+from cljax.types import Batch, Learner, Table, Tables, make_clock
+
+CLASSES = np.array([[True, True, False], [True, True, True]])
+LOGITS = np.zeros((2, 5, 3), np.float32)
+LOGITS[0] = [[2, 1, 9], [3, 1, 0], [0, 1, 5], [5, 0, 0], [0, 0, 0]]
+LOGITS[1] = [[0, 0, 0], [0, 0, 0], [4, 0, 0], [0, 1, 2], [1, 5, 0]]
+LABELS = np.array([0, 1, 1, 2, 0], np.int32)
+
+
+def tables(labels=LABELS, sizes=(3, 2)):
+    start = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
+    test = Table(np.arange(sum(sizes), dtype=np.int32), labels[: sum(sizes)], start, np.array(sizes, np.int32))
+    return Tables(np.arange(5, dtype=np.int32)[:, None], test, test, test, None, CLASSES)
+
+
+def learner(classes=CLASSES, single_label=None):
+    return Learner({}, {}, (), {}, {}, None, jnp.asarray(classes), rows.resting(()), single_label)
+
+
+def told(logits=LOGITS):
+    base = methods.finetune(networks.mlp((1,), 3, hidden=(2,)))
+    return base._replace(predict=lambda learner, inputs, task: jnp.asarray(logits)[task][inputs[:, 0]])
+
+
+def found(logits=LOGITS, given=None, **options):
+    return evaluation.evaluate(told(logits), learner(), given or tables(), batch_size=2, **options)
+
+
+def printed(logits, first=0):
+    """The fingerprint, in Python's integers."""
+    bits = np.asarray(logits, np.float32).view(np.uint32).ravel().tolist()
+    place = first * np.shape(logits)[1]
+    return sum(bit * ((place + i) * 2654435762 + 1) for i, bit in enumerate(bits)) % 2**32
+
+
+def test_the_task_is_known():
+    result = found()
+    np.testing.assert_allclose(result.accuracy, [2 / 3, 1 / 2])
+    np.testing.assert_allclose(result.task_aware, [2 / 3, 1 / 2])
+    np.testing.assert_allclose(result.top5, [1, 1])
+    assert np.asarray(result.fingerprint).tolist() == [printed(LOGITS[0, :3]), printed(LOGITS[1, 3:])]
+    assert [leaf.dtype for leaf in result] == [jnp.float32] * 3 + [jnp.uint32]
+
+
+def test_the_task_is_unknown_among_those_visited():
+    result = found(scenario="class")
+    np.testing.assert_allclose(result.accuracy, [1 / 3, 0])
+    np.testing.assert_allclose(result.task_aware, [2 / 3, 1 / 2])
+    assert np.asarray(result.fingerprint).tolist() == [printed(LOGITS[0, :3]), printed(LOGITS[1, 3:])]
+    result = found(scenario="class", newest=jnp.int32(0))
+    np.testing.assert_allclose(result.accuracy, [2 / 3, 0])
+    np.testing.assert_allclose(result.top5, [1, 0])
+
+
+def test_splits():
+    given = tables()._replace(train=tables(LABELS[::-1]).train, validation=tables(sizes=(5, 0)).test)
+    np.testing.assert_allclose(found(given=given, split="train").accuracy, [2 / 3, 0])
+    result = found(given=given, split="validation")
+    np.testing.assert_allclose(result.accuracy, [3 / 5, np.nan])
+    assert np.isnan(result.task_aware).tolist() == np.isnan(result.top5).tolist() == [False, True]
+    assert int(result.fingerprint[1]) == 0
+
+
+def test_one_task_alone():
+    for task in (0, 1):
+        alone = evaluation.evaluate_task(told(), learner(), tables(), jnp.int32(task), scenario="class", batch_size=4)
+        for one, every in zip(alone, found(scenario="class"), strict=True):
+            np.testing.assert_array_equal(one, every[task])
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize(
+    ("task", "example", "output", "value", "lost"),
+    [
+        (0, 1, 0, np.nan, True),
+        (0, 1, 0, np.inf, True),
+        (0, 1, 0, -np.inf, False),
+        (0, 1, 2, np.nan, False),  # no class of that task
+        (0, 4, 0, np.nan, False),  # no example of that task
+    ],
+)
+def test_a_logit_that_is_no_number_is_no_accuracy(scenario, task, example, output, value, lost):
+    logits = LOGITS.copy()
+    logits[task, example, output] = value
+    result = found(logits, scenario=scenario, newest=jnp.int32(0))
+    assert np.isnan(result.accuracy).tolist() == np.isnan(result.top5).tolist() == [lost, False]
+    assert np.isnan(result.task_aware).tolist() == [lost, False]
+
+
+def add(logits, labels, weights, *, task=0, scenario="task", classes=None, single_label=None, first=0, start=None):
+    logits = jnp.asarray(logits, jnp.float32)
+    classes = np.ones((len(logits), logits.shape[-1]), bool) if classes is None else classes
+    size = logits.shape[1]
+    batch = Batch(
+        jnp.arange(size, dtype=jnp.int32)[:, None],
+        jnp.asarray(labels),
+        jnp.full(size, task, jnp.int32),
+        jnp.arange(size, dtype=jnp.int32),
+        jnp.asarray(weights, jnp.float32),
+    )
+    answers = evaluation.no_answers() if start is None else start
+    return evaluation.add_batch(
+        told(logits),
+        learner(classes, single_label),
+        jnp.int32(task),
+        answers,
+        batch,
+        scenario=scenario,
+        newest=jnp.int32(1),
+        first=jnp.int32(first),
+    )
+
+
+def test_five_of_seven_logits_count():
+    ranked = np.arange(7.0)[None, None].repeat(3, 1)  # the largest is the last
+    right, aware, top5, fingerprint = add(ranked, np.array([6, 2, 1]), [1, 1, 1])
+    assert (float(right), float(aware), float(top5)) == (1, 1, 2)
+    assert int(fingerprint) == printed(ranked[0])
+
+
+def test_answers_add_up_and_surplus_examples_have_no_part():
+    logits, labels = [[[0.0, 1.0], [1.0, 0.0]]], np.array([1, 0])
+    begun = (jnp.float32(10), jnp.float32(20), jnp.float32(30), jnp.uint32(40))
+    right, aware, top5, fingerprint = add(logits, labels, [1, 0], first=3, start=begun)
+    assert (float(right), float(aware), float(top5)) == (11, 21, 31)
+    assert int(fingerprint) == (40 + printed([[0.0, 1.0]], first=3)) % 2**32
+
+
+def test_several_labels_of_an_example_stand_at_its_task():
+    logits = [[[-1.0, 1.0, 9.0]], [[-1.0, 1.0, -1.0]]]
+    right, aware, *_ = add(logits, np.array([[0.0, 1.0, 0.0]], np.float32), [1], scenario="class", classes=CLASSES)
+    np.testing.assert_allclose([right, aware], [4 / 5, 1])
+    labels = np.array([[1.0, 0.0, 0.0]], np.float32)
+    right, aware, *_ = add(logits, labels, [1], task=1, scenario="class", classes=CLASSES)
+    np.testing.assert_allclose([right, aware], [(1 + 0 + 0 + 0 + 1) / 5, 1 / 3])
+    one_hot = np.array([[0.0, 1.0, 0.0]], np.float32)
+    kinds = jnp.array([True, False])
+    right, aware, *_ = add(logits, one_hot, [1], scenario="class", classes=CLASSES, single_label=kinds)
+    np.testing.assert_allclose([right, aware], [1, 1])
+    right, *_ = add(logits, one_hot, [1], classes=CLASSES, single_label=~kinds, task=1)
+    assert float(right) == 1
+
+
+def test_batches_that_cover_so_many_examples():
+    assert [int(evaluation.number_of_batches(jnp.int32(size), 2)) for size in range(4)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("newest", "evaluated", "lost"), [(1, True, True), (0, True, False), (1, False, False), (2, True, True)]
+)
+def test_lost_logits_of_visited_tasks_are_a_failure(newest, evaluated, lost):
+    values = jnp.array([0.5, jnp.nan, 0.0])
+    clock = make_clock(round=4, task=1, phase=3, epoch=2, newest=newest)
+    result = evaluation.Evaluation(values, values, values, jnp.zeros(3, jnp.uint32))
+    failure = evaluation.lost_logits(result, clock, jnp.bool_(evaluated))
+    assert [int(value) for value in failure] == ([4, 1, 3, 2, -1, -1] if lost else [-1] * 6)
+    assert {leaf.dtype for leaf in jax.tree.leaves(failure)} == {jnp.dtype("int32")}

@@ -1,0 +1,191 @@
+"""The learner that a run begins with, and the step that moves it, by hand, of a method without a network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import methods, networks, rows
+from cljax.training.step import keep_signature, make_learner, make_train_step, phase_rate
+from cljax.types import Batch, Learner, Part, Phase, Table, Tables, make_clock
+
+MOMENTUM = optax.sgd(1.0, momentum=0.5)
+KEY = jax.random.key(3)
+
+
+def init(key):
+    first, second = jax.random.split(key)
+    params = {"w": jax.random.normal(first, (2,)), "head": jax.random.uniform(second, (3,))}
+    return params, {"stats": jnp.zeros(1)}, {"teacher": params, "count": 0}, {"strength": 0.5}
+
+
+def method(**fields):
+    base = methods.finetune(networks.mlp((2,), 2, hidden=(2,)))
+    return base._replace(**{"name": "by hand", "init": init, "per_task": ("head",), **fields})
+
+
+def tables(labels, single_label=None):
+    table = Table(np.arange(4), labels, np.array([0, 2, 4]), np.array([2, 2, 0]))
+    return Tables(np.zeros((4, 5), np.uint8), table, table, table, None, np.ones((3, 2), bool), single_label)
+
+
+def made(labels=None, single_label=None, capacity=None, **fields):
+    labels = np.zeros(4, np.int32) if labels is None else labels
+    return make_learner(method(**fields), MOMENTUM, tables(labels, single_label), 0.25, KEY, capacity)
+
+
+def test_each_task_s_rows_are_drawn_by_a_key_of_its_own():
+    learner = made()
+    drawn = [init(jax.random.fold_in(KEY, task))[0] for task in range(3)]
+    np.testing.assert_array_equal(learner.params["w"], drawn[0]["w"])
+    heads = [one["head"] for one in drawn]
+    np.testing.assert_array_equal(learner.params["head"], heads)
+    assert not np.array_equal(heads[0], heads[1])
+    np.testing.assert_array_equal(learner.method_state["teacher"]["head"], heads)
+    np.testing.assert_array_equal(learner.method_state["teacher"]["w"], drawn[0]["w"])
+    assert learner.method_state["count"].shape == ()
+    assert learner.collections["stats"].shape == (1,)
+
+
+def test_a_new_learner():
+    learner = made()
+    assert {name: float(value) for name, value in learner.hyper.items()} == {"strength": 0.5, "rate": 0.25}
+    trace = learner.opt_state[0].trace
+    assert (trace["w"].shape, trace["head"].shape) == ((2,), (3, 3))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(learner.opt_state))
+    assert learner.memory is None
+    assert learner.single_label is None
+    assert learner.classes.shape == (3, 2)
+    assert learner.classes.all()
+    assert (learner.rows.per_task, learner.rows.keeps) == (("head",), ())
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(learner))
+    assert {leaf.dtype for leaf in learner.hyper.values()} == {jnp.dtype("float32")}
+    kept = made(keeps_rows=("head",), single_label=np.array([True, False, True]))
+    assert kept.opt_state[0].trace["head"].shape == (3, 3)
+    assert kept.rows.keeps == ("head",)
+    assert kept.single_label.tolist() == [True, False, True]
+
+
+def test_state_that_depends_on_the_number_of_tasks_and_examples():
+    allocate = lambda state, tasks, capacity: {**state, "cache": jnp.zeros((tasks, capacity.get("train", 1)))}
+    assert made(allocate=allocate, capacity={"train": 7}).method_state["cache"].shape == (3, 7)
+    assert made(allocate=allocate).method_state["cache"].shape == (3, 1)
+
+
+def test_an_empty_memory():
+    learner = make_learner(method(capacity=6), MOMENTUM, tables(np.zeros((4, 2), np.float32)), 0.25, KEY)
+    shapes = [(leaf.shape, leaf.dtype.name) for leaf in learner.memory]
+    assert shapes == [((6, 5), "uint8"), ((6, 2), "float32"), ((6,), "int32"), ((6,), "bool")]
+    assert not any(leaf.any() for leaf in learner.memory)
+    learner = make_learner(method(capacity=6), MOMENTUM, tables(np.zeros(4, np.int32)), 0.25, KEY)
+    assert (learner.memory.labels.shape, learner.memory.labels.dtype) == ((6,), jnp.int32)
+
+
+def test_paths_that_are_no_leaves_are_refused():
+    with pytest.raises(ValueError, match="per_task names 'haed', which is no leaf"):
+        made(per_task=("haed",))
+    with pytest.raises(ValueError, match="keeps_rows names 'w'"):
+        made(keeps_rows=("w",))
+
+
+def test_a_signature_is_kept():
+    before = Learner({"w": jnp.zeros(2)}, {}, (), {}, {}, None, None, rows.resting(()))
+    weak = before._replace(params={"w": jnp.full(2, 1.0) * jnp.asarray(2.0)})
+    after = keep_signature(before, weak, "it")
+    assert after.params["w"].tolist() == [2, 2]
+    assert not after.params["w"].weak_type
+    for leaf, words in ((jnp.zeros(3), r"float32\[3\]"), (jnp.zeros(2, jnp.int32), r"int32\[2\]")):
+        with pytest.raises(TypeError, match=rf"it changed 'params/w' from float32\[2\] to {words}"):
+            keep_signature(before, before._replace(params={"w": leaf}), "it")
+    with pytest.raises(TypeError, match="it changed the structure of the learner"):
+        keep_signature(before, before._replace(params={"w": jnp.zeros(2), "new": jnp.zeros(2)}), "it")
+
+
+def test_the_rate_of_each_phase():
+    phases = (Phase(rate=lambda clock: 0.5), Phase(rate=lambda clock: 0.1 * clock.epoch.astype(jnp.float32)))
+    for several in (phases[:1], phases):
+        rate = phase_rate(method(phases=several), make_clock(phase=0, epoch=4))
+        assert (float(rate), rate.dtype) == (0.5, jnp.float32)
+    np.testing.assert_allclose(phase_rate(method(phases=phases), make_clock(phase=1, epoch=4)), 0.4, rtol=1e-6)
+
+
+def focused(hyper=0.5):
+    params = {"w": jnp.array([3.0, 4.0])}
+    return Learner(
+        params,
+        {"stats": jnp.zeros(1)},
+        MOMENTUM.init(params),
+        {"steps": jnp.float32(0)},
+        {"rate": jnp.float32(hyper)},
+        None,
+        jnp.ones((1, 2), bool),
+        rows.resting(()),
+    )
+
+
+def batch(**fields):
+    return Batch(*(jnp.zeros(2) for _ in Batch._fields))._replace(**fields)
+
+
+def product(params, learner, clock, batch, key):
+    return params["w"][0] * params["w"][1], ({"stats": learner.collections["stats"] + 1}, {"number": jnp.float32(7)})
+
+
+def test_two_steps_with_momentum_a_mask_and_a_phase_s_rate():
+    def after_step(previous, learner, clock, batch, gradients):
+        moved = previous.params["w"] - learner.params["w"]
+        return learner._replace(method_state={"steps": previous.method_state["steps"] + moved[0] + gradients["w"][0]})
+
+    by_hand = method(
+        loss=product,
+        adjust_gradients=lambda gradients, learner, clock, batch: jax.tree.map(lambda g: 2 * g, gradients),
+        after_step=after_step,
+        phases=(Phase(rate=lambda clock: 0.5),),
+    )
+    step, mask = make_train_step(by_hand, MOMENTUM), {"w": jnp.array([1.0, 0.0])}
+    learner, loss, metrics = step(focused(), mask, make_clock(), batch(), KEY)
+    assert (float(loss), float(metrics["number"]), learner.collections["stats"].tolist()) == (12, 7, [1])
+    assert learner.params["w"].tolist() == [3 - 0.25 * 2 * 4, 4]
+    assert learner.opt_state[0].trace["w"].tolist() == [8, 0]
+    assert float(learner.method_state["steps"]) == 2 + 8
+    learner, loss, _ = step(learner, mask, make_clock(), batch(), KEY)
+    assert float(loss) == 4
+    assert learner.params["w"].tolist() == [1 - 0.25 * (0.5 * 8 + 8), 4]
+    assert step.traces == 1
+    assert float(step.lower(learner, mask, make_clock(), batch(), KEY).cost_analysis()["flops"]) > 0
+
+
+def test_parts_are_updates_in_turn():
+    trains = lambda *where: lambda learner, clock: {"w": jnp.array(where)}
+
+    def second(params, learner, clock, batch, key):
+        return 3 * params["w"].sum(), ({"stats": learner.collections["stats"] + 10}, {"other": params["w"][0]})
+
+    by_hand = method(parts=(Part(product, trains(1.0, 0.0)), Part(second, trains(0.0, 1.0))))
+    step = make_train_step(by_hand, MOMENTUM)
+    learner, loss, metrics = step(focused(), {"w": jnp.float32(1.0)}, make_clock(), batch(), KEY)
+    assert float(loss) == 12 + 3 * (1 + 4)
+    assert learner.params["w"].tolist() == [3 - 0.5 * 4, 4 - 0.5 * 3]
+    assert {name: float(value) for name, value in metrics.items()} == {"number": 7, "other": 1}
+    assert learner.collections["stats"].tolist() == [11]
+    assert learner.opt_state[0].trace["w"].tolist() == [4, 3]
+    none = step(focused(), {"w": jnp.array([0.0, 1.0])}, make_clock(), batch(), KEY)[0]
+    assert none.params["w"].tolist() == [3, 4 - 0.5 * 3]
+
+
+def test_what_changes_the_signature_is_named():
+    wrong = {"stats": jnp.zeros(2)}
+
+    def step(size=2, field="labels", **fields):
+        by_hand, mask = method(**{"loss": product, **fields}), {"w": jnp.float32(1.0)}
+        given = batch(**{field: jnp.zeros(size)})
+        return make_train_step(by_hand, MOMENTUM)(focused(), mask, make_clock(), given, KEY)
+
+    with pytest.raises(TypeError, match="the loss of by hand or the optimizer changed 'collections/stats'"):
+        step(loss=lambda *given: (product(*given)[0], (wrong, {})))
+    with pytest.raises(TypeError, match="after_step of by hand changed 'collections/stats'"):
+        step(after_step=lambda previous, learner, *rest: learner._replace(collections=wrong))
+    for field in ("labels", "tasks", "weights"):
+        with pytest.raises(AssertionError):
+            step(3, field)
