@@ -122,6 +122,7 @@ def add(logits, labels, weights, *, task=0, scenario="task", classes=None, singl
 
 def test_five_of_seven_logits_count():
     ranked = np.arange(7.0)[None, None].repeat(3, 1)  # the largest is the last
+    assert [leaf.dtype.name for leaf in evaluation.no_answers()] == ["float32"] * 3 + ["uint32"]
     right, aware, top5, fingerprint = add(ranked, np.array([6, 2, 1]), [1, 1, 1])
     assert (float(right), float(aware), float(top5)) == (1, 1, 2)
     assert int(fingerprint) == printed(ranked[0])

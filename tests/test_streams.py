@@ -564,6 +564,9 @@ def test_memory_is_not_permuted_again():
     batch = streams.draw(tables, tables.train, slot, jnp.int32(1), jnp.int32(0), 1, memory)
     np.testing.assert_array_equal(batch.inputs, kept)
     assert [int(leaf[0]) for leaf in batch[1:]] == [0, 1, -1, 1]
+    other = memory._replace(inputs=kept.astype(jnp.float32))
+    with pytest.raises(AssertionError):  # a memory's examples are as the stream stores them
+        streams.draw(tables, tables.train, slot, jnp.int32(1), jnp.int32(0), 1, other)
 
 
 def test_sequential_by_hand():
@@ -601,6 +604,9 @@ def test_a_balanced_draw_by_hand():
         seconds.add(tuple(second))
     assert len(firsts) == 2
     assert len(seconds) > 3
+    single = by_hand([1, 3]).train
+    order, _ = streams.epoch_order(single, clock, jax.random.key(0), draws_from="balanced", capacity=5)
+    assert order[:6:2].tolist() == [0, 0, 0]
 
 
 def test_batches_have_examples():
