@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 from typing import Any, NamedTuple
 
 import jax
@@ -394,6 +395,26 @@ def test_the_identity_of_a_run_knows_its_data():
     assert identity.examples(changed) != identity.examples(images)
     on_demand = [identity.examples(Images([values], values.shape[1:], name="x")) for values in (images, changed)]
     assert on_demand[0] != on_demand[1]
+
+
+def test_the_identity_of_a_run_holds_its_examples_and_their_division(monkeypatch):
+    first, other = (conformance.stream(seed=seed) for seed in (0, 1))
+    images = np.array(first.tables.examples)
+    images[0, 0, 0] += 1
+    changed = first._replace(tables=first.tables._replace(examples=images))
+    monkeypatch.setattr(identity, "computation", lambda *given: "the same")
+
+    def of(stream):
+        facts = lambda: identity.facts_of(None, None, stream, None)
+        method = types.SimpleNamespace(name="finetune")
+        plan = types.SimpleNamespace(
+            method=method, programs={"epoch": None}, settings=SETTINGS, schedule=stream.schedule, facts=facts
+        )
+        return keeper.identity_of(plan, types.SimpleNamespace(members=[0], tables=stream.tables, hyper={}))
+
+    assert of(first) == of(conformance.stream(seed=0))
+    assert keeper._differences(of(first), of(changed)) == ["the examples"]
+    assert keeper._differences(of(first), of(other)) == ["the division of the data"]
 
 
 def test_the_identity_of_a_run_knows_what_is_computed():

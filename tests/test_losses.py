@@ -201,6 +201,11 @@ def test_a_multi_label_target_that_is_none_harms_no_gradient_of_a_mean_that_leav
     close(jax.grad(mean)(logits), jnp.concatenate([jnp.zeros([1, 2]), alone]))
 
 
+def test_multi_label_targets_may_be_outside_0_to_1_by_rounding_and_no_more():
+    targets = jnp.array([[1.0005], [-0.0005], [1.002], [-0.002]])
+    assert np.isnan(losses.cross_entropy(jnp.zeros([4, 1]), targets)).tolist() == [False, False, True, True]
+
+
 @pytest.mark.parametrize("loss", [losses.distillation, losses.sigmoid_distillation])
 def test_temperatures_that_are_none_are_refused_or_nan(loss):
     for wrong in (0, -1.0, float("nan"), float("inf"), "2", jnp.float32(0)):
@@ -295,6 +300,15 @@ def test_an_l1_loss_pulls_nothing_where_all_that_differs_is_rounding_and_wholly_
         apart = np.abs(compared(loss, student) - compared(loss, wide)).min(axis=-1) > 1e-13
         ours, expected = (np.asarray(each(student, wide)[1])[apart] for each in (of(loss), plain))
         np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_what_counts_as_rounding_is_measured_by_the_larger_number_of_both_rows():
+    """Unit rows, one at a single place and below 0, one spread out: at place 1 they differ by 1e-6, nothing."""
+    spread, single = np.full(10_000, 0.01, np.float32), np.zeros(10_000, np.float32)
+    spread[1], single[:2] = 0.010001, (-1, 0.01)
+    for student, teacher, slope in ((single, spread, -0.01), (spread, single, -1.0)):  # by (I - uu') sign(u - u')
+        distance = lambda q, teacher=teacher: losses.attention_distillation(q[None], jnp.asarray(teacher)[None]).sum()
+        np.testing.assert_allclose(jax.grad(distance)(jnp.asarray(student))[1], slope, atol=0.02)
 
 
 def test_zero_maps_give_zero_and_no_nan():
