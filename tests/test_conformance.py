@@ -24,8 +24,11 @@ from tests.zero_forgetting import Visits
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
 SETTINGS = training.Settings(batch_size=16, rate=RATE, evaluation_batch=32)
-ROUNDS = [(0, 2), (1, 2), (0, 1), (2, 2), (1, 1)]
-"""Three tasks, two of them visited again: one trace over these is one over any rounds."""
+ROUNDS = [(0, 2), (1, 1), (0, 1), (2, 1), (1, 1)]
+"""Three tasks, two of them visited again: one trace over these is one over any rounds.
+
+Short ones, for two programs of the same run round differently, and training makes small differences grow.
+"""
 
 every_method = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in conformance.TABLE]
@@ -109,7 +112,7 @@ def test_one_trace_over_any_rounds_and_both_drivers_agree(name):
     parts = [
         (learner.params, learner.collections, learner.method_state) for learner in (outcome.learners[0], result.learner)
     ]
-    assert_close(*parts, rtol=1e-4, atol=1e-5)
+    assert_close(*parts, rtol=conformance.TABLE[name].rounding, atol=1e-5)
     if result.learner.memory is not None:
         assert bits(outcome.learners[0].memory) == bits(result.learner.memory)
 
