@@ -9,6 +9,8 @@ from typing import Any
 
 INT32 = 2**31 - 1
 FLOAT32 = 3.4028234663852886e38
+TINY = 1.1754943508222875e-38
+"""Float32's least normal number: devices take what is smaller for 0."""
 
 
 def whole(name: str, value: Any, *, least: int = 0, most: int = INT32) -> int:
@@ -57,7 +59,7 @@ def real(
       most, below: the upper bound, allowed or not; at most one of them.
 
     Raises:
-      ValueError: it is not a finite number, or out of bounds.
+      ValueError: it is not a finite number, out of bounds, or so small that float32 takes it for 0.
 
     Example:
       >>> real('temperature', 2, above=0)
@@ -74,6 +76,8 @@ def real(
         number = math.nan if isinstance(value, str | bytes) or _is_bool(value) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
+    if 0 < abs(number) < TINY:
+        raise ValueError(f"{name} is {show(value)}, which float32 cannot tell from 0: its least number is {TINY:.2g}.")
     holds = (
         abs(number) <= FLOAT32
         and (least is None or number >= least)

@@ -306,3 +306,49 @@ def test_permuted_digits_domain_incremental_with_one_shared_head():
         own = np.diag(outcome.evaluation.accuracy[0])
         assert (own > 0.7).all(), build
     assert outcome.evaluation.accuracy[0, -1].min() > 0.7, "joint training keeps all of them"
+
+
+def test_what_is_no_network_method_stream_or_data_set_is_named():
+    import optax
+
+    from cljax import methods, networks, streams, training
+
+    for name in methods.__all__:
+        with pytest.raises(TypeError, match=r"network is <function mlp.*must be one of cljax.networks, built"):
+            getattr(methods, name)(networks.mlp)
+    with pytest.raises(ValueError, match=r"The method is 'finetune', but must be one of cljax.methods"):
+        training.make_run("finetune", optax.sgd(1.0), None)
+    with pytest.raises(ValueError, match=r"The stream is None, but must be one of cljax.streams"):
+        training.make_run(methods.finetune(networks.mlp((4,), 2)), optax.sgd(1.0), None)
+    for make in (streams.split, streams.permuted):
+        with pytest.raises(TypeError, match=r"dataset is str, but must be a data set"):
+            make("digits", tasks=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"outputs": 0}, "outputs is 0"),
+        ({"outputs": 2.0}, "outputs is 2.0"),
+        ({"inputs": (-4, 4, 1)}, "A side of inputs is -4"),
+        ({"inputs": "4"}, "A side of inputs is of '4'"),
+        ({"widths": (0,)}, "A width is 0"),
+        ({"widths": (2.5,)}, "A width is 2.5"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"std": 0.0}, "std is 0.0"),
+        ({"std": (1.0, float("nan"))}, "std is nan"),
+        ({"mean": float("inf")}, "mean is inf"),
+    ],
+)
+def test_networks_check_their_numbers(change, words):
+    from cljax import networks
+
+    given = {"inputs": (4, 4, 1), "outputs": 2, "widths": (3,), **change}
+    inputs, outputs, widths = (given.pop(name) for name in ("inputs", "outputs", "widths"))
+    for make in (
+        lambda: networks.mlp(inputs, outputs, hidden=widths, **given),
+        lambda: networks.cnn(inputs, outputs, channels=(widths,), **given),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()

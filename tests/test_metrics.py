@@ -315,3 +315,9 @@ def test_numbers_out_of_range_are_refused(wrong):
 
 def test_overhead_is_exact_however_large():
     assert metrics.overhead_bytes("weight_mask", weights=2**60 + 1, tasks=8) == 2**60 + 1
+
+
+@pytest.mark.parametrize("starts", [[9, 10, 11], [0, 0, 1], [-1, 0, 1], [1, 0, 2]])
+def test_phases_that_cannot_be_are_refused(starts):
+    with pytest.raises(ValueError, match=r"starts are .*must increase"):
+        metrics.peak_accuracy(np.ones((3, 3), np.float32), starts)

@@ -49,3 +49,10 @@ def test_a_traced_number_is_known_only_when_the_program_runs():
 def test_a_long_number_is_not_printed():
     assert show(10**5000) == "a number of more than 50 digits"
     assert len(show("x" * 1000)) == 60
+
+
+@pytest.mark.parametrize("value", [1e-46, -1e-40, 1e-38])
+def test_what_float32_takes_for_nothing_is_refused(value):
+    with pytest.raises(ValueError, match=r"rate is .*, which float32 cannot tell from 0"):
+        real("rate", value, least=None)
+    assert real("rate", 0) == 0.0

@@ -208,3 +208,11 @@ def test_every_broken_file_is_named(kind, tmp_path):
         path.write_bytes(content)
         for said in (message(lambda: head(path)), message(lambda: decode(path, str(path), 3))):
             assert not said or (str(path) in said and "\n" not in said)
+
+
+def test_negative_pixels_are_refused():
+    tags = {256: 2, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8 + 2 + 12 * 9 + 4, 277: 1, 279: 2, 339: 2}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    content = b"II*\0" + struct.pack("<IH", 8, 9) + entries + bytes(4) + bytes([1, 255])
+    with pytest.raises(PictureError, match="a file has pixels that are negative numbers"):
+        decode(content, "a file", 1)

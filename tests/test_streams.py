@@ -852,3 +852,14 @@ def test_a_raw_schedule_is_checked_as_those_built_here():
     ]:
         with pytest.raises(ValueError, match=words):
             check_schedule(wrong, 3)
+
+
+def test_a_seed_of_any_kind_of_whole_number_is_that_number():
+    images = np.zeros((8, 2, 2, 1), np.uint8)
+    dataset = data.from_arrays(images, [0, 1, 2, 3] * 2, images, [0, 1, 2, 3] * 2)
+    plain = streams.split(dataset, tasks=2, seed=3, class_order="random")
+    for seed in (np.int64(3), jnp.int32(3), np.array(3)):
+        stream = streams.split(dataset, tasks=2, seed=seed, class_order="random")
+        assert stream.facts == plain.facts
+        np.testing.assert_array_equal(stream.tables.train.index, plain.tables.train.index)
+        assert type(streams.permuted(dataset, tasks=2, seed=seed).facts["permutation"]["seed"]) is int

@@ -129,6 +129,8 @@ def _check(picture: Any, what: str) -> None:
     width, height = picture.size
     if width * height > PIXELS:
         raise PictureError(f"{what} has more than {PIXELS:,} pixels ({width}x{height}). Scale it down, or remove it.")
+    if picture.format == "TIFF" and 2 in picture.tag_v2.get(339, ()):  # Pillow takes them for numbers from 0 on
+        raise PictureError(f"{what} has pixels that are negative numbers. Convert it to numbers from 0 to 255.")
     if picture.mode[0] in "IF" or _bits(picture) > 8:
         raise PictureError(f"{what} has pixels of more than eight bits. Convert it to eight.")
 

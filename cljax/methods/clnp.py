@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from cljax import importance, masks, metrics, ownership, rows
-from cljax.methods.finetune import finetune
+from cljax.methods.finetune import check_network, finetune
 from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Phase, Tree, single_label_of
 
@@ -83,6 +83,7 @@ def clnp(
     Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, sections 2.1 and 2.2, algorithm 1
     (whose last lines should read the complement and the weights into *active* units).
     """
+    check_network(network)
     layout = _layout(network)
     kernels, wires = layout.kernels, layout.wires
     strengths = _strengths(l1, len(kernels))

@@ -9,7 +9,7 @@ import jax
 
 from cljax import filters, rows
 from cljax.filters import Kind, Sizes
-from cljax.methods.finetune import finetune
+from cljax.methods.finetune import check_network, finetune
 from cljax.numbers import whole
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
@@ -84,6 +84,7 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
     Reference: Lee, Stokes and Eaton, Learning Shared Knowledge for Deep Lifelong Learning using Deconvolutional
     Networks, 2019, equations 1 and 2, algorithm 1, appendix A.
     """
+    check_network(network)
     like, collections = jax.eval_shape(network.init, jax.random.key(0))
     shapes = {path: leaf.shape for path, leaf in zip(rows.leaf_paths(like), jax.tree.leaves(like), strict=True)}
     chosen = {path: filters.default_sizes(shape, kind=kind) for path, shape in shapes.items() if len(shape) == 4}

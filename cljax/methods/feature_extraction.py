@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import rows
-from cljax.methods.finetune import depends_on_own, finetune, task_loss
+from cljax.methods.finetune import check_network, depends_on_own, finetune, task_loss
 from cljax.methods.freezing import require_own_leaves
 from cljax.numbers import real, whole
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Phase, Tree
@@ -47,6 +47,7 @@ def feature_extraction(
 
     Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 3, implementation details.
     """
+    check_network(network)
     require_own_leaves("feature_extraction", network)
     base = finetune(network)
     hidden = whole("feature_extraction's hidden", hidden, least=1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cljax import losses, rows
-from cljax.numbers import real
+from cljax.numbers import real, show
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Tree, single_label_of
 
 
@@ -38,6 +39,7 @@ def finetune(network: Network, *, shared_rate: float | None = None, warm_up: flo
     Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 2; with `shared_rate`, table
     2(d). Their code starts it from a warm-up, of which the paper says nothing.
     """
+    check_network(network)
     if shared_rate is not None:
         shared_rate = real("finetune's shared_rate", shared_rate, least=0, most=1)
     phases = warm_up_phases("finetune", warm_up, network)
@@ -93,6 +95,15 @@ def finetune(network: Network, *, shared_rate: float | None = None, warm_up: flo
         choose=lambda scores, learners, clock, fold: (jnp.argmax(scores).astype(jnp.int32), learners),
         network=network,
     )
+
+
+def check_network(network: Any) -> None:
+    """Raises: TypeError, where it is no network."""
+    if not isinstance(network, Network):
+        raise TypeError(
+            f"The network is {show(network)}, but must be one of cljax.networks, built: networks.mlp(...), "
+            f"networks.cnn(...); networks.from_linen(...) and from_nnx(...) make one of a Flax module."
+        )
 
 
 def warm_up_phases(method: str, share: float, network: Network, then: str = "train") -> tuple[Phase, ...]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import rows
-from cljax.methods.finetune import finetune
+from cljax.methods.finetune import check_network, finetune
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
 
@@ -33,6 +33,7 @@ def freezing(network: Network) -> Method:
 
     Reference: the baseline of Masana et al., Ternary Feature Masks, 2020, section 4.
     """
+    check_network(network)
     require_own_leaves("freezing", network)
     base = finetune(network)
 

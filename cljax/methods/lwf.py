@@ -11,6 +11,7 @@ from jax import lax
 
 from cljax import losses, rows
 from cljax.methods.finetune import (
+    check_network,
     depends_on_own,
     finetune,
     is_warm_up,
@@ -111,6 +112,7 @@ def lwf(
     Reference: Li and Hoiem, Learning without Forgetting, 2016, figure 3 and equations 1 to 3; table 2(a) for
     `own_layers`, 2(c) for `response`.
     """
+    check_network(network)
     options = {"response": response, "scope": scope, "responses": responses, "updates": updates, "start": start}
     literals = {"response": Response, "scope": Scope, "responses": Responses, "updates": Updates, "start": Start}
     for name, value in options.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cljax import losses
-from cljax.methods.finetune import finetune, mean
+from cljax.methods.finetune import check_network, finetune, mean
 from cljax.methods.freezing import require_own_leaves
 from cljax.methods.teacher import (
     apply_trained,
@@ -48,6 +48,7 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
     Reference: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, 2017, section 4.1 and
     algorithm 3.
     """
+    check_network(network)
     require_own_leaves("lwf_mc", network)
     base = finetune(network)
 

@@ -12,7 +12,7 @@ from jax import lax
 from cljax import losses, rows
 from cljax.attention import grad_cam
 from cljax.losses import Distance
-from cljax.methods.finetune import finetune, mean
+from cljax.methods.finetune import check_network, finetune, mean
 from cljax.methods.freezing import require_own_leaves
 from cljax.methods.teacher import (
     flatten_heads,
@@ -98,6 +98,7 @@ def lwm(
     Reference: Dhar et al., Learning without Memorizing, 2019, equations 1 to 3 and 6, table 3. In print,
     equation 1 leaves out the second term of L_D.
     """
+    check_network(network)
     options = {
         "classification": (classification, Classification),
         "distilled": (distilled, Distilled),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from cljax import rows
-from cljax.methods.finetune import finetune
+from cljax.methods.finetune import check_network, finetune
 from cljax.types import Method, Network
 
 
@@ -25,6 +25,7 @@ def single_task(network: Network) -> Method:
 
     Reference: the baseline STL of Lee et al., Deconvolutional Factorized CNN, 2019, section 5.
     """
+    check_network(network)
     params, collections = jax.eval_shape(network.init, jax.random.key(0))
     every = rows.leaf_paths(params) + rows.leaf_paths(collections)
     return finetune(network)._replace(name="single_task", per_task=every, forgets_nothing=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import masks, ownership, rows
-from cljax.methods.finetune import finetune
+from cljax.methods.finetune import check_network, finetune
 from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Tree
 
@@ -78,6 +78,7 @@ def tfm(
 
     Reference: Masana, Tuytelaars and van de Weijer, Ternary Feature Masks, 2021, sections 3.2 to 3.4.
     """
+    check_network(network)
     layout = ownership.layout("tfm", network)
     _check(network, layout)
     given = FIRST_GROWTH if growth is None else growth

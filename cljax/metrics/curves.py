@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import chex
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -17,6 +20,12 @@ def _own_phase(curves: Array, starts: ArrayLike) -> Array:
     check_whole("starts", starts)
     starts = jnp.asarray(starts, jnp.int32)
     chex.assert_shape(starts, (count,))
+    if not isinstance(starts, jax.core.Tracer):
+        values = [-1, *starts.tolist(), epochs]
+        if any(after <= before for before, after in itertools.pairwise(values)):
+            raise ValueError(
+                f"starts are {values[1:-1]}, but must increase, from 0 on, and be below {epochs}, the epochs."
+            )
     ends = jnp.concatenate([starts[1:], jnp.array([epochs], jnp.int32)])
     epoch = jnp.arange(epochs, dtype=jnp.int32)[:, None]
     return jnp.broadcast_to((epoch >= starts[None]) & (epoch < ends[None]), curves.shape)

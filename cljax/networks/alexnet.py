@@ -8,7 +8,8 @@ import jax
 
 from cljax.networks.convolution import Padding, max_pool
 from cljax.networks.layers import Convolution, Normalization, activate, make_norm
-from cljax.networks.linen import Scalars, head_wires, layer_wires, make_network
+from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
+from cljax.numbers import real
 from cljax.types import Network
 
 Array = jax.Array
@@ -118,6 +119,8 @@ def alexnet(
     Reference: Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014, footnote 1; after
     Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012.
     """
+    check_numbers(inputs, outputs, [], [dropout], mean, std)
+    real("width", width, above=0)
     shape = tuple(inputs)
     height, width_of_maps = (_after_convolutions(side) for side in shape[:2])
     if min(height, width_of_maps) < 1:

@@ -17,7 +17,7 @@ from cljax.networks.layers import (
     default_kernel_init,
     make_norm,
 )
-from cljax.networks.linen import Scalars, head_wires, layer_wires, make_network
+from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
 from cljax.types import Network
 
 Array = jax.Array
@@ -153,6 +153,8 @@ def cnn(
     blocks = tuple(tuple(block) for block in channels)
     if not blocks or not all(blocks):
         raise ValueError("A CNN needs at least one block of at least one convolution: channels=((32,),), for example.")
+    dropouts, widths = _each_block("dropout", dropout, len(blocks)), [size for block in blocks for size in block]
+    check_numbers(inputs, outputs, [*widths, *dense], [*dropouts, dense_dropout], mean, std)
     windows = _each_block("kernel", kernel, len(blocks))
     pools = _each_block("pool", (pool,) * len(blocks) if isinstance(pool, Pool) else pool, len(blocks))
     module = _CNN(
@@ -160,7 +162,7 @@ def cnn(
         blocks,
         windows,
         pools,
-        _each_block("dropout", dropout, len(blocks)),
+        dropouts,
         tuple(dense),
         dense_dropout,
         pooled,

@@ -7,9 +7,11 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax.networks.gates import check_gates
 from cljax.networks.layers import Convolution
+from cljax.numbers import real, show, whole
 from cljax.types import Array, Network, Tree, Wire
 
 Scalars = float | Sequence[float]
@@ -46,6 +48,26 @@ def standardize(inputs: Array, mean: Scalars = 0.0, std: Scalars = 1.0, *, dtype
             )
         moments.append(jnp.broadcast_to(value, (1,) * (inputs.ndim - 1) + inputs.shape[-1:]))
     return (values - moments[0]) / moments[1]
+
+
+def check_numbers(
+    inputs: Sequence[int], outputs: int, widths: Sequence[int], dropout: Sequence[float], mean: Scalars, std: Scalars
+) -> None:
+    """Checks the numbers that a network is built of.
+
+    Raises:
+      ValueError: naming the one that is out of range.
+    """
+    for name, values in (("A side of inputs", inputs), ("outputs", [outputs]), ("A width", widths)):
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise ValueError(f"{name} is of {show(values)}, but must be of a sequence of whole numbers.")
+        for size in values:
+            whole(name, size, least=1)
+    for rate in dropout:
+        real("dropout", rate, least=0, below=1)
+    for name, moments, bounds in (("mean", mean, {}), ("std", std, {"above": 0})):
+        for moment in np.ravel(moments):
+            real(name, moment, **bounds)
 
 
 def parameter_dtype(params: Tree) -> Any:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from cljax.networks.layers import Normalization, activate, make_norm
-from cljax.networks.linen import Scalars, head_wires, layer_wires, make_network
+from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
 from cljax.types import Network
 
 Array = jax.Array
@@ -79,7 +79,7 @@ def mlp(
       The network.
 
     Raises:
-      ValueError: if there is no hidden layer.
+      ValueError: if there is no hidden layer, or a number is out of range.
 
     Example:
       >>> network = mlp((8, 8, 1), 2, hidden=(16,))
@@ -91,6 +91,7 @@ def mlp(
     """
     if not hidden:
         raise ValueError("An MLP needs at least one hidden layer: hidden=(256,), for example.")
+    check_numbers(inputs, outputs, hidden, [dropout], mean, std)
     make_norm(normalization)
     wiring = []
     for index in range(len(hidden)):

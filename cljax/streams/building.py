@@ -71,7 +71,8 @@ def split(
       >>> stream.facts["classes"], stream.tables.classes.sum(axis=1).tolist()
       ([['0', '1', '2'], ['3', '4']], [3, 2])
     """
-    check_options(tasks, scenario, validation, seed)
+    seed = check_options(tasks, scenario, validation, seed)
+    check_dataset(dataset)
     if dataset.labels.ndim == 2:
         raise ValueError(
             f"The data set {dataset.name!r} is multi-label, so that its classes cannot be divided among tasks without "
@@ -156,7 +157,8 @@ def permuted(
     Source: I. Goodfellow et al., An Empirical Investigation of Catastrophic Forgetting in Gradient-Based Neural
     Networks, ICLR 2014, section 5.
     """
-    check_options(tasks, scenario, validation, seed)
+    seed = check_options(tasks, scenario, validation, seed)
+    check_dataset(dataset)
     examples: Any = dataset.images
     shape = examples.shape[1:]
     largest = max(len(dataset.labels), int(np.prod(shape)))
@@ -233,7 +235,7 @@ def from_tasks(
       >>> stream.tables.train.size.tolist(), stream.tables.test.size.tolist(), stream.tables.classes.tolist()
       ([2, 3], [4, 1], [[True, True, False], [True, True, True]])
     """
-    check_options(len(tasks), scenario, validation, seed)
+    seed = check_options(len(tasks), scenario, validation, seed)
     checked = [_check_task(number, *task) for number, task in enumerate(tasks)]
     used = shares(share, len(tasks))
     for number, task in enumerate(checked[1:], 1):
@@ -277,17 +279,29 @@ def as_kind(labels: np.ndarray, single: np.ndarray | None, largest: int) -> np.n
     return labels if single is None else (labels[:, None] == np.arange(largest)).astype(np.float32)
 
 
-def check_options(tasks: int, scenario: str, validation: float, seed: int) -> None:
+def check_options(tasks: int, scenario: str, validation: float, seed: int) -> int:
     """Checks what all streams are told.
+
+    Returns:
+      The seed, as a Python int.
 
     Raises:
       ValueError: no task or too many, an unknown scenario, a share outside [0, 1), a seed out of range.
     """
     whole("tasks", tasks, least=1, most=MOST)
-    whole("seed", seed, most=LARGEST_SEED)
+    seed = whole("seed", seed, most=LARGEST_SEED)
     real("The validation share", validation, least=0, below=1)
     if scenario not in _SCENARIOS:
         raise ValueError(f"The scenario is {scenario!r}, but must be 'task', 'class' or 'domain'.")
+    return seed
+
+
+def check_dataset(dataset: Any) -> None:
+    """Raises: TypeError, where it is no data set."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset is {type(dataset).__name__}, but must be a data set, of data.load('digits') or data.from_arrays."
+        )
 
 
 def check_classes(labels: np.ndarray, count: int, what: str) -> None:

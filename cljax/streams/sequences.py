@@ -14,7 +14,7 @@ from cljax.data.images import Size
 from cljax.data.superclasses import Groups, groups_of
 from cljax.keys import LARGEST_SEED
 from cljax.numbers import whole
-from cljax.streams.building import as_kind, check_classes, check_options, finish, single_label, split
+from cljax.streams.building import as_kind, check_classes, check_dataset, check_options, finish, single_label, split
 from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
 from cljax.streams.schedules import make_table
 from cljax.types import Schedule, Stream, Tables
@@ -66,7 +66,7 @@ def sequence(
     tasks = number if tasks is None else whole("tasks", tasks, least=1)
     if tasks % number:
         raise ValueError(f"The tasks ({tasks}) must be a multiple of the {number} data sets, which all have as many.")
-    whole("seed", seed, most=LARGEST_SEED)
+    seed = whole("seed", seed, most=LARGEST_SEED)
     parts: list[tuple[str, np.ndarray]] = []
     for name, classes in combined.groups:
         order = np.asarray(classes)[draw_class_order(class_order, len(classes), seed)]
@@ -110,7 +110,8 @@ def by_superclass(
       ([['animals'], ['vehicles']], [['cat', 'dog'], ['car', 'bus']])
     """
     tasks = None if tasks is None else whole("tasks", tasks, least=1)
-    whole("seed", seed, most=LARGEST_SEED)
+    seed = whole("seed", seed, most=LARGEST_SEED)
+    check_dataset(dataset)
     known: Groups = groups_of(dataset.classes, groups, name=dataset.name)
     chosen = draw_class_order(order, len(known), seed, what="superclasses")
     members = group_classes(chosen, len(chosen) if tasks is None else tasks, None, what="superclasses")
@@ -159,7 +160,8 @@ def relabelled(
       >>> stream.tables.examples is data.images, stream.tables.train.labels.tolist()
       (True, [0, 1, 2, 3, 0, 0, 1, 1])
     """
-    check_options(len(labels), scenario, validation, seed)
+    seed = check_options(len(labels), scenario, validation, seed)
+    check_dataset(dataset)
     used = shares(share, len(labels))
     learn, validate = set_aside(dataset.train_labels, validation, seed)
     test = np.arange(dataset.train_size, len(dataset.labels))

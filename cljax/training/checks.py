@@ -90,6 +90,9 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
     Raises:
       ValueError: naming the thing and the cure.
     """
+    for name, value, kind in (("method", method, Method), ("stream", stream, Stream)):
+        if not isinstance(value, kind):
+            raise ValueError(f"The {name} is {show(value)}, but must be one of cljax.{name}s, built.")
     tables, schedule = stream.tables, stream.schedule
     if stream.scenario not in SCENARIOS:
         raise ValueError(f"The scenario '{stream.scenario}' is not one of {', '.join(SCENARIOS)}.")

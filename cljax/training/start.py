@@ -97,7 +97,9 @@ def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarra
                 f"The given leaf '{path}' of shape {shape} is none of {method.name}'s, which are: {', '.join(wanted)}. "
                 f"Build the network as it was when it was trained."
             )
-        if own and shape[1:] == wanted[path] and len(shape) == len(wanted[path]) + 1:
+        if np.asarray(value).dtype.kind in "cOSUMm":
+            raise ValueError(f"The given leaf '{path}' is of {np.asarray(value).dtype}, but must be of real numbers.")
+        if own and shape[1:] == wanted[path] and shape[:1] != (0,) and len(shape) == len(wanted[path]) + 1:
             value, shape = value[0], shape[1:]
         if shape != wanted[path]:
             cure = ", or leave the leaf out: it belongs to a task" if own else ""
