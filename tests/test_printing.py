@@ -202,3 +202,9 @@ def test_a_record_of_something_else_is_refused_before_the_run(spoil, tmp_path, c
     words = " ".join(capsys.readouterr().err.split())
     assert ("runs[0].accuracy is '0.5', but must be" if spoil == "text" else "holds something else than whole") in words
     assert (place / "record.json").read_text() == text
+
+
+def test_a_swept_value_that_its_method_refuses_is_refused(tmp_path, capsys):
+    code = cli.main(["sweep", "lwf", "temperature", "0", "1", "--no-cache", "--out", str(tmp_path / "run")])
+    assert (code, (tmp_path / "run").exists()) == (2, False)
+    assert "temperature is 0.0, but must be a finite number above 0" in " ".join(capsys.readouterr().err.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -110,6 +111,11 @@ def sweep(command: Sweep, errors: Console) -> int:
             if curve.parameter:
                 grid = [{curve.parameter: value} for value in curve.values]
                 training.check_hypers(job.methods[curve.method], grid, grid)
+            make = constructors()[curve.method]
+            if curve.parameter in inspect.signature(make).parameters:  # a value that the method itself refuses
+                for value in curve.values:
+                    given: dict[Any, Any] = {**job.parameters[curve.method], curve.parameter: value}
+                    make(job.methods[curve.method].network, **given)
 
     from cljax.report.sweep import FILES
 
