@@ -294,8 +294,8 @@ def test_the_command_builds_these_streams(monkeypatch):
         (["--data", "a", "b", "--division", "superclass"], "--division is superclass, but must be class"),
         (["--normalize", "each"], "--normalize is each, but must be left out"),
         (["--share", "0.1", "0.2"], "--share is 0.1 0.2, but must be one number, or one a task"),
-        (["--share", "0"], "--share is 0.0, but must be above 0"),
-        (["--image-size", "0"], "--image-size is 0, but must be one side or two"),
+        (["--share", "0"], "--share is 0.0, but must be a finite number above 0 and of at most 1"),
+        (["--image-size", "0"], "--image-size is 0, but must be a whole number from 1 to 32768"),
         (["--augment", "flip", "flip"], "--augment is flip flip"),
     ],
 )
