@@ -205,7 +205,8 @@ def default_sizes(shape: Sequence[int], *, kind: Kind = "df") -> Sizes:
     - `'tc2'`: 3/8 of the layer's inputs for the depth and of its features for the base, 3/4 for the basis: exactly
       the paper's for CIFAR-100.
 
-    Halves are rounded up. The window is 3 (1 for kernels of side 1); the stride 2, or 1 for kernels with an even side.
+    Halves are rounded up. The window is 3, or the kernel's longer side where that is less; the stride 2, or 1 for
+    kernels with an even side.
 
     Raises:
       ValueError: for another kind; a shape that is not four whole numbers of at least 1.

@@ -188,6 +188,28 @@ def test_default_sizes_round_up():
     assert filters.default_sizes((3, 3, 3, 7), kind="tc2") == Sizes(base=3, basis=6, depth=2)
 
 
+def test_default_sizes_by_the_sides_and_at_most():
+    found = [filters.default_sizes((*sides, 3, 7))[-2:] for sides in ((1, 1), (2, 2), (2, 3), (5, 5), (7, 1))]
+    assert found == [(1, 2), (2, 1), (3, 1), (3, 2), (3, 2)]
+    assert filters.default_sizes((3, 3, 3, 300)) == Sizes(base=64, basis=128)
+    assert filters.default_sizes((3, 3, 3, 300), kind="direct") == Sizes(base=128, basis=128)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("contraction_in", lambda leaf: leaf[:1]),
+        ("contraction_in", lambda leaf: leaf[None]),
+        ("contraction_out", lambda leaf: leaf[0]),
+        ("knowledge_base", lambda leaf: leaf[0]),
+    ],
+)
+def test_factors_of_other_shapes_are_refused(name, change):
+    factors = factors_of("tc2")
+    with pytest.raises(AssertionError):
+        filters.synthesize_tc2(**{**factors, name: change(factors[name])})
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -90,6 +90,15 @@ def test_the_task_is_data():
         np.testing.assert_array_equal(every[task], masks.weight_mask(owner, owner, task))
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, jnp.uint32])
+def test_a_task_is_a_whole_number_of_any_kind(kind):
+    owner, task = jnp.array([0, 1, 2, masks.FREE]), kind(1)
+    assert masks.ternary(owner, task).tolist() == [1, 2, 0, 0]
+    assert masks.weight_mask(None, owner, task).tolist() == [[0, 1, 0, 0]]
+    assert masks.weight_mask(owner, None, task).tolist() == [[1], [1], [0], [0]]
+    assert masks.claim(owner, task, kind(1)).tolist() == [0, 1, 2, 1]
+
+
 @given(owners, st.integers(0, SIZE + 2))
 @laws
 def test_claim(owner, count):

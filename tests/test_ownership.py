@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cljax import masks, networks, ownership, rows
@@ -92,7 +93,8 @@ def test_what_a_task_is_shown():
     assert (shown["gates"]["a"].dtype, shown["gates"]["b"].dtype) == (jnp.bfloat16, jnp.float32)
     own = ownership.show(collections, OWNER, 1, own=("a",))["gates"]
     assert lists(own) == {"a": [0, 1, 0], "b": [1, 1]}
-    assert lists(ownership.show(collections, OWNER, 1, newest=1)) == lists(shown)
+    for kind in (int, np.uint8, np.int16):
+        assert lists(ownership.show(collections, OWNER, kind(1), newest=kind(1))) == lists(shown)
     again = ownership.show(collections, OWNER, 0, newest=1)
     assert lists(again) == {"gates/a": [1, 0, 0], "gates/b": [0, 1], "frozen/a": [True] * 3, "other/x": [1]}
     assert "frozen" not in ownership.show({"gates": collections["gates"]}, OWNER, 0)
