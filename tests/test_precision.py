@@ -95,3 +95,8 @@ def test_of_a_learner_on_tasks_of_several_labels():
     single = test_hard_cases.conformance.stream()
     with pytest.raises(ValueError, match="needs several labels an example"):
         training.evaluate_precision(method, learner, single.tables)
+
+
+def test_lists_are_taken():
+    found = metrics.average_precision([[3.0], [2.0], [1.0]], [[0], [1], [0]], weights=[0, 1, 1])
+    assert found.tolist() == [1]

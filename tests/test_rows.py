@@ -115,3 +115,12 @@ def test_a_row_of_a_task_that_does_not_exist_is_refused_and_nan_where_it_is_trac
         assert np.isnan(params["head"]["kernel"]).all()
         assert np.isnan(params["norm"]["scale"]).all()
         np.testing.assert_array_equal(params["body"]["kernel"], whole.params["body"]["kernel"])
+
+
+def test_a_traced_task_that_exists_has_its_row():
+    whole = learner()
+    taken = jax.jit(lambda task: rows.take_row(whole.params, task, whole.rows))
+    for task in range(4):
+        jax.tree.map(
+            np.testing.assert_array_equal, taken(jnp.int32(task)), rows.take_row(whole.params, task, whole.rows)
+        )

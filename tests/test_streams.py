@@ -621,6 +621,8 @@ def test_batches_have_examples():
         streams.gather(tables, tables.train, jnp.array([[0]]))
     with pytest.raises(AssertionError):
         streams.gather(tables, tables.train, jnp.array([0.0]))
+    with pytest.raises(AssertionError):
+        streams.apply_permutation(jnp.array([1, 0]), jnp.array([[5, 6]]), jnp.array([0]))
 
 
 def test_one_trace_serves_all_tasks_inside_a_loop():
