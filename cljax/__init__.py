@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from cljax import rows as rows
     from cljax import safetensors as safetensors
     from cljax import sharing as sharing
+    from cljax import stored as stored
     from cljax import streams as streams
     from cljax import text as text
+    from cljax import trained as trained
     from cljax import training as training
     from cljax import transforms as transforms
     from cljax import types as types
@@ -60,8 +62,10 @@ __all__ = [
     "rows",
     "safetensors",
     "sharing",
+    "stored",
     "streams",
     "text",
+    "trained",
     "training",
     "transforms",
     "types",

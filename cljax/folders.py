@@ -24,8 +24,8 @@ from cljax.files import expand, read_json, remove_drafts, write_json
 CONFIG, RECORD, LOCK = "config.json", "record.json", ".lock"
 CHECKPOINTS, LEARNERS, TENSORBOARD = "checkpoints", "learners", "tensorboard"
 SEED = re.compile(r"seed-[0-9]+")
-SERIES = re.compile(r"[0-9]{8,12}(\.refused.*)?|\.draft-[0-9]+")
-"""What a series of checkpoints is made of."""
+SERIES, DRAFT = re.compile(r"[0-9]{8,12}(\.refused.*)?"), re.compile(r"\.draft-[0-9]+")
+"""What a series of checkpoints is made of, and what a save that was killed leaves in it."""
 CHECKPOINT = frozenset({"tree", "manifest.json"})
 """What a checkpoint holds."""
 GROUP = re.compile("group-[0-9]+")
@@ -365,10 +365,11 @@ def _remove_checkpoints(place: pathlib.Path) -> None:
     """Removes the series of checkpoints in a method's folder, and what is then empty."""
     for group in _named(place, GROUP):
         if not group.is_symlink():
+            _remove(group, DRAFT)
             _remove(group, SERIES, holds=CHECKPOINT)
-    with contextlib.suppress(OSError):  # something else is in it
-        place.rmdir()
-        place.parent.rmdir()
+    for folder in (place, place.parent):
+        with contextlib.suppress(OSError):  # gone, or something else is in it
+            folder.rmdir()
 
 
 def _remove(place: pathlib.Path, pattern: re.Pattern, *, holds: frozenset[str] | None = None) -> None:

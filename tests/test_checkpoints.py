@@ -789,7 +789,7 @@ def test_overwriting_removes_checkpoints_and_learners(tmp_path):
     for overwrite, left in ((False, True), (False, True), (True, False)):
         with folders.claim(tmp_path / "run", config, names=["lwf"], overwrite=overwrite) as folder:
             folder.start()
-            places = (folder.checkpoints("lwf") / "00000001", folder.path / "learners" / "lwf" / "seed-0")
+            places = (folder.checkpoints("lwf") / "group-0" / "00000001", folder.path / "learners" / "lwf" / "seed-0")
             assert all(place.exists() == (left and folder.record is not None) for place in places)
             for place in places:
                 place.mkdir(parents=True, exist_ok=True)
