@@ -2,7 +2,8 @@
 
 Tests compile hundreds of small programs and run each for an instant, so the compiler's backend optimises less here,
 which halves the suite, and has no fusion emitters where that can be chosen, which saves a third of the rest; set
-`XLA_FLAGS` yourself (empty, for example) to test with full optimisation. Compiled programs are kept in `.pytest_cache`,
+`XLA_FLAGS` yourself (empty, for example) to test with full optimisation. Compiled gradients are right with these flags,
+where `jnp.maximum` is not compiled into them: see `docs/compiled_maximum.md` and `tests/networks/test_gradients.py`. Compiled programs are kept in `.pytest_cache`,
 for the other workers and the next time.
 """
 
