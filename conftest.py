@@ -2,9 +2,9 @@
 
 Tests compile hundreds of small programs and run each for an instant, so the compiler's backend optimises less here,
 which halves the suite, and has no fusion emitters where that can be chosen, which saves a third of the rest; set
-`XLA_FLAGS` yourself (empty, for example) to test with full optimisation. Compiled gradients are right with these flags,
-where `jnp.maximum` is not compiled into them: see `docs/compiled_maximum.md` and `tests/networks/test_gradients.py`. Compiled programs are kept in `.pytest_cache`,
-for the other workers and the next time.
+`XLA_FLAGS` yourself (empty, for example) to test with full optimisation. With both flags a compiled `jnp.maximum` may
+lose its gradient, and in another way without them: `docs/compiled_maximum.md`; `tests/networks/test_gradients.py` keeps
+watch. Compiled programs are kept in `.pytest_cache`, for the other workers and the next time.
 """
 
 import importlib.metadata
