@@ -371,7 +371,7 @@ def test_names_of_folders_that_there_cannot_be(tmp_path, monkeypatch):
             assert len(str(error.value)) < 1500
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the user is not known
-    with pytest.raises(ValueError, match="begins with a home folder that is not known"):
+    with pytest.raises(ValueError, match="no such home folder is known"):
         data.load("~")
 
 

@@ -427,7 +427,7 @@ def test_archives_that_are_no_files(tmp_path):
     for place in (tmp_path / "pipe", tmp_path / "loop", "x" * 300, tmp_path / "gone"):
         with pytest.raises(ValueError, match=r"lacks .*train-images-idx3-ubyte.gz"):
             data.prepare("mnist", tmp_path, archives=place)
-    with pytest.raises(ValueError, match="begins with a home folder that is not known"):
+    with pytest.raises(ValueError, match="no such home folder is known"):
         data.prepare("mnist", tmp_path, archives="~nobody-of-this-name")
 
 

@@ -10,7 +10,7 @@ import tempfile
 
 from cljax.data import declared
 from cljax.data.keeping import clear
-from cljax.files import shown
+from cljax.files import expand, shown
 from cljax.numbers import show
 
 KNOWN = ("cifar10", "cifar100", "fashion_mnist", "mnist")
@@ -109,16 +109,11 @@ def folder_path(path: str | os.PathLike) -> pathlib.Path:
       >>> folder_path('~nobody-of-this-name/pictures')
       Traceback (most recent call last):
       ...
-      ValueError: '~nobody-of-this-name/pictures' begins with a home folder that is not known. Write the whole path.
+      ValueError: ~nobody-of-this-name/pictures begins with ~, but no such home folder is known. Set HOME, ...
     """
     if not isinstance(path, str | pathlib.PurePath) or not str(path) or "\0" in str(path):
         raise ValueError(f"{show(path)} is no path of a folder. Give one, such as './pictures'.")
-    try:
-        return pathlib.Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(
-            f"{show(str(path))} begins with a home folder that is not known. Write the whole path."
-        ) from None
+    return expand(path)
 
 
 def folder_name(path: pathlib.Path) -> str:

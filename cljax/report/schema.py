@@ -99,11 +99,7 @@ def array(axes: str, of: Rule) -> Rule:
             raise _not(value, f"a list of {axis}{', at least one' if first == axis else ''}")
         if len(value) != sizes.setdefault(axis, len(value)):
             raise Wrong("", f"has {len(value)} items, but there are {sizes[axis]} {axis}")
-        for place, item in enumerate(value):
-            try:
-                inner(item, sizes)
-            except Wrong as error:
-                raise error.at(f"[{place}]") from None
+        _each(value, lambda item: inner(item, sizes))
 
     return rule
 
@@ -114,13 +110,18 @@ def many(of: Rule, most: int) -> Rule:
     def rule(value: Any, _: dict[str, int]) -> None:
         if not isinstance(value, list) or len(value) > most:
             raise _not(value, f"a list of at most {most}")
-        for place, item in enumerate(value):
-            try:
-                of(item, {})
-            except Wrong as error:
-                raise error.at(f"[{place}]") from None
+        _each(value, lambda item: of(item, {}))
 
     return rule
+
+
+def _each(values: list, check: Callable[[Any], None]) -> None:
+    """Checks each item; an error says at which place."""
+    for place, item in enumerate(values):
+        try:
+            check(item)
+        except Wrong as error:
+            raise error.at(f"[{place}]") from None
 
 
 def table(of: Rule, most: int) -> Rule:
