@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import files, safetensors, stored, trained
+from cljax import files, old_names, safetensors, stored, trained
 from cljax.numbers import show, whole
 from cljax.types import Tree
 
@@ -48,14 +48,14 @@ class Saving(NamedTuple):
     Attributes:
       folder: of the checkpoints, one series for each group of seeds that run together.
       interval: seconds between checkpoints within a visit; 0: after every epoch (and step, where data are streamed).
-      share: of the time, in (0, 1], that saving may take: where visits are so short that saving after each would take
-        more, some are left out.
+      fraction: of the time, in (0, 1], that saving may take: where visits are so short that saving after each would
+        take more, some are left out.
       say: called with a line where a run is taken up, or a checkpoint cannot be used.
     """
 
     folder: str | os.PathLike
     interval: float = 60.0
-    share: float = 0.1
+    fraction: float = 0.1
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
 
     def due(self, *, ended: bool, waited: float, cost: float) -> bool:
@@ -73,7 +73,7 @@ class Saving(NamedTuple):
           >>> saving.due(ended=True, waited=0.5, cost=0.1)
           False
         """
-        return waited >= self.interval or (ended and waited * self.share >= cost)
+        return waited >= self.interval or (ended and waited * self.fraction >= cost)
 
 
 class Restored(NamedTuple):
@@ -396,7 +396,8 @@ def _read(path: pathlib.Path, manifest: dict[str, Any], like: Tree) -> Tree:
     """The tree of a verified checkpoint."""
     escaped = manifest["format"] > 1  # the first format did not
     wanted = {name if escaped else stored.readable(name): leaf for name, leaf in _leaves(like).items()}
-    there = manifest["leaves"]
+    stored_as = {old_names.leaf(name): name for name in manifest["leaves"]}
+    there = {name: manifest["leaves"][old] for name, old in stored_as.items()}
     for name in {**wanted, **there}:
         old = "{}{}".format(*there[name]) if name in there else "missing"
         new = f"{wanted[name].dtype}{list(wanted[name].shape)}" if name in wanted else "not expected"
@@ -404,9 +405,13 @@ def _read(path: pathlib.Path, manifest: dict[str, Any], like: Tree) -> Tree:
             shown = stored.readable(name) if escaped else name
             raise ValueError(f"it is of another tree: '{shown}' is {old}, but here it is {new}.")
     sizes = {name: leaf for name, leaf in wanted.items() if leaf.size}
-    abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)) for name, x in sizes.items()}
+    abstract = {
+        stored_as[name]: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)) for name, x in sizes.items()
+    }
     found = stored.read(path / TREE, abstract)
-    values = [found[name] if leaf.size else np.zeros(leaf.shape, leaf.dtype) for name, leaf in wanted.items()]
+    values = [
+        found[stored_as[name]] if leaf.size else np.zeros(leaf.shape, leaf.dtype) for name, leaf in wanted.items()
+    ]
     as_wanted = [_as(leaf, value) for leaf, value in zip(jax.tree.leaves(like), values, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(like), as_wanted)
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cljax import old_names
 from cljax.files import expand, read_json, remove_drafts, write_json
 
 CONFIG, RECORD, LOCK = "config.json", "record.json", ".lock"
@@ -130,7 +131,7 @@ def claim(
 
     Example:
       >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as place, claim(f'{place}/run', {'rate': .1}) as folder:
+      >>> with tempfile.TemporaryDirectory() as place, claim(f'{place}/run', {'learning_rate': .1}) as folder:
       ...     folder.start()
       ...     sorted(entry.name for entry in folder.path.iterdir())
       ['.lock', 'config.json']
@@ -188,7 +189,11 @@ def interrupted(
     with contextlib.suppress(OSError):
         found = [pathlib.Path(parent) / name for name in os.listdir(parent)]
     for path in sorted(found, key=_changed, reverse=True):
-        if not differences(_read(path / CONFIG), now) and not _is_finished(path, needed) and not _is_held(path):
+        if (
+            not differences(old_names.config(_read(path / CONFIG)), now)
+            and not _is_finished(path, needed)
+            and not _is_held(path)
+        ):
             return path
     return None
 
@@ -197,8 +202,8 @@ def differences(old: Any, new: Any, path: str = "", where: tuple[str, str] = ("t
     """The fields by which two configurations differ, each with both values and where they are.
 
     Example:
-      >>> differences({'training': {'rate': .1, 'epochs': 3}}, {'training': {'rate': .2, 'epochs': 3}})
-      ['training.rate (0.1 there, 0.2 now)']
+      >>> differences({'training': {'epochs': 5, 'clip': 1.0}}, {'training': {'epochs': 3, 'clip': 1.0}})
+      ['training.epochs (5 there, 3 now)']
     """
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
@@ -311,7 +316,7 @@ def _earlier(
     """The record of an unfinished run of the same configuration."""
     other = "Choose another folder with --out."
     try:
-        there, now = _load(path / CONFIG, other), json.loads(json.dumps(config))
+        there, now = old_names.config(_load(path / CONFIG, other)), json.loads(json.dumps(config))
     except FileNotFoundError:
         return None
     if not isinstance(there, dict):
@@ -325,7 +330,7 @@ def _earlier(
         return None
     cure = "Copy it back from where it is whole, begin the run anew with --overwrite, or choose another with --out."
     try:
-        record = _load(path / RECORD, cure)
+        record = old_names.record(_load(path / RECORD, cure))
     except FileNotFoundError:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("runs"), list):

@@ -349,7 +349,7 @@ def extract(tree: Tree, wiring: Sequence[Wire], gates: Mapping[str, ArrayLike]) 
 
     A network of `cljax.networks` computes with whatever widths its parameters have, and so `network.apply` of the small
     params and the small collections is the small network. Its logits are the gated network's up to rounding, as sums
-    are over fewer terms. With the params and collections of `networks.bake`, `collections['gates']` are the gates.
+    are over fewer terms. With the trees of `networks.export_task`, `collections['gates']` are the gates.
 
     Args:
       tree: nested dicts of arrays, params or collections, focused on the task (one head).

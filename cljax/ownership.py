@@ -134,7 +134,7 @@ def owner_of(method_state: Tree, collections: Tree) -> Owner | None:
     return owner if all(jnp.shape(owner[name]) == jnp.shape(gates[name]) for name in gates) else None
 
 
-def show(
+def apply_gates(
     collections: Tree, owner: Owner, task: ArrayLike, *, newest: ArrayLike | None = None, own: tuple[str, ...] = ()
 ) -> Tree:
     r"""The collections with which a network computes a task: gates open for what it sees, older channels frozen.
@@ -154,7 +154,7 @@ def show(
       The collections, of the same structure, shapes and dtypes.
 
     Example:
-      >>> gates = show({'gates': {'dense_0': jnp.ones(3)}}, {'dense_0': jnp.array([0, 1, 2])}, 1)['gates']
+      >>> gates = apply_gates({'gates': {'dense_0': jnp.ones(3)}}, {'dense_0': jnp.array([0, 1, 2])}, 1)['gates']
       >>> gates['dense_0'].tolist()
       [1.0, 1.0, 0.0]
     """
@@ -252,12 +252,14 @@ def _replace(params: Tree, values: Tree, where: Callable[[str], Array | None]) -
     return jax.tree_util.tree_map_with_path(lambda path, *both: choose(rows.path_name(path), *both), params, values)
 
 
-def sever(params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike, *, only_own: bool = False) -> Tree:
+def cut_interference(
+    params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike, *, only_own: bool = False
+) -> Tree:
     r"""Sets the interference weights to 0: from newer features into older ones, and from unseen ones into the head.
 
     .. math:: W_{ij} \leftarrow 0 \text{ where } \mathrm{in}_i > \mathrm{out}_j
 
-    Without them a network gives a task the same logits with all its gates open as with those of `show`.
+    Without them a network gives a task the same logits with all its gates open as with those of `apply_gates`.
 
     Args:
       params: focused on the task.
@@ -271,7 +273,8 @@ def sever(params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike, 
 
     Example:
       >>> params = {'head': jnp.ones([3, 1])}
-      >>> sever(params, {'head': Wire('head', 'gate', None)}, {'gate': jnp.array([0, 1, 2])}, 1)['head'].tolist()
+      >>> wires, owner = {'head': Wire('head', 'gate', None)}, {'gate': jnp.array([0, 1, 2])}
+      >>> cut_interference(params, wires, owner, 1)['head'].tolist()
       [[1.0], [1.0], [0.0]]
 
     Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, section 2.1.
@@ -289,7 +292,7 @@ def sever(params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike, 
     return _replace(params, jax.tree.map(jnp.zeros_like, params), disturbs)
 
 
-def redraw(tree: Tree, fresh: Tree, wiring: dict[str, Wire], owner: Owner, stacks: rows.Rows) -> Tree:
+def reinitialize(tree: Tree, fresh: Tree, wiring: dict[str, Wire], owner: Owner, stacks: rows.Rows) -> Tree:
     """Re-initialises what leads to free features: weights, biases, affines; of a shared head, what comes from them.
 
     Args:
@@ -305,7 +308,7 @@ def redraw(tree: Tree, fresh: Tree, wiring: dict[str, Wire], owner: Owner, stack
     Example:
       >>> wires = {'hidden': Wire('hidden', None, 'gate')}
       >>> owner = {'gate': jnp.array([0, masks.FREE])}
-      >>> redraw({'hidden': jnp.zeros([1, 2])}, {'hidden': jnp.ones([1, 2])}, wires, owner, rows.resting([]))
+      >>> reinitialize({'hidden': jnp.zeros([1, 2])}, {'hidden': jnp.ones([1, 2])}, wires, owner, rows.resting([]))
       {'hidden': Array([[0., 1.]], dtype=float32)}
 
     Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, algorithm 1.

@@ -30,7 +30,7 @@ class Rows:
     Attributes:
       params, collections, opt_state, method_state: at rest None; during a visit trees like the learner's own, with the
         stack `[T, ...]` as it was when the visit began at each focused leaf, and None elsewhere.
-      per_task, keeps: leaf paths with rows, and those of them that stay stacked during a visit. Static.
+      per_task, stacked: leaf paths with rows, and those of them that stay stacked during a visit. Static.
     """
 
     params: Tree
@@ -38,20 +38,20 @@ class Rows:
     opt_state: Tree
     method_state: Tree
     per_task: tuple[str, ...] = dataclasses.field(metadata={"static": True})
-    keeps: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    stacked: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
 
 PARTS = ("params", "collections", "opt_state", "method_state")
 
 
-def resting(per_task: Iterable[str], keeps: Iterable[str] = ()) -> Rows:
+def resting(per_task: Iterable[str], stacked: Iterable[str] = ()) -> Rows:
     """The rows of a learner at rest.
 
     Example:
       >>> resting(['head/kernel']).per_task
       ('head/kernel',)
     """
-    return Rows(None, None, None, None, tuple(per_task), tuple(keeps))
+    return Rows(None, None, None, None, tuple(per_task), tuple(stacked))
 
 
 def path_name(path: tuple) -> str:
@@ -92,7 +92,7 @@ def has_rows(path: str, rows: Rows) -> bool:
 
 def is_focused(path: str, rows: Rows) -> bool:
     """Whether a visit works on one row of the leaf of this path (it has rows, and is not kept stacked)."""
-    return TASK_SLOTS in path.split("/") or (ends_with(path, rows.per_task) and not ends_with(path, rows.keeps))
+    return TASK_SLOTS in path.split("/") or (ends_with(path, rows.per_task) and not ends_with(path, rows.stacked))
 
 
 def map_leaves(fn: Callable[..., Tree], tree: Tree, *rest: Tree) -> Tree:
@@ -173,7 +173,7 @@ def focus(learner: Learner, task: Array) -> Learner:
       task: int32 scalar, traced or not; never batched.
 
     Returns:
-      The focused learner: per-task leaves `[...]` (those of `rows.keeps` stay `[T, ...]`).
+      The focused learner: per-task leaves `[...]` (those of `rows.stacked` stay `[T, ...]`).
 
     Example:
       >>> learner = Learner({'head': jnp.arange(6.).reshape(3, 2)}, {}, (), {}, {}, None, None, resting(['head']))
@@ -227,7 +227,7 @@ def write_back(learner: Learner, task: Array) -> Learner:
     """
     rows = learner.rows
     merged = {part: merge_row(getattr(learner, part), getattr(rows, part), task) for part in PARTS}
-    return learner._replace(**merged, rows=resting(rows.per_task, rows.keeps))
+    return learner._replace(**merged, rows=resting(rows.per_task, rows.stacked))
 
 
 def expand(tree: Tree, tasks: int, rows: Rows) -> Tree:
@@ -246,15 +246,15 @@ def expand(tree: Tree, tasks: int, rows: Rows) -> Tree:
 
 
 def row_axes(tree: Tree, rows: Rows) -> Tree:
-    """The `vmap` axes of a tree in which kept leaves are stacks: 0 for those of `rows.keeps`, None elsewhere.
+    """The `vmap` axes of a tree in which kept leaves are stacks: 0 for those of `rows.stacked`, None elsewhere.
 
     To read all tasks' heads at once, `vmap` a network's `apply` with these as the axes of its params and collections;
     what does not depend on a stacked leaf (the encoder) is then computed once.
     """
-    return map_leaves(lambda path, leaf: 0 if ends_with(path, rows.keeps) else None, tree)
+    return map_leaves(lambda path, leaf: 0 if ends_with(path, rows.stacked) else None, tree)
 
 
-def check_paths(params: Tree, collections: Tree, per_task: Iterable[str], keeps: Iterable[str] = ()) -> None:
+def check_paths(params: Tree, collections: Tree, per_task: Iterable[str], stacked: Iterable[str] = ()) -> None:
     """Checks that every per-task path is a leaf's whole path and no other leaf's path ends with it.
 
     Raises:
@@ -278,5 +278,5 @@ def check_paths(params: Tree, collections: Tree, per_task: Iterable[str], keeps:
                 f"per_task names '{name}', but the leaf '{other[0]}' ends with the same components, so the two could "
                 f"not be told apart in the optimizer's state. Give one of the two modules another name."
             )
-    if stray := [name for name in keeps if name not in per_task]:
-        raise ValueError(f"keeps_rows names '{stray[0]}', which is not among per_task: {', '.join(per_task)}.")
+    if stray := [name for name in stacked if name not in per_task]:
+        raise ValueError(f"stacked names '{stray[0]}', which is not among per_task: {', '.join(per_task)}.")

@@ -32,7 +32,7 @@ def reused(
       owner: owners of each gate's features.
       task: int scalar.
       threshold: the absolute value that a weight must exceed to count.
-      own: gates that show a task its own features only, as of `ownership.show`: older ones there are closed.
+      own: gates that show a task its own features only, as of `ownership.apply_gates`: older ones there are closed.
 
     Returns:
       `{gate: [C] bool}`.
@@ -101,7 +101,7 @@ def diagnostics(network: Network, learner: Learner, *, threshold: float = 0.0) -
         params = rows.take_row(learner.params, task, learner.rows)
         found = reused(params, read.wires, owner, task, threshold=threshold, own=own)
         parts = jax.tree.map(lambda leaf: jnp.mean(leaf, dtype=jnp.float32), found)
-        used, newly_used, free = metrics.capacity(owner, task)
+        used, newly_used, free = metrics.feature_usage(owner, task)
         return Diagnostics(used, newly_used, parts, free)
 
     return jax.vmap(one)(jnp.arange(len(learner.classes), dtype=jnp.int32))

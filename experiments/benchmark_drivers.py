@@ -58,7 +58,7 @@ def run(dataset: data.Dataset, make_programs, config: Config) -> Outcome:
     stream = streams.split(dataset, tasks=2, epochs=config.epochs, validation=0.0)
     blocks = tuple((features,) for features in config.channels)
     network = networks.cnn(dataset.images.shape[1:], 5, channels=blocks, mean=stream.mean, std=stream.std)
-    settings = training.Settings(batch_size=config.batch_size, rate=0.01)
+    settings = training.Settings(batch_size=config.batch_size, learning_rate=0.01)
     optimizer = optax.sgd(1.0, momentum=0.9)
     return drive(methods.finetune(network), optimizer, [(0, stream)], settings, programs_of=make_programs)
 

@@ -52,10 +52,10 @@ def stepper(method: Method, tasks: int, *, batch_size: int, steps: int):
     )
     tables = stream.tables._replace(classes=classes, train=grow(stream.tables.train), test=grow(stream.tables.test))
     tables = jax.device_put(tables)
-    settings = training.Settings(batch_size=batch_size, rate=0.001)
-    capacity = {"train": examples, "validation": 1, "test": 20}
+    settings = training.Settings(batch_size=batch_size, learning_rate=0.001)
+    max_examples = {"train": examples, "validation": 1, "test": 20}
     optimizer = optax.sgd(1.0, momentum=0.9)
-    engine = training.make_engine(method, optimizer, settings, scenario="task", capacity=capacity)
+    engine = training.make_engine(method, optimizer, settings, scenario="task", max_examples=max_examples)
     key, clock = jax.random.key(0), make_clock(round=1, task=1)
     learner = jax.jit(engine.init)(key, tables)
     focused = jax.jit(engine.begin_visit)(learner, clock, tables, key)

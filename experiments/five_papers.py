@@ -38,26 +38,26 @@ DF_CNN_LAST = (
 )
 """The ten tasks of ten classes in the paper's code: five and five."""
 DF_CNN_PAPER = (
-    "--methods single_task df_cnn --data cifar100 --share 0.0378 --network df_cnn_base --set df_cnn.sizes=cifar "
+    "--methods single_task df_cnn --data cifar100 --fraction 0.0378 --network df_cnn_base --set df_cnn.sizes=cifar "
     "--batch-size 10 --loss-reduction sum --optimizer rmsprop_tf1 --optimizer-state task --clip 0"
 )
 """Its network, initialisation and dropout, its factors, 17 images a class, and its steps."""
 SMALL = "--channels 16 32 --hidden 64"
 COMMANDS = {
     "digits": f"--methods {ALL} --seeds 5 --epochs 10 {SMALL}",
-    "permuted_mnist": f"--methods {ALL} --data mnist --scenario permuted --share 0.05 --validation 0.02 --seeds 3 "
+    "permuted_mnist": f"--methods {ALL} --data mnist --scenario permuted --fraction 0.05 --validation 0.02 --seeds 3 "
     "--epochs 4 --channels 8 16 --hidden 64",
     "cifar100": f"--methods {ALL} --data cifar100 --tasks 10 --seeds 3 --epochs 5 {SMALL}",
     "class_incremental": f"--methods finetune lwf_mc lwm --data cifar100 --tasks 10 --scenario class --seeds 3 "
     f"--epochs 4 {SMALL}",
     "clnp_permuted_mnist": "--methods single_task clnp --data mnist --scenario permuted --seeds 3 --epochs 2 "
-    "--hidden 1000 1000 --batch-size 256 --optimizer adam --rate 0.002 --set clnp.margin=0.005 clnp.l1=2e-4",
+    "--hidden 1000 1000 --batch-size 256 --optimizer adam --lr 0.002 --set clnp.margin=0.005 clnp.l1=2e-4",
     "df_cnn_cifar100": f"{DF_CNN_PAPER} --tasks 5 --class-order {DF_CNN_FIRST} --seeds 3 --epochs 80 "
-    "--curves-every 4 --rate 0.001 --rate-decay 0.00625",  # as far in 80 epochs as the paper's rate in 2000
+    "--curves-every 4 --lr 0.001 --learning-rate-decay 0.00625",  # as far in 80 epochs as the paper's rate in 2000
 }
 FULL = {
     "df_cnn_cifar100_full": f"{DF_CNN_PAPER} --tasks 10 --class-order {DF_CNN_FIRST} {DF_CNN_LAST} --seeds 5 "
-    "--epochs 2000 --curves-every 20 --rate 1e-4 --rate-decay 2.5e-4"
+    "--epochs 2000 --curves-every 20 --lr 1e-4 --learning-rate-decay 2.5e-4"
 }
 """Run only where `--only` names it."""
 
@@ -130,11 +130,11 @@ def margin(wanted: Callable, method: str, reference: str, *, at_least: float = 0
     return decide
 
 
-def forgets_nothing(method: str) -> Callable:
+def zero_forgetting(method: str) -> Callable:
     """A claim that no bit of an old task's logits changed, in any seed."""
 
     def decide(runs: Runs) -> tuple[str, str]:
-        true = runs[method]["forgets_nothing"]
+        true = runs[method]["zero_forgetting"]
         return (
             "every bit of old logits kept" if true else "logits changed"
         ), "reproduced" if true else "not reproduced"
@@ -169,7 +169,7 @@ CLAIMS += [
 for case in ("digits", "permuted_mnist", "cifar100"):
     for source, method in ((TFM, "tfm"), (CLNP, "clnp")):
         CLAIMS += [
-            (source, f"{method} forgets nothing", "0.0 forgetting", case, forgets_nothing(method)),
+            (source, f"{method} forgets nothing", "0.0 forgetting", case, zero_forgetting(method)),
             (source, f"{method} learns later tasks better than freezing", BETTER[method], case,
              margin(later, method, "freezing")),
         ]  # fmt: skip
@@ -200,7 +200,7 @@ def summary(name: str, command: str, record: dict[str, Any]) -> dict[str, Any]:
         "experiment": f"five_papers/{name}",
         "published": sorted({f"{claim}: {value}" for _, claim, value, case, _ in CLAIMS if case == name}),
         **claims.in_percent(found),
-        "forgets_nothing": {run["method"]: run["forgets_nothing"] for run in runs},
+        "zero_forgetting": {run["method"]: run["zero_forgetting"] for run in runs},
         "seeds": runs[0]["seeds"],
         "device": runs[0]["device"],
         "form": "full" if name in FULL else "reduced",

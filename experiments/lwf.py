@@ -80,7 +80,7 @@ def full_form(part: str, runs: Runs) -> dict[str, float]:
     """What the full form of a part takes on this machine, once the first networks are trained."""
     seconds = sum(runs.seconds(case, label) for case, labels in lwf_claims.RUNS[part].items() for label in labels)
     size, full = runs.size, FORMS["full"]
-    steps = full.share * full.epochs / (size.share * size.epochs)
+    steps = full.fraction * full.epochs / (size.fraction * size.epochs)
     pair = runs.make_network(10), runs.make_network(10, full)
     return lwf_cost.full_form(seconds, steps, pair, batch_size=size.batch_size)
 

@@ -184,7 +184,7 @@ def figure_4(get: Get) -> Result:
 
 def figure_5(get: Get) -> Result:
     """The mammals after CIFAR-10, with 100, 30, 10 and 3% of their training images."""
-    runs = {share: {method: get(case, method) for method in FEW} for share, case in SHARES.items()}
+    runs = {fraction: {method: get(case, method) for method in FEW} for fraction, case in SHARES.items()}
     found = join(*(tabulate(here, here["lwf"], f"{part}/") for part, here in runs.items()))
 
     def gap(of: Callable, part: str, one: str, other: str) -> Named:

@@ -10,8 +10,9 @@ parameters, or torchvision's AlexNet or VGG-16 as a `.safetensors` file, which s
 `--std`.
 
 The official code's rates and epochs (warm-up and what follows together), after ImageNet and Places2: VOC 0.0002, CUB
-0.0008 and 0.0012, Scenes 0.0004 and 0.0006, MNIST 0.0004 (`--rate`); VOC 36 and 54, CUB and Scenes 144 and 216, MNIST
-24 (`--epochs`); batches of 192, with VGG-16 64. For a GPU: with AlexNet a visit to CUB is 4,500 steps of 192 images.
+0.0008 and 0.0012, Scenes 0.0004 and 0.0006, MNIST 0.0004 (`--learning-rate`); VOC 36 and 54, CUB and Scenes 144 and
+216, MNIST 24 (`--epochs`); batches of 192, with VGG-16 64. For a GPU: with AlexNet a visit to CUB is 4,500 steps of 192
+images.
 
 VOC's images have several labels each: its head has binary losses, and its result is the mean average precision, which
 leaves difficult images out. Beside it the labels of all tasks are kept one-hot, of ImageNet five gigabytes.
@@ -74,7 +75,7 @@ class Config:
     network: Literal["alexnet", "vgg16"] = "alexnet"
     methods: tuple[str, ...] = lwf_claims.MAIN
     data_dir: str | None = None
-    rate: float = 0.0008
+    learning_rate: float = 0.0008
     epochs: int = 144
     batch_size: int = 192
     seeds: int = 3
@@ -250,9 +251,9 @@ def generated(network: str, old: str, new: str, label: str, examples: int = 4) -
 
 def step(method: Method, stream: Stream):
     """The learner, and the loss, after the first step of the second task's last phase."""
-    settings = training.Settings(batch_size=4, rate=0.0008)
-    capacity = streams.capacity(stream.tables)
-    engine = training.make_engine(method, optimizer(), settings, scenario="task", capacity=capacity)
+    settings = training.Settings(batch_size=4, learning_rate=0.0008)
+    max_examples = streams.max_examples(stream.tables)
+    engine = training.make_engine(method, optimizer(), settings, scenario="task", max_examples=max_examples)
     key, clock = jax.random.key(0), make_clock(round=1, task=1, phase=len(method.phases) - 1)
     tables = jax.tree.map(jnp.asarray, stream.tables)
     focused = engine.begin_visit(engine.init(key, tables), clock, tables, key)
@@ -273,7 +274,7 @@ def main(config: Config) -> None:
     given = from_torch(checkpoints.load_params(config.init), network)
     shift = augmentation.pad_crop((SIDE - PART) // 2)
     augment = augmentation.compose(shift, augmentation.flip(), augmentation.colour_jitter(**COLOURS))
-    settings = training.Settings(batch_size=config.batch_size, rate=config.rate, augment=augment)
+    settings = training.Settings(batch_size=config.batch_size, learning_rate=config.learning_rate, augment=augment)
     pairs, runs = [(seed, stream) for seed in range(config.seeds)], {}
     several = [task for task, name in enumerate((config.old, *config.new)) if is_voc(name)]
     made = methods_of(network, warm_up=0.5)

@@ -40,10 +40,10 @@ class Size(NamedTuple):
       channels, dense: of the CNN.
       dropout, new_dropout: of its dense layers, as it learns the first task, and new ones.
       hidden: of feature extraction's classifier.
-      share: of a new task's training images.
-      first_share, first_epochs, first_rate: of CIFAR-10's training images, and how the first network learns them.
-      epochs: of a new task, with all of `share`.
-      rate: of new tasks.
+      fraction: of a new task's training images.
+      first_fraction, first_epochs, first_learning_rate: of CIFAR-10's training images, and how they are learned.
+      epochs: of a new task, with all of `fraction`.
+      learning_rate: of new tasks.
       batch_size: of steps.
       augment: whether images are shifted and mirrored.
     """
@@ -53,12 +53,12 @@ class Size(NamedTuple):
     dropout: float = 0.5
     new_dropout: float = 0.0
     hidden: int = 512
-    share: float = 0.4
-    first_share: float = 1.0
+    fraction: float = 0.4
+    first_fraction: float = 1.0
     first_epochs: int = 10
-    first_rate: float = 0.02
+    first_learning_rate: float = 0.02
     epochs: int = 10
-    rate: float = 0.01
+    learning_rate: float = 0.01
     batch_size: int = 64
     augment: bool = False
 
@@ -69,14 +69,16 @@ FORMS = {
         channels=((64, 64), (128, 128), (256, 256)),
         dense=(512, 512),
         hidden=4096,
-        share=1.0,
+        fraction=1.0,
         first_epochs=72,
         epochs=72,
-        rate=0.002,
+        learning_rate=0.002,
         augment=True,
     ),
     "dropout": Size(new_dropout=0.5),
-    "tiny": Size(channels=((2,), (4,)), dense=(8, 8), hidden=8, share=0.02, first_share=0.01, first_epochs=1, epochs=2),
+    "tiny": Size(
+        channels=((2,), (4,)), dense=(8, 8), hidden=8, fraction=0.02, first_fraction=0.01, first_epochs=1, epochs=2
+    ),
 }
 """'full': all images, 18 epochs times 4 as the paper's code has for CUB and Scenes, a tenth of the first rate. The
 reduced form takes an eighteenth of those steps, and so a higher rate. 'tiny' is a trial. 'dropout' is the reduced form
@@ -85,7 +87,7 @@ the teacher's that following them costs more of the old task than it keeps."""
 
 
 class Case(NamedTuple):
-    """What is learned after CIFAR-10: groups of CIFAR-100 or 'mnist', and which part of `Size.share` is used."""
+    """What is learned after CIFAR-10: groups of CIFAR-100 or 'mnist', and which part of `Size.fraction` is used."""
 
     tasks: tuple[str, ...]
     part: float = 1.0
@@ -122,7 +124,7 @@ def methods_of(network: Network, *, hidden: int = 4096, warm_up: float = 0.25) -
         "lwf_cross_entropy": lambda: methods.lwf(network, response="cross_entropy", **first),
         "lwf_l1": lambda: methods.lwf(network, response="l1", **first),
         "lwf_l2": lambda: methods.lwf(network, response="l2", **first),
-        "finetune_tenth": lambda: methods.finetune(network, shared_rate=0.1, **first),
+        "finetune_tenth": lambda: methods.finetune(network, shared_learning_rate=0.1, **first),
     }
 
 
@@ -148,7 +150,7 @@ def lower_late(method: Method, schedule: Schedule) -> Method:
         begin = 0.75 * float(epoch_table(method, schedule)[:, number].max())
         done = lambda clock: clock.epoch.astype(jnp.float32) + clock.progress
         factor = lambda clock: jnp.where(done(clock) < begin, jnp.float32(1), jnp.float32(0.1))
-        return phase._replace(rate=lambda clock: phase.rate(clock) * factor(clock))
+        return phase._replace(learning_rate=lambda clock: phase.learning_rate(clock) * factor(clock))
 
     return method._replace(phases=tuple(lowered(*pair) for pair in enumerate(method.phases)))
 
@@ -196,7 +198,7 @@ class Runs:
         pairs = [(seed, self._stream(case, seed)) for seed in self.seeds]
         method = methods_of(self.network, hidden=self.size.hidden)[label]()
         method = lower_late(start_from_each(method, self.first_networks), pairs[0][1].schedule)
-        outcome = self._drive(method, pairs, self.size.rate, [{"start": place} for place in range(len(pairs))])
+        outcome = self._drive(method, pairs, self.size.learning_rate, [{"start": place} for place in range(len(pairs))])
         record = self._record(method, pairs, outcome)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report.plain(record))
@@ -234,20 +236,20 @@ class Runs:
         if missing:
             begun = time.perf_counter()
             make = lambda seed: self._split(
-                [self._classes("cifar10")], seed, [self.size.first_share], [self.size.first_epochs]
+                [self._classes("cifar10")], seed, [self.size.first_fraction], [self.size.first_epochs]
             )
             pairs = [(seed, make(seed)) for seed in missing]
             method = lower_late(methods.finetune(self.make_network(OUTPUTS)), pairs[0][1].schedule)
-            outcome = self._drive(method, pairs, self.size.first_rate)
+            outcome = self._drive(method, pairs, self.size.first_learning_rate)
             for seed, learner in zip(missing, outcome.learners, strict=True):
                 checkpoints.save(places[seed], learner.params)
             reached = np.asarray(outcome.evaluation.accuracy)[:, -1, 0]
             print(f"first networks: {time.perf_counter() - begun:.0f} s; accuracy {reached.round(3)}", flush=True)
         return [checkpoints.load_params(place) for place in places.values()]
 
-    def _drive(self, method: Method, pairs: list[tuple[int, Stream]], rate: float, hypers=None) -> Outcome:
+    def _drive(self, method: Method, pairs: list[tuple[int, Stream]], learning_rate: float, hypers=None) -> Outcome:
         augment = augmentation.compose(augmentation.pad_crop(4), augmentation.flip()) if self.size.augment else None
-        settings = training.Settings(batch_size=self.size.batch_size, rate=rate, augment=augment)
+        settings = training.Settings(batch_size=self.size.batch_size, learning_rate=learning_rate, augment=augment)
         vectorize = jax.default_backend() != "cpu"
         return drive(method, optimizer(), pairs, settings, hypers=hypers, vectorize=vectorize)
 
@@ -260,18 +262,18 @@ class Runs:
     def _stream(self, case: str, seed: int) -> Stream:
         tasks, part = CASES[case]
         parts = [self._classes("cifar10"), *map(self._classes, tasks)]
-        share = self.size.share * part
+        fraction = self.size.fraction * part
         images = np.bincount(self.dataset.train_labels)
         wanted = sum(images[label] for label in self._classes("mammals"))  # of MNIST as many images as of a group
-        shares = [share * min(1.0, wanted / sum(images[label] for label in own)) for own in parts[1:]]
+        fractions = [fraction * min(1.0, wanted / sum(images[label] for label in own)) for own in parts[1:]]
         epochs = max(1, round(self.size.epochs * min(8 + 10 / part, 50) / 18))  # the official code's rule
-        return self._split(parts, seed, [1.0, *shares], [0, *[epochs] * len(tasks)])
+        return self._split(parts, seed, [1.0, *fractions], [0, *[epochs] * len(tasks)])
 
-    def _split(self, parts: list[list[int]], seed: int, share: list[float], epochs: list[int]) -> Stream:
+    def _split(self, parts: list[list[int]], seed: int, fraction: list[float], epochs: list[int]) -> Stream:
         order = [label for part in parts for label in part]
         sizes = [len(part) for part in parts]
         chosen: dict[str, Any] = {"class_order": order, "sizes": sizes, "seed": seed}
-        chosen |= {"share": share, "schedule": streams.lifelong(len(parts), epochs)}
+        chosen |= {"fraction": fraction, "schedule": streams.lifelong(len(parts), epochs)}
         return widen(streams.split(self.dataset, tasks=len(parts), **chosen), OUTPUTS)
 
     def _classes(self, task: str) -> list[int]:
@@ -286,5 +288,5 @@ class Runs:
 
     def _digest(self, case: Case | None = None) -> str:
         """Of all that a run depends on; without a case, of what the first networks depend on."""
-        first = self.size._replace(new_dropout=0, hidden=0, share=0, epochs=0, rate=0)
+        first = self.size._replace(new_dropout=0, hidden=0, fraction=0, epochs=0, learning_rate=0)
         return hashlib.sha256(repr((self.size, case, self.seeds) if case else first).encode()).hexdigest()[:8]

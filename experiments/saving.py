@@ -22,7 +22,7 @@ def digest(*decides: Any) -> str:
     """Of all that a result depends on, as JSON has it: for the name of a file that is read instead of a run.
 
     Example:
-      >>> digest({"rate": 0.1}, "lwf") == digest({"rate": 0.2}, "lwf")
+      >>> digest({"learning_rate": 0.1}, "lwf") == digest({"learning_rate": 0.2}, "lwf")
       False
     """
     return hashlib.sha256(json.dumps(report.plain(list(decides)), sort_keys=True).encode()).hexdigest()[:12]

@@ -4,7 +4,11 @@ import json
 
 FIRST = [[[0.9, 0.1], [0.5, 0.7]], [[0.8, 0.2], [0.6, 0.8]]]
 SECOND = [[[0.9, 0.1], [0.9, 0.64]], [[0.8, 0.2], [0.8, 0.82]]]
-CONFIG = {"methods": ["finetune", "tfm"], "data": {"data": "digits"}, "training": {"seeds": [0, 1], "rate": 0.05}}
+CONFIG = {
+    "methods": ["finetune", "tfm"],
+    "data": {"data": "digits"},
+    "training": {"seeds": [0, 1], "learning_rate": 0.05},
+}
 
 
 def make_run(method, accuracy, scenario="task", **changes):
@@ -17,9 +21,9 @@ def make_run(method, accuracy, scenario="task", **changes):
         "scenario": scenario,
         "seeds": list(range(seeds)),
         "accuracy": accuracy,
-        "task_aware": accuracy,
+        "task_il_accuracy": accuracy,
         "rounds": None,
-        "forgets_nothing": method != "finetune",
+        "zero_forgetting": method != "finetune",
         "schedule": {"task": list(range(tasks)), "epochs": [2] * tasks, "evaluate": [True] * tasks},
         "epochs": {"loss": series(2.0), "validation_loss": series(1.0), "validation_accuracy": series(0.8)},
         "curves": None,
@@ -28,7 +32,7 @@ def make_run(method, accuracy, scenario="task", **changes):
         "compile_seconds": 1.5,
         "flops": 1_445_551.0,
         "bytes_per_task": 17160.0,
-        "capacity": None,
+        "feature_usage": None,
         "facts": [{"kind": "split"}] * seeds,
         "config": CONFIG,
         "network": {"name": "mlp"},
@@ -39,7 +43,7 @@ def make_run(method, accuracy, scenario="task", **changes):
     return {**run, **changes}
 
 
-def make_capacity():
+def make_usage():
     """Of one layer of 10 features, two tasks, two seeds: 4 and 3 made, of the 4 older ones 2 and 4 reused."""
     parts = {
         "used": [[0.4, 0.7], [0.4, 0.7]],

@@ -13,7 +13,7 @@ from cljax.methods.lwf import lwf
 from cljax.types import make_clock, single_label_of
 from tests import conformance
 
-SETTINGS = training.Settings(batch_size=16, rate=0.05)
+SETTINGS = training.Settings(batch_size=16, learning_rate=0.05)
 OPTIMIZER = optax.sgd(1.0, momentum=0.9)
 
 

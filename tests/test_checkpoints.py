@@ -36,7 +36,7 @@ from cljax.types import make_clock
 from tests import conformance
 
 MOMENTUM = optax.sgd(1.0, momentum=0.9)
-SETTINGS = training.Settings(batch_size=32, rate=0.05, evaluation_batch=64)
+SETTINGS = training.Settings(batch_size=32, learning_rate=0.05, evaluation_batch=64)
 
 
 class Pair(NamedTuple):
@@ -425,7 +425,9 @@ def test_the_identity_of_a_run_knows_what_is_computed():
         made = method(small(stream, **options))
         chain = optax.chain(optax.clip_by_global_norm(clip), optimizer)
         settings = SETTINGS._replace(augment=augment)
-        engine = training.make_engine(made, chain, settings, scenario="task", capacity=streams.capacity(stream.tables))
+        engine = training.make_engine(
+            made, chain, settings, scenario="task", max_examples=streams.max_examples(stream.tables)
+        )
         return identity.computation(made, engine, stream, key)
 
     found = [
@@ -594,7 +596,7 @@ def test_given_parameters_are_task_0_s(build):
     """Other rows stay as drawn; of a stack of rows the first is taken; a head may be left out."""
     stream = three_tasks(0, ((0, 1), (1, 1)))
     method, values, key = build(small(stream)), trained_leaves(), jax.random.key(0)
-    assert ("head/kernel" in method.keeps_rows) == (build is methods.lwf)
+    assert ("head/kernel" in method.stacked) == (build is methods.lwf)
     stacked = {**values, "head/kernel": np.stack([values["head/kernel"], values["head/kernel"] + 1])}
     del stacked["head/bias"]
     engine_of = functools.partial(
@@ -602,7 +604,7 @@ def test_given_parameters_are_task_0_s(build):
         optimizer=MOMENTUM,
         settings=SETTINGS,
         scenario="task",
-        capacity=streams.capacity(stream.tables),
+        max_examples=streams.max_examples(stream.tables),
     )
     drawn = jax.jit(engine_of(method).init)(key, stream.tables)
     for given in (values, stacked):
@@ -770,10 +772,10 @@ def test_options_that_cannot_be_are_refused(arguments, words, tmp_path, capsys, 
 
 
 def test_the_newest_interrupted_run_of_a_configuration_is_found(tmp_path):
-    config = {"rate": 0.1}
+    config = {"learning_rate": 0.1}
     assert folders.interrupted(tmp_path / "runs", config) is None
     for number, (name, found, complete) in enumerate(
-        [("a", config, False), ("b", config, False), ("c", config, True), ("d", {"rate": 0.2}, False)]
+        [("a", config, False), ("b", config, False), ("c", config, True), ("d", {"learning_rate": 0.2}, False)]
     ):
         with folders.claim(tmp_path / name, found) as folder:
             folder.start()
@@ -785,7 +787,7 @@ def test_the_newest_interrupted_run_of_a_configuration_is_found(tmp_path):
 
 
 def test_overwriting_removes_checkpoints_and_learners(tmp_path):
-    config = {"rate": 0.1}
+    config = {"learning_rate": 0.1}
     for overwrite, left in ((False, True), (False, True), (True, False)):
         with folders.claim(tmp_path / "run", config, names=["lwf"], overwrite=overwrite) as folder:
             folder.start()

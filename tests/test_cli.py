@@ -28,7 +28,7 @@ from cljax.cli.sweep import curves
 from cljax.data.streaming import ReadError
 from cljax.training import driver
 from cljax.training.driver import Event, drive
-from cljax.training.step import phase_rate
+from cljax.training.step import phase_learning_rate
 from cljax.types import make_clock
 from tests import conformance
 
@@ -40,9 +40,9 @@ SCHEMA = {
     "network": dict,
     "seeds": list,
     "accuracy": list,
-    "task_aware": list,
+    "task_il_accuracy": list,
     "top5": list,
-    "forgets_nothing": bool,
+    "zero_forgetting": bool,
     "schedule": dict,
     "epochs_trained": list,
     "epochs": dict,
@@ -117,13 +117,13 @@ TOO_LARGE = [
     ["--image-size", "1000000"],
     ["--image-size", "-1"],
     ["--patience", BILLIONS],
-    ["--patience-minimum-rate", "inf"],
+    ["--patience-minimum-learning-rate", "inf"],
     ["--patience-factor", "nan"],
     ["--curves-every", BILLIONS],
     ["--checkpoint-seconds", "nan"],
     ["--validation", "nan"],
-    ["--share", "nan"],
-    ["--rate", "1e300"],
+    ["--fraction", "nan"],
+    ["--learning-rate", "1e300"],
     ["--clip", "inf"],
     ["--weight-decay", "1e39"],
     ["--dropout", "nan"],
@@ -206,11 +206,19 @@ def test_record_has_the_schema(compared):
     config = json.loads((out / "config.json").read_text())
     for run in record["runs"]:
         assert {name: type(run[name]) for name in SCHEMA} == SCHEMA
-        assert set(run) == {*SCHEMA, "curves", "rounds", "capacity", "packed_bytes_per_task", "driver", "share_waiting"}
+        assert set(run) == {
+            *SCHEMA,
+            "curves",
+            "rounds",
+            "feature_usage",
+            "packed_bytes_per_task",
+            "driver",
+            "share_waiting",
+        }
         assert np.shape(run["epochs"]["loss"]) == np.shape(run["epochs"]["validation_accuracy"]) == (2, 5, 1, 2)
         assert (run["data"], run["scenario"], run["seeds"]) == ("digits", "task", [0, 1])
-        assert np.shape(run["accuracy"]) == np.shape(run["task_aware"]) == (2, 5, 5)
-        assert run["accuracy"] == run["task_aware"]
+        assert np.shape(run["accuracy"]) == np.shape(run["task_il_accuracy"]) == (2, 5, 5)
+        assert run["accuracy"] == run["task_il_accuracy"]
         assert np.asarray(run["top5"]).tolist() == np.ones((2, 5, 5)).tolist()  # of two classes
         assert 0 <= np.min(run["accuracy"]) <= np.max(run["accuracy"]) <= 1
         assert (run["traces"], run["curves"], run["rounds"]) == (1, None, None)
@@ -223,7 +231,7 @@ def test_record_has_the_schema(compared):
         assert run["bytes_per_task"] == 4 * (16 * 2 + 2)
         assert len(run["seconds"]) == 2
         assert min(run["seconds"]) > 0
-    assert [run["forgets_nothing"] for run in record["runs"]] == [False, True]
+    assert [run["zero_forgetting"] for run in record["runs"]] == [False, True]
     assert config["methods"] == ["finetune", "freezing"]
     assert config["training"]["seeds"] == [0, 1]
 
@@ -232,7 +240,7 @@ def test_the_command_computes_what_the_library_does(compared):
     dataset = data.load("digits")
     seeds = [(seed, streams.split(dataset, tasks=5, seed=seed, epochs=2)) for seed in (0, 1)]
     network = networks.mlp((8, 8, 1), 2, hidden=(16, 16), mean=seeds[0][1].mean, std=seeds[0][1].std)
-    settings = training.Settings(batch_size=32, rate=0.05, validate=True)
+    settings = training.Settings(batch_size=32, learning_rate=0.05, validate=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0, momentum=0.9))
     outcome = drive(methods.finetune(network), optimizer, seeds, settings)
     run = json.loads((compared[0] / "record.json").read_text())["runs"][0]
@@ -272,8 +280,8 @@ def test_a_finished_folder_is_refused_before_anything_else(compared, capsys, mon
     out = str(compared[0])
     same = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--out", out]
     assert "holds a finished run" in refused(capsys, *same)
-    words = refused(capsys, *same, "--rate", "0.1")
-    assert "differs in training.rate (0.05 there, 0.1 now). Choose another folder" in words
+    words = refused(capsys, *same, "--learning-rate", "0.1")
+    assert "differs in training.learning_rate (0.05 there, 0.1 now). Choose another folder" in words
 
 
 def test_an_interrupted_run_is_taken_up(compared, tmp_path, capsys):
@@ -296,7 +304,10 @@ def test_an_interrupted_run_is_taken_up(compared, tmp_path, capsys):
 
 def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_place(tmp_path, capsys):
     out = tmp_path / "run"
-    assert cli.main(["run", "finetune", "--seeds", "1", *SMALL, "--rate", "1e30", "--out", str(out), "--quiet"]) == 1
+    assert (
+        cli.main(["run", "finetune", "--seeds", "1", *SMALL, "--learning-rate", "1e30", "--out", str(out), "--quiet"])
+        == 1
+    )
     words = " ".join(capsys.readouterr().err.split())
     assert words.startswith("cljax: The loss of finetune turned non-finite in round 0: task 0, phase 'train', epoch 0")
     assert (out / "config.json").exists()
@@ -327,7 +338,7 @@ def test_class_incremental_permuted_and_multi_task_by_one_method(tmp_path, capsy
     arguments = ["--method", "finetune", "--scenario", "class", "--schedule", "multi-task", "--curves-every", "1"]
     assert cli.main(["run", *arguments, *small, str(tmp_path / "a")]) == 0
     found = capsys.readouterr()
-    assert "task-aware" in found.out
+    assert "task-IL" in found.out
     assert found.err == ""
     run = json.loads((tmp_path / "a" / "record.json").read_text())["runs"][0]
     assert run["scenario"] == "class"
@@ -367,8 +378,11 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "finetune", "--data", "digit"], "There is no data set 'digit'"),
         (["run", "finetune", "--tasks", "11"], "more tasks (11) than classes (10)"),
         (["run", "finetune", "--tasks", "0"], "--tasks is 0, but must be a whole number from 1 to 10000."),
-        (["run", "finetune", "--rate", "nan"], "--rate is nan, but must be a finite number above 0."),
-        (["run", "finetune", "--rate-decay", "-1"], "--rate-decay is -1.0, but must be a finite number of at least 0"),
+        (["run", "finetune", "--learning-rate", "nan"], "--learning-rate is nan, but must be a finite number above 0."),
+        (
+            ["run", "finetune", "--learning-rate-decay", "-1"],
+            "--learning-rate-decay is -1.0, but must be a finite number of at least 0",
+        ),
         (
             ["run", "finetune", "--validation", "1"],
             "--validation is 1.0, but must be a finite number of at least 0 and below 1",
@@ -495,7 +509,7 @@ def test_the_command_can_say_what_the_df_cnn_paper_did(tmp_path):
     shared = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(method.init, jax.random.key(0))[0])]
     assert (2, 2, 36) in shared
     method = building.amend(method, options.training, streams.lifelong(10, 2000))
-    assert float(phase_rate(method, make_clock(round=9, epoch=2000))) == pytest.approx(1 / 6)
+    assert float(phase_learning_rate(method, make_clock(round=9, epoch=2000))) == pytest.approx(1 / 6)
     batch = SimpleNamespace(weights=jnp.array([1.0, 1.0, 0.0]))
     assert float(method.adjust_gradients({"w": jnp.float32(3.0)}, None, None, batch)["w"]) == 6.0
     optimizer = building.make_optimizer(options.training)

@@ -23,7 +23,7 @@ from tests import conformance
 from tests.zero_forgetting import Visits
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
-SETTINGS = training.Settings(batch_size=16, rate=RATE, evaluation_batch=32)
+SETTINGS = training.Settings(batch_size=16, learning_rate=RATE, evaluation_batch=32)
 ROUNDS = [(0, 2), (1, 1), (0, 1), (2, 1), (1, 1)]
 """Three tasks, two of them visited again: one trace over these is one over any rounds.
 
@@ -63,8 +63,8 @@ def setup(name):
     """
     stream = conformance.stream(epochs=2)
     method = conformance.build(name, stream)
-    capacity = streams.capacity(stream.tables)
-    engine = make_engine(method, MOMENTUM, SETTINGS, scenario=stream.scenario, capacity=capacity)
+    max_examples = streams.max_examples(stream.tables)
+    engine = make_engine(method, MOMENTUM, SETTINGS, scenario=stream.scenario, max_examples=max_examples)
     tables = jax.tree.map(jnp.asarray, stream.tables)
 
     @jax.jit
@@ -229,7 +229,7 @@ def test_a_task_that_does_not_exist_is_refused(name):
 
 def test_the_table_says_which_methods_forget_nothing():
     stream = conformance.stream()
-    found = [name for name in conformance.TABLE if conformance.build(name, stream).forgets_nothing]
+    found = [name for name in conformance.TABLE if conformance.build(name, stream).zero_forgetting]
     assert tuple(found) == conformance.FORGETS_NOTHING
 
 

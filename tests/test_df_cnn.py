@@ -24,8 +24,8 @@ from cljax.methods.df_cnn import (
     PAPER,
     df_cnn,
 )
-from cljax.training import with_rate_decay, with_summed_loss
-from cljax.training.step import make_learner, make_train_step, phase_rate
+from cljax.training import with_learning_rate_decay, with_summed_loss
+from cljax.training.step import make_learner, make_train_step, phase_learning_rate
 from cljax.types import Batch, Phase, Tables, make_clock
 
 TASKS, CLASSES = 3, 4
@@ -157,7 +157,7 @@ def test_gradients_reach_every_factor_by_the_chain_rule():
     focused = rows.focus(learner, clock.task)
     objective = lambda params, loss: loss(params, focused, clock, batch, None)[0]
     found = jax.jit(jax.grad(lambda params: objective(params, method.loss)))(focused.params)
-    plain, _ = networks.bake(network, learner, 1)
+    plain, _ = networks.export_task(network, learner, 1)
     outer = jax.jit(jax.grad(lambda params: objective(params, methods.finetune(network).loss)))(plain)
     for name in ("conv_0_0", "conv_1_0"):
         factors, kernel = focused.params[name]["kernel"], outer[name]["kernel"]
@@ -196,9 +196,12 @@ apply = jax.jit(lambda params, collections, inputs: network.apply(params, collec
 @pytest.mark.parametrize("kind", ["df", "direct", "tc2"])
 def test_a_baked_network_has_the_logits_of_its_task(kind):
     method, _, batch, learner = setup(kind)
-    predict, bake = jax.jit(method.predict), jax.jit(lambda learner, task: networks.bake(network, learner, task))
+    predict, export_task = (
+        jax.jit(method.predict),
+        jax.jit(lambda learner, task: networks.export_task(network, learner, task)),
+    )
     for task in range(TASKS):
-        params, collections = bake(learner, task)
+        params, collections = export_task(learner, task)
         expected = predict(learner, batch.inputs, jnp.int32(task))
         found = apply(params, collections, batch.inputs)
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
@@ -210,15 +213,15 @@ def test_bake_gives_any_plain_method_its_network_and_says_what_differs():
     shape = (8, 8, 1)
     normed = networks.cnn(shape, CLASSES, channels=((3,),), dense=(), normalization="batch")
     learner = jax.jit(learner_of(methods.single_task(normed)))(jax.random.key(0))
-    params, collections = networks.bake(normed, learner, 2)
+    params, collections = networks.export_task(normed, learner, 2)
     for path, leaf in {**named(params), **named(collections)}.items():
         stack = {**named(learner.params), **named(learner.collections)}[path]
         np.testing.assert_array_equal(leaf, stack[2])
     with pytest.raises(ValueError, match=r"cannot be baked into the network: their parameters differ.*conv_1_0/kernel"):
-        networks.bake(network, learner, 0)
+        networks.export_task(network, learner, 0)
     wider = networks.cnn(shape, CLASSES, channels=((5,),), dense=(), normalization="batch")
     with pytest.raises(ValueError, match="cannot be baked"):
-        networks.bake(wider, learner, 0)
+        networks.export_task(wider, learner, 0)
 
 
 class Users(nn.Module):
@@ -239,7 +242,7 @@ def test_any_linen_model_with_convolutions():
     assert "batch_stats/BatchNorm_0/mean" in method.per_task
     learner = jax.jit(learner_of(method))(jax.random.key(0))
     images = jnp.ones((2, 8, 8, 1))
-    baked = users.apply(*networks.bake(users, learner, 1), images).logits
+    baked = users.apply(*networks.export_task(users, learner, 1), images).logits
     np.testing.assert_allclose(method.predict(learner, images, jnp.int32(1)), baked, rtol=1e-6, atol=1e-6)
 
 
@@ -300,17 +303,19 @@ def test_sum_and_mean_differ_not_only_at_the_beginning():
 
 
 def test_the_rate_falls_with_the_epochs_of_all_tasks():
-    falling = with_rate_decay(df_cnn(network), streams.lifelong(10, 2000), decay=2.5e-4)
+    falling = with_learning_rate_decay(df_cnn(network), streams.lifelong(10, 2000), decay=2.5e-4)
     for round, epoch, expected in [(0, 0, 1.0), (0, 4, 1 / 1.001), (2, 0, 0.5), (9, 2000, 1 / 6)]:
-        assert float(phase_rate(falling, make_clock(round=round, epoch=epoch))) == pytest.approx(expected, rel=1e-6)
+        assert float(phase_learning_rate(falling, make_clock(round=round, epoch=epoch))) == pytest.approx(
+            expected, rel=1e-6
+        )
     phases = (Phase("a", 0.25, skip_first_task=True), Phase("b", 0.75, lambda clock: jnp.float32(0.1)))
-    both = with_rate_decay(df_cnn(network)._replace(phases=phases), streams.lifelong(3, [4, 8, 4]), decay=1.0)
+    both = with_learning_rate_decay(df_cnn(network)._replace(phases=phases), streams.lifelong(3, [4, 8, 4]), decay=1.0)
     for round, phase, epoch, expected in [(0, 1, 3, 0.1 / 4), (1, 0, 1, 1 / 6), (1, 1, 0, 0.1 / 7), (2, 0, 0, 1 / 13)]:
         clock = make_clock(round=round, phase=phase, epoch=epoch)
-        assert float(phase_rate(both, clock)) == pytest.approx(expected, rel=1e-6)
+        assert float(phase_learning_rate(both, clock)) == pytest.approx(expected, rel=1e-6)
     for wrong in (-1, float("nan"), float("inf"), "1"):
         with pytest.raises(ValueError, match=r"decay is .*, but must be a finite number of at least 0"):
-            with_rate_decay(df_cnn(network), streams.lifelong(2, 1), decay=wrong)
+            with_learning_rate_decay(df_cnn(network), streams.lifelong(2, 1), decay=wrong)
 
 
 def test_the_papers_sizes_by_name():

@@ -45,7 +45,7 @@ def printed(logits, first=0):
 def test_the_task_is_known():
     result = found()
     np.testing.assert_allclose(result.accuracy, [2 / 3, 1 / 2])
-    np.testing.assert_allclose(result.task_aware, [2 / 3, 1 / 2])
+    np.testing.assert_allclose(result.task_il_accuracy, [2 / 3, 1 / 2])
     np.testing.assert_allclose(result.top5, [1, 1])
     assert np.asarray(result.fingerprint).tolist() == [printed(LOGITS[0, :3]), printed(LOGITS[1, 3:])]
     assert [leaf.dtype for leaf in result] == [jnp.float32] * 3 + [jnp.uint32]
@@ -54,7 +54,7 @@ def test_the_task_is_known():
 def test_the_task_is_unknown_among_those_visited():
     result = found(scenario="class")
     np.testing.assert_allclose(result.accuracy, [1 / 3, 0])
-    np.testing.assert_allclose(result.task_aware, [2 / 3, 1 / 2])
+    np.testing.assert_allclose(result.task_il_accuracy, [2 / 3, 1 / 2])
     assert np.asarray(result.fingerprint).tolist() == [printed(LOGITS[0, :3]), printed(LOGITS[1, 3:])]
     result = found(scenario="class", newest=jnp.int32(0))
     np.testing.assert_allclose(result.accuracy, [2 / 3, 0])
@@ -66,7 +66,7 @@ def test_splits():
     np.testing.assert_allclose(found(given=given, split="train").accuracy, [2 / 3, 0])
     result = found(given=given, split="validation")
     np.testing.assert_allclose(result.accuracy, [3 / 5, np.nan])
-    assert np.isnan(result.task_aware).tolist() == np.isnan(result.top5).tolist() == [False, True]
+    assert np.isnan(result.task_il_accuracy).tolist() == np.isnan(result.top5).tolist() == [False, True]
     assert int(result.fingerprint[1]) == 0
 
 
@@ -93,7 +93,7 @@ def test_a_logit_that_is_no_number_is_no_accuracy(scenario, task, example, outpu
     logits[task, example, output] = value
     result = found(logits, scenario=scenario, newest=jnp.int32(0))
     assert np.isnan(result.accuracy).tolist() == np.isnan(result.top5).tolist() == [lost, False]
-    assert np.isnan(result.task_aware).tolist() == [lost, False]
+    assert np.isnan(result.task_il_accuracy).tolist() == [lost, False]
 
 
 def add(logits, labels, weights, *, task=0, scenario="task", classes=None, single_label=None, first=0, start=None):

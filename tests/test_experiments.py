@@ -54,9 +54,14 @@ def test_the_five_papers_commands_are_readable_and_df_cnns_is_the_papers():
     for options in (full, reduced):
         assert options.network.network == "df_cnn_base"
         assert (options.training.loss_reduction, options.training.optimizer_state) == ("sum", "task")
-        assert options.training.rate_decay * options.training.epochs == 0.5
+        assert options.training.learning_rate_decay * options.training.epochs == 0.5
     training_of = full.training
-    assert (training_of.rate, training_of.epochs, training_of.batch_size, training_of.clip) == (1e-4, 2000, 10, 0)
+    assert (training_of.learning_rate, training_of.epochs, training_of.batch_size, training_of.clip) == (
+        1e-4,
+        2000,
+        10,
+        0,
+    )
 
 
 def accuracies(case, label):
@@ -108,7 +113,7 @@ def test_kept_results_are_those_of_the_whole_configuration(tmp_path, monkeypatch
 
     first = place()
     assert place() == place(out="elsewhere", methods=("lwf",), init="y") == first
-    changes = [{"rate": 0.001}, {"epochs": 3}, {"seeds": 2}, {"batch_size": 64}, {"network": "vgg16"}]
+    changes = [{"learning_rate": 0.001}, {"epochs": 3}, {"seeds": 2}, {"batch_size": 64}, {"network": "vgg16"}]
     changes += [{"mean": (0.0, 0.0, 0.0)}, {"std": (1.0, 1.0, 1.0)}, {"label": "finetune"}]
     changes += [{"given": {"head/bias": np.ones(2, np.float32)}}, {"new": (config.old,)}]
     names = [place(**one) for one in changes]
@@ -139,7 +144,7 @@ def test_each_seed_starts_from_its_own_network():
     given = [{path: np.full(shape, value, np.float32) for path, shape in shapes.items()} for value in (5, 6)]
     method = start_from_each(methods.lwf(network), given)
     engine = training.make_engine(
-        method, optax.sgd(1.0), training.Settings(), scenario="task", capacity=streams.capacity(stream.tables)
+        method, optax.sgd(1.0), training.Settings(), scenario="task", max_examples=streams.max_examples(stream.tables)
     )
 
     @jax.jit
@@ -160,7 +165,8 @@ def test_the_last_quarter_of_each_phase_has_a_tenth_of_the_rate():
     method = methods.feature_extraction(networks.mlp((2, 2, 1), 2, hidden=(3,)), hidden=4)
     (phase,) = lower_late(method, streams.lifelong(2, [0, 8])).phases
     rates = [
-        float(phase.rate(make_clock(task=1, epoch=epoch, progress=part))) for epoch, part in [(0, 0), (5, 0.9), (6, 0)]
+        float(phase.learning_rate(make_clock(task=1, epoch=epoch, progress=part)))
+        for epoch, part in [(0, 0), (5, 0.9), (6, 0)]
     ]
     np.testing.assert_allclose(rates, [5, 5, 0.5])
 

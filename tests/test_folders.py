@@ -12,7 +12,7 @@ import pytest
 from cljax import folders
 from cljax.folders import FolderError, claim
 
-CONFIG = {"methods": ["finetune"], "training": {"rate": 0.1, "seeds": [0, 1]}}
+CONFIG = {"methods": ["finetune"], "training": {"learning_rate": 0.1, "seeds": [0, 1]}}
 
 
 def finished(path, config=CONFIG, complete=True):
@@ -74,11 +74,11 @@ def test_an_unfinished_run_is_continued(tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_another_configuration_is_refused_naming_the_fields(tmp_path, overwrite):
     path = finished(tmp_path / "run")
-    other = {"methods": ["finetune"], "training": {"rate": 0.2, "epochs": 3, "seeds": [0, 1]}}
+    other = {"methods": ["finetune"], "training": {"learning_rate": 0.2, "epochs": 3, "seeds": [0, 1]}}
     with pytest.raises(FolderError) as caught, claim(path, other, overwrite=overwrite):
         pass
     text = str(caught.value)
-    assert "training.rate (0.1 there, 0.2 now), training.epochs (null there, 3 now)" in text
+    assert "training.learning_rate (0.1 there, 0.2 now), training.epochs (null there, 3 now)" in text
     assert "seeds" not in text
     assert json.loads((path / "config.json").read_text()) == CONFIG
 

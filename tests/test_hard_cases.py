@@ -19,7 +19,7 @@ from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
 
 SGD = optax.sgd(1.0, momentum=0.9)
-SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=64)
+SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=64)
 
 
 def network_for(like, **options):
@@ -109,7 +109,7 @@ def test_the_unused_logit_of_a_smaller_task_is_never_trained():
             optax.sgd(1.0),
             SETTINGS,
             scenario="task",
-            capacity=streams.capacity(stream.tables),
+            max_examples=streams.max_examples(stream.tables),
         ).init
     )(jax.random.key(0), stream.tables)
     for leaf, first in zip(jax.tree.leaves(learner.params["head"]), jax.tree.leaves(start.params["head"]), strict=True):
@@ -163,7 +163,9 @@ def test_ewc_s_anchor_and_fisher_are_those_of_the_last_task_at_the_third_too():
     """State baked into the program at the first trace would still anchor to the first task."""
     stream = conformance.stream(epochs=2)
     method = ewc(network_for(stream), strength=10.0)
-    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    engine = training.make_engine(
+        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
     fit = jax.jit(training.make_fit(engine, SETTINGS, longest=2))
     key = jax.random.key(0)
     learner = jax.jit(engine.init)(key, stream.tables)
@@ -189,7 +191,7 @@ def test_ewc_s_anchor_and_fisher_are_those_of_the_last_task_at_the_third_too():
 
 def test_icarl_s_memory_never_exceeds_its_size_and_holds_real_examples_of_every_class():
     stream = conformance.stream(epochs=6, scenario="class")
-    method = icarl(network_for(stream), tasks=3, features=16, capacity=20)
+    method = icarl(network_for(stream), tasks=3, features=16, memory_size=20)
     result = run(method, stream)
     memory = result.learner.memory
     valid = np.asarray(memory.valid)
@@ -206,7 +208,7 @@ def test_icarl_s_memory_never_exceeds_its_size_and_holds_real_examples_of_every_
 def test_a_memory_that_differs_by_seed_runs_side_by_side():
     """Which exemplars are valid, and so an epoch's length, is then a matter of each seed."""
     made = [(seed, conformance.stream(seed=seed, epochs=2, scenario="class")) for seed in range(2)]
-    method = icarl(network_for(made[0][1], hidden=(8, 8)), tasks=3, features=8, capacity=14)
+    method = icarl(network_for(made[0][1], hidden=(8, 8)), tasks=3, features=8, memory_size=14)
     turn, together = (drive(method, SGD, made, SETTINGS, vectorize=vectorize) for vectorize in (False, True))
     np.testing.assert_allclose(turn.evaluation.accuracy, together.evaluation.accuracy, atol=0.08)
     for one, many in zip(turn.learners, together.learners, strict=True):
@@ -220,7 +222,9 @@ def test_side_by_side_seeds_leave_the_progressive_network_s_switch_a_branch():
     """The task is not batched, so `lax.switch` runs one branch a step, not all of them and a selection."""
     stream = conformance.stream()
     method = conformance.build("progressive", stream)
-    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    engine = training.make_engine(
+        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
     tables = jax.tree.map(jnp.asarray, stream.tables)
     keys = jax.random.split(jax.random.key(0), 2)
 
@@ -243,7 +247,9 @@ def test_hat_s_gradients_are_compensated_and_its_masks_are_soft():
     stream = conformance.stream()
     network = network_for(stream)
     method = hat(network, scale=400.0)
-    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    engine = training.make_engine(
+        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
     learner = rows.focus(engine.init(jax.random.key(0), stream.tables), jnp.int32(1))
     clock = make_clock(task=1, progress=0.5)
     gradients = jax.tree.map(jnp.ones_like, learner.params)
@@ -288,12 +294,12 @@ def test_growth_is_chosen_by_search_and_never_gives_a_feature_twice():
     assert (owners["best"] <= 2).sum() >= 9
 
 
-def test_class_incremental_accuracy_and_the_task_aware_one_come_from_the_same_run():
+def test_class_incremental_accuracy_and_the_task_il_one_come_from_the_same_run():
     stream = conformance.stream(epochs=6, scenario="class")
     found = run(methods.finetune(network_for(stream)), stream).evaluation
     last = np.asarray(found.accuracy)[-1]
-    assert (last <= np.asarray(found.task_aware)[-1] + 1e-6).all()
-    assert last.mean() < np.asarray(found.task_aware)[-1].mean()
+    assert (last <= np.asarray(found.task_il_accuracy)[-1] + 1e-6).all()
+    assert last.mean() < np.asarray(found.task_il_accuracy)[-1].mean()
     np.testing.assert_array_equal(np.asarray(found.accuracy)[0, 1:], [0, 0])
 
 

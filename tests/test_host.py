@@ -27,7 +27,7 @@ from cljax.types import Memory, make_clock
 from tests import conformance
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
-SETTINGS = training.Settings(batch_size=8, rate=RATE, evaluation_batch=32, validate=True)
+SETTINGS = training.Settings(batch_size=8, learning_rate=RATE, evaluation_batch=32, validate=True)
 
 
 def bits(tree):
@@ -54,7 +54,9 @@ def small(like, **options):
 
 
 def engine_of(method, stream, settings=SETTINGS, optimizer=MOMENTUM):
-    return make_engine(method, optimizer, settings, scenario=stream.scenario, capacity=streams.capacity(stream.tables))
+    return make_engine(
+        method, optimizer, settings, scenario=stream.scenario, max_examples=streams.max_examples(stream.tables)
+    )
 
 
 def begun(engine, tables, clock, key):
@@ -173,7 +175,7 @@ def test_an_epoch_taken_up_in_its_middle_ends_with_the_same_bits(stop):
     assert bits(again) == bits(whole)
 
 
-def probing(network, capacity):
+def probing(network, memory_size):
     """A method that learns nothing, and notes each batch of an epoch with some bits of its key."""
     base = methods.finetune(network)
 
@@ -199,15 +201,15 @@ def probing(network, capacity):
         after_step=after_step,
         predict=lambda learner, inputs, task: inputs.reshape(len(inputs), -1)[:, :10].astype(jnp.float32),
         per_task=(),
-        draws_from="seen",
-        capacity=capacity,
+        train_on="seen",
+        memory_size=memory_size,
     )
 
 
 def test_batches_and_keys_are_exactly_those_of_the_scan():
     """Drawn from seen tasks and from memory, a last partial batch wrapping around; with validation on seen tasks."""
     stream = streams.permuted(data.from_arrays(*(part[:51] for part in digit_parts())), tasks=3)
-    method = probing(small(stream), capacity=6)
+    method = probing(small(stream), memory_size=6)
     engine = engine_of(method, stream, optimizer=optax.sgd(1.0))
     tables = jax.tree.map(jnp.asarray, stream.tables)
     clock, key = make_clock(round=2, task=1, newest=1, first=False), jax.random.key(0)
@@ -248,7 +250,7 @@ def test_a_whole_stream_is_that_of_the_scan():
     assert 0 <= fed.share_waiting[0] <= 1
     assert fed.evaluation.accuracy.shape == (1, 3, 3)
     np.testing.assert_allclose(fed.evaluation.accuracy, scanned.evaluation.accuracy, rtol=1e-6)
-    np.testing.assert_allclose(fed.evaluation.task_aware, scanned.evaluation.task_aware, rtol=1e-6)
+    np.testing.assert_allclose(fed.evaluation.task_il_accuracy, scanned.evaluation.task_il_accuracy, rtol=1e-6)
     for one, other in zip(fed.epochs, scanned.epochs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4)
     learners = (fed.learners[0], scanned.learners[0])
@@ -303,19 +305,19 @@ def test_an_example_lost_during_a_run_is_named_in_epochs_and_in_hooks():
 
     def begin_task(learner, clock, fold, key):
         total = fold(shown, jnp.float32(0.0)) + fold(shown, jnp.float32(0.0), "validation")
-        return learner._replace(hyper={**learner.hyper, "rate": total})
+        return learner._replace(hyper={**learner.hyper, "learning_rate": total})
 
     hooked = method._replace(begin_task=begin_task)
     programs = host.make_programs(hooked, engine_of(hooked, stream), None)
     read = tables._replace(examples=lazily(images))
     learner = programs["init"](key, read)
-    total = programs["begin_visit"](learner, clock, read, key).hyper["rate"]
+    total = programs["begin_visit"](learner, clock, read, key).hyper["learning_rate"]
     parts = (stream.tables.train, stream.tables.validation)
     index = np.concatenate([part.index[part.start[1] : part.start[1] + part.size[1]] for part in parts])
     assert float(total) == images[index].sum()
     with pytest.raises(ReadError, match=words):
         programs["begin_visit"](learner, clock, tables._replace(examples=broken), key)
-    assert float(programs["begin_visit"](learner, clock, read, key).hyper["rate"]) == float(total)
+    assert float(programs["begin_visit"](learner, clock, read, key).hyper["learning_rate"]) == float(total)
 
 
 def test_the_share_of_waiting_is_measured():
@@ -327,13 +329,13 @@ def test_the_share_of_waiting_is_measured():
             return self.images[row]
 
     slow = data.Images([Slow(np.asarray(tables.examples), None)], (8, 8, 1), name="slow")
-    shares = []
+    fractions = []
     for examples in (read.examples, slow):
         waiting, running = programs["epoch"].waiting, programs["epoch"].running
         programs["epoch"](copied(state), clock, tables._replace(examples=examples), key)
-        shares.append((programs["epoch"].waiting - waiting) / (programs["epoch"].running - running))
-    assert 0 <= shares[0] <= 1
-    assert 0.5 < shares[1] <= 1
+        fractions.append((programs["epoch"].waiting - waiting) / (programs["epoch"].running - running))
+    assert 0 <= fractions[0] <= 1
+    assert 0.5 < fractions[1] <= 1
 
 
 @functools.cache

@@ -89,7 +89,7 @@ def few():
 
 def test_a_run_and_its_stream_are_the_same_by_any_setting():
     """With dropout; the seeds in turn, by default, against side by side under other settings."""
-    optimizer, settings = optax.sgd(1.0), training.Settings(batch_size=4, rate=0.1)
+    optimizer, settings = optax.sgd(1.0), training.Settings(batch_size=4, learning_rate=0.1)
 
     def make(seed):
         stream = streams.permuted(few(), tasks=2, seed=seed, epochs=2)

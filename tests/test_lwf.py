@@ -18,7 +18,7 @@ from tests import conformance
 TEACHER = jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
 STUDENT = jnp.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]])
 OTHER = jnp.array([[0.5, -1.0, 2.0], [1.0, 0.0, -2.0]])
-SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=32)
+SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 
 
 def table(per_task=("head/kernel",)):
@@ -40,7 +40,7 @@ def learner_of(method, student, teacher, classes):
     """A focused learner whose student and teacher have given logits `[T, 2, 3]` (`[2, 3]` for a shared head)."""
     _, _, _, hyper = method.init(jax.random.key(0))
     state = {"teacher": {"params": {"head": {"kernel": teacher}}, "collections": {}}}
-    resting = rows.resting(method.per_task, method.keeps_rows)
+    resting = rows.resting(method.per_task, method.stacked)
     learner = Learner({"head": {"kernel": student}}, {}, (), state, hyper, None, jnp.asarray(classes), resting)
     return rows.focus(learner, jnp.int32(0))
 
@@ -212,8 +212,10 @@ def phases_of(method, optimizer=None):
     """A stream, a learner and `phase(learner, task, phase, ...)`: begin, one epoch, end; all visits in one trace."""
     stream = conformance.stream()
     optimizer = optimizer or optax.adamw(1.0, weight_decay=0.1)
-    capacity = streams.capacity(stream.tables)
-    engine = training.make_engine(method, optimizer, SETTINGS._replace(rate=0.01), scenario="task", capacity=capacity)
+    max_examples = streams.max_examples(stream.tables)
+    engine = training.make_engine(
+        method, optimizer, SETTINGS._replace(learning_rate=0.01), scenario="task", max_examples=max_examples
+    )
     tables, key = jax.tree.map(jnp.asarray, stream.tables), jax.random.key(1)
 
     @jax.jit
@@ -298,7 +300,12 @@ def test_without_warm_up_there_is_one_phase_with_a_fresh_optimizer():
     (phase,) = lwf(table(), warm_up=0.0).phases
     assert (phase.name, phase.fresh_optimizer, phase.skip_first_task) == ("joint", True, False)
     warm_up, joint = lwf(table(), warm_up=0.25).phases
-    assert (warm_up.share, warm_up.fresh_optimizer, joint.share, joint.fresh_optimizer) == (0.25, True, 0.75, False)
+    assert (warm_up.fraction, warm_up.fresh_optimizer, joint.fraction, joint.fresh_optimizer) == (
+        0.25,
+        True,
+        0.75,
+        False,
+    )
 
 
 def test_lwf_forgets_less_than_fine_tuning_on_digits():

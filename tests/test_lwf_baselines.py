@@ -12,7 +12,7 @@ import pytest
 
 from cljax import methods, rows, streams, training
 from cljax.training.cost import bytes_per_task
-from cljax.training.step import make_train_step, phase_rate
+from cljax.training.step import make_train_step, phase_learning_rate
 from cljax.types import Memory, Phase, Table, make_clock
 from tests import conformance
 from tests.test_lwf import SETTINGS, bits, phases_of
@@ -43,26 +43,26 @@ def log_likelihood(logits, batch):
 def test_fine_tuning_has_one_phase_and_no_number_of_its_own_unless_asked_for():
     method, learner, _, _ = learner_of("finetune")
     assert method.phases == (Phase(),)
-    assert set(learner.hyper) == {"rate"}
+    assert set(learner.hyper) == {"learning_rate"}
 
 
 def test_a_lowered_shared_rate_holds_from_the_second_task_on():
     """The gradient and the head's step are those of plain fine-tuning."""
-    method, learner, focused, batch = learner_of("finetune", shared_rate=0.25)
+    method, learner, focused, batch = learner_of("finetune", shared_learning_rate=0.25)
     steps = {}
     for number, one in enumerate((learner_of("finetune")[0], method)):
         step = make_train_step(one, optax.sgd(1.0))
         for clock in (SECOND, SECOND._replace(newest=jnp.int32(0))):
             after, _, _ = step(focused, one.update_mask(focused, clock), clock, batch, jax.random.key(0))
             steps[number, int(clock.newest)] = jax.tree.map(lambda a, b: a - b, after.params, focused.params)
-    assert float(learner.hyper["shared_rate"]) == 0.25
+    assert float(learner.hyper["shared_learning_rate"]) == 0.25
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
     jax.tree.map(close, steps[1, 0], steps[0, 0])
     jax.tree.map(close, steps[1, 1]["head"], steps[0, 1]["head"])
     jax.tree.map(lambda slow, fast: close(slow, 0.25 * fast), steps[1, 1]["dense_0"], steps[0, 1]["dense_0"])
     for wrong in (-0.1, 1.5):
-        with pytest.raises(ValueError, match=f"shared_rate is {wrong}, but must be a finite number of"):
-            methods.finetune(method.network, shared_rate=wrong)
+        with pytest.raises(ValueError, match=f"shared_learning_rate is {wrong}, but must be a finite number of"):
+            methods.finetune(method.network, shared_learning_rate=wrong)
 
 
 @functools.cache
@@ -81,7 +81,7 @@ def constrained_visits():
 
 def test_the_warm_up_trains_the_head_alone_and_leaves_shared_statistics():
     method, begun, warmed, joined, _ = constrained_visits()
-    assert [(phase.name, phase.share, phase.fresh_optimizer) for phase in method.phases] == [
+    assert [(phase.name, phase.fraction, phase.fresh_optimizer) for phase in method.phases] == [
         ("warm-up", 0.25, True),
         ("train", 0.75, False),
     ]
@@ -165,7 +165,7 @@ def test_feature_extraction_trains_the_network_once_then_classifiers_five_times_
         mask = method.update_mask(focused, clock)
         found = [jax.tree.leaves(mask[name]) for name in ("dense_0", "head", "added_classifier")]
         assert [{float(leaf) for leaf in leaves} for leaves in found] == [{value} for value in trained[:3]]
-        assert phase_rate(method, clock) == trained[3]
+        assert phase_learning_rate(method, clock) == trained[3]
 
 
 def test_dropout_is_of_the_hidden_layer_and_of_training_alone():
@@ -223,10 +223,10 @@ def test_what_a_task_s_copy_takes_shows_in_its_bytes():
 # Joint training with balanced tasks
 
 
-def balanced(sizes, clock, key, *, capacity=9, memory=None):
+def balanced(sizes, clock, key, *, max_examples=9, memory=None):
     start = np.cumsum([0, *sizes[:-1]])
     table = Table(jnp.arange(sum(sizes)), jnp.zeros(sum(sizes), jnp.int32), jnp.asarray(start), jnp.asarray(sizes))
-    order, count = streams.epoch_order(table, clock, key, draws_from="balanced", capacity=capacity, memory=memory)
+    order, count = streams.epoch_order(table, clock, key, train_on="balanced", max_examples=max_examples, memory=memory)
     drawn = np.asarray(order)[: int(count)]
     return drawn, np.asarray(streams.task_of(table, jnp.asarray(drawn))), start
 
@@ -245,13 +245,13 @@ def test_every_task_seen_gives_as_many_examples_as_the_current_one(task, newest)
         assert mine[: sizes[each]].size == len(set(mine[: sizes[each]]))
 
 
-def test_balanced_draws_are_new_each_epoch_and_do_not_depend_on_the_capacity():
+def test_balanced_draws_are_new_each_epoch_and_do_not_depend_on_max_examples():
     clock, sizes = make_clock(task=2), [9, 3, 5, 2]
     one, _, _ = balanced(sizes, clock, jax.random.key(1))
     other, _, _ = balanced(sizes, clock, jax.random.key(2))
     assert (one != other).any()
     assert set(one[one < 9]) != set(other[other < 9]), "another part of a larger task"
-    np.testing.assert_array_equal(balanced(sizes, clock, jax.random.key(1), capacity=20)[0], one)
+    np.testing.assert_array_equal(balanced(sizes, clock, jax.random.key(1), max_examples=20)[0], one)
     memory = Memory(jnp.zeros([1, 1]), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32), jnp.ones(1, jnp.bool_))
     with pytest.raises(ValueError, match="'balanced', which draws from tasks' examples and not from a memory"):
         balanced(sizes, clock, jax.random.key(1), memory=memory)
@@ -261,7 +261,7 @@ def test_joint_training_with_balanced_tasks():
     stream = conformance.stream()
     network = small(stream)
     method = methods.joint(network, sampling="balanced")
-    assert (method.draws_from, methods.joint(network).draws_from) == ("balanced", "seen")
+    assert (method.train_on, methods.joint(network).train_on) == ("balanced", "seen")
     run = training.make_run(method, optax.sgd(1.0), stream, SETTINGS)
     result = run(jax.random.key(0), stream.tables)
     assert run.step.traces == 1

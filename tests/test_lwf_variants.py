@@ -151,12 +151,12 @@ def start_of(method, optimizer):
     draw = lambda number, *shape: jax.random.normal(jax.random.key(number), shape)
     params = {"body": {"kernel": draw(0, 2, 2)}, "head": {"kernel": draw(1, 2, 2, 3)}}
     teacher = {"body": {"kernel": draw(2, 2, 2)}, "head": {"kernel": draw(3, 2, 2, 3)}}
-    hyper = {**method.init(jax.random.key(0))[3], "rate": jnp.float32(0.1)}
+    hyper = {**method.init(jax.random.key(0))[3], "learning_rate": jnp.float32(0.1)}
     state = {"teacher": {"params": teacher, "collections": {}}}
     fill = lambda leaf: 0.3 * jnp.ones_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
     slots = jax.tree.map(fill, optimizer.init(params))
     classes = jnp.ones([2, 3], jnp.bool_)
-    resting = rows.resting(method.per_task, method.keeps_rows)
+    resting = rows.resting(method.per_task, method.stacked)
     return rows.focus(Learner(params, {}, slots, state, hyper, None, classes, resting), jnp.int32(1))
 
 
@@ -233,20 +233,22 @@ def test_all_tasks_layers_are_read_at_once():
     images = jnp.asarray(stream.tables.examples[:4])
     for network, layers, products in ((wide, 2, 4), (deep, 1, 2)):
         method = lwf(network, own_layers=layers)
-        assert len(method.keeps_rows) == 2 + 2 * layers
+        assert len(method.stacked) == 2 + 2 * layers
         key = jax.random.key(0)
-        keeps = rows.resting(method.per_task, method.keeps_rows)
+        stacked = rows.resting(method.per_task, method.stacked)
         stacked, collections = jax.jit(jax.vmap(network.init))(jax.random.split(key, 3))
-        kept = rows.map_leaves(lambda path, leaf, keeps=keeps: leaf if rows.has_rows(path, keeps) else leaf[0], stacked)
+        kept = rows.map_leaves(
+            lambda path, leaf, stacked=stacked: leaf if rows.has_rows(path, stacked) else leaf[0], stacked
+        )
         collections = jax.tree.map(lambda leaf: leaf[0], collections)
-        learner = Learner(kept, collections, (), {}, {}, None, jnp.ones([3, 3], jnp.bool_), keeps)
+        learner = Learner(kept, collections, (), {}, {}, None, jnp.ones([3, 3], jnp.bool_), stacked)
         read = lambda params, learner=learner, network=network: (
             apply_kept(network, learner, params, images, key=None).logits
         )
 
         @jax.jit
-        def alone(kept, task, keeps=keeps, collections=collections, network=network):
-            return network.apply(rows.take_row(kept, task, keeps), collections, images).logits
+        def alone(kept, task, stacked=stacked, collections=collections, network=network):
+            return network.apply(rows.take_row(kept, task, stacked), collections, images).logits
 
         assert_close(jax.jit(read)(kept), jnp.stack([alone(kept, jnp.int32(task)) for task in range(3)]))
         assert str(jax.make_jaxpr(read)(kept)).count("dot_general") == products

@@ -50,7 +50,7 @@ def made(method, student, teacher, classes=None):
     classes = jnp.ones([tasks, 3], bool) if classes is None else jnp.asarray(classes)
     state = {"teacher": {"params": taught, "collections": {}}}
     hyper = method.init(jax.random.key(0))[3]
-    resting = rows.resting(method.per_task, method.keeps_rows)
+    resting = rows.resting(method.per_task, method.stacked)
     return rows.focus(Learner(params, {}, (), state, hyper, None, classes, resting), jnp.int32(0))
 
 
@@ -170,7 +170,7 @@ def digits_case(dense=()):
         optax.sgd(1.0),
         training.Settings(batch_size=16),
         scenario="class",
-        capacity=streams.capacity(stream.tables),
+        max_examples=streams.max_examples(stream.tables),
     )
     tables, clock = jax.tree.map(jnp.asarray, stream.tables), make_clock(task=2)
     learner = engine.begin_visit(jax.jit(engine.init)(jax.random.key(0), tables), clock, tables, jax.random.key(0))
@@ -187,11 +187,11 @@ def digits_case(dense=()):
 def test_without_attention_and_by_binary_terms_of_the_new_classes_it_is_lwf_mc():
     """By losses and steps; by update masks too, so that classes not yet seen keep their bits in both."""
     base, _, moved, clock, batch = digits_case()
-    optimizer, rate = conformance.OPTIMIZERS["momentum"]
+    optimizer, learning_rate = conformance.OPTIMIZERS["momentum"]
     ends = []
     for method in (lwm(base.network, gamma=0.0), lwf_mc(base.network, push_unseen=False)):
         learner = moved._replace(
-            hyper={**method.init(jax.random.key(0))[3], "rate": jnp.float32(rate)},
+            hyper={**method.init(jax.random.key(0))[3], "learning_rate": jnp.float32(learning_rate)},
             opt_state=optimizer.init(moved.params),
         )
         step, mask, found = make_train_step(method, optimizer), method.update_mask(learner, clock), []
@@ -318,7 +318,7 @@ def test_the_teacher_of_the_last_visit_was_the_student_before_it():
     ends = []
     for rounds in (2, 3):
         shorter = stream._replace(schedule=jax.tree.map(lambda leaf, rounds=rounds: leaf[:rounds], stream.schedule))
-        run = training.make_run(method, optimizer, shorter, training.Settings(batch_size=16, rate=0.05))
+        run = training.make_run(method, optimizer, shorter, training.Settings(batch_size=16, learning_rate=0.05))
         ends.append(run(jax.random.key(0), stream.tables).learner)
         assert run.step.traces == 1
     state = ends[1].method_state

@@ -17,7 +17,7 @@ from cljax.types import make_clock
 from tests import conformance
 
 SGD = optax.sgd(1.0)
-SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=32)
+SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 
 
 def network_for(like, **options):
@@ -26,7 +26,9 @@ def network_for(like, **options):
 
 
 def engine_and_learner(method, stream, seed=0):
-    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    engine = training.make_engine(
+        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
     return engine, jax.jit(engine.init)(jax.random.key(seed), stream.tables)
 
 
@@ -183,10 +185,10 @@ def test_joint_training_sees_only_tasks_up_to_now():
 def test_freezing_trains_own_leaves_only_after_the_first_task(normalization):
     stream = conformance.stream()
     method = methods.freezing(network_for(stream, normalization=normalization, dropout=0.5))
-    optimizer, rate = conformance.OPTIMIZERS["adamw"]
-    settings = SETTINGS._replace(rate=rate)
-    capacity = streams.capacity(stream.tables)
-    engine = training.make_engine(method, optimizer, settings, scenario="task", capacity=capacity)
+    optimizer, learning_rate = conformance.OPTIMIZERS["adamw"]
+    settings = SETTINGS._replace(learning_rate=learning_rate)
+    max_examples = streams.max_examples(stream.tables)
+    engine = training.make_engine(method, optimizer, settings, scenario="task", max_examples=max_examples)
     fit = jax.jit(training.make_fit(engine, settings, longest=1))
     key = jax.random.key(0)
     learner, after = jax.jit(engine.init)(key, stream.tables), []
@@ -263,9 +265,15 @@ def test_bytes_per_task_are_those_of_the_rows():
 
 
 NUMBERS = {
-    "clnp": {"l1": -1.0, "margin": -0.1, "thresholds": (-1.0,), "fine_tune": 1.0, "fine_tune_rate": -1.0},
-    "feature_extraction": {"hidden": 0, "rate_factor": 0.0, "dropout": 1.0},
-    "finetune": {"shared_rate": 1.5, "warm_up": 1.0},
+    "clnp": {
+        "l1": -1.0,
+        "margin": -0.1,
+        "thresholds": (-1.0,),
+        "fine_tune": 1.0,
+        "fine_tune_learning_rate_factor": -1.0,
+    },
+    "feature_extraction": {"hidden": 0, "learning_rate_factor": 0.0, "dropout": 1.0},
+    "finetune": {"shared_learning_rate": 1.5, "warm_up": 1.0},
     "hard_sharing": {"own_layers": 1.5},
     "l2_constraint": {"strength": -1.0, "warm_up": -0.5},
     "lwf": {"temperature": 0.0, "strength": -1.0, "warm_up": 1.0, "own_layers": -1},
@@ -286,9 +294,12 @@ def test_numbers_out_of_range_are_refused_by_name(name, option):
 
 def test_numbers_in_lists_and_of_a_phase_s_rate():
     network = networks.mlp((8, 8, 1), 2, hidden=(6,))
-    for l1, rate, words in ((float("nan"), 0.1, "clnp's l1 is nan"), (1e-5, -0.1, "clnp's candidate .* is -0.1")):
+    for l1, learning_rate, words in (
+        (float("nan"), 0.1, "clnp's l1 is nan"),
+        (1e-5, -0.1, "clnp's candidate .* is -0.1"),
+    ):
         with pytest.raises(ValueError, match=words):
-            methods.clnp(network, candidates=[(l1, rate)])
+            methods.clnp(network, candidates=[(l1, learning_rate)])
     with pytest.raises(ValueError, match=r"clnp's l1 is -1"):
         methods.clnp(network, l1=(1e-5, -1.0))
 

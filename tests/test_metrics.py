@@ -193,9 +193,9 @@ def test_first_visits_refuses_other_numberings(tasks):
         metrics.first_visits(np.zeros((3, 3)), tasks)
 
 
-def test_capacity_of_every_task_from_the_last_ownership():
+def test_feature_usage_of_every_task_from_the_last_ownership():
     owner = {"a": jnp.array([0, 0, 1, 2**31 - 1]), "b": jnp.array([[2, 0], [1, 0]])}
-    used, new, free = jax.vmap(lambda task: metrics.capacity(owner, task))(jnp.arange(3))
+    used, new, free = jax.vmap(lambda task: metrics.feature_usage(owner, task))(jnp.arange(3))
     np.testing.assert_array_equal(used["a"], [0.5, 0.75, 0.75])
     np.testing.assert_array_equal(new["a"], [0.5, 0.25, 0.0])
     np.testing.assert_array_equal(free["a"], [0.5, 0.25, 0.25])

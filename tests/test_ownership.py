@@ -88,25 +88,25 @@ def test_what_a_task_is_shown():
         "frozen": {"a": jnp.zeros(3, bool)},
         "other": {"x": jnp.ones(1)},
     }
-    shown = ownership.show(collections, OWNER, 1)
+    shown = ownership.apply_gates(collections, OWNER, 1)
     assert lists(shown) == {"gates/a": [1, 1, 0], "gates/b": [1, 1], "frozen/a": [True, False, False], "other/x": [1]}
     assert (shown["gates"]["a"].dtype, shown["gates"]["b"].dtype) == (jnp.bfloat16, jnp.float32)
-    own = ownership.show(collections, OWNER, 1, own=("a",))["gates"]
+    own = ownership.apply_gates(collections, OWNER, 1, own=("a",))["gates"]
     assert lists(own) == {"a": [0, 1, 0], "b": [1, 1]}
     for kind in (int, np.uint8, np.int16):
-        assert lists(ownership.show(collections, OWNER, kind(1), newest=kind(1))) == lists(shown)
-    again = ownership.show(collections, OWNER, 0, newest=1)
+        assert lists(ownership.apply_gates(collections, OWNER, kind(1), newest=kind(1))) == lists(shown)
+    again = ownership.apply_gates(collections, OWNER, 0, newest=1)
     assert lists(again) == {"gates/a": [1, 0, 0], "gates/b": [0, 1], "frozen/a": [True] * 3, "other/x": [1]}
-    assert "frozen" not in ownership.show({"gates": collections["gates"]}, OWNER, 0)
+    assert "frozen" not in ownership.apply_gates({"gates": collections["gates"]}, OWNER, 0)
     with pytest.raises(AssertionError):
-        ownership.show(collections, {**OWNER, "a": jnp.array([0])}, 0)
+        ownership.apply_gates(collections, {**OWNER, "a": jnp.array([0])}, 0)
 
 
 def test_interference_is_cut_from_newer_into_older_and_from_unseen_into_the_head():
-    cut = lists(ownership.sever(filled(1.0), WIRES, OWNER, 0))
+    cut = lists(ownership.cut_interference(filled(1.0), WIRES, OWNER, 0))
     assert cut["dense/kernel"] == [[1, 1], [1, 0], [0, 0]] * 2
     assert cut["head/kernel"] == [[0, 0], [1, 1]]
-    alone = lists(ownership.sever(filled(1.0), WIRES, OWNER, 1, only_own=True))
+    alone = lists(ownership.cut_interference(filled(1.0), WIRES, OWNER, 1, only_own=True))
     assert alone["dense/kernel"] == [[1, 1], [1, 0], [1, 1]] * 2
     assert alone["head/kernel"] == [[1, 1], [1, 1]]
     untouched = lists(filled(1.0))
@@ -115,7 +115,7 @@ def test_interference_is_cut_from_newer_into_older_and_from_unseen_into_the_head
 
 
 def test_what_leads_to_free_features_is_drawn_anew():
-    drawn = lists(ownership.redraw(filled(0.0), filled(1.0), WIRES, OWNER, rows.resting(OWN)))
+    drawn = lists(ownership.reinitialize(filled(0.0), filled(1.0), WIRES, OWNER, rows.resting(OWN)))
     assert drawn == {
         "conv/kernel": [[[[0, 0, 1]] * 2]],
         "conv/bias": [0, 0, 1],
@@ -125,18 +125,18 @@ def test_what_leads_to_free_features_is_drawn_anew():
         "head/bias": [0, 0],
     }
     owner = {**OWNER, "b": jnp.array([0, FREE])}
-    shared = lists(ownership.redraw(filled(0.0), filled(1.0), WIRES, owner, rows.resting(())))
+    shared = lists(ownership.reinitialize(filled(0.0), filled(1.0), WIRES, owner, rows.resting(())))
     assert shared["dense/kernel"] == [[0, 1]] * 6
     assert (shared["head/kernel"], shared["head/bias"]) == ([[0, 0], [1, 1]], [0, 0])
     assert shared["norm/scale"] == [0, 0, 1]
     repeated = {"late": jnp.zeros((6, 1))}
     wire = {"late": Wire("late", "a", None, repeat=2)}
-    after = ownership.redraw(repeated, {"late": jnp.ones((6, 1))}, wire, OWNER, rows.resting(()))
+    after = ownership.reinitialize(repeated, {"late": jnp.ones((6, 1))}, wire, OWNER, rows.resting(()))
     assert lists(after) == {"late": [[0], [0], [1]] * 2}
     statistics = {"norm": {"mean": (3,)}, "loose": {"mean": (3,)}}
-    after = ownership.redraw(filled(0.0, statistics), filled(1.0, statistics), WIRES, OWNER, rows.resting(()))
+    after = ownership.reinitialize(filled(0.0, statistics), filled(1.0, statistics), WIRES, OWNER, rows.resting(()))
     assert lists(after) == {"norm/mean": [0, 0, 1], "loose/mean": [0, 0, 0]}
-    half = ownership.redraw(
+    half = ownership.reinitialize(
         {"conv": {"bias": jnp.zeros(3, jnp.bfloat16)}},
         {"conv": {"bias": jnp.ones(3)}},
         WIRES,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from cljax.report import frame, palette, plots
 from cljax.report.series import known_mean_and_interval, learning_curve
 from cljax.report.sweep import stability_plasticity
-from tests.records import FIRST, SECOND, make_capacity, make_run
+from tests.records import FIRST, SECOND, make_run, make_usage
 
 T1 = 12.706204736432095
 """Student's t at 0.975 with one degree of freedom: two values x, y have the half-width T1 |x - y| / 2."""
@@ -59,11 +59,11 @@ def test_accuracy_matrix_shows_the_mean_over_seeds():
 
 
 def test_matrix_of_what_is_unknown_and_of_the_other_reading():
-    run = make_run("joint", [[[0.9, None], [None, 0.7]]], "class", task_aware=[[[1.0, 0.5], [0.25, 0.75]]])
+    run = make_run("joint", [[[0.9, None], [None, 0.7]]], "class", task_il_accuracy=[[[1.0, 0.5], [0.25, 0.75]]])
     assert texts(plots.accuracy_matrix(run)) == ["90.0", "-", "-", "70.0"]
-    ax = plots.accuracy_matrix(run, task_aware=True)
+    ax = plots.accuracy_matrix(run, task_il_accuracy=True)
     assert texts(ax) == ["100.0", "50.0", "25.0", "75.0"]
-    assert "task-aware" in ax.get_title("left")
+    assert "task-IL" in ax.get_title("left")
 
 
 def test_matrix_of_many_tasks_writes_whole_numbers_and_then_none():
@@ -175,17 +175,17 @@ def test_a_curve_of_phases_and_of_seeds_that_stop_early():
     np.testing.assert_allclose(half, [T1 / 2, T1 / 2, np.nan])
 
 
-def test_capacity_stacks_to_100_percent():
-    run = make_run("tfm", SECOND, capacity=make_capacity())
-    ax = plots.capacity(run, "dense_0")
+def test_feature_usage_stacks_to_100_percent():
+    run = make_run("tfm", SECOND, feature_usage=make_usage())
+    ax = plots.feature_usage(run, "dense_0")
     heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in ax.containers}
     expected = {"reused": [0, 30], "older, not reused": [0, 10], "new": [40, 30], "free": [60, 30]}
     assert list(heights) == list(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(heights[name], value, atol=1e-9)
     np.testing.assert_allclose([bar.get_y() for bar in ax.containers[3]], [40, 70])
-    with pytest.raises(ValueError, match=r"no capacity of the layer 'conv'. It has: dense_0."):
-        plots.capacity(run, "conv")
+    with pytest.raises(ValueError, match=r"no feature usage of the layer 'conv'. It has: dense_0."):
+        plots.feature_usage(run, "conv")
 
 
 def test_a_method_looks_the_same_in_every_plot():

@@ -18,7 +18,7 @@ def make_run(method, accuracy, scenario="task", **changes):
         "scenario": scenario,
         "seeds": list(range(len(accuracy))),
         "accuracy": accuracy,
-        "task_aware": accuracy,
+        "task_il_accuracy": accuracy,
         "seconds": [1.0, 2.0],
         "compile_seconds": 1.5,
         "flops": 1_445_551.0,
@@ -60,13 +60,13 @@ def test_table_by_hand():
     assert "Percent ±95% interval, 2 seeds; seconds without compilation (3.0 in all)." in text
 
 
-def test_class_incremental_shows_task_aware_accuracy_and_fits_100_columns():
+def test_class_incremental_shows_task_il_accuracy_and_fits_100_columns():
     wide = [[[1.0, 0.0], [last, 1.0]] for last in (0.0, 0.1, 0.2, 0.1)]
     aware = [[[1.0, 0.0], [last, 0.8]] for last in (0.8, 0.7, 0.8, 0.9)]
     names = ("finetune", "tensor_factorization")
-    runs = [make_run(name, wide, "class", task_aware=aware) for name in names]
+    runs = [make_run(name, wide, "class", task_il_accuracy=aware) for name in names]
     text = render({"runs": runs})
-    assert "task-aware" in text
+    assert "task-IL" in text
     assert "class-incremental" in text
     row = next(line for line in text.splitlines() if line.startswith("tensor_factorization"))
     # Last rows 0, .1, .2, .1: mean .1, deviation .0816, t(0.975, 3) = 3.182: ±.13 on one of two tasks, so ±.065.
@@ -141,20 +141,20 @@ def test_short_counts(number, text):
 def test_forgetting_nothing_counts_from_each_visit_to_the_next():
     marks = np.array([[[1, 0], [1, 5], [3, 5], [3, 5]]], np.uint32)
     tasks, every = np.array([0, 1, 0, 1]), np.ones(4, bool)
-    assert report.forgets_nothing(marks, tasks, every)
+    assert report.zero_forgetting(marks, tasks, every)
     between = np.array([[[1, 0], [2, 5], [3, 5], [3, 5]]], np.uint32)
-    assert not report.forgets_nothing(between, tasks, every)
-    assert not report.forgets_nothing(marks, np.array([0, 1, 1, 1]), every)
+    assert not report.zero_forgetting(between, tasks, every)
+    assert not report.zero_forgetting(marks, np.array([0, 1, 1, 1]), every)
     marks[0, 3, 0] = 9
-    assert not report.forgets_nothing(marks, tasks, every)
-    assert report.forgets_nothing(marks, tasks, np.array([True, True, True, False]))
+    assert not report.zero_forgetting(marks, tasks, every)
+    assert report.zero_forgetting(marks, tasks, np.array([True, True, True, False]))
 
 
 def test_one_seed_that_forgets_is_enough():
     marks = np.zeros((3, 2, 2), np.uint32)
-    assert report.forgets_nothing(marks, np.array([0, 1]), np.ones(2, bool))
+    assert report.zero_forgetting(marks, np.array([0, 1]), np.ones(2, bool))
     marks[2, 1, 0] = 1
-    assert not report.forgets_nothing(marks, np.array([0, 1]), np.ones(2, bool))
+    assert not report.zero_forgetting(marks, np.array([0, 1]), np.ones(2, bool))
 
 
 def test_plain_is_strict_json_and_keeps_float32_bits():

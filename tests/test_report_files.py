@@ -21,7 +21,7 @@ from cljax.report import files, schema, sections, series, tensorboard
 from cljax.report import record as records
 from cljax.report.figures import Drawing, draw
 from cljax.training.driver import drive
-from tests.records import FIRST, SECOND, make_capacity, make_run, save
+from tests.records import FIRST, SECOND, make_run, make_usage, save
 
 HALF = 12.706204736432095 / 2
 """A pair x, y has the half-width HALF |x - y| of a 95% interval."""
@@ -31,7 +31,7 @@ HALF = 12.706204736432095 / 2
 def written(tmp_path_factory):
     """The report of a run folder with two methods and one left out: the folder and what it holds."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    runs = make_run("finetune", FIRST), make_run("tfm", SECOND, capacity=make_capacity())
+    runs = make_run("finetune", FIRST), make_run("tfm", SECOND, feature_usage=make_usage())
     save(folder, *runs, left_out={"clnp": "it has <no> gates"})
     return report.write([folder]).parent
 
@@ -75,7 +75,7 @@ def test_the_files_of_a_report(written):
     names = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
     own = [f"plots/{kind}-{name}.png" for kind in ("accuracy_matrix", "task_accuracy") for name in ("finetune", "tfm")]
     side = ["accuracy_against_forgetting", "average_accuracy", "learning_curves", "training_loss"]
-    files = ["report.html", "results.csv", "summary.csv", "table.md", "plots/capacity-tfm.png"]
+    files = ["report.html", "results.csv", "summary.csv", "table.md", "plots/feature_usage-tfm.png"]
     assert names == sorted([*files, *own, *(f"plots/{name}.png" for name in side)])
     with Image.open(written / "plots" / "average_accuracy.png") as image:
         assert min(image.size) > 200
@@ -104,7 +104,7 @@ def test_csv_by_hand(written):
         "after_task": "1",
         "task": "1",
         "accuracy": "0.9",
-        "task_aware": "0.9",
+        "task_il_accuracy": "0.9",
     }
     for row in found:
         matrix = {"finetune": FIRST, "tfm": SECOND}[row["method"]]
@@ -115,8 +115,8 @@ def test_csv_by_hand(written):
     expected = {"average_accuracy_mean": 0.65, "average_accuracy_ci95": HALF * 0.1, "forgetting_mean": 0.3}
     expected |= {"forgetting_ci95": HALF * 0.2, "backward_transfer_mean": -0.3, "backward_transfer_ci95": HALF * 0.2}
     assert numbers == pytest.approx(expected, rel=1e-5)
-    assert (first["seeds"], first["forgets_nothing"], second["forgets_nothing"]) == ("2", "False", "True")
-    assert first["task_aware_accuracy_mean"] == ""
+    assert (first["seeds"], first["zero_forgetting"], second["zero_forgetting"]) == ("2", "False", "True")
+    assert first["task_il_accuracy_mean"] == ""
 
 
 def test_the_page_is_whole_and_needs_nothing_else(written):
@@ -126,7 +126,14 @@ def test_the_page_is_whole_and_needs_nothing_else(written):
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)
     assert not re.search(r"@import|url\((?!#)", text)
     words = " ".join(page.text)
-    for said in ("finetune", "tfm", "digits, 2 tasks, task-incremental", "it has <no> gates", "training.rate", "0.05"):
+    for said in (
+        "finetune",
+        "tfm",
+        "digits, 2 tasks, task-incremental",
+        "it has <no> gates",
+        "training.learning_rate",
+        "0.05",
+    ):
         assert said in words
     figures = page.all("svg")
     assert len(figures) == 9
@@ -172,13 +179,13 @@ def test_the_table_is_a_table_and_sorts_by_its_keys(written):
 
 
 def test_several_folders_side_by_side_and_in_sections(tmp_path):
-    config = {**make_run("lwf", FIRST)["config"], "training": {"seeds": [0, 1], "rate": 0.1}}
+    config = {**make_run("lwf", FIRST)["config"], "training": {"seeds": [0, 1], "learning_rate": 0.1}}
     first = save(tmp_path / "first", make_run("finetune", FIRST), make_run("lwf", SECOND))
     second = save(tmp_path / "second", make_run("lwf", FIRST, config=config), make_run("ewc", SECOND, config=config))
     other = save(tmp_path / "other", make_run("finetune", FIRST, "class"))
     same, apart = report.gather([first, second, other])
     assert [sections.label(run) for run in same.runs] == ["finetune", "lwf (first)", "lwf (second)", "ewc"]
-    assert same.notes == ["second differs from first in training.rate (0.05 in first, 0.1 in second)."]
+    assert same.notes == ["second differs from first in training.learning_rate (0.05 in first, 0.1 in second)."]
     assert (apart.title, len(apart.runs)) == ("digits, 2 tasks, class-incremental", 1)
     assert [run["place"] for run in (*same.runs, *apart.runs)] == [0, 1, 2, 3, 0]
     differences = [line.split(" | ")[4] for line in report.markdown(same.runs).splitlines()[2:]]
@@ -198,10 +205,15 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path):
 def test_hard_records_are_written_whole(tmp_path):
     """One seed with an unknown accuracy and one task; class-incremental; revisits."""
     single = save(tmp_path / "single", make_run("finetune", [[[None]]], epochs=make_run("a", [[[1.0]]])["epochs"]))
-    rounds = {"accuracy": [[[0.9, 0.1], [0.5, 0.7], [0.8, 0.6]]], "task_aware": [[[1.0, 0.1], [1.0, 0.7], [1.0, 0.6]]]}
+    rounds = {
+        "accuracy": [[[0.9, 0.1], [0.5, 0.7], [0.8, 0.6]]],
+        "task_il_accuracy": [[[1.0, 0.1], [1.0, 0.7], [1.0, 0.6]]],
+    }
     schedule = {"task": [0, 1, 0], "epochs": [2] * 3, "evaluate": [True] * 3}
     wide = [[[0.9, 0.1], [0.8, 0.6]]]
-    again = make_run("joint", wide, "class", task_aware=[[[1.0, 0.1], [1.0, 0.6]]], rounds=rounds, schedule=schedule)
+    again = make_run(
+        "joint", wide, "class", task_il_accuracy=[[[1.0, 0.1], [1.0, 0.6]]], rounds=rounds, schedule=schedule
+    )
     again["epochs"] = make_run("joint", [[[0.0] * 3] * 3])["epochs"]
     revisited = save(tmp_path / "revisited", again)
     place = report.write([single, revisited], tmp_path / "out").parent
@@ -216,7 +228,7 @@ def test_hard_records_are_written_whole(tmp_path):
     ]
     assert rows(place / "results.csv")[0]["accuracy"] == ""
     assert not (place / "plots" / "1-accuracy_matrix-finetune.png").exists()
-    assert (place / "plots" / "2-task_aware_accuracy.png").exists()
+    assert (place / "plots" / "2-task_il_accuracy.png").exists()
     Reader((place / "report.html").read_text())
 
 
@@ -300,7 +312,7 @@ def test_a_report_replaces_its_own_files_and_no_other(tmp_path, capsys, unplotte
     assert there(out).keys() == found | mine.keys() - {".table.md-mydraft0"}
     del mine[".table.md-mydraft0"]  # the name of a draft of the report's own
     assert {name: there(out)[name] for name in mine} == mine
-    rounds = {"accuracy": [[[0.5], [0.5]]], "task_aware": [[[0.5], [0.5]]]}
+    rounds = {"accuracy": [[[0.5], [0.5]]], "task_il_accuracy": [[[0.5], [0.5]]]}
     schedule = {"task": [0, 0], "epochs": [2, 2], "evaluate": [True, True]}
     epochs = make_run("a", [[[0.0] * 2] * 2])["epochs"]
     save(folder, make_run("lwf", [[[0.5]]], rounds=rounds, schedule=schedule, epochs=epochs))
@@ -407,12 +419,12 @@ def places(value, path=()):
 
 def test_a_changed_record_is_refused_or_reported(monkeypatch):
     """A true record, changed at every place in turn: what is accepted goes through everything but the drawing."""
-    rounds = {name: [[[0.9, 0.1], [0.5, 0.7], [0.8, 0.6]]] for name in ("accuracy", "task_aware")}
+    rounds = {name: [[[0.9, 0.1], [0.5, 0.7], [0.8, 0.6]]] for name in ("accuracy", "task_il_accuracy")}
     schedule = {"task": [0, 1, 0], "epochs": [1] * 3, "evaluate": [True] * 3}
     points = {"curves": [[[0.9, 0.1], [0.5, 0.7]]], "curve_epochs": [[0, 0, 1], [1, 0, 2]]}
     sweep = {"curve": "lwf.strength", "parameter": "strength", "value": 1.0}
     run = make_run("lwf", FIRST[:1], "class", rounds=rounds, schedule=schedule, sweep=sweep, **points)
-    run["capacity"] = {"dense_0": {name: values[:1] for name, values in make_capacity()["dense_0"].items()}}
+    run["feature_usage"] = {"dense_0": {name: values[:1] for name, values in make_usage()["dense_0"].items()}}
     run["epochs"] = make_run("lwf", [[[0.0] * 3] * 3])["epochs"]
     record = {
         "format": 1,
@@ -528,7 +540,7 @@ def test_without_the_package_the_command_says_what_to_install(tmp_path, capsys, 
 
 def test_the_record_has_the_capacity_of_owned_features(driven):
     method, seeds, outcome, _ = driven
-    found = records.capacity(method.network, outcome.learners)
+    found = records.feature_usage(method.network, outcome.learners)
     assert list(found) == ["dense_0"]
     for seed, learner in enumerate(outcome.learners):
         owner = np.asarray(learner.method_state.owner["dense_0"])
@@ -542,7 +554,7 @@ def test_the_record_has_the_capacity_of_owned_features(driven):
     network = {"name": "mlp"}
     config = {"training": {"curves_every": 0}}
     run = report.run_record(method, seeds, outcome, network=network, config=config)
-    assert run["capacity"] == report.plain(found)
+    assert run["feature_usage"] == report.plain(found)
     json.dumps(run, allow_nan=False)
     free = outcome.learners[0]._replace(method_state=())
-    assert records.capacity(method.network, [free]) is None
+    assert records.feature_usage(method.network, [free]) is None

@@ -94,7 +94,7 @@ def test_paths_that_would_be_confused_are_refused():
     rows.check_paths(params, {}, ["inner/head/kernel"])
     with pytest.raises(ValueError, match="names 'heads/kernel', which is no leaf"):
         rows.check_paths(params, {}, ["heads/kernel"])
-    with pytest.raises(ValueError, match="keeps_rows names 'head/kernel', which is not among per_task"):
+    with pytest.raises(ValueError, match="stacked names 'head/kernel', which is not among per_task"):
         rows.check_paths(params, {}, ["inner/head/kernel"], ["head/kernel"])
     rows.check_paths({"my_norm": {"scale": 0.0}, "norm": {"scale": 0.0}}, {}, ["norm/scale"])
 

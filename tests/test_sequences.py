@@ -56,9 +56,9 @@ def test_a_data_set_after_the_other_by_hand():
 
 def test_several_tasks_a_data_set_and_a_schedule():
     schedule = streams.visits([(2, 1), (0, 1), (1, 1), (3, 1)])
-    stream = streams.sequence([COLOUR, GREY], tasks=4, schedule=schedule, share=(1, 1, 0.5, 1), class_order="random")
+    stream = streams.sequence([COLOUR, GREY], tasks=4, schedule=schedule, fraction=(1, 1, 0.5, 1), class_order="random")
     assert stream.facts["groups"] == [["grey"], ["colour"], ["colour"], ["grey"]]
-    assert stream.facts["share"] == [0.5, 1.0, 1.0, 1.0]
+    assert stream.facts["fraction"] == [0.5, 1.0, 1.0, 1.0]
     assert stream.tables.train.size.tolist() == [10, 18, 18, 9]
     shown = {name for names in stream.facts["classes"][1:3] for name in names}
     assert shown == {f"colour/{label}" for label in range(4)}
@@ -230,7 +230,7 @@ def test_tasks_that_share_images_with_different_labels():
         )
     assert stream.facts["classes"] == [["a", "b", "c", "d"], ["ab", "cd"], ["a", "b", "c"]]
     assert stream.facts["kind"] == "relabelled"
-    few = streams.relabelled(COLOUR, [fine, coarse], share=0.05)
+    few = streams.relabelled(COLOUR, [fine, coarse], fraction=0.05)
     assert few.tables.train.size.tolist() == [4, 2]  # one example of each class of the task
 
 
@@ -241,7 +241,7 @@ def test_multi_label_tasks_of_shared_images_and_a_run():
     assert stream.tables.train.labels[40:].tolist() == [[1, 1, 0]] * 40
     stream = streams.relabelled(COLOUR, [COLOUR.labels, COLOUR.labels // 2], validation=0)
     network = networks.mlp((8, 8, 3), 4, hidden=(3,), mean=stream.mean, std=stream.std)
-    run = training.make_run(methods.finetune(network), optax.sgd(1.0), stream, training.Settings(rate=0.01))
+    run = training.make_run(methods.finetune(network), optax.sgd(1.0), stream, training.Settings(learning_rate=0.01))
     result = run(jax.random.key(0), stream.tables)
     assert run.step.traces == 1
     assert np.isfinite(result.evaluation.accuracy).all()
@@ -275,8 +275,10 @@ def test_the_command_builds_these_streams(monkeypatch):
         setup.check_values(options)
         return setup.make_stream(setup.load_data(options, "scan"), options, 0)
 
-    both = stream(data=("colour", "grey"), normalize="each", share=(1.0, 0.5))
-    chex.assert_trees_all_equal(both.tables, streams.sequence([COLOUR, GREY], normalize="each", share=(1, 0.5)).tables)
+    both = stream(data=("colour", "grey"), normalize="each", fraction=(1.0, 0.5))
+    chex.assert_trees_all_equal(
+        both.tables, streams.sequence([COLOUR, GREY], normalize="each", fraction=(1, 0.5)).tables
+    )
     assert stream(data=("colour", "grey"), tasks=4).facts["groups"] == [["colour"], ["colour"], ["grey"], ["grey"]]
     coarse = stream(data=("cifar100",), division="superclass")
     assert len(coarse.facts["groups"]) == 20
@@ -293,8 +295,8 @@ def test_the_command_builds_these_streams(monkeypatch):
         (["--data", "a", "b", "--class-order", "1", "0"], "--class-order is 1 0, but must be a word"),
         (["--data", "a", "b", "--division", "superclass"], "--division is superclass, but must be class"),
         (["--normalize", "each"], "--normalize is each, but must be left out"),
-        (["--share", "0.1", "0.2"], "--share is 0.1 0.2, but must be one number, or one a task"),
-        (["--share", "0"], "--share is 0.0, but must be a finite number above 0 and of at most 1"),
+        (["--fraction", "0.1", "0.2"], "--fraction is 0.1 0.2, but must be one number, or one a task"),
+        (["--fraction", "0"], "--fraction is 0.0, but must be a finite number above 0 and of at most 1"),
         (["--image-size", "0"], "--image-size is 0, but must be a whole number from 1 to 32768"),
         (["--augment", "flip", "flip"], "--augment is flip flip"),
     ],

@@ -75,7 +75,7 @@ def test_split_by_hand():
         "scenario": "task",
         "seed": 0,
         "validation": 0,
-        "share": [1.0, 1.0],
+        "fraction": [1.0, 1.0],
         "kind": "split",
         "class_order": [2, 1, 0],
         "classes": [["c", "b"], ["a"]],
@@ -122,7 +122,7 @@ def test_validation_depends_on_the_seed_and_not_on_order_or_tasks():
 
 def test_shares_of_the_training_part_are_balanced_nested_and_leave_the_rest_alone():
     made = dataset(counts=(10, 100, 30, 5, 1))
-    built = [streams.split(made, tasks=2, share=share) for share in (0.03, 0.1, 0.3, 1)]
+    built = [streams.split(made, tasks=2, fraction=fraction) for fraction in (0.03, 0.1, 0.3, 1)]
     counts = [np.bincount(made.labels[stream.tables.train.index], minlength=5).tolist() for stream in built]
     # of 9, 90, 27, 4 and 1 examples that validation leaves, halves rounded up, at least one
     assert counts == [[1, 3, 1, 1, 1], [1, 9, 3, 1, 1], [3, 27, 8, 1, 1], [9, 90, 27, 4, 1]]
@@ -131,40 +131,40 @@ def test_shares_of_the_training_part_are_balanced_nested_and_leave_the_rest_alon
         chex.assert_trees_all_equal(fewer.tables.validation, more.tables.validation)
         chex.assert_trees_all_equal(fewer.tables.test, more.tables.test)
     chex.assert_trees_all_equal(built[3].tables, streams.split(made, tasks=2).tables)
-    assert built[1].facts["share"] == [0.1, 0.1]
+    assert built[1].facts["fraction"] == [0.1, 0.1]
     assert built[1].facts["sizes"]["train"] == [13, 2]
-    again, other = (streams.split(made, tasks=5, seed=seed, share=0.1, class_order="random") for seed in (0, 1))
+    again, other = (streams.split(made, tasks=5, seed=seed, fraction=0.1, class_order="random") for seed in (0, 1))
     assert set(again.tables.train.index.tolist()) == set(built[1].tables.train.index.tolist())
     assert set(other.tables.train.index.tolist()) != set(built[1].tables.train.index.tolist())
 
 
 def test_a_share_for_each_task():
     made = dataset(counts=(20, 20, 20))
-    stream = streams.split(made, tasks=3, share=(1, 0.5, 0.1), schedule=streams.visits([(2, 1), (0, 1), (1, 1)]))
+    stream = streams.split(made, tasks=3, fraction=(1, 0.5, 0.1), schedule=streams.visits([(2, 1), (0, 1), (1, 1)]))
     assert stream.tables.train.size.tolist() == [2, 18, 9]
-    assert stream.facts["share"] == [0.1, 1.0, 0.5]
-    shown = streams.permuted(made, tasks=3, share=[1, 0.5, 0.1])
+    assert stream.facts["fraction"] == [0.1, 1.0, 0.5]
+    shown = streams.permuted(made, tasks=3, fraction=[1, 0.5, 0.1])
     assert shown.tables.train.size.tolist() == [54, 27, 6]
     assert set(rows_of(shown.tables.train, 2).tolist()) < set(rows_of(shown.tables.train, 1).tolist())
     np.testing.assert_array_equal(shown.tables.train.labels, made.labels[shown.tables.train.index])
     images, many = np.zeros((20, 2, 2, 1), np.uint8), np.zeros((20, 3), np.float32)
-    tasks = streams.from_tasks([(images, many, images, many)] * 2, share=(1, 0.5))
+    tasks = streams.from_tasks([(images, many, images, many)] * 2, fraction=(1, 0.5))
     assert tasks.tables.train.size.tolist() == [18, 9]
     assert tasks.tables.test.size.tolist() == [20, 20]
 
 
 @pytest.mark.parametrize(
-    ("share", "words"),
+    ("fraction", "words"),
     [
-        (0, "share of training examples is 0, but must be a finite number above 0"),
+        (0, "fraction of training examples is 0, but must be a finite number above 0"),
         (1.5, "of at most 1"),
-        ([0.5], "1 shares .* 2 tasks"),
+        ([0.5], "1 fractions .* 2 tasks"),
     ],
 )
-def test_share_errors(share, words):
+def test_share_errors(fraction, words):
     for build in (streams.split, streams.permuted):
         with pytest.raises(ValueError, match=words):
-            build(dataset(), tasks=2, share=share)
+            build(dataset(), tasks=2, fraction=fraction)
 
 
 def test_random_order_is_of_the_seed():
@@ -196,8 +196,8 @@ def test_statistics_are_of_the_first_task_s_training_part(first):
     again = made._replace(labels=made.labels[::-1].copy())
     orders = streams.visits([(first, 1), (1 - first, 1)])
     for stream in (
-        streams.split(made, tasks=2, schedule=orders, share=0.5),
-        streams.with_schedule(streams.split(made, tasks=2, share=0.5), orders),
+        streams.split(made, tasks=2, schedule=orders, fraction=0.5),
+        streams.with_schedule(streams.split(made, tasks=2, fraction=0.5), orders),
         streams.permuted(made, tasks=2, schedule=orders),
         streams.relabelled(
             made, [np.minimum(made.labels, 1), np.where(made.labels < 2, -1, made.labels - 2)], schedule=orders
@@ -240,7 +240,7 @@ def test_permuted_vectors_have_one_mean_and_deviation_for_all_elements():
         ({"tasks": 2, "scenario": "multi"}, "scenario is 'multi', but must be 'task', 'class' or 'domain'"),
         (
             {"tasks": 2, "validation": 1.0},
-            "validation share is 1.0, but must be a finite number of at least 0 and below 1",
+            "validation fraction is 1.0, but must be a finite number of at least 0 and below 1",
         ),
         ({"tasks": 2, "epochs": 0}, "Round 1 of the schedule visits task 1 for 0 epochs"),
         ({"tasks": 2, "epochs": [1, 2, 3]}, "3 numbers of epochs were given for 2 tasks"),
@@ -465,10 +465,10 @@ def test_task_of_skips_empty_tasks(sizes, tasks):
     task=st.integers(0, 3),
     newest=st.integers(0, 3),
     valid=st.lists(st.booleans(), min_size=5, max_size=5),
-    draws_from=st.sampled_from(["current", "seen", "all"]),
+    train_on=st.sampled_from(["current", "seen", "all"]),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_every_eligible_example_is_drawn_once_an_epoch(sizes, task, newest, valid, draws_from, seed):
+def test_every_eligible_example_is_drawn_once_an_epoch(sizes, task, newest, valid, train_on, seed):
     padded = by_hand([*sizes, 24 - sum(sizes)])  # of one length, so that all cases share a compiled program
     table = padded.train._replace(start=padded.train.start[:4], size=padded.train.size[:4])
     tables = padded._replace(train=table)
@@ -479,11 +479,9 @@ def test_every_eligible_example_is_drawn_once_an_epoch(sizes, task, newest, vali
         jnp.array(valid),
     )
     newest = max(task, newest)
-    order, count, batches = epoch(
-        tables, make_clock(task=task, newest=newest), jax.random.key(seed), memory, draws_from
-    )
+    order, count, batches = epoch(tables, make_clock(task=task, newest=newest), jax.random.key(seed), memory, train_on)
     start = np.concatenate([[0], np.cumsum(sizes)])
-    low, high = {"current": start[task : task + 2], "seen": (0, start[newest + 1]), "all": (0, start[4])}[draws_from]
+    low, high = {"current": start[task : task + 2], "seen": (0, start[newest + 1]), "all": (0, start[4])}[train_on]
     slots = np.flatnonzero(valid)
     wanted = [*range(low, high), *(24 + slots)]
     assert count == len(wanted)
@@ -513,16 +511,16 @@ def epoch_batches(tables, order, count, memory):
 ORDERS = {
     name: jax.jit(
         lambda table, clock, key, memory, name=name: streams.epoch_order(
-            table, clock, key, draws_from=name, capacity=6, memory=memory
+            table, clock, key, train_on=name, max_examples=6, memory=memory
         )
     )
     for name in ("current", "seen", "all")
 }
 
 
-def epoch(tables, clock, key, memory, draws_from):
+def epoch(tables, clock, key, memory, train_on):
     """Order, count and all batches of an epoch, one after the other."""
-    order, count = ORDERS[draws_from](tables.train, clock, key, memory)
+    order, count = ORDERS[train_on](tables.train, clock, key, memory)
     batches = epoch_batches(tables, order, count, memory)
     return np.asarray(order), int(count), [np.asarray(leaf).ravel() for leaf in batches]
 
@@ -530,7 +528,7 @@ def epoch(tables, clock, key, memory, draws_from):
 def test_orders_are_uniform():
     table = by_hand([3]).train
     draw = jax.jit(
-        jax.vmap(lambda key: streams.epoch_order(table, make_clock(), key, draws_from="current", capacity=5)[0][:3])
+        jax.vmap(lambda key: streams.epoch_order(table, make_clock(), key, train_on="current", max_examples=5)[0][:3])
     )
     orders = np.asarray(draw(jax.random.split(jax.random.key(0), 6000)))
     _, counts = np.unique(orders, axis=0, return_counts=True)
@@ -542,17 +540,17 @@ def test_padding_and_capacity_leave_the_order_alone():
     table = by_hand([3, 4, 2]).train
     longer = table._replace(index=np.pad(table.index, (0, 5)), labels=np.pad(table.labels, (0, 5)))
     key = jax.random.key(1)
-    for draws_from in ("current", "seen", "all"):
+    for train_on in ("current", "seen", "all"):
         clock = make_clock(task=1)
-        order, count = streams.epoch_order(table, clock, key, draws_from=draws_from, capacity=4)
-        other, same = streams.epoch_order(longer, clock, key, draws_from=draws_from, capacity=9)
+        order, count = streams.epoch_order(table, clock, key, train_on=train_on, max_examples=4)
+        other, same = streams.epoch_order(longer, clock, key, train_on=train_on, max_examples=9)
         assert count == same
         np.testing.assert_array_equal(order[: int(count)], other[: int(count)])
 
 
 def test_unknown_source_of_batches():
-    with pytest.raises(ValueError, match="draws_from is 'past'"):
-        streams.epoch_order(by_hand([2]).train, make_clock(), jax.random.key(0), draws_from="past", capacity=2)
+    with pytest.raises(ValueError, match="train_on is 'past'"):
+        streams.epoch_order(by_hand([2]).train, make_clock(), jax.random.key(0), train_on="past", max_examples=2)
 
 
 def test_memory_is_not_permuted_again():
@@ -594,7 +592,7 @@ def test_a_balanced_draw_by_hand():
     table, clock = by_hand([2, 4, 3]).train, make_clock(task=1)
     firsts, seconds = set(), set()
     for seed in range(8):
-        order, count = streams.epoch_order(table, clock, jax.random.key(seed), draws_from="balanced", capacity=5)
+        order, count = streams.epoch_order(table, clock, jax.random.key(seed), train_on="balanced", max_examples=5)
         first, second = np.asarray(order[:8]).reshape(4, 2).T.tolist()
         assert int(count) == 8
         assert first[:2] == first[2:]
@@ -605,7 +603,7 @@ def test_a_balanced_draw_by_hand():
     assert len(firsts) == 2
     assert len(seconds) > 3
     single = by_hand([1, 3]).train
-    order, _ = streams.epoch_order(single, clock, jax.random.key(0), draws_from="balanced", capacity=5)
+    order, _ = streams.epoch_order(single, clock, jax.random.key(0), train_on="balanced", max_examples=5)
     assert order[:6:2].tolist() == [0, 0, 0]
 
 
@@ -616,7 +614,7 @@ def test_batches_have_examples():
     with pytest.raises(AssertionError):
         streams.draw(tables, tables.train, jnp.array([0, 1]), jnp.int32(2), jnp.int32(0), 0)
     with pytest.raises(AssertionError):
-        streams.epoch_order(tables.train, make_clock(), jax.random.key(0), draws_from="current", capacity=0)
+        streams.epoch_order(tables.train, make_clock(), jax.random.key(0), train_on="current", max_examples=0)
     with pytest.raises(AssertionError):
         streams.gather(tables, tables.train, jnp.array([[0]]))
     with pytest.raises(AssertionError):
@@ -631,7 +629,7 @@ def test_one_trace_serves_all_tasks_inside_a_loop():
     @jax.jit
     @chex.assert_max_traces(1)
     def total(clock, key):
-        order, count = streams.epoch_order(tables.train, clock, key, draws_from="current", capacity=4)
+        order, count = streams.epoch_order(tables.train, clock, key, train_on="current", max_examples=4)
 
         def step(number, carry):
             batch = streams.draw(tables, tables.train, order, count, number, 2)
@@ -654,24 +652,26 @@ def seeds(kind):
 
 
 @pytest.mark.parametrize("kind", ["split", "permuted"])
-@pytest.mark.parametrize("draws_from", ["current", "seen", "all"])
-def test_stacked_seeds_equal_seeds_in_turn(kind, draws_from):
+@pytest.mark.parametrize("train_on", ["current", "seen", "all"])
+def test_stacked_seeds_equal_seeds_in_turn(kind, train_on):
     built = seeds(kind)
     tables, in_axes = streams.stack(built)
-    capacity = streams.capacity(tables)["train"]
+    max_examples = streams.max_examples(tables)["train"]
     clock = make_clock(task=1)
     keys = jax.random.split(jax.random.key(0), 3)
 
-    def batches(tables, key, capacity):
-        order, count = streams.epoch_order(tables.train, clock, key, draws_from=draws_from, capacity=capacity)
+    def batches(tables, key, max_examples):
+        order, count = streams.epoch_order(tables.train, clock, key, train_on=train_on, max_examples=max_examples)
         drawn = jax.lax.map(
             lambda step: streams.draw(tables, tables.train, order, count, step, 16), jnp.arange(16, dtype=jnp.int32)
         )
         return drawn, streams.sequential(tables, tables.test, clock.task, jnp.int32(0), 3), count
 
-    together = jax.jit(jax.vmap(lambda tables, key: batches(tables, key, capacity), in_axes=(in_axes, 0)))(tables, keys)
+    together = jax.jit(jax.vmap(lambda tables, key: batches(tables, key, max_examples), in_axes=(in_axes, 0)))(
+        tables, keys
+    )
     for seed, stream in enumerate(built):
-        alone = batches(stream.tables, keys[seed], streams.capacity(stream.tables)["train"])  # not even aligned
+        alone = batches(stream.tables, keys[seed], streams.max_examples(stream.tables)["train"])  # not even aligned
         chex.assert_trees_all_equal(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), alone)
 
 
@@ -703,7 +703,7 @@ def test_align_keeps_every_task_and_gives_one_shape():
                 old, new = getattr(before.tables, part), getattr(after.tables, part)
                 np.testing.assert_array_equal(rows_of(new, task), rows_of(old, task))
                 np.testing.assert_array_equal(labels_of(new, task), labels_of(old, task))
-    assert streams.capacity(aligned[1].tables) == {"train": 27, "validation": 3, "test": 2}
+    assert streams.max_examples(aligned[1].tables) == {"train": 27, "validation": 3, "test": 2}
 
 
 def test_stack_errors():
@@ -771,9 +771,9 @@ def test_facts_are_plain_data():
         {"validation": float("nan")},
         {"validation": "0.1"},
         {"validation": -0.1},
-        {"share": float("nan")},
-        {"share": None},
-        {"share": [1.0, -1.0]},
+        {"fraction": float("nan")},
+        {"fraction": None},
+        {"fraction": [1.0, -1.0]},
         {"epochs": 1.5},
         {"epochs": 10**12},
         {"epochs": float("nan")},

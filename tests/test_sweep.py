@@ -17,7 +17,7 @@ from cljax.training.driver import drive
 from tests import conformance
 
 MOMENTUM = optax.sgd(1.0, momentum=0.9)
-SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=64)
+SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=64)
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,17 @@ def test_values_and_seeds_share_one_program_and_are_what_they_are_alone(stream, 
     network = conformance.network(conformance.TABLE["lwf"]._replace(dropout=0.0, normalization=None), stream)
     other = conformance.stream(seed=1, epochs=2)
     seeds = [(0, stream), (1, other)]
-    grid = [{"strength": value, "rate": rate} for value, rate in ((0.0, 0.05), (3.0, 0.02)) for _ in seeds]
+    grid = [
+        {"strength": value, "learning_rate": learning_rate}
+        for value, learning_rate in ((0.0, 0.05), (3.0, 0.02))
+        for _ in seeds
+    ]
     method = methods.lwf(network)
     together = drive(method, MOMENTUM, seeds * 2, SETTINGS, hypers=grid, vectorize=vectorize)
     assert together.traces == 1
-    for place, (strength, rate) in enumerate(((0.0, 0.05), (3.0, 0.02))):
+    for place, (strength, learning_rate) in enumerate(((0.0, 0.05), (3.0, 0.02))):
         alone = methods.lwf(network, strength=strength)
-        expected = drive(alone, MOMENTUM, [(0, stream)], SETTINGS._replace(rate=rate))
+        expected = drive(alone, MOMENTUM, [(0, stream)], SETTINGS._replace(learning_rate=learning_rate))
         found = together.learners[2 * place]
         assert float(found.hyper["strength"]) == strength
         for mine, theirs in zip(
@@ -51,7 +55,7 @@ def test_numbers_that_do_not_fit_are_refused(stream):
     method = methods.lwf(conformance.network(conformance.TABLE["lwf"], stream))
     with pytest.raises(ValueError, match=r"lwf has no hyper-parameter 'growth'.*rate, strength, temperature"):
         drive(method, MOMENTUM, [(0, stream)], SETTINGS, hypers=[{"growth": 1.0}])
-    for hypers in ([], [{"rate": 1.0}, {"strength": 1.0}]):
+    for hypers in ([], [{"learning_rate": 1.0}, {"strength": 1.0}]):
         with pytest.raises(ValueError, match="2 mappings of the same names"):
             drive(method, MOMENTUM, [(0, stream), (1, stream)], SETTINGS, hypers=hypers)
     with pytest.raises(ValueError, match="3 seeds cannot run 2 at a time"):
@@ -84,7 +88,7 @@ def test_as_many_runs_side_by_side_as_half_of_the_memory_takes(monkeypatch):
     monkeypatch.setattr(host, "available_memory", lambda: memory["bytes"])
     tables = job.seeds[0][1].tables
     make = lambda: training.make_learner(
-        method, job.optimizer, tables, 0.1, jax.random.key(0), streams.capacity(tables)
+        method, job.optimizer, tables, 0.1, jax.random.key(0), streams.max_examples(tables)
     )
     size_of = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     one = 3 * size_of(jax.jit(make)()) + size_of(tables._replace(examples=None))
@@ -141,19 +145,31 @@ def test_the_plot_has_a_line_a_curve_in_order_of_its_values():
 
 def test_the_command_writes_record_table_and_plot(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
-    small = ["--seeds", "2", "--epochs", "1", "--tasks", "2", "--hidden", "8", "--share", "0.2", "--no-cache"]
-    words = ["sweep", "finetune", "rate", "0.01", "0.1", "1e30", "--vs", "freezing", *small, "--quiet"]
+    small = ["--seeds", "2", "--epochs", "1", "--tasks", "2", "--hidden", "8", "--fraction", "0.2", "--no-cache"]
+    words = ["sweep", "finetune", "learning_rate", "0.01", "0.1", "1e30", "--vs", "freezing", *small, "--quiet"]
     assert cli.main([*words, "--out", str(out)]) == 1, "one value diverges"
     printed, told = capsys.readouterr()
     told = " ".join(told.split())
     for seed in (0, 1):
-        assert f"Diverged, and left out: finetune.rate=1e+30, seed {seed}: the loss of finetune turned" in told
-    assert "finetune.rate   0.01" in " ".join(printed.split()).replace("finetune.rate 0.01", "finetune.rate   0.01")
+        assert f"Diverged, and left out: finetune.learning_rate=1e+30, seed {seed}: the loss of finetune turned" in told
+    assert "finetune.learning_rate   0.01" in " ".join(printed.split()).replace(
+        "finetune.learning_rate 0.01", "finetune.learning_rate   0.01"
+    )
     record = json.loads((out / "record.json").read_text())
     assert record["complete"]
-    assert [line[:29] for line in record["diverged"]] == [f"finetune.rate=1e+30, seed {seed}: " for seed in (0, 1)]
-    assert report.gather([out])[0].notes[1].startswith("Diverged, and left out: finetune.rate=1e+30, seed 1: the loss")
-    assert [run["label"] for run in record["runs"]] == ["finetune.rate=0.01", "finetune.rate=0.1", "freezing"]
+    assert [line.partition("the loss")[0] for line in record["diverged"]] == [
+        f"finetune.learning_rate=1e+30, seed {seed}: " for seed in (0, 1)
+    ]
+    assert (
+        report.gather([out])[0]
+        .notes[1]
+        .startswith("Diverged, and left out: finetune.learning_rate=1e+30, seed 1: the loss")
+    )
+    assert [run["label"] for run in record["runs"]] == [
+        "finetune.learning_rate=0.01",
+        "finetune.learning_rate=0.1",
+        "freezing",
+    ]
     assert record["runs"][0]["accuracy"] != record["runs"][1]["accuracy"]
     assert [len(run["accuracy"]) for run in record["runs"]] == [2, 2, 2]
     first, second, _ = (run["compile_seconds"] for run in record["runs"])
@@ -173,13 +189,15 @@ def test_the_command_writes_record_table_and_plot(tmp_path, capsys, monkeypatch)
     assert "holds a finished run" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr(driver, "drive", drive)
     assert [run["label"] for section in report.gather([out]) for run in section.runs] == [
-        "finetune.rate=0.01",
-        "finetune.rate=0.1",
+        "finetune.learning_rate=0.01",
+        "finetune.learning_rate=0.1",
         "freezing",
     ]
     assert cli.main(["sweep", "finetune", "strength", "1", *small, "--out", str(tmp_path / "other")]) == 2
     assert "finetune has no hyper-parameter 'strength'" in " ".join(capsys.readouterr().err.split())
     for given, words in ((["--keep-learners"], "--keep-learners is for `cljax run`"), (["--tasks", "1"], "at least 2")):
-        assert cli.main(["sweep", "finetune", "rate", "1", *small, *given, "--out", str(tmp_path / "other")]) == 2
+        assert (
+            cli.main(["sweep", "finetune", "learning_rate", "1", *small, *given, "--out", str(tmp_path / "other")]) == 2
+        )
         assert words in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "other").exists()

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from cljax import methods, networks, rows
-from cljax.training.step import keep_signature, make_learner, make_train_step, phase_rate
+from cljax.training.step import keep_signature, make_learner, make_train_step, phase_learning_rate
 from cljax.types import Batch, Learner, Part, Phase, Table, Tables, make_clock
 
 MOMENTUM = optax.sgd(1.0, momentum=0.5)
@@ -30,9 +30,9 @@ def tables(labels, single_label=None):
     return Tables(np.zeros((4, 5), np.uint8), table, table, table, None, np.ones((3, 2), bool), single_label)
 
 
-def made(labels=None, single_label=None, capacity=None, **fields):
+def made(labels=None, single_label=None, max_examples=None, **fields):
     labels = np.zeros(4, np.int32) if labels is None else labels
-    return make_learner(method(**fields), MOMENTUM, tables(labels, single_label), 0.25, KEY, capacity)
+    return make_learner(method(**fields), MOMENTUM, tables(labels, single_label), 0.25, KEY, max_examples)
 
 
 def test_each_task_s_rows_are_drawn_by_a_key_of_its_own():
@@ -50,7 +50,7 @@ def test_each_task_s_rows_are_drawn_by_a_key_of_its_own():
 
 def test_a_new_learner():
     learner = made()
-    assert {name: float(value) for name, value in learner.hyper.items()} == {"strength": 0.5, "rate": 0.25}
+    assert {name: float(value) for name, value in learner.hyper.items()} == {"strength": 0.5, "learning_rate": 0.25}
     trace = learner.opt_state[0].trace
     assert (trace["w"].shape, trace["head"].shape) == ((2,), (3, 3))
     assert not any(leaf.any() for leaf in jax.tree.leaves(learner.opt_state))
@@ -58,35 +58,35 @@ def test_a_new_learner():
     assert learner.single_label is None
     assert learner.classes.shape == (3, 2)
     assert learner.classes.all()
-    assert (learner.rows.per_task, learner.rows.keeps) == (("head",), ())
+    assert (learner.rows.per_task, learner.rows.stacked) == (("head",), ())
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(learner))
     assert {leaf.dtype for leaf in learner.hyper.values()} == {jnp.dtype("float32")}
-    kept = made(keeps_rows=("head",), single_label=np.array([True, False, True]))
+    kept = made(stacked=("head",), single_label=np.array([True, False, True]))
     assert kept.opt_state[0].trace["head"].shape == (3, 3)
-    assert kept.rows.keeps == ("head",)
+    assert kept.rows.stacked == ("head",)
     assert kept.single_label.tolist() == [True, False, True]
 
 
 def test_state_that_depends_on_the_number_of_tasks_and_examples():
-    allocate = lambda state, tasks, capacity: {**state, "cache": jnp.zeros((tasks, capacity.get("train", 1)))}
-    assert made(allocate=allocate, capacity={"train": 7}).method_state["cache"].shape == (3, 7)
+    allocate = lambda state, tasks, max_examples: {**state, "cache": jnp.zeros((tasks, max_examples.get("train", 1)))}
+    assert made(allocate=allocate, max_examples={"train": 7}).method_state["cache"].shape == (3, 7)
     assert made(allocate=allocate).method_state["cache"].shape == (3, 1)
 
 
 def test_an_empty_memory():
-    learner = make_learner(method(capacity=6), MOMENTUM, tables(np.zeros((4, 2), np.float32)), 0.25, KEY)
+    learner = make_learner(method(memory_size=6), MOMENTUM, tables(np.zeros((4, 2), np.float32)), 0.25, KEY)
     shapes = [(leaf.shape, leaf.dtype.name) for leaf in learner.memory]
     assert shapes == [((6, 5), "uint8"), ((6, 2), "float32"), ((6,), "int32"), ((6,), "bool")]
     assert not any(leaf.any() for leaf in learner.memory)
-    learner = make_learner(method(capacity=6), MOMENTUM, tables(np.zeros(4, np.int32)), 0.25, KEY)
+    learner = make_learner(method(memory_size=6), MOMENTUM, tables(np.zeros(4, np.int32)), 0.25, KEY)
     assert (learner.memory.labels.shape, learner.memory.labels.dtype) == ((6,), jnp.int32)
 
 
 def test_paths_that_are_no_leaves_are_refused():
     with pytest.raises(ValueError, match="per_task names 'haed', which is no leaf"):
         made(per_task=("haed",))
-    with pytest.raises(ValueError, match="keeps_rows names 'w'"):
-        made(keeps_rows=("w",))
+    with pytest.raises(ValueError, match="stacked names 'w'"):
+        made(stacked=("w",))
 
 
 def test_a_signature_is_kept():
@@ -103,11 +103,14 @@ def test_a_signature_is_kept():
 
 
 def test_the_rate_of_each_phase():
-    phases = (Phase(rate=lambda clock: 0.5), Phase(rate=lambda clock: 0.1 * clock.epoch.astype(jnp.float32)))
+    phases = (
+        Phase(learning_rate=lambda clock: 0.5),
+        Phase(learning_rate=lambda clock: 0.1 * clock.epoch.astype(jnp.float32)),
+    )
     for several in (phases[:1], phases):
-        rate = phase_rate(method(phases=several), make_clock(phase=0, epoch=4))
-        assert (float(rate), rate.dtype) == (0.5, jnp.float32)
-    np.testing.assert_allclose(phase_rate(method(phases=phases), make_clock(phase=1, epoch=4)), 0.4, rtol=1e-6)
+        learning_rate = phase_learning_rate(method(phases=several), make_clock(phase=0, epoch=4))
+        assert (float(learning_rate), learning_rate.dtype) == (0.5, jnp.float32)
+    np.testing.assert_allclose(phase_learning_rate(method(phases=phases), make_clock(phase=1, epoch=4)), 0.4, rtol=1e-6)
 
 
 def focused(hyper=0.5):
@@ -117,7 +120,7 @@ def focused(hyper=0.5):
         {"stats": jnp.zeros(1)},
         MOMENTUM.init(params),
         {"steps": jnp.float32(0)},
-        {"rate": jnp.float32(hyper)},
+        {"learning_rate": jnp.float32(hyper)},
         None,
         jnp.ones((1, 2), bool),
         rows.resting(()),
@@ -141,7 +144,7 @@ def test_two_steps_with_momentum_a_mask_and_a_phase_s_rate():
         loss=product,
         adjust_gradients=lambda gradients, learner, clock, batch: jax.tree.map(lambda g: 2 * g, gradients),
         after_step=after_step,
-        phases=(Phase(rate=lambda clock: 0.5),),
+        phases=(Phase(learning_rate=lambda clock: 0.5),),
     )
     step, mask = make_train_step(by_hand, MOMENTUM), {"w": jnp.array([1.0, 0.0])}
     learner, loss, metrics = step(focused(), mask, make_clock(), batch(), KEY)

@@ -24,7 +24,7 @@ from cljax.training.stopping import wait
 from cljax.types import Batch, Learner, Part, Phase, Schedule, Table, make_clock
 from tests import conformance
 
-SETTINGS = training.Settings(batch_size=16, rate=0.05, evaluation_batch=32)
+SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 SGD = optax.sgd(1.0)
 
 
@@ -94,18 +94,18 @@ def test_rounds_of_one_epoch_draw_new_batches():
             assert (orders[first] != orders[second]).any()
 
 
-def patience_in_python(losses, *, patience, factor, rate, minimum, most):
+def patience_in_python(losses, *, patience, factor, learning_rate, minimum, most):
     """HAT's training loop, the slow plain way: epochs trained, the best epoch, the rates."""
     best, best_epoch, left, rates = np.inf, None, patience, []
     for epoch in range(most):
-        rates.append(rate)
+        rates.append(learning_rate)
         if losses[epoch] < best:
             best, best_epoch, left = losses[epoch], epoch, patience
         else:
             left -= 1
             if left <= 0:
-                rate /= factor
-                if rate < minimum:
+                learning_rate /= factor
+                if learning_rate < minimum:
                     return epoch + 1, best_epoch, rates
                 left = patience
     return most, best_epoch, rates
@@ -128,7 +128,7 @@ def scripted_fit(patience, most=12):
 
     def after_step(previous, learner, clock, batch, gradients):
         state = learner.method_state
-        rates = state["rates"].at[clock.epoch].set(learner.hyper["rate"])
+        rates = state["rates"].at[clock.epoch].set(learner.hyper["learning_rate"])
         epochs = (clock.epoch + 1).astype(jnp.float32)
         return learner._replace(params={"epochs": epochs}, method_state={**state, "rates": rates})
 
@@ -139,8 +139,10 @@ def scripted_fit(patience, most=12):
         per_task=(),
         predict=lambda learner, inputs, task: jnp.zeros((32, 3)),
     )
-    settings = SETTINGS._replace(stopping=training.Patience(patience, 3.0, 0.004), rate=0.1)
-    engine = training.make_engine(method, SGD, settings, scenario="task", capacity=streams.capacity(stream.tables))
+    settings = SETTINGS._replace(stopping=training.Patience(patience, 3.0, 0.004), learning_rate=0.1)
+    engine = training.make_engine(
+        method, SGD, settings, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
     fit = training.make_fit(engine, settings, longest=most)
 
     @jax.jit
@@ -158,7 +160,9 @@ def scripted_fit(patience, most=12):
 def test_patience_is_hat_s_schedule_and_restores_the_best_copy(script, patience):
     run, _ = scripted_fit(patience)
     learner, log = run(jnp.asarray(script, jnp.float32))
-    trained, best, rates = patience_in_python(script, patience=patience, factor=3, rate=0.1, minimum=0.004, most=12)
+    trained, best, rates = patience_in_python(
+        script, patience=patience, factor=3, learning_rate=0.1, minimum=0.004, most=12
+    )
     assert int(log.trained[0]) == trained
     assert float(learner.params["epochs"]) == best + 1
     found = np.asarray(learner.method_state["rates"])
@@ -181,7 +185,7 @@ def test_under_vmap_each_seed_stops_on_its_own():
 
 def test_epochs_are_shared_out_by_largest_remainders():
     class Method:
-        phases = (Phase(share=0.2, skip_first_task=True), Phase(share=0.5), Phase(share=0.3))
+        phases = (Phase(fraction=0.2, skip_first_task=True), Phase(fraction=0.5), Phase(fraction=0.3))
 
     schedule = Schedule(np.array([0, 1, 0, 2]), np.array([7, 7, 1, 10]), None)
     table = epoch_table(Method, schedule)
@@ -215,8 +219,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place():
     with pytest.raises(training.NonFiniteLoss, match=where):
         training.raise_failure(together.failure, method)
     events = []
-    seeds, grid = [(0, stream), (1, stream)], [{"rate": 0.05}] * 2
-    with pytest.raises(training.NonFiniteLoss, match=f"2 of 2 .* seed 0, rate 0.05: the .* {where}; seed 1, rate 0.05"):
+    seeds, grid = [(0, stream), (1, stream)], [{"learning_rate": 0.05}] * 2
+    with pytest.raises(
+        training.NonFiniteLoss,
+        match=f"2 of 2 .* seed 0, learning_rate 0.05: the .* {where}; seed 1, learning_rate 0.05",
+    ):
         drive(method, SGD, seeds, SETTINGS, hypers=grid, report=events.append)
     assert [(event.task, event.phase, event.epoch) for event in events][-1] == (1, "first", 1)
 
@@ -238,10 +245,12 @@ def test_weights_that_are_not_finite_after_the_last_step_are_named():
     with pytest.raises(
         training.NonFiniteLoss, match=r"The output for test examples of finetune .* in round 0: task 0[.]"
     ):
-        drive(base, SGD, [(0, stream)], whole._replace(rate=1e30))
+        drive(base, SGD, [(0, stream)], whole._replace(learning_rate=1e30))
 
     def ended(method, learner):
-        engine = training.make_engine(method, SGD, whole, scenario="task", capacity=streams.capacity(stream.tables))
+        engine = training.make_engine(
+            method, SGD, whole, scenario="task", max_examples=streams.max_examples(stream.tables)
+        )
         clock, key = make_clock(), jax.random.key(0)
         _, failure = engine.end_phase(engine.begin_phase(learner, clock, stream.tables, key), clock, stream.tables, key)
         return training.diverged(failure, method)
@@ -303,15 +312,17 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
         wanted = jnp.asarray([1, 2, 0], jnp.int32)[clock.task]
         return jnp.where((scores[3] == -1) & (scores[:3] >= 0).all(), wanted, 3), learners
 
-    method = base._replace(candidates=lambda learner, clock: {"rate": tried}, choose=choose)
+    method = base._replace(candidates=lambda learner, clock: {"learning_rate": tried}, choose=choose)
     found = training.make_run(method, SGD, stream, SETTINGS)(jax.random.key(0), stream.tables)
-    assert float(found.learner.hyper["rate"]) == float(tried[0])
+    assert float(found.learner.hyper["learning_rate"]) == float(tried[0])
 
-    engine = training.make_engine(base, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    engine = training.make_engine(
+        base, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
     fit = jax.jit(training.make_fit(engine, SETTINGS, longest=2))
     learner = jax.jit(engine.init)(jax.random.key(0), stream.tables)
     for task, index in enumerate([1, 2, 0]):
-        learner = learner._replace(hyper={"rate": tried[index]})
+        learner = learner._replace(hyper={"learning_rate": tried[index]})
         clock = make_clock(round=task, task=task)
         learner, _ = fit(learner, clock, stream.tables, jax.random.key(0), jnp.asarray([2]))
     for ours, plain in zip(jax.tree.leaves(found.learner), jax.tree.leaves(learner), strict=True):
@@ -327,7 +338,9 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
 def test_evaluation_is_the_plain_way(scenario, newest):
     stream = conformance.stream(scenario=scenario)
     method = methods.finetune(small(stream))
-    engine = training.make_engine(method, SGD, SETTINGS, scenario=scenario, capacity=streams.capacity(stream.tables))
+    engine = training.make_engine(
+        method, SGD, SETTINGS, scenario=scenario, max_examples=streams.max_examples(stream.tables)
+    )
     learner = engine.init(jax.random.key(0), stream.tables)
     of = functools.partial(evaluate, method, scenario=scenario, newest=jnp.int32(newest), batch_size=8)
     found = jax.jit(of)(learner, stream.tables)
@@ -337,7 +350,7 @@ def test_evaluation_is_the_plain_way(scenario, newest):
         images, labels = stream.tables.examples[table.index[picked]], table.labels[picked]
         logits = [np.asarray(method.predict(learner, jnp.asarray(images), jnp.int32(other))) for other in range(3)]
         own = np.where(classes[task], logits[task], -np.inf).argmax(1) == labels
-        np.testing.assert_allclose(found.task_aware[task], own.mean(), rtol=1e-6)
+        np.testing.assert_allclose(found.task_il_accuracy[task], own.mean(), rtol=1e-6)
         seen = range(newest + 1) if scenario == "class" else [task]
         ranked = np.argsort(-np.concatenate([np.where(classes[i], logits[i], -np.inf) for i in seen], 1), axis=1)
         place = labels + (3 * task if scenario == "class" else 0)
@@ -349,7 +362,9 @@ def test_evaluation_is_the_plain_way(scenario, newest):
 def test_a_fingerprint_tells_the_smallest_change_of_one_logit():
     stream = conformance.stream()
     method = methods.finetune(small(stream))
-    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    engine = training.make_engine(
+        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
     learner = engine.init(jax.random.key(0), stream.tables)
     look = jax.jit(lambda learner: engine.evaluate(learner, make_clock(), stream.tables).fingerprint)
     before = look(learner)
@@ -376,7 +391,7 @@ def test_curves_are_evaluations_at_the_cadence():
 def test_curves_under_patience_have_a_place_for_every_planned_epoch(vectorize):
     made = [(seed, conformance.stream(seed=seed, epochs=9)) for seed in range(2)]
     method = methods.finetune(small(made[0][1]))
-    settings = SETTINGS._replace(stopping=training.Patience(1, 10.0, 0.01), curves_every=3, rate=0.3)
+    settings = SETTINGS._replace(stopping=training.Patience(1, 10.0, 0.01), curves_every=3, learning_rate=0.3)
     outcome = drive(method, SGD, made, settings, vectorize=vectorize)
     assert outcome.curve_epochs.tolist() == [[task, 0, epoch] for task in range(3) for epoch in (3, 6, 9)]
     trained = np.isfinite(outcome.epochs.loss)[:, :, 0].sum(-1)
@@ -404,8 +419,8 @@ def test_seeds_side_by_side_are_the_seeds_in_turn():
         (lambda learner: learner._replace(method_state={"new": jnp.zeros(1)}), "changed the structure"),
         (lambda learner: learner._replace(classes=jnp.zeros((1, 1), bool)), r"changed 'classes' from bool\[3, 3\]"),
         (
-            lambda learner: learner._replace(hyper={"rate": jnp.zeros((), jnp.bfloat16)}),
-            "changed 'hyper/rate' from float32",
+            lambda learner: learner._replace(hyper={"learning_rate": jnp.zeros((), jnp.bfloat16)}),
+            "changed 'hyper/learning_rate' from float32",
         ),
     ],
 )
@@ -434,9 +449,9 @@ def test_streams_that_do_not_fit_are_refused(field, value, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (SETTINGS._replace(rate=-1.0), "rate is -1.0"),
-        (SETTINGS._replace(rate=np.nan), "rate is nan"),
-        (SETTINGS._replace(rate=1e39), r"rate is 1e\+39, but must be a finite number above 0"),
+        (SETTINGS._replace(learning_rate=-1.0), "rate is -1.0"),
+        (SETTINGS._replace(learning_rate=np.nan), "rate is nan"),
+        (SETTINGS._replace(learning_rate=1e39), r"rate is 1e\+39, but must be a finite number above 0"),
         (SETTINGS._replace(batch_size=0), "batch_size is 0"),
         (SETTINGS._replace(batch_size=2.5), "batch_size is 2.5, but must be a whole number"),
         (SETTINGS._replace(batch_size=10**12), "batch_size is 1000000000000, but"),
@@ -451,8 +466,8 @@ def test_streams_that_do_not_fit_are_refused(field, value, message):
         (SETTINGS._replace(stopping=training.Patience(0)), "patience is 0, but must be a whole number from 1"),
         (SETTINGS._replace(stopping=training.Patience(2.0)), "patience is 2.0"),
         (SETTINGS._replace(stopping=training.Patience(factor=1)), "factor is 1, but must be a finite number above 1"),
-        (SETTINGS._replace(stopping=training.Patience(minimum_rate=np.inf)), "minimum_rate is inf"),
-        ({"rate": 0.1}, "settings is {'rate': 0.1}, but must be training.Settings"),
+        (SETTINGS._replace(stopping=training.Patience(minimum_learning_rate=np.inf)), "minimum_learning_rate is inf"),
+        ({"learning_rate": 0.1}, "settings is {'learning_rate': 0.1}, but must be training.Settings"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
@@ -486,7 +501,7 @@ def test_arguments_of_a_drive_that_are_no_numbers_are_refused():
         ({"vectorize": -1}, "vectorize is -1"),
         ({"vectorize": 1.5}, "vectorize is 1.5"),
         ({"hypers": [{"strength": float("nan")}]}, "lwf's strength is nan, but must be a finite number"),
-        ({"hypers": [{"rate": 0.0}]}, "rate is 0.0, but must be a finite number above 0"),
+        ({"hypers": [{"learning_rate": 0.0}]}, "rate is 0.0, but must be a finite number above 0"),
         ({"optimizer": 0.1}, "optimizer is 0.1, but must be an Optax transformation"),
     ):
         given = {"optimizer": SGD, "seeds": [(0, stream)], **arguments}
@@ -518,7 +533,7 @@ def linear(**fields):
 
 def one_step(method, optimizer, mask=1.0):
     params = {"w": jnp.array([3.0, 4.0])}
-    hyper = {"rate": jnp.float32(0.5)}
+    hyper = {"learning_rate": jnp.float32(0.5)}
     learner = Learner(params, {}, optimizer.init(params), {}, hyper, None, jnp.ones((1, 2), bool), rows.resting(()))
     batch = Batch(*(jnp.zeros(1) for _ in Batch._fields))
     step = training.make_train_step(method, optimizer)
@@ -550,21 +565,21 @@ def test_each_part_has_a_key_of_its_own():
 def test_the_tasks_of_a_balanced_draw_are_shuffled_apart():
     table = Table(jnp.arange(40), jnp.zeros(40, jnp.int32), jnp.array([0, 20]), jnp.array([20, 20]))
     clock = make_clock(task=1, newest=1)
-    order, count = streams.epoch_order(table, clock, jax.random.key(0), draws_from="balanced", capacity=20)
+    order, count = streams.epoch_order(table, clock, jax.random.key(0), train_on="balanced", max_examples=20)
     first, second = np.asarray(order).reshape(20, 2).T
     assert int(count) == 40
     assert sorted(first.tolist()) == sorted((second - 20).tolist()) == list(range(20))
     assert (first != second - 20).sum() > 10
 
 
-@pytest.mark.parametrize(("rate", "stops"), [(1.0, False), (0.99, True)])
-def test_training_stops_below_the_minimum_rate_and_not_at_it(rate, stops):
+@pytest.mark.parametrize(("learning_rate", "stops"), [(1.0, False), (0.99, True)])
+def test_training_stops_below_the_minimum_rate_and_not_at_it(learning_rate, stops):
     empty = Learner({}, {}, (), {}, {}, None, None, None)
     best = {"params": {}, "collections": {}, "method_state": {}}
     state = PhaseState(
         empty, {}, jnp.float32(1.0), best, jnp.float32(1.0), jnp.int32(1), jnp.int32(0), jnp.bool_(False), no_failure()
     )
-    after = wait(state, jnp.float32(2.0), jnp.float32(rate), training.Patience(1, 2.0, 0.5))
+    after = wait(state, jnp.float32(2.0), jnp.float32(learning_rate), training.Patience(1, 2.0, 0.5))
     assert bool(after.done) == stops
     assert float(after.factor) == 0.5
 
@@ -579,7 +594,7 @@ def test_the_modes_of_debugging_change_no_result(mode):
     run = training.make_run(base, SGD, stream, settings)
     expected = run(jax.random.key(5), stream.tables)
     assert np.isnan(expected.evaluation.accuracy[0]).all()
-    searched = base._replace(candidates=lambda learner, clock: {"rate": jnp.array([0.05, 0.05])})
+    searched = base._replace(candidates=lambda learner, clock: {"learning_rate": jnp.array([0.05, 0.05])})
     with getattr(jax, mode)(True):
         found = run(jax.random.key(5), stream.tables)
         assert int(Program(lambda value: value + 1)(jnp.int32(1))) == 2
@@ -620,11 +635,13 @@ def test_failures_of_several_seeds_are_named():
 def test_evaluation_of_nothing_is_nan():
     stream = streams.split(conformance.digits(), tasks=5, validation=0.0)
     method = methods.finetune(small(stream))
-    engine = training.make_engine(method, SGD, SETTINGS, scenario="task", capacity=streams.capacity(stream.tables))
+    engine = training.make_engine(
+        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
     learner = engine.init(jax.random.key(0), stream.tables)
     found: Evaluation = evaluate(method, learner, stream.tables, split="validation")
     assert np.isnan(np.asarray(found.accuracy)).all()
-    assert rows.leaf_paths(found) == ("accuracy", "task_aware", "top5", "fingerprint")
+    assert rows.leaf_paths(found) == ("accuracy", "task_il_accuracy", "top5", "fingerprint")
 
 
 def test_a_schedule_that_is_not_numbered_by_first_visit_is_refused():

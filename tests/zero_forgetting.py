@@ -14,7 +14,7 @@ from cljax.types import Learner, make_clock
 from tests import conformance
 
 SETTINGS = training.Settings(batch_size=16, evaluation_batch=32)
-RATES = np.array([rate for _, rate in conformance.OPTIMIZERS.values()], np.float32)
+RATES = np.array([learning_rate for _, learning_rate in conformance.OPTIMIZERS.values()], np.float32)
 
 orders = st.lists(st.integers(0, 4), min_size=1, max_size=5).map(lambda drawn: _by_first_visit([0, *drawn]))
 """Visits to up to five tasks, some of them more than once."""
@@ -48,7 +48,7 @@ class Visits:
     def __init__(self, method, stream, *, epochs=1):
         self.method, self.stream = method, stream
         self.tables = jax.tree.map(jnp.asarray, stream.tables)
-        shares = [max(1, epochs) for _ in method.phases]
+        fractions = [max(1, epochs) for _ in method.phases]
         images = self.tables.examples[:24]
 
         def engine(which):
@@ -57,16 +57,16 @@ class Visits:
                 any_optimizer(which),
                 SETTINGS,
                 scenario=stream.scenario,
-                capacity=streams.capacity(stream.tables),
+                max_examples=streams.max_examples(stream.tables),
             )
 
         self.traces = 0
 
         def visit(learner, clock, which, tables, key):
             self.traces += 1
-            fit = make_fit(engine(which), SETTINGS, longest=max(shares))
-            learner = learner._replace(hyper={**learner.hyper, "rate": jnp.asarray(RATES)[which]})
-            return fit(learner, clock, tables, key, jnp.asarray(shares, jnp.int32))[0]
+            fit = make_fit(engine(which), SETTINGS, longest=max(fractions))
+            learner = learner._replace(hyper={**learner.hyper, "learning_rate": jnp.asarray(RATES)[which]})
+            return fit(learner, clock, tables, key, jnp.asarray(fractions, jnp.int32))[0]
 
         self._start = jax.jit(engine(0).init)
         self.visit = jax.jit(visit)

@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str] | None = None) -> Compare | Run | Sweep | Rep
       SystemExit: with 2 where they cannot be read, with 0 after `--help`.
 
     Example:
-      >>> parse(['run', 'finetune', '--rate', '0.1']).options.training.rate
+      >>> parse(['run', 'finetune', '--learning-rate', '0.1']).options.training.learning_rate
       0.1
     """
     return tyro.cli(Command, prog="cljax", description=DESCRIPTION, args=arguments)

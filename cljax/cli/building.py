@@ -56,11 +56,11 @@ def make_settings(options: Training) -> training.Settings:
 
     stopping = None
     if options.patience:
-        minimum, restore = options.patience_minimum_rate, options.patience_restore
+        minimum, restore = options.patience_minimum_learning_rate, options.patience_restore
         stopping = training.Patience(options.patience, options.patience_factor, minimum, restore)
     return training.Settings(
         batch_size=options.batch_size,
-        rate=options.rate,
+        learning_rate=options.learning_rate,
         stopping=stopping,
         validate=True,
         curves_every=options.curves_every,
@@ -94,7 +94,7 @@ def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
 
     chosen = options.data
     common: dict[str, Any] = {"tasks": chosen.tasks, "seed": seed, "validation": chosen.validation}
-    common |= {"share": chosen.share if len(chosen.share) > 1 else chosen.share[0]}
+    common |= {"fraction": chosen.fraction if len(chosen.fraction) > 1 else chosen.fraction[0]}
     common |= {"schedule": make_schedule(options)}
     if chosen.scenario == "permuted":
         if chosen.class_order != "fixed":
@@ -236,8 +236,8 @@ def amend(method: Method, options: Training, schedule: Schedule) -> Method:
     """The method with the rate and the gradient that the options ask for."""
     from cljax import training
 
-    if options.rate_decay:
-        method = training.with_rate_decay(method, schedule, decay=options.rate_decay)
+    if options.learning_rate_decay:
+        method = training.with_learning_rate_decay(method, schedule, decay=options.learning_rate_decay)
     return training.with_summed_loss(method) if options.loss_reduction == "sum" else method
 
 

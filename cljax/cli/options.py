@@ -53,9 +53,9 @@ class Data:
     class_order: Literal["fixed", "random", "icarl"] | tuple[int, ...] = "fixed"
     """Order of classes (or superclasses): fixed (0, 1, ...), random (by seed), icarl (of 1993), or their numbers."""
     validation: float = 0.1
-    """Share of each class's training examples set aside for validation."""
-    share: tuple[float, ...] = (1.0,)
-    """Share of the other training examples that is used, at least one a class; one number, or one for each task."""
+    """Fraction of each class's training examples set aside for validation."""
+    fraction: Annotated[tuple[float, ...], arg(aliases=["--share"])] = (1.0,)
+    """Fraction of the other training examples that is used, at least one a class; one number, or one for each task."""
     schedule: Literal["lifelong", "multi-task"] = "lifelong"
     """lifelong: one task after the other; multi-task: rounds of one epoch on a random task, as many in all."""
 
@@ -103,11 +103,11 @@ class Training:
     """Examples of a step."""
     optimizer: Literal["sgd", "momentum", "adam", "adamw", "rmsprop", "rmsprop_tf1"] = "momentum"
     """momentum: SGD with momentum 0.9; adamw: decoupled weight decay; rmsprop_tf1: as TensorFlow 1 has it."""
-    rate: float = 0.05
+    learning_rate: Annotated[float, arg(aliases=["--lr", "--rate"])] = 0.05
     """Learning rate."""
     weight_decay: float = 0.0
     """Weight decay (adamw: decoupled, otherwise added to the gradient)."""
-    rate_decay: float = 0.0
+    learning_rate_decay: Annotated[float, arg(aliases=["--rate-decay"])] = 0.0
     """The learning rate is divided by 1 + this x the epochs so far, of all tasks."""
     loss_reduction: Literal["mean", "sum"] = "mean"
     """Gradients are those of the loss's mean over the examples of a step, or of its sum, which is --batch-size x it."""
@@ -119,7 +119,7 @@ class Training:
     """Epochs without a better validation loss before the rate drops; 0: no patience, every epoch is trained."""
     patience_factor: float = 3.0
     """By which the rate is divided when it drops."""
-    patience_minimum_rate: float = 1e-4
+    patience_minimum_learning_rate: Annotated[float, arg(aliases=["--patience-minimum-rate"])] = 1e-4
     """Training stops once the rate is below; the best epoch is then restored."""
     patience_restore: bool = False
     """Also restore the best epoch whenever the rate drops."""
@@ -199,7 +199,7 @@ class Run:
     For example:
       cljax run finetune
       cljax run hard_sharing --set own_layers=1 --epochs 50 --patience 5 --seeds 10
-      cljax run joint --data mnist --network cnn --channels 32,32 64,64 --hidden 512 --optimizer adam --rate 0.001
+      cljax run joint --data mnist --network cnn --channels 32,32 64,64 --hidden 512 --optimizer adam --lr 0.001
     """
 
     name: Annotated[Positional[str | None], arg(metavar="METHOD", help_behavior_hint="")] = None
@@ -224,7 +224,7 @@ class Sweep:
     method: Positional[str]
     """Name of the method; see `cljax methods`."""
     parameter: Positional[str]
-    """The number to vary: a parameter of the method, or rate, the learning rate."""
+    """The number to vary: a parameter of the method, or learning_rate."""
     values: Annotated[Positional[tuple[float, ...]], arg(metavar="VALUE [VALUE ...]")]
     """Its values."""
     vs: Annotated[tuple[str, ...], arg(metavar="[METHOD[.NAME=VALUE,VALUE...] ...]")] = ()

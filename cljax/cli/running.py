@@ -280,7 +280,7 @@ def drive_all(job: Job, folder: RunFolder, options: Options, config: dict[str, A
             for (seed, _), learner in zip(seeds, outcome.learners, strict=True):
                 checkpoints.save(folder.learner(name, seed), learner)
         folder.save(make_record(runs, job, diverged))
-        if method.forgets_nothing and not run["forgets_nothing"]:
+        if method.zero_forgetting and not run["zero_forgetting"]:
             message = f"{name} promises to forget nothing, but the logits of an earlier task changed."
             errors.print(styled("red", message))
     order = list(job.methods)

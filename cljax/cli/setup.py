@@ -101,7 +101,7 @@ def check_values(options: Options) -> None:
         ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
         ("--division", data.division, not (superclass and many), "class for several data sets"),
         ("--division", data.division, not superclass or data.scenario != "permuted", "class for permuted pixels"),
-        ("--share", data.share, len(data.share) in (1, tasks), "one number, or one a task"),
+        ("--fraction", data.fraction, len(data.fraction) in (1, tasks), "one number, or one a task"),
         ("--first-epochs", first, first != 0 or train.init is not None, "at least 1 where --init gives no parameters"),
         ("--augment", train.augment, len(set(train.augment)) == len(train.augment), "words named once, each"),
         ("--hidden", net.hidden, bool(net.hidden) or net.network == "cnn", "one width or more, such as 128 128"),
@@ -141,13 +141,13 @@ def check_values(options: Options) -> None:
     ]
     numbers: list[tuple[str, float, dict[str, float]]] = [
         ("--validation", data.validation, {"least": 0, "below": 1}),
-        *[("--share", part, {"above": 0.0, "most": 1.0}) for part in data.share],
-        ("--rate", train.rate, {"above": 0}),
+        *[("--fraction", part, {"above": 0.0, "most": 1.0}) for part in data.fraction],
+        ("--learning-rate", train.learning_rate, {"above": 0}),
         ("--weight-decay", train.weight_decay, {"least": 0}),
-        ("--rate-decay", train.rate_decay, {"least": 0}),
+        ("--learning-rate-decay", train.learning_rate_decay, {"least": 0}),
         ("--clip", train.clip, {"least": 0}),
         ("--patience-factor", train.patience_factor, {"above": 1}),
-        ("--patience-minimum-rate", train.patience_minimum_rate, {"above": 0}),
+        ("--patience-minimum-learning-rate", train.patience_minimum_learning_rate, {"above": 0}),
         ("--dropout", net.dropout, {"least": 0, "below": 1}),
         ("--checkpoint-seconds", options.output.checkpoint_seconds, {"least": 0}),
     ]

@@ -181,7 +181,7 @@ def side_by_side(job: Job, method: Method, count: int) -> bool | int:
         return job.vectorize
     stream = job.seeds[0][1]
     make = lambda key: training.make_learner(
-        method, job.optimizer, stream.tables, job.settings.rate, key, streams.capacity(stream.tables)
+        method, job.optimizer, stream.tables, job.settings.learning_rate, key, streams.max_examples(stream.tables)
     )
     learner = jax.eval_shape(make, jax.random.key(0))
     size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -33,7 +33,7 @@ def clnp(
     thresholds: Sequence[float] = THRESHOLDS,
     candidates: Sequence[tuple[float | Sequence[float], float]] | None = None,
     fine_tune: float = 0.0,
-    fine_tune_rate: float = 0.1,
+    fine_tune_factor: float = 0.1,
 ) -> Method:
     r"""Continual learning via neural pruning (CLNP): train the free units, keep those that are active, free the rest.
 
@@ -65,7 +65,7 @@ def clnp(
         best; the one that then leaves the fewest units in use is kept. None: no search.
       fine_tune: the part of a visit's epochs, after pruning, in which the new weights that survived are trained on, of
         several candidates those of the one kept; 0: none.
-      fine_tune_rate: factor on the learning rate then.
+      fine_tune_factor: factor on the learning rate then.
 
     Returns:
       The method.
@@ -77,7 +77,7 @@ def clnp(
     Example:
       >>> from cljax import networks
       >>> method = clnp(networks.mlp((8, 8, 1), 2, hidden=(16,)), fine_tune=0.25)
-      >>> method.forgets_nothing, [(phase.name, phase.share) for phase in method.phases]
+      >>> method.zero_forgetting, [(phase.name, phase.fraction) for phase in method.phases]
       (True, [('train', 0.75), ('fine-tune', 0.25)])
 
     Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, sections 2.1 and 2.2, algorithm 1
@@ -88,21 +88,24 @@ def clnp(
     kernels, wires = layout.kernels, layout.wires
     strengths = _strengths(l1, len(kernels))
     options = [
-        {**_strengths(alpha, len(kernels)), "rate": real("clnp's candidate for the learning rate", rate, above=0)}
-        for alpha, rate in candidates or ()
+        {
+            **_strengths(alpha, len(kernels)),
+            "learning_rate": real("clnp's candidate for the learning rate", learning_rate, above=0),
+        }
+        for alpha, learning_rate in candidates or ()
     ]
     margin = real("clnp's margin", margin, least=0, most=1)
-    if any(set(option) != {*strengths, "rate"} for option in options):
+    if any(set(option) != {*strengths, "learning_rate"} for option in options):
         raise ValueError("clnp's candidates give l1 in another form than the option l1: a number, or one a kernel.")
     fine_tune = real("clnp's fine_tune", fine_tune, least=0, below=1)
-    fine_tune_rate = real("clnp's fine_tune_rate", fine_tune_rate, least=0)
+    fine_tune_factor = real("clnp's fine_tune_factor", fine_tune_factor, least=0)
     thresholds = [real("clnp's threshold", multiple, least=0) for multiple in thresholds]
     own = (layout.shared_head,) if layout.shared_head else ()
     multiples = (0.0, *sorted(thresholds))
     base = finetune(network)
 
     def show(learner: Learner, owner: ownership.Owner, task: Array, newest: Array) -> Tree:
-        return ownership.show(learner.collections, owner, task, newest=newest, own=own)
+        return ownership.apply_gates(learner.collections, owner, task, newest=newest, own=own)
 
     def trained(params: Tree, learner: Learner, clock: Clock) -> Tree:
         owner = learner.method_state.owner
@@ -116,11 +119,11 @@ def clnp(
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         del fold
         (params, collections), owner = network.init(key), learner.method_state.owner
-        params = ownership.redraw(learner.params, params, wires, owner, learner.rows)
+        params = ownership.reinitialize(learner.params, params, wires, owner, learner.rows)
         found = learner.collections
         if "batch_stats" in found:
             old, new = found["batch_stats"], collections["batch_stats"]
-            found = {**found, "batch_stats": ownership.redraw(old, new, wires, owner, learner.rows)}
+            found = {**found, "batch_stats": ownership.reinitialize(old, new, wires, owner, learner.rows)}
         owner = {name: masks.claim(leaf, clock.task, leaf.size) for name, leaf in owner.items()}
         state = learner.method_state._replace(owner=owner)
         return learner._replace(params=params, collections=found, method_state=state)
@@ -145,7 +148,7 @@ def clnp(
     def prune(learners: Learner, clock: Clock, fold: Fold, sound: Array) -> tuple[Learner, Array]:
         showing = lambda learner, owner: show(learner, owner, clock.task, clock.newest)
         owner, within = _prune(network, learners, clock, fold, showing, multiples, sound)
-        params = jax.vmap(lambda params, owner: ownership.sever(params, wires, owner, clock.task))(
+        params = jax.vmap(lambda params, owner: ownership.cut_interference(params, wires, owner, clock.task))(
             learners.params, owner
         )
         return learners._replace(params=params, method_state=PruningState(owner)), within
@@ -174,7 +177,7 @@ def clnp(
         shown = show(learner, learner.method_state.owner, task, task)
         return base.predict(learner._replace(collections=shown), inputs, task)
 
-    tuning = Phase("fine-tune", fine_tune, lambda clock: jnp.float32(fine_tune_rate), searched=False)
+    tuning = Phase("fine-tune", fine_tune, lambda clock: jnp.float32(fine_tune_factor), searched=False)
     return base._replace(
         name="clnp",
         init=init,
@@ -187,7 +190,7 @@ def clnp(
         phases=(Phase("train", 1 - fine_tune), tuning) if fine_tune else (Phase(),),
         candidates=(lambda learner, clock: _stack(options)) if options else None,
         choose=choose,
-        forgets_nothing=True,
+        zero_forgetting=True,
     )
 
 

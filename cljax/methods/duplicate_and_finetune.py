@@ -36,7 +36,7 @@ def duplicate_and_finetune(network: Network, *, source: Source = "first") -> Met
 
     Example:
       >>> from cljax import networks
-      >>> duplicate_and_finetune(networks.mlp((8, 8, 1), 2)).forgets_nothing
+      >>> duplicate_and_finetune(networks.mlp((8, 8, 1), 2)).zero_forgetting
       True
 
     Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 1 and figure 1.

@@ -16,7 +16,7 @@ CLASSIFIER = "added_classifier"
 
 
 def feature_extraction(
-    network: Network, *, hidden: int = 4096, rate_factor: float = 5.0, dropout: float = 0.5
+    network: Network, *, hidden: int = 4096, learning_rate_factor: float = 5.0, dropout: float = 0.5
 ) -> Method:
     r"""Feature extraction: after the first task, a network of two layers is trained on the last hidden layer.
 
@@ -29,7 +29,7 @@ def feature_extraction(
       network: an ordinary network with `per_task` leaves, its head.
       hidden: units of the classifier's hidden layer. Each new task has `features * hidden + hidden * K` weights of its
         own: choose fewer for small networks.
-      rate_factor: the rate of classifiers relative to that of the first task.
+      learning_rate_factor: the rate of classifiers relative to that of the first task.
       dropout: rate after the hidden layer; there is none in the frozen part.
 
     Returns:
@@ -52,7 +52,7 @@ def feature_extraction(
     base = finetune(network)
     hidden = whole("feature_extraction's hidden", hidden, least=1)
     dropout = real("feature_extraction's dropout", dropout, least=0, below=1)
-    rate_factor = real("feature_extraction's rate_factor", rate_factor, above=0)
+    learning_rate_factor = real("feature_extraction's learning_rate_factor", learning_rate_factor, above=0)
     if depends_on_own(network, lambda output: output.features):
         raise ValueError(
             f"feature_extraction classifies the features of the first task's network, but here the features depend on "
@@ -107,7 +107,7 @@ def feature_extraction(
         output = network.apply(bare(params), collections, inputs)
         return jnp.where(task > 0, classify(params[CLASSIFIER], output.features, None), output.logits)
 
-    faster = Phase(rate=lambda clock: jnp.where(clock.task > 0, jnp.float32(rate_factor), 1.0))
+    faster = Phase(learning_rate=lambda clock: jnp.where(clock.task > 0, jnp.float32(learning_rate_factor), 1.0))
     return base._replace(
         name="feature_extraction",
         init=init,
@@ -115,7 +115,7 @@ def feature_extraction(
         update_mask=update_mask,
         predict=predict,
         phases=(faster,),
-        forgets_nothing=True,
+        zero_forgetting=True,
         per_task=(*network.per_task, *own),
     )
 

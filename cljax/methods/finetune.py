@@ -13,16 +13,16 @@ from cljax.numbers import real, show
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Tree, single_label_of
 
 
-def finetune(network: Network, *, shared_rate: float | None = None, warm_up: float = 0.0) -> Method:
+def finetune(network: Network, *, shared_learning_rate: float | None = None, warm_up: float = 0.0) -> Method:
     r"""Fine-tuning: cross-entropy on the current task alone.
 
     $$ \theta \leftarrow \arg\min_\theta \mathbb{E}_{(x, y) \sim D_t} \left[ -\log \mathrm{softmax}(z_t(x))_y \right] $$
 
     Args:
       network: an ordinary network; its `per_task` leaves (the head) belong to a task, all others are shared.
-      shared_rate: from the second task on, the rate of shared parameters relative to the others', in [0, 1]; kept as
-        `hyper['shared_rate']`. The paper's table has 0.1. None: the same rate for all.
-      warm_up: share of a visit's epochs, in [0, 1), in which a new task's own leaves are trained alone.
+      shared_learning_rate: from the second task on, the rate of shared parameters relative to the others', in [0, 1];
+        kept as `hyper['shared_learning_rate']`. The paper's table has 0.1. None: the same rate for all.
+      warm_up: fraction of a visit's epochs, in [0, 1), in which a new task's own leaves are trained alone.
 
     Returns:
       The method, every field filled. Other methods are this one with a few fields replaced.
@@ -33,20 +33,25 @@ def finetune(network: Network, *, shared_rate: float | None = None, warm_up: flo
     Example:
       >>> from cljax import networks
       >>> method = finetune(networks.mlp((8, 8, 1), 2))
-      >>> method.name, method.capacity, method.draws_from
+      >>> method.name, method.memory_size, method.train_on
       ('finetune', 0, 'current')
 
-    Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 2; with `shared_rate`, table
-    2(d). Their code starts it from a warm-up, of which the paper says nothing.
+    Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 2; with
+    `shared_learning_rate`, table 2(d). Their code starts it from a warm-up, of which the paper says nothing.
     """
     check_network(network)
-    if shared_rate is not None:
-        shared_rate = real("finetune's shared_rate", shared_rate, least=0, most=1)
+    if shared_learning_rate is not None:
+        shared_learning_rate = real("finetune's shared_learning_rate", shared_learning_rate, least=0, most=1)
     phases = warm_up_phases("finetune", warm_up, network)
 
     def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         params, collections = network.init(key)
-        return params, collections, {}, {} if shared_rate is None else {"shared_rate": jnp.float32(shared_rate)}
+        return (
+            params,
+            collections,
+            {},
+            {} if shared_learning_rate is None else {"shared_learning_rate": jnp.float32(shared_learning_rate)},
+        )
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         output = network.apply(params, learner.collections, batch.inputs, key=key)
@@ -59,9 +64,9 @@ def finetune(network: Network, *, shared_rate: float | None = None, warm_up: flo
         return value, (collections, {})
 
     def update_mask(learner: Learner, clock: Clock) -> Tree:
-        if shared_rate is None and len(phases) == 1:
+        if shared_learning_rate is None and len(phases) == 1:
             return train_everything(learner, clock)
-        shared = jnp.where(clock.newest > 0, learner.hyper.get("shared_rate", jnp.float32(1.0)), 1.0)
+        shared = jnp.where(clock.newest > 0, learner.hyper.get("shared_learning_rate", jnp.float32(1.0)), 1.0)
         shared = jnp.where(is_warm_up(phases, clock), 0.0, shared)
         one = lambda path, leaf: jnp.float32(1.0) if rows.has_rows(path, learner.rows) else shared
         return rows.map_leaves(one, learner.params)
@@ -76,7 +81,7 @@ def finetune(network: Network, *, shared_rate: float | None = None, warm_up: flo
     return Method(
         name="finetune",
         init=init,
-        allocate=lambda method_state, tasks, capacity: method_state,
+        allocate=lambda method_state, tasks, max_examples: method_state,
         begin_task=unchanged,
         loss=loss,
         parts=(),
@@ -87,10 +92,10 @@ def finetune(network: Network, *, shared_rate: float | None = None, warm_up: flo
         predict=predict,
         phases=phases,
         per_task=network.per_task,
-        keeps_rows=(),
-        draws_from="current",
-        capacity=0,
-        forgets_nothing=False,
+        stacked=(),
+        train_on="current",
+        memory_size=0,
+        zero_forgetting=False,
         candidates=None,
         choose=lambda scores, learners, clock, fold: (jnp.argmax(scores).astype(jnp.int32), learners),
         network=network,
@@ -106,12 +111,12 @@ def check_network(network: Any) -> None:
         )
 
 
-def warm_up_phases(method: str, share: float, network: Network, then: str = "train") -> tuple[Phase, ...]:
+def warm_up_phases(method: str, fraction: float, network: Network, then: str = "train") -> tuple[Phase, ...]:
     """The phases of a visit: first, after the first task, a new task's own leaves alone; then all that is trained.
 
     Args:
       method: whose name an error gives.
-      share: the warm-up's share of a visit's epochs; the optimizer's state is kept after it.
+      fraction: the warm-up's fraction of a visit's epochs; the optimizer's state is kept after it.
       network: where nothing belongs to a task there is no warm-up.
       then: the name of the second phase.
 
@@ -119,17 +124,17 @@ def warm_up_phases(method: str, share: float, network: Network, then: str = "tra
       Two phases, or the second alone.
 
     Raises:
-      ValueError: for a share out of range.
+      ValueError: for a fraction out of range.
 
     Example:
       >>> from cljax import networks
       >>> [phase.name for phase in warm_up_phases('lwf', 0.25, networks.mlp((8, 8, 1), 2), 'joint')]
       ['warm-up', 'joint']
     """
-    share = real(f"{method}'s warm_up", share, least=0, below=1)
-    if not share or not network.per_task:
+    fraction = real(f"{method}'s warm_up", fraction, least=0, below=1)
+    if not fraction or not network.per_task:
         return (Phase(then),)
-    return Phase("warm-up", share, skip_first_task=True), Phase(then, 1 - share, fresh_optimizer=False)
+    return Phase("warm-up", fraction, skip_first_task=True), Phase(then, 1 - fraction, fresh_optimizer=False)
 
 
 def is_warm_up(phases: tuple[Phase, ...], clock: Clock) -> Array:
@@ -159,7 +164,7 @@ def task_loss(logits: Array, learner: Learner, clock: Clock, batch: Batch) -> Ar
 
 
 def apply_kept(network: Network, learner: Learner, params: Tree, inputs: Array, *, key: Array | None) -> Output:
-    """Applies a network whose kept leaves (`keeps_rows`) are stacks `[T, ...]`: the logits of all tasks.
+    """Applies a network whose kept leaves (`stacked`) are stacks `[T, ...]`: the logits of all tasks.
 
     What does not depend on a kept leaf, the encoder usually, is computed once.
 

@@ -28,7 +28,7 @@ def freezing(network: Network) -> Method:
 
     Example:
       >>> from cljax import networks
-      >>> freezing(networks.mlp((8, 8, 1), 2)).forgets_nothing
+      >>> freezing(networks.mlp((8, 8, 1), 2)).zero_forgetting
       True
 
     Reference: the baseline of Masana et al., Ternary Feature Masks, 2020, section 4.
@@ -54,7 +54,7 @@ def freezing(network: Network) -> Method:
         first = (clock.newest == 0).astype(jnp.float32)
         return jax.tree.map(lambda own: jnp.maximum(own, first), only_own(learner))
 
-    return base._replace(name="freezing", loss=loss, update_mask=update_mask, forgets_nothing=True)
+    return base._replace(name="freezing", loss=loss, update_mask=update_mask, zero_forgetting=True)
 
 
 def require_own_leaves(name: str, network: Network) -> None:

@@ -50,7 +50,7 @@ def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "pe
 
     Example:
       >>> from cljax import networks
-      >>> joint(networks.mlp((8, 8, 1), 2)).draws_from
+      >>> joint(networks.mlp((8, 8, 1), 2)).train_on
       'seen'
 
     Reference: the baseline "Joint Training" of Li & Hoiem, Learning without Forgetting, 2016, section 2; 'balanced' by
@@ -83,6 +83,6 @@ def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "pe
         name="joint",
         loss=loss,
         update_mask=lambda learner, clock: head_mask(learner, seen_tasks(learner, clock)),
-        keeps_rows=network.per_task,
-        draws_from="balanced" if sampling == "balanced" else "seen",
+        stacked=network.per_task,
+        train_on="balanced" if sampling == "balanced" else "seen",
     )

@@ -21,7 +21,7 @@ def l2_constraint(network: Network, *, strength: float = 0.05, warm_up: float = 
     Args:
       network: an ordinary network; all leaves of params that are not `per_task` are constrained.
       strength: lambda_c. The paper takes 0.5 for VOC and 0.05 for its other new tasks.
-      warm_up: share of a visit's epochs for the new head alone, in [0, 1).
+      warm_up: fraction of a visit's epochs for the new head alone, in [0, 1).
 
     Returns:
       The method. Its metrics are `classification` (nats) and `penalty`, before the strength.

@@ -88,7 +88,7 @@ def lwf(
       updates: 'summed', one update by the gradient of both terms; or 'alternating' as in the official code, for each
         batch one update by the distillation, of shared leaves and old heads, then one by the classification, of shared
         leaves and the new head. Momentum and weight decay then act twice on what is shared.
-      warm_up: share of a visit's epochs for the new head alone, in [0, 1).
+      warm_up: fraction of a visit's epochs for the new head alone, in [0, 1).
       train_old_heads: whether the old heads train in the joint phase; if not, none of their bits changes.
       own_layers: how many layers below the head belong to a task besides `per_task` (the paper tries 1 and 2). Needs a
         network with `wiring`. Like the heads they are kept stacked, and "head" above means all of them.
@@ -106,7 +106,7 @@ def lwf(
       >>> from cljax import networks
       >>> [phase.name for phase in lwf(networks.mlp((8, 8, 1), 2)).phases]
       ['warm-up', 'joint']
-      >>> lwf(networks.mlp((8, 8, 1), 2, hidden=(4, 4)), own_layers=1).keeps_rows
+      >>> lwf(networks.mlp((8, 8, 1), 2, hidden=(4, 4)), own_layers=1).stacked
       ('dense_1/bias', 'dense_1/kernel', 'head/bias', 'head/kernel')
 
     Reference: Li and Hoiem, Learning without Forgetting, 2016, figure 3 and equations 1 to 3; table 2(a) for
@@ -138,10 +138,10 @@ def lwf(
             hyper["temperature"] = jnp.float32(temperature)
         return params, collections, {"teacher": snapshot(params, collections)}, hyper
 
-    def allocate(state: Tree, tasks: int, capacity: dict[str, int]) -> Tree:
+    def allocate(state: Tree, tasks: int, max_examples: dict[str, int]) -> Tree:
         if responses == "recomputed":
             return state
-        shape = (tasks if network.per_task else 1, capacity["train"], network.outputs)
+        shape = (tasks if network.per_task else 1, max_examples["train"], network.outputs)
         return {**state, "responses": jnp.zeros(shape, jnp.float32)}
 
     def record(learner: Learner, batch: Batch) -> Learner:
@@ -269,7 +269,7 @@ def lwf(
         update_mask=lambda learner, clock: rows_mask(learner.params, learner, *trained(learner, clock)),
         end_phase=end_phase,
         phases=phases,
-        keeps_rows=network.per_task,
+        stacked=network.per_task,
     )
 
 
@@ -297,7 +297,7 @@ def copy_layers(learner: Learner, clock: Clock, heads: tuple[str, ...], *, from_
     source = jnp.int32(0) if from_first else jnp.maximum(clock.task - 1, 0)
 
     def one(path: str, leaf: Array) -> Array:
-        if not rows.ends_with(path, learner.rows.keeps) or rows.ends_with(path, heads):
+        if not rows.ends_with(path, learner.rows.stacked) or rows.ends_with(path, heads):
             return leaf
         return leaf.at[clock.task].set(leaf[source])
 

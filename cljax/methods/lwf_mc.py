@@ -42,7 +42,7 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
 
     Example:
       >>> from cljax import networks
-      >>> lwf_mc(networks.mlp((8, 8, 1), 2)).keeps_rows
+      >>> lwf_mc(networks.mlp((8, 8, 1), 2)).stacked
       ('head/kernel', 'head/bias')
 
     Reference: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, 2017, section 4.1 and
@@ -80,5 +80,5 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
         loss=loss,
         update_mask=lambda learner, clock: head_mask(learner, trained(learner, clock)),
         end_phase=renew_teacher,
-        keeps_rows=network.per_task,
+        stacked=network.per_task,
     )

@@ -176,7 +176,7 @@ def lwm(
         loss=loss,
         update_mask=lambda learner, clock: head_mask(learner, seen_tasks(learner, clock)),
         end_phase=renew_teacher,
-        keeps_rows=network.per_task,
+        stacked=network.per_task,
     )
 
 

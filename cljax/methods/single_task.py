@@ -28,4 +28,4 @@ def single_task(network: Network) -> Method:
     check_network(network)
     params, collections = jax.eval_shape(network.init, jax.random.key(0))
     every = rows.leaf_paths(params) + rows.leaf_paths(collections)
-    return finetune(network)._replace(name="single_task", per_task=every, forgets_nothing=True)
+    return finetune(network)._replace(name="single_task", per_task=every, zero_forgetting=True)

@@ -104,7 +104,7 @@ def rows_mask(tree: Tree, learner: Learner, trained: Array, shared: Array | bool
     """A mask like a tree: some rows of the kept stacks, `trained` `[T]` bool, and perhaps what is shared."""
 
     def one(path: str, leaf: Array) -> Array:
-        if rows.ends_with(path, learner.rows.keeps):
+        if rows.ends_with(path, learner.rows.stacked):
             return trained.astype(jnp.float32).reshape(-1, *(1,) * (leaf.ndim - 1))
         return jnp.asarray(shared, jnp.float32)
 

@@ -115,11 +115,11 @@ def tfm(
         owner = jax.tree.map(grow, learner.method_state.owner)
         params = learner.params
         if zero_init_new_to_old:
-            params = ownership.sever(params, layout.wires, owner, clock.task, only_own=True)
+            params = ownership.cut_interference(params, layout.wires, owner, clock.task, only_own=True)
         return learner._replace(params=params, method_state=TernaryState(owner))
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        shown = ownership.show(learner.collections, learner.method_state.owner, clock.task)
+        shown = ownership.apply_gates(learner.collections, learner.method_state.owner, clock.task)
         return base.loss(params, learner._replace(collections=shown), clock, batch, key)
 
     def update_mask(learner: Learner, clock: Clock) -> Tree:
@@ -128,7 +128,7 @@ def tfm(
         return rows.map_leaves(lambda path, part: jnp.zeros_like(part) if path in fixed else part, mask)
 
     def predict(learner: Learner, inputs: Array, task: Array) -> Array:
-        shown = ownership.show(learner.collections, learner.method_state.owner, task)
+        shown = ownership.apply_gates(learner.collections, learner.method_state.owner, task)
         return base.predict(learner._replace(collections=shown), inputs, task)
 
     def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
@@ -145,7 +145,7 @@ def tfm(
         predict=predict,
         candidates=(lambda learner, clock: {"growth": jnp.asarray(options, jnp.float32)}) if options else None,
         choose=choose,
-        forgets_nothing=True,
+        zero_forgetting=True,
         network=network,
     )
 

@@ -20,7 +20,8 @@ from cljax.metrics.matrix import (
 )
 from cljax.metrics.precision import average_precision, mean_average_precision
 from cljax.metrics.predictions import correct
-from cljax.metrics.resources import BITS, Capacity, capacity, overhead_bytes
+from cljax.metrics.resources import BITS, Capacity, feature_usage, overhead_bytes
+from cljax.metrics.resources import feature_usage as capacity
 
 __all__ = [
     "BITS",
@@ -33,6 +34,7 @@ __all__ = [
     "capacity",
     "correct",
     "epochs_to_converge",
+    "feature_usage",
     "first_visits",
     "forgetting",
     "forgetting_ratio",

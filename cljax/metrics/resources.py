@@ -26,7 +26,7 @@ class Capacity(NamedTuple):
     free: Tree
 
 
-def capacity(owner: Tree, task: ArrayLike) -> Capacity:
+def feature_usage(owner: Tree, task: ArrayLike) -> Capacity:
     """How much of each layer is used, newly used and free after a task.
 
     Args:
@@ -38,7 +38,7 @@ def capacity(owner: Tree, task: ArrayLike) -> Capacity:
       The parts; see `Capacity`.
 
     Example:
-      >>> used, newly_used, free = capacity({'conv': jnp.array([0, 1, 1, 2, 9, 9, 9, 9])}, 1)
+      >>> used, newly_used, free = feature_usage({'conv': jnp.array([0, 1, 1, 2, 9, 9, 9, 9])}, 1)
       >>> float(used['conv']), float(newly_used['conv']), float(free['conv'])
       (0.375, 0.25, 0.625)
     """

@@ -2,13 +2,13 @@
 
 from cljax.networks.adaptors import from_linen as from_linen
 from cljax.networks.alexnet import alexnet as alexnet
-from cljax.networks.bake import bake as bake
 from cljax.networks.cnn import Pool as Pool
 from cljax.networks.cnn import clnp_cnn as clnp_cnn
 from cljax.networks.cnn import cnn as cnn
 from cljax.networks.cnn import df_cnn_base as df_cnn_base
 from cljax.networks.convolution import convolve as convolve
 from cljax.networks.convolution import max_pool as max_pool
+from cljax.networks.export import export_task as export_task
 from cljax.networks.gates import check_gates as check_gates
 from cljax.networks.layers import BatchNorm as BatchNorm
 from cljax.networks.layers import Convolution as Convolution
@@ -20,3 +20,6 @@ from cljax.networks.linen import standardize as standardize
 from cljax.networks.mlp import mlp as mlp
 from cljax.networks.nnx import from_nnx as from_nnx
 from cljax.networks.vgg import vgg16 as vgg16
+
+bake = export_task
+"""The old name of `export_task`."""

@@ -5,7 +5,7 @@
 
 from cljax.report import plots
 from cljax.report.files import write
-from cljax.report.record import capacity, check, device, forgets_nothing, plain, read, run_record, versions
+from cljax.report.record import check, device, feature_usage, plain, read, run_record, versions, zero_forgetting
 from cljax.report.sections import Section, gather
 from cljax.report.sweep import stability_plasticity, sweep_table, write_sweep
 from cljax.report.tables import METRICS, interval, markdown, short, summarise, table
@@ -13,10 +13,9 @@ from cljax.report.tables import METRICS, interval, markdown, short, summarise, t
 __all__ = [
     "METRICS",
     "Section",
-    "capacity",
     "check",
     "device",
-    "forgets_nothing",
+    "feature_usage",
     "gather",
     "interval",
     "markdown",
@@ -32,4 +31,5 @@ __all__ = [
     "versions",
     "write",
     "write_sweep",
+    "zero_forgetting",
 ]

@@ -39,9 +39,9 @@ def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
     words = f"Average accuracy of each method in percent, with 95% intervals over seeds: {said}."
     yield Drawing("average_accuracy", "", words, _figure(plots.comparison(runs)))
     if runs[0]["scenario"] == "class":
-        said = "; ".join(f"{label(run)} {interval(summarise(run)['task_aware_accuracy'])}" for run in runs)
+        said = "; ".join(f"{label(run)} {interval(summarise(run)['task_il_accuracy'])}" for run in runs)
         words = f"Average accuracy when the task is told, in percent, with 95% intervals: {said}."
-        yield Drawing("task_aware_accuracy", "", words, _figure(plots.comparison(runs, metric="task_aware_accuracy")))
+        yield Drawing("task_il_accuracy", "", words, _figure(plots.comparison(runs, metric="task_il_accuracy")))
     if len(runs[0]["accuracy"][0]) > 1:
         said = "; ".join(f"{label(run)} {interval(summarise(run)['forgetting'])}" for run in runs)
         words = f"Average accuracy against forgetting, with intervals both ways. Forgetting in percent: {said}."
@@ -66,20 +66,20 @@ def _own(run: Run) -> Iterator[Drawing]:
         yield Drawing("accuracy_matrix", name, words, _figure(plots.accuracy_matrix(run)))
     words = f"{name}: accuracy on each task over the stream, with 95% intervals; after the last {ends}."
     yield Drawing("task_accuracy", name, words, _figure(plots.task_accuracy(run)))
-    if run.get("capacity"):
+    if run.get("feature_usage"):
         used = "; ".join(
             f"{layer} {100 * np.asarray(parts['used'], np.float64)[:, -1].mean():.0f}%"
-            for layer, parts in run["capacity"].items()
+            for layer, parts in run["feature_usage"].items()
         )
         words = f"{name}: features of each layer after each task. In use after the last: {used}."
-        yield Drawing("capacity", name, words, _capacities(run))
+        yield Drawing("feature_usage", name, words, _usages(run))
 
 
-def _capacities(run: Run) -> Figure:
-    """The capacity of all layers, up to three in a row, with one legend."""
+def _usages(run: Run) -> Figure:
+    """The feature usage of all layers, up to three in a row, with one legend."""
     from matplotlib.figure import Figure
 
-    layers = list(run["capacity"])
+    layers = list(run["feature_usage"])
     columns = min(3, len(layers))
     rows = -(-len(layers) // columns)
     size = (3.0 * columns + 1.6, 2.7 * rows)
@@ -89,7 +89,7 @@ def _capacities(run: Run) -> Figure:
         if place >= len(layers):
             ax.set_axis_off()
             continue
-        plots.capacity(run, layers[place], ax, legend=False)
+        plots.feature_usage(run, layers[place], ax, legend=False)
         if place % columns:
             ax.set_ylabel("")
     handles, names = grid[0, 0].get_legend_handles_labels()

@@ -24,8 +24,11 @@ from cljax.text import printable, spreadsheet
 PAGE = "report.html"
 OWN = re.compile(r"table\.md|(results|summary|visits)\.csv|plots/[A-Za-z0-9_.-]+\.png")
 LIST = re.compile(rb'<meta name="cljax-report" content="([^"]*)">')
-RESULTS = ("data", "scenario", "tasks", "folder", "method", "seed", "after_task", "task", "accuracy", "task_aware")
-VISITS = ("data", "scenario", "tasks", "folder", "method", "seed", "visit", "of_task", "task", "accuracy", "task_aware")
+RESULTS = (
+    *("data", "scenario", "tasks", "folder", "method", "seed"),
+    *("after_task", "task", "accuracy", "task_il_accuracy"),
+)
+VISITS = (*RESULTS[:6], "visit", "of_task", *RESULTS[7:])
 
 
 def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = None) -> pathlib.Path:
@@ -88,7 +91,7 @@ def _make(sections: Sequence[Section]) -> tuple[Page, dict[str, bytes]]:
 def result_rows(section: Section) -> Iterator[list[Any]]:
     """A row for each method, seed, task learned and task asked; accuracies are fractions, tasks counted from 1."""
     for run in section.runs:
-        for seed, accuracy, aware in zip(run["seeds"], run["accuracy"], run["task_aware"], strict=True):
+        for seed, accuracy, aware in zip(run["seeds"], run["accuracy"], run["task_il_accuracy"], strict=True):
             for after, (row, told) in enumerate(zip(accuracy, aware, strict=True)):
                 for task, (value, known) in enumerate(zip(row, told, strict=True)):
                     yield [*_who(run), seed, after + 1, task + 1, value, known]
@@ -100,7 +103,7 @@ def visit_rows(section: Section) -> Iterator[list[Any]]:
         if not run.get("rounds"):
             continue
         visited, rounds = run["schedule"]["task"], run["rounds"]
-        for seed, accuracy, aware in zip(run["seeds"], rounds["accuracy"], rounds["task_aware"], strict=True):
+        for seed, accuracy, aware in zip(run["seeds"], rounds["accuracy"], rounds["task_il_accuracy"], strict=True):
             for visit, (row, told) in enumerate(zip(accuracy, aware, strict=True)):
                 for task, (value, known) in enumerate(zip(row, told, strict=True)):
                     yield [*_who(run), seed, visit + 1, visited[visit] + 1, task + 1, value, known]
@@ -110,7 +113,7 @@ def summary_rows(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]
     """The columns, and a row for each method: means and 95% half-widths of each metric, fractions; empty: unknown."""
     names = ["data", "scenario", "tasks", "folder", "method", "seeds"]
     names += [f"{metric}_{part}" for metric in WORDS for part in ("mean", "ci95")]
-    names += ["seconds", "flops", "bytes_per_task", "packed_bytes_per_task", "forgets_nothing"]
+    names += ["seconds", "flops", "bytes_per_task", "packed_bytes_per_task", "zero_forgetting"]
     rows = []
     for run in (run for section in sections for run in section.runs):
         values, row = summarise(run), [*_who(run), len(run["seeds"])]
@@ -118,7 +121,7 @@ def summary_rows(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]
             found = metrics.mean_and_interval(values[metric]) if metric in values else (np.nan, np.nan)
             row += [float(number) if np.isfinite(number) else None for number in found]
         row += [float(np.mean(run["seconds"])), run["flops"], run["bytes_per_task"]]
-        row += [run.get("packed_bytes_per_task"), run.get("forgets_nothing")]
+        row += [run.get("packed_bytes_per_task"), run.get("zero_forgetting")]
         rows.append(row)
     return names, rows
 

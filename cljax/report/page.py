@@ -37,7 +37,7 @@ class Page:
             self._open_group(drawing.method)
         self._figures += 1
         svg = inline_svg(drawing.figure, drawing.words, f"f{self._figures}-")
-        wide = ' class="wide"' if drawing.name == "capacity" else ""
+        wide = ' class="wide"' if drawing.name == "feature_usage" else ""
         self._parts.append(f"<figure{wide}>{svg}<figcaption>{escape(drawing.words)}</figcaption></figure>")
 
     def text(self, files: Sequence[str]) -> str:
@@ -84,7 +84,7 @@ def table(section: Section) -> str:
     names.append("old logits")
     for row, run in zip(rows, section.runs, strict=True):
         kept = {True: Cell("kept to the bit", 0.0), False: Cell("changed", 1.0)}
-        row.append(kept.get(run.get("forgets_nothing", ""), Cell("-", None)))
+        row.append(kept.get(run.get("zero_forgetting", ""), Cell("-", None)))
     head = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in names)
     body = "".join(f"<tr>{''.join(map(_cell, row, range(len(row))))}</tr>" for row in rows)
     return (
@@ -114,8 +114,8 @@ def flatten(values: Any, path: str = "") -> list[tuple[str, str]]:
     """Nested dicts as lines: the path of each value, and the value.
 
     Example:
-      >>> flatten({'training': {'rate': 0.1, 'hidden': [8, 8]}})
-      [('training.rate', '0.1'), ('training.hidden', '8 8')]
+      >>> flatten({'training': {'learning_rate': 0.1, 'hidden': [8, 8]}})
+      [('training.learning_rate', '0.1'), ('training.hidden', '8 8')]
     """
     if isinstance(values, dict):
         return [line for key, value in values.items() for line in flatten(value, f"{path}.{key}" if path else key)]

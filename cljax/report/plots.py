@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 Run = dict[str, Any]
 
 
-def accuracy_matrix(run: Run, ax: Axes | None = None, *, task_aware: bool = False) -> Axes:
+def accuracy_matrix(run: Run, ax: Axes | None = None, *, task_il_accuracy: bool = False) -> Axes:
     """The accuracy on each task after each task, a mean over seeds, with the values written in where there is room.
 
     Args:
       run: an entry of a record.
       ax: where to draw.
-      task_aware: whether the task is told at test time (in a class-incremental run), rather than not.
+      task_il_accuracy: whether the task is told at test time (in a class-incremental run), rather than not.
 
     Returns:
       The axes; row i is after task i, the line divides learned tasks from those to come.
@@ -41,7 +41,7 @@ def accuracy_matrix(run: Run, ax: Axes | None = None, *, task_aware: bool = Fals
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    values = 100 * known_mean_and_interval(_floats(run["task_aware" if task_aware else "accuracy"])).mean
+    values = 100 * known_mean_and_interval(_floats(run["task_il_accuracy" if task_il_accuracy else "accuracy"])).mean
     count = len(values)
     ax = frame.axes(ax, (5.2, 4.4)) if count <= 12 else frame.axes(ax, (7.6, 6.6))
     colours = colormaps["cividis"].with_extremes(bad=(0.5, 0.5, 0.5, 0.25))
@@ -54,7 +54,7 @@ def accuracy_matrix(run: Run, ax: Axes | None = None, *, task_aware: bool = Fals
     ax.set_xlim(0.5, edge)
     ax.set_ylim(edge, 0.5)
     ax.figure.colorbar(image, ax=ax, label="accuracy (%)", shrink=0.85)
-    what = "task-aware accuracy" if task_aware else "accuracy"
+    what = "task-IL accuracy" if task_il_accuracy else "accuracy"
     frame.dress(ax, f"{label(run)}: {what} on each task (%)", "on task", "after task", grid="")
     frame.write(ax, values)
     return ax
@@ -102,7 +102,7 @@ def comparison(runs: Sequence[Run], ax: Axes | None = None, *, metric: str = "av
     Args:
       runs: entries of a record.
       ax: where to draw.
-      metric: of `summarise`: `'average_accuracy'`, `'task_aware_accuracy'`, `'backward_transfer'` or `'forgetting'`.
+      metric: of `summarise`: `'average_accuracy'`, `'task_il_accuracy'`, `'backward_transfer'` or `'forgetting'`.
 
     Returns:
       The axes; a row a method, the first at the top.
@@ -231,12 +231,12 @@ def learning_curves(
     return ax
 
 
-def capacity(run: Run, layer: str, ax: Axes | None = None, *, legend: bool = True) -> Axes:
+def feature_usage(run: Run, layer: str, ax: Axes | None = None, *, legend: bool = True) -> Axes:
     """What a layer's features are after each task, in percent: reused, older but not reused, new, free.
 
     Args:
       run: an entry of a record, of a method in which tasks own features.
-      layer: a name in `run['capacity']`.
+      layer: a name in `run['feature_usage']`.
       ax: where to draw.
       legend: whether the parts are named beside the plot.
 
@@ -246,10 +246,10 @@ def capacity(run: Run, layer: str, ax: Axes | None = None, *, legend: bool = Tru
     Raises:
       ValueError: where the run has no such layer.
     """
-    layers = run.get("capacity") or {}
+    layers = run.get("feature_usage") or {}
     if layer not in layers:
         there = ", ".join(layers) or "none"
-        raise ValueError(f"The run of {label(run)} has no capacity of the layer '{layer}'. It has: {there}.")
+        raise ValueError(f"The run of {label(run)} has no feature usage of the layer '{layer}'. It has: {there}.")
     mean = {name: 100 * known_mean_and_interval(_floats(value)).mean for name, value in layers[layer].items()}
     parts = {
         "reused": mean["reused"],

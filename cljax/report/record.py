@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax import files, metrics, ownership, sharing
+from cljax import files, metrics, old_names, ownership, sharing
 from cljax.report import schema
 from cljax.training.cost import bytes_per_task, tree_bytes
 from cljax.training.driver import Outcome
@@ -34,12 +34,12 @@ def run_record(
     """A method's entry in `record.json`.
 
     Accuracies are fractions: `accuracy[seed][after task][task]` as the scenario reads the logits, `top5` the same with
-    any of the five largest, `task_aware` with each task's own head. Where tasks are revisited these rows are those
-    before the next task is first visited (see `metrics.first_visits`), and `rounds` holds all rows of the first and the
-    last. `epochs` has the loss and the validation's loss and accuracy,
+    any of the five largest, `task_il_accuracy` with each task's own head. Where tasks are revisited these rows are
+    those before the next task is first visited (see `metrics.first_visits`), and `rounds` holds all rows of the
+    first and the last. `epochs` has the loss and the validation's loss and accuracy,
     `[seed][round][phase][epoch]`; `curves` the accuracy on all tasks `[seed][point][task]` after the epochs of
-    `curve_epochs`, `[point]` of round, phase and epoch, counted from 0, 0 and 1. `forgets_nothing` is measured: no bit
-    of a task's test logits changed but in visits to it. `capacity` is for methods in which tasks own features.
+    `curve_epochs`, `[point]` of round, phase and epoch, counted from 0, 0 and 1. `zero_forgetting` is measured: no bit
+    of a task's test logits changed but in visits to it. `feature_usage` is for methods in which tasks own features.
 
     Args:
       method: the method.
@@ -63,10 +63,10 @@ def run_record(
             "network": network,
             "seeds": [seed for seed, _ in seeds],
             "accuracy": metrics.first_visits(found.accuracy, tasks),
-            "task_aware": metrics.first_visits(found.task_aware, tasks),
+            "task_il_accuracy": metrics.first_visits(found.task_il_accuracy, tasks),
             "top5": metrics.first_visits(found.top5, tasks),
-            "rounds": {"accuracy": found.accuracy, "task_aware": found.task_aware} if revisits else None,
-            "forgets_nothing": forgets_nothing(np.asarray(found.fingerprint), tasks, np.asarray(schedule.evaluate)),
+            "rounds": {"accuracy": found.accuracy, "task_il_accuracy": found.task_il_accuracy} if revisits else None,
+            "zero_forgetting": zero_forgetting(np.asarray(found.fingerprint), tasks, np.asarray(schedule.evaluate)),
             "schedule": {"task": tasks, "epochs": schedule.epochs, "evaluate": schedule.evaluate},
             "epochs_trained": np.isfinite(outcome.epochs.loss).sum(axis=(2, 3)),
             "epochs": outcome.epochs._asdict(),
@@ -82,7 +82,7 @@ def run_record(
             "share_waiting": outcome.share_waiting,
             "bytes_per_task": bytes_per_task(outcome.learners[0], method.network),
             "packed_bytes_per_task": packed_bytes_per_task(outcome.learners[0], method.network),
-            "capacity": capacity(method.network, outcome.learners),
+            "feature_usage": feature_usage(method.network, outcome.learners),
             "facts": [stream.facts for _, stream in seeds],
             "config": config,
             "versions": versions(),
@@ -91,7 +91,7 @@ def run_record(
     )
 
 
-def forgets_nothing(fingerprint: np.ndarray, tasks: np.ndarray, evaluated: np.ndarray) -> bool:
+def zero_forgetting(fingerprint: np.ndarray, tasks: np.ndarray, evaluated: np.ndarray) -> bool:
     """Whether no task's logits changed by a bit but in visits to it: after its last one, and between any two.
 
     Args:
@@ -101,12 +101,12 @@ def forgets_nothing(fingerprint: np.ndarray, tasks: np.ndarray, evaluated: np.nd
 
     Example:
       >>> marks = np.array([[[5, 0], [5, 7]]], np.uint32)
-      >>> forgets_nothing(marks, np.array([0, 1]), np.array([True, True]))
+      >>> zero_forgetting(marks, np.array([0, 1]), np.array([True, True]))
       True
-      >>> forgets_nothing(marks + np.array([[0, 0], [1, 0]], np.uint32), np.array([0, 1]), np.array([True, True]))
+      >>> zero_forgetting(marks + np.array([[0, 0], [1, 0]], np.uint32), np.array([0, 1]), np.array([True, True]))
       False
       >>> again = np.array([[[5, 0], [6, 7], [5, 7]]], np.uint32)  # task 0, forgotten and then learned anew
-      >>> forgets_nothing(again, np.array([0, 1, 0]), np.array([True, True, True]))
+      >>> zero_forgetting(again, np.array([0, 1, 0]), np.array([True, True, True]))
       False
     """
     for task in np.unique(tasks):
@@ -132,7 +132,7 @@ def packed_bytes_per_task(learner: Learner, network: Network) -> float | None:
     return bytes_per_task(learner, network) + (masks - tree_bytes(owner)) / tasks
 
 
-def capacity(network: Network, learners: Sequence[Learner]) -> dict[str, dict[str, np.ndarray]] | None:
+def feature_usage(network: Network, learners: Sequence[Learner]) -> dict[str, dict[str, np.ndarray]] | None:
     """How tasks shared out the features of each layer, where a method's state has owners of features.
 
     Args:
@@ -210,7 +210,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
             if begun:
                 raise ValueError(f"The run in {place} has no record yet: no method has finished. Wait, or take it up.")
             place = place / "record.json"
-        record = files.read_json(place)
+        record = old_names.record(files.read_json(place))
     except OSError as error:
         reason = "it is not there" if isinstance(error, FileNotFoundError) else error.strerror
         raise ValueError(f"{place} cannot be read ({reason}). Name a run folder, or its record.json.") from None

@@ -209,7 +209,7 @@ RUN = fields(
         "scenario": word("task", "class", "domain"),
         "seeds": array("seeds", number(0, 2**64 - 1, whole=True)),
         "accuracy": array("seeds tasks tasks", FRACTION),
-        "task_aware": array("seeds tasks tasks", FRACTION),
+        "task_il_accuracy": array("seeds tasks tasks", FRACTION),
         "schedule": fields(
             {"task": array("rounds", INDEX), "epochs": array("rounds", INDEX), "evaluate": array("rounds", FLAG)}
         ),
@@ -217,7 +217,7 @@ RUN = fields(
             fields(
                 {
                     "accuracy": array("seeds rounds tasks", FRACTION),
-                    "task_aware": array("seeds rounds tasks", FRACTION),
+                    "task_il_accuracy": array("seeds rounds tasks", FRACTION),
                 }
             )
         ),
@@ -240,9 +240,9 @@ RUN = fields(
     {
         "label": text(),
         "top5": array("seeds tasks tasks", FRACTION),
-        "forgets_nothing": maybe(FLAG),
+        "zero_forgetting": maybe(FLAG),
         "packed_bytes_per_task": COUNT,
-        "capacity": maybe(
+        "feature_usage": maybe(
             table(fields({part: array("seeds tasks", FRACTION) for part in ("used", "new", "reused", "free")}), 300)
         ),
         "sweep": fields({"curve": text(), "parameter": maybe(text()), "value": number(-FLOAT32, FLOAT32, null=True)}),

@@ -18,7 +18,7 @@ from cljax.text import printable
 METRICS = ("average_accuracy", "backward_transfer", "forgetting")
 WORDS = {
     "average_accuracy": "average accuracy",
-    "task_aware_accuracy": "task-aware accuracy",
+    "task_il_accuracy": "task-IL accuracy",
     "backward_transfer": "backward transfer",
     "forgetting": "forgetting",
 }
@@ -44,7 +44,7 @@ def summarise(run: dict[str, Any]) -> dict[str, np.ndarray]:
       run: an entry of a record.
 
     Returns:
-      `average_accuracy, backward_transfer, forgetting`, and `task_aware_accuracy` in the class-incremental scenario;
+      `average_accuracy, backward_transfer, forgetting`, and `task_il_accuracy` in the class-incremental scenario;
       NaN where the record lacks an accuracy that it needs.
 
     Example:
@@ -54,8 +54,8 @@ def summarise(run: dict[str, Any]) -> dict[str, np.ndarray]:
     accuracy = np.asarray(run["accuracy"], np.float32)
     values = {name: np.asarray(getattr(metrics, name)(accuracy), np.float64) for name in METRICS}
     if run["scenario"] == "class":
-        aware = metrics.average_accuracy(np.asarray(run["task_aware"], np.float32))
-        values["task_aware_accuracy"] = np.asarray(aware, np.float64)
+        aware = metrics.average_accuracy(np.asarray(run["task_il_accuracy"], np.float32))
+        values["task_il_accuracy"] = np.asarray(aware, np.float64)
     return values
 
 
@@ -70,7 +70,7 @@ def cells(runs: Sequence[dict[str, Any]], *, reference: str = "finetune") -> tup
       The columns' names and the rows.
     """
     class_incremental = any(run["scenario"] == "class" for run in runs)
-    shown = [name for name in WORDS if class_incremental or name != "task_aware_accuracy"]
+    shown = [name for name in WORDS if class_incremental or name != "task_il_accuracy"]
     compared = any(run["method"] == reference for run in runs)
     names = ["method", *(WORDS[name] for name in shown), *([f"against {reference}"] if compared else [])]
     names += ["seconds a seed", "FLOPs a step", "bytes a task"]

@@ -4,18 +4,18 @@ from cljax.streams.building import from_tasks, permuted, split
 from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, size_of, task_of
 from cljax.streams.schedules import lifelong, multi_task, visits, with_schedule
 from cljax.streams.sequences import by_superclass, relabelled, sequence, superclass_labels
-from cljax.streams.stacking import align, capacity, stack
+from cljax.streams.stacking import align, max_examples, stack
 
 __all__ = [
     "align",
     "apply_permutation",
     "by_superclass",
-    "capacity",
     "draw",
     "epoch_order",
     "from_tasks",
     "gather",
     "lifelong",
+    "max_examples",
     "multi_task",
     "permuted",
     "relabelled",

@@ -18,7 +18,7 @@ from cljax.data.dataset import Dataset
 from cljax.data.streaming import join
 from cljax.keys import LARGEST_SEED, make_key
 from cljax.numbers import INT32, real, whole
-from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
+from cljax.streams.division import draw_class_order, fractions, group_classes, set_aside, subsample
 from cljax.streams.schedules import FIRST_TASK, MOST, lifelong, make_table, with_schedule
 from cljax.types import Schedule, Stream, Tables
 
@@ -33,7 +33,7 @@ def split(
     seed: int = 0,
     class_order: str | Sequence[int] | None = None,
     validation: float = 0.1,
-    share: float | Sequence[float] = 1.0,
+    fraction: float | Sequence[float] = 1.0,
     sizes: Sequence[int] | None = None,
     epochs: int | Sequence[int] = 1,
     schedule: Schedule | None = None,
@@ -47,9 +47,9 @@ def split(
       seed: of the class order, if random, and of the validation part.
       class_order: None for 0..K-1, `'random'`, `'icarl'` (the order of 1993 of iCaRL and many after it), or the classes
         to use, in order (some may be left out).
-      validation: share of each class's training examples set aside, at least one example where the class has two.
-      share: of each class's training examples that is used, in (0, 1], at least one example a class; one number, or one
-        a task. Taken after the validation part has been set aside from all examples: that and the test part stay
+      validation: fraction of each class's training examples set aside, at least one example where the class has two.
+      fraction: of each class's training examples that is used, in (0, 1], at least one example a class; one number, or
+        one a task. Taken after the validation part has been set aside from all examples: that and the test part stay
         whole, so that runs with more and less data are chosen and measured on the same examples. Fewer examples are
         always among the more of the same seed.
       sizes: number of classes of each task; as equal as possible where None, the first tasks being the larger ones.
@@ -61,7 +61,7 @@ def split(
 
     Raises:
       ValueError: more tasks than classes, sizes that do not add up, an order with unknown or repeated classes, a task
-        without training examples, multi-label data, an unknown scenario, a share outside [0, 1).
+        without training examples, multi-label data, an unknown scenario, a fraction out of range.
 
     Example:
       >>> from cljax.data import from_arrays
@@ -84,7 +84,7 @@ def split(
     groups = group_classes(order, tasks, sizes)
     learn, validate = set_aside(dataset.train_labels, validation, seed)
     test = np.arange(dataset.train_size, len(dataset.labels))
-    used = shares(share, tasks)
+    used = fractions(fraction, tasks)
     within = np.full(count, -1, np.int32)
     for group in groups:
         within[group] = np.arange(len(group))
@@ -120,7 +120,7 @@ def permuted(
     seed: int = 0,
     first_identity: bool = False,
     validation: float = 0.1,
-    share: float | Sequence[float] = 1.0,
+    fraction: float | Sequence[float] = 1.0,
     epochs: int | Sequence[int] = 1,
     schedule: Schedule | None = None,
 ) -> Stream:
@@ -137,7 +137,7 @@ def permuted(
       seed: of the permutations and the validation part.
       first_identity: whether task 0 shows the images as they are.
       validation: as in `split`.
-      share: as in `split`.
+      fraction: as in `split`.
       epochs: as in `split`.
       schedule: as in `split`.
 
@@ -145,7 +145,7 @@ def permuted(
       Stream with a permutation `[T, P]` int32 over an example's P flattened elements; the tasks share all examples.
 
     Raises:
-      ValueError: fewer than one task, an unknown scenario, a share outside [0, 1).
+      ValueError: fewer than one task, an unknown scenario, a fraction out of range.
 
     Example:
       >>> from cljax.data import from_arrays
@@ -176,7 +176,7 @@ def permuted(
     permutation: Any = (moves[:, :, None] * channels + np.arange(channels)).reshape(tasks, -1).astype(np.int32)
     learn, validate = set_aside(dataset.train_labels, validation, seed)
     test = np.arange(dataset.train_size, len(dataset.labels))
-    used = shares(share, tasks)
+    used = fractions(fraction, tasks)
     learned = [subsample(dataset.labels, learn, part, seed) for part in used]
     train_table, validation_table, test_table = (
         make_table(rows, [dataset.labels[part] for part in rows])
@@ -204,7 +204,7 @@ def from_tasks(
     scenario: str = "task",
     seed: int = 0,
     validation: float = 0.1,
-    share: float | Sequence[float] = 1.0,
+    fraction: float | Sequence[float] = 1.0,
     epochs: int | Sequence[int] = 1,
     schedule: Schedule | None = None,
     name: str = "arrays",
@@ -217,7 +217,7 @@ def from_tasks(
       scenario: as in `split`.
       seed: of the validation part.
       validation: as in `split`; of multi-label tasks, a plain random choice.
-      share: as in `split`; of multi-label tasks, a plain random choice.
+      fraction: as in `split`; of multi-label tasks, a plain random choice.
       epochs: as in `split`.
       schedule: as in `split`.
       name: of the data.
@@ -237,7 +237,7 @@ def from_tasks(
     """
     seed = check_options(len(tasks), scenario, validation, seed)
     checked = [_check_task(number, *task) for number, task in enumerate(tasks)]
-    used = shares(share, len(tasks))
+    used = fractions(fraction, len(tasks))
     for number, task in enumerate(checked[1:], 1):
         check_pair(checked[0][0], task[0], "The images of task 0", f"the images of task {number}")
     largest, single = max(count for *_, count in checked), single_label([task[1] for task in checked])
@@ -286,11 +286,11 @@ def check_options(tasks: int, scenario: str, validation: float, seed: int) -> in
       The seed, as a Python int.
 
     Raises:
-      ValueError: no task or too many, an unknown scenario, a share outside [0, 1), a seed out of range.
+      ValueError: no task or too many, an unknown scenario, a fraction out of range, a seed out of range.
     """
     whole("tasks", tasks, least=1, most=MOST)
     seed = whole("seed", seed, most=LARGEST_SEED)
-    real("The validation share", validation, least=0, below=1)
+    real("The validation fraction", validation, least=0, below=1)
     if scenario not in _SCENARIOS:
         raise ValueError(f"The scenario is {scenario!r}, but must be 'task', 'class' or 'domain'.")
     return seed
@@ -344,7 +344,7 @@ def finish(
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None,
     seed: int,
     validation: float,
-    share: list[float],
+    fraction: list[float],
     facts: dict[str, Any],
     epochs: int | Sequence[int],
     schedule: Schedule | None,
@@ -360,7 +360,7 @@ def finish(
         "scenario": scenario,
         "seed": seed,
         "validation": validation,
-        "share": share,
+        "fraction": fraction,
         **facts,
         "standardised_by": FIRST_TASK if statistics is None else "the data set's own numbers",
         "tasks": list(range(count)),

@@ -13,7 +13,7 @@ import numpy as np
 
 from cljax.numbers import INT32, real, whole
 
-_ORDER, _VALIDATION, _SHARE = 0, 1, 2
+_ORDER, _VALIDATION, _FRACTION = 0, 1, 2
 
 
 def draw_class_order(
@@ -80,15 +80,15 @@ def group_classes(
     return np.split(order, np.cumsum(sizes)[:-1])
 
 
-def set_aside(labels: np.ndarray, share: float, seed: int, task: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def set_aside(labels: np.ndarray, fraction: float, seed: int, task: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Rows for training and rows for validation, both ascending.
 
-    Of the n examples of a class, `max(1, round(share n))` are set aside, but never the last one; which ones, depends on
-    seed, task and class alone. Multi-label examples are one class here.
+    Of the n examples of a class, `max(1, round(fraction n))` are set aside, but never the last one; which ones, depends
+    on seed, task and class alone. Multi-label examples are one class here.
 
     Args:
       labels: `[n]` int32, or `[n, K]` float32.
-      share: in [0, 1); nothing is set aside at 0.
+      fraction: in [0, 1); nothing is set aside at 0.
       seed: of the choice.
       task: of a stream whose tasks have examples of their own.
 
@@ -99,54 +99,60 @@ def set_aside(labels: np.ndarray, share: float, seed: int, task: int = 0) -> tup
     """
     held = np.zeros(len(labels), np.bool_)
     for label, group in _by_class(labels):
-        count = int(share * len(group) + 0.5)
-        if share > 0:
+        count = int(fraction * len(group) + 0.5)
+        if fraction > 0:
             count = min(max(count, 1), len(group) - 1)
         held[np.random.default_rng([seed, _VALIDATION, task, label]).permutation(group)[:count]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def subsample(labels: np.ndarray, rows: np.ndarray, share: float, seed: int, task: int = 0) -> np.ndarray:
-    """A class-balanced part of some rows, ascending; a smaller share's rows are among those of every larger one.
+def subsample(labels: np.ndarray, rows: np.ndarray, fraction: float, seed: int, task: int = 0) -> np.ndarray:
+    """A class-balanced part of some rows, ascending; a smaller fraction's rows are among those of every larger one.
 
-    Of the n rows of a class, `max(1, round(share n))` are kept: the first of an order that depends on seed, task and
+    Of the n rows of a class, `max(1, round(fraction n))` are kept: the first of an order that depends on seed, task and
     class alone. Multi-label examples are one class here.
 
     Args:
       labels: of all examples, `[n]` int32, or `[n, K]` float32.
       rows: those to choose from, ascending, such as the training rows of `set_aside`.
-      share: in (0, 1]; 1 keeps all.
+      fraction: in (0, 1]; 1 keeps all.
       seed: of the choice.
       task: of a stream whose tasks have examples of their own.
 
     Example:
       >>> labels = np.array([0] * 20 + [1])
-      >>> few, more = (subsample(labels, np.arange(21), share, seed=0) for share in (0.1, 0.3))
+      >>> few, more = (subsample(labels, np.arange(21), fraction, seed=0) for fraction in (0.1, 0.3))
       >>> len(few), len(more), 20 in few, set(few) <= set(more)
       (3, 7, True, True)
     """
     kept = [
-        rows[np.random.default_rng([seed, _SHARE, task, label]).permutation(group)[: max(1, int(share * n + 0.5))]]
+        rows[
+            np.random.default_rng([seed, _FRACTION, task, label]).permutation(group)[: max(1, int(fraction * n + 0.5))]
+        ]
         for label, group in _by_class(labels[rows])
         for n in [len(group)]
     ]
     return np.sort(np.concatenate([rows[:0], *kept]))
 
 
-def shares(share: float | Sequence[float], tasks: int) -> list[float]:
-    """The share of each task's training examples, one number a task.
+def fractions(fraction: float | Sequence[float], tasks: int) -> list[float]:
+    """The fraction of each task's training examples, one number a task.
 
     Raises:
-      ValueError: a share outside (0, 1], or not one number a task.
+      ValueError: a fraction outside (0, 1], or not one number a task.
 
     Example:
-      >>> shares(0.3, 2), shares([1, 0.3], 2)
+      >>> fractions(0.3, 2), fractions([1, 0.3], 2)
       ([0.3, 0.3], [1.0, 0.3])
     """
-    given: Any = share if isinstance(share, Sequence | np.ndarray) and not isinstance(share, str) else [share] * tasks
+    given: Any = (
+        fraction
+        if isinstance(fraction, Sequence | np.ndarray) and not isinstance(fraction, str)
+        else [fraction] * tasks
+    )
     if len(given) != tasks:
-        raise ValueError(f"{len(given)} shares were given for {tasks} tasks; give one for all tasks, or one a task.")
-    return [real("The share of training examples", one, above=0, most=1) for one in given]
+        raise ValueError(f"{len(given)} fractions were given for {tasks} tasks; give one for all tasks, or one a task.")
+    return [real("The fraction of training examples", one, above=0, most=1) for one in given]
 
 
 def _by_class(labels: np.ndarray) -> list[tuple[int, np.ndarray]]:

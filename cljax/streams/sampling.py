@@ -117,8 +117,8 @@ def epoch_order(
     clock: Clock,
     key: Array,
     *,
-    draws_from: str,
-    capacity: int,
+    train_on: str,
+    max_examples: int,
     memory: Memory | None = None,
 ) -> tuple[Array, Array]:
     """A uniformly random order, without replacement, of an epoch's examples; built once an epoch.
@@ -129,49 +129,49 @@ def epoch_order(
     all of them again and again in one random order.
 
     Every candidate draws 31 random bits, the others a larger number, and a stable sort brings the eligible ones to the
-    front. Table and memory draw from keys of their own, so that neither the padding of a table nor a larger capacity
-    changes the order of a task's examples.
+    front. Table and memory draw from keys of their own, so that neither the padding of a table nor `max_examples`
+    change the order of a task's examples.
 
     Args:
       table: the split to draw from, N rows.
       clock: `task` and `newest` are read.
       key: of this epoch.
-      draws_from: 'current', 'seen', 'all' or 'balanced'.
-      capacity: static bound on the size of a task; 'current' and 'balanced' need it.
+      train_on: 'current', 'seen', 'all' or 'balanced'.
+      max_examples: static bound on the size of a task; 'current' and 'balanced' need it.
       memory: exemplars, M slots, or None; not with 'balanced'.
 
     Returns:
-      order `[capacity + M]` (or `[N + M]`, or `[T * capacity]`) int32, positions, N + slot for memory; what follows the
-      first `count` has no meaning. count int32, the number of examples in the epoch.
+      order `[max_examples + M]` (or `[N + M]`, or `[T * max_examples]`) int32, positions, N + slot for memory; what
+      follows the first `count` has no meaning. count int32, the number of examples in the epoch.
 
     Raises:
-      ValueError: an unknown `draws_from`, or 'balanced' with a memory.
+      ValueError: an unknown `train_on`, or 'balanced' with a memory.
 
     Example:
       >>> from cljax.types import make_clock
       >>> table = Table(jnp.arange(5), jnp.zeros(5, jnp.int32), jnp.array([0, 3]), jnp.array([3, 2]))
-      >>> order, count = epoch_order(table, make_clock(task=1), jax.random.key(0), draws_from="current", capacity=3)
+      >>> order, count = epoch_order(table, make_clock(task=1), jax.random.key(0), train_on="current", max_examples=3)
       >>> int(count), sorted(order[:2].tolist())
       (2, [3, 4])
     """
-    chex.assert_scalar_positive(capacity)
+    chex.assert_scalar_positive(max_examples)
     total = table.index.shape[0]
     start, size = jnp.asarray(table.start, jnp.int32), jnp.asarray(table.size, jnp.int32)
-    if draws_from == "balanced":
+    if train_on == "balanced":
         if memory is not None:
-            raise ValueError("draws_from is 'balanced', which draws from tasks' examples and not from a memory.")
-        return _balanced_order(start, size, clock, key, capacity)
-    if draws_from == "current":
-        places = jnp.arange(capacity, dtype=jnp.int32)
+            raise ValueError("train_on is 'balanced', which draws from tasks' examples and not from a memory.")
+        return _balanced_order(start, size, clock, key, max_examples)
+    if train_on == "current":
+        places = jnp.arange(max_examples, dtype=jnp.int32)
         candidates = jnp.take(start, clock.task, mode="clip") + places
         eligible = places < jnp.take(size, clock.task, mode="clip")
-    elif draws_from in ("seen", "all"):
+    elif train_on in ("seen", "all"):
         candidates = jnp.arange(total, dtype=jnp.int32)
-        last = clock.newest if draws_from == "seen" else jnp.int32(start.shape[0] - 1)
+        last = clock.newest if train_on == "seen" else jnp.int32(start.shape[0] - 1)
         eligible = candidates < jnp.take(start + size, last, mode="clip")
     else:
         raise ValueError(
-            f"draws_from is {draws_from!r}, but batches are drawn from 'current', 'seen' or 'all' tasks, or 'balanced'."
+            f"train_on is {train_on!r}, but batches are drawn from 'current', 'seen' or 'all' tasks, or 'balanced'."
         )
     keys = jax.random.split(key)
     bits = jax.random.bits(keys[0], candidates.shape, jnp.uint32)
@@ -184,17 +184,17 @@ def epoch_order(
     return jnp.take(candidates, jnp.argsort(rank)), jnp.sum(eligible, dtype=jnp.int32)
 
 
-def _balanced_order(start: Array, size: Array, clock: Clock, key: Array, capacity: int) -> tuple[Array, Array]:
+def _balanced_order(start: Array, size: Array, clock: Clock, key: Array, max_examples: int) -> tuple[Array, Array]:
     """Turns of one example of each task up to the newest, as many turns as the clock's task has examples."""
-    tasks, places = start.shape[0], jnp.arange(capacity, dtype=jnp.int32)
+    tasks, places = start.shape[0], jnp.arange(max_examples, dtype=jnp.int32)
 
     def shuffled(task: Array) -> Array:
-        bits = jax.random.bits(jax.random.fold_in(key, task), (capacity,), jnp.uint32)
+        bits = jax.random.bits(jax.random.fold_in(key, task), (max_examples,), jnp.uint32)
         return jnp.argsort(jnp.where(places < size[task], bits >> jnp.uint32(1), jnp.uint32(0xFFFFFFFF)))
 
     orders = jax.vmap(shuffled)(jnp.arange(tasks, dtype=jnp.int32)).astype(jnp.int32)
     seen = clock.newest + 1
-    number = jnp.arange(tasks * capacity, dtype=jnp.int32)
+    number = jnp.arange(tasks * max_examples, dtype=jnp.int32)
     task, turn = number % seen, number // seen
     place = orders[task, turn % jnp.maximum(size[task], 1)]
     return start[task] + place, jnp.take(size, clock.task, mode="clip") * seen

@@ -132,7 +132,7 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
     facts, statistics = dict(stream.facts), (stream.mean, stream.std)
     if facts.get("standardised_by") == FIRST_TASK and (order[0] or not stream.mean):
         statistics = first_task_statistics(tables)
-    for name in ("tasks", "classes", "share"):
+    for name in ("tasks", "classes", "fraction"):
         facts[name] = [facts[name][task] for task in order]
     facts["sizes"] = {part: [sizes[task] for task in order] for part, sizes in facts["sizes"].items()}
     new = np.argsort(order)

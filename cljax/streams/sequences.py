@@ -15,7 +15,7 @@ from cljax.data.superclasses import Groups, groups_of
 from cljax.keys import LARGEST_SEED
 from cljax.numbers import whole
 from cljax.streams.building import as_kind, check_classes, check_dataset, check_options, finish, single_label, split
-from cljax.streams.division import draw_class_order, group_classes, set_aside, shares, subsample
+from cljax.streams.division import draw_class_order, fractions, group_classes, set_aside, subsample
 from cljax.streams.schedules import make_table
 from cljax.types import Schedule, Stream, Tables
 
@@ -39,7 +39,7 @@ def sequence(
       class_order: within each data set: None, `'random'` or `'icarl'`, as in `split`.
       image_size: as in `data.combine`; not for data sets combined before.
       normalize: likewise.
-      **options: scenario, validation, share, epochs, schedule, as in `split`.
+      **options: scenario, validation, fraction, epochs, schedule, as in `split`.
 
     Returns:
       Stream; `facts['groups']` names each task's data set.
@@ -93,7 +93,7 @@ def by_superclass(
       order: of the superclasses: None (as given; CIFAR-100's official order), `'random'`, or their numbers (some may be
         left out).
       seed: as in `split`, and of a random order.
-      **options: scenario, validation, share, epochs, schedule, as in `split`.
+      **options: scenario, validation, fraction, epochs, schedule, as in `split`.
 
     Returns:
       Stream; `facts['groups']` names each task's superclasses.
@@ -130,7 +130,7 @@ def relabelled(
     scenario: str = "task",
     seed: int = 0,
     validation: float = 0.1,
-    share: float | Sequence[float] = 1.0,
+    fraction: float | Sequence[float] = 1.0,
     epochs: int | Sequence[int] = 1,
     schedule: Schedule | None = None,
 ) -> Stream:
@@ -144,7 +144,7 @@ def relabelled(
       scenario: as in `split`.
       seed: as in `split`.
       validation: as in `split`.
-      share: as in `split`; class-balanced by each task's own labels.
+      fraction: as in `split`; class-balanced by each task's own labels.
       epochs: as in `split`.
       schedule: as in `split`.
 
@@ -162,7 +162,7 @@ def relabelled(
     """
     seed = check_options(len(labels), scenario, validation, seed)
     check_dataset(dataset)
-    used = shares(share, len(labels))
+    used = fractions(fraction, len(labels))
     learn, validate = set_aside(dataset.train_labels, validation, seed)
     test = np.arange(dataset.train_size, len(dataset.labels))
     checked, counts = [], []

@@ -12,7 +12,7 @@ from cljax.data.streaming import Images
 from cljax.types import Stream, Table, Tables
 
 
-def capacity(tables: Tables) -> dict[str, int]:
+def max_examples(tables: Tables) -> dict[str, int]:
     """The largest task's number of examples in each split (over all seeds, where stacked): a static bound.
 
     Returns:
@@ -20,7 +20,7 @@ def capacity(tables: Tables) -> dict[str, int]:
 
     Example:
       >>> table = Table(np.arange(5), np.zeros(5, np.int32), np.array([0, 2]), np.array([2, 3]))
-      >>> capacity(Tables(np.zeros((5, 1)), table, table, table, None, np.ones((2, 1), bool)))["train"]
+      >>> max_examples(Tables(np.zeros((5, 1)), table, table, table, None, np.ones((2, 1), bool)))["train"]
       3
     """
     return {part: max(1, int(np.max(getattr(tables, part).size))) for part in ("train", "validation", "test")}

@@ -1,6 +1,7 @@
 """The training loop. It knows only the protocol of `cljax.types`; no method is a special case in it."""
 
-from cljax.training.amended import with_rate_decay, with_summed_loss
+from cljax.training.amended import with_learning_rate_decay, with_summed_loss
+from cljax.training.amended import with_learning_rate_decay as with_rate_decay
 from cljax.training.checks import NonFiniteLoss, check, check_hypers, diverged, raise_failure
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
@@ -30,6 +31,7 @@ __all__ = [
     "raise_failure",
     "search",
     "start_from",
+    "with_learning_rate_decay",
     "with_rate_decay",
     "with_summed_loss",
 ]

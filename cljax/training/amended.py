@@ -13,7 +13,7 @@ from cljax.training.plan import epoch_table
 from cljax.types import Array, Batch, Clock, Learner, Method, Schedule, Tree
 
 
-def with_rate_decay(method: Method, schedule: Schedule, *, decay: float) -> Method:
+def with_learning_rate_decay(method: Method, schedule: Schedule, *, decay: float) -> Method:
     r"""Lets the learning rate fall with the epochs of all tasks: divided by :math:`1 + d e`.
 
     Args:
@@ -32,8 +32,8 @@ def with_rate_decay(method: Method, schedule: Schedule, *, decay: float) -> Meth
       >>> from cljax import methods, networks, streams
       >>> from cljax.types import make_clock
       >>> method = methods.finetune(networks.mlp((8, 8, 1), 2))
-      >>> falling = with_rate_decay(method, streams.lifelong(3, 2000), decay=1 / 4000)
-      >>> falling.phases[0].rate(make_clock(round=2))
+      >>> falling = with_learning_rate_decay(method, streams.lifelong(3, 2000), decay=1 / 4000)
+      >>> falling.phases[0].learning_rate(make_clock(round=2))
       Array(0.5, dtype=float32)
 
     Reference: Lee et al., Learning Shared Knowledge for Deep Lifelong Learning using Deconvolutional Networks, 2019,
@@ -44,14 +44,17 @@ def with_rate_decay(method: Method, schedule: Schedule, *, decay: float) -> Meth
     before = (np.cumsum(counts) - counts.reshape(-1)).reshape(counts.shape).astype(np.int32)
 
     def falling(number: int, own: Callable[[Clock], Array]) -> Callable[[Clock], Array]:
-        def rate(clock: Clock) -> Array:
+        def learning_rate(clock: Clock) -> Array:
             epochs = jnp.asarray(before[:, number])[clock.round] + clock.epoch
             return own(clock) / (1 + jnp.float32(decay) * epochs.astype(jnp.float32))
 
-        return rate
+        return learning_rate
 
     return method._replace(
-        phases=tuple(phase._replace(rate=falling(number, phase.rate)) for number, phase in enumerate(method.phases))
+        phases=tuple(
+            phase._replace(learning_rate=falling(number, phase.learning_rate))
+            for number, phase in enumerate(method.phases)
+        )
     )
 
 

@@ -44,13 +44,13 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(f"settings is {show(settings)}, but must be training.Settings(...), or None for the default.")
     for name, least in (("batch_size", 1), ("evaluation_batch", 1), ("curves_every", 0)):
         whole(name, getattr(settings, name), least=least)
-    real("rate", settings.rate, above=0)
+    real("learning_rate", settings.learning_rate, above=0)
     if (stopping := settings.stopping) is not None:
         if not isinstance(stopping, Patience):
             raise ValueError(f"stopping is {show(stopping)}, but must be training.Patience(...), or None.")
         whole("patience", stopping.patience, least=1)
         real("factor", stopping.factor, above=1)
-        real("minimum_rate", stopping.minimum_rate, above=0)
+        real("minimum_learning_rate", stopping.minimum_learning_rate, above=0)
 
 
 def check_bounds(method: Method, stream: Stream, settings: Settings) -> None:
@@ -86,7 +86,7 @@ def check_bounds(method: Method, stream: Stream, settings: Settings) -> None:
 def _learner_bytes(method: Method, tasks: int) -> int:
     """Bytes of parameters, collections and method state of as many tasks, before anything is drawn."""
     shapes: Tree = jax.eval_shape(method.init, jax.random.key(0))[:3]
-    resting = rows.resting(method.per_task, method.keeps_rows)
+    resting = rows.resting(method.per_task, method.stacked)
     many = lambda path: tasks if rows.has_rows(path, resting) else 1
     each = rows.map_leaves(lambda path, leaf: many(path) * math.prod(leaf.shape) * leaf.dtype.itemsize, list(shapes))
     return sum(jax.tree.leaves(each))

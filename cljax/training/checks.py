@@ -79,7 +79,7 @@ def diverged(failure: Failure, method: Method) -> dict[int, str]:
 
 
 CURE = (
-    "A smaller rate, gradient clipping (optax.clip_by_global_norm) or a weaker regulariser usually cures it; "
+    "A smaller learning rate, gradient clipping (optax.clip_by_global_norm) or a weaker regulariser usually cures it; "
     "jax.config.update('jax_debug_nans', True) shows the operation."
 )
 
@@ -96,8 +96,8 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
     tables, schedule = stream.tables, stream.schedule
     if stream.scenario not in SCENARIOS:
         raise ValueError(f"The scenario '{stream.scenario}' is not one of {', '.join(SCENARIOS)}.")
-    if method.draws_from not in DRAWS:
-        raise ValueError(f"{method.name} draws from '{method.draws_from}', which is not one of {', '.join(DRAWS)}.")
+    if method.train_on not in DRAWS:
+        raise ValueError(f"{method.name} draws from '{method.train_on}', which is not one of {', '.join(DRAWS)}.")
     if not method.phases:
         raise ValueError(f"{method.name} has no phases; a method needs at least one.")
     searched = [phase.searched for phase in method.phases]
@@ -210,7 +210,7 @@ def check_hypers(
     """
     if hypers is None:
         return [{} for _ in seeds]
-    known = {*jax.eval_shape(method.init, jax.random.key(0))[3], "rate"}
+    known = {*jax.eval_shape(method.init, jax.random.key(0))[3], "learning_rate"}
     if len(hypers) != len(seeds) or any(set(given) != set(hypers[0]) for given in hypers):
         raise ValueError(f"hypers must be {len(seeds)} mappings of the same names, one for each pair of seeds.")
     if stray := sorted(set(hypers[0]) - known):
@@ -220,7 +220,7 @@ def check_hypers(
         )
     checked = [{name: real(f"{method.name}'s {name}", value) for name, value in given.items()} for given in hypers]
     for given in checked:
-        real("rate", given.get("rate", 1.0), above=0)
+        real("learning_rate", given.get("learning_rate", 1.0), above=0)
     return [{name: jnp.float32(value) for name, value in given.items()} for given in checked]
 
 

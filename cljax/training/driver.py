@@ -112,9 +112,9 @@ def drive(
         check(method, stream, settings)
     check_optimizer(method, optimizer)
     aligned = stream_tables.align([stream for _, stream in seeds])
-    sizes = [stream_tables.capacity(stream.tables) for stream in aligned]
-    capacity = {split: max(size[split] for size in sizes) for split in sizes[0]}
-    engine = make_engine(method, optimizer, settings, scenario=aligned[0].scenario, capacity=capacity)
+    sizes = [stream_tables.max_examples(stream.tables) for stream in aligned]
+    max_examples = {split: max(size[split] for size in sizes) for split in sizes[0]}
+    engine = make_engine(method, optimizer, settings, scenario=aligned[0].scenario, max_examples=max_examples)
     keys = [make_key(seed) for seed, _ in seeds]
     numbers = [seed for seed, _ in seeds]
     given = check_hypers(method, seeds, hypers)

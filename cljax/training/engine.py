@@ -23,7 +23,14 @@ from cljax.numbers import FLOAT32
 from cljax.training.evaluation import Evaluation, add_batch, evaluate, evaluate_task, number_of_batches
 from cljax.training.plan import epoch_key, init_key, visit_key
 from cljax.training.state import EpochLog, Failure, PhaseState, Settings, earlier, no_failure, unknown
-from cljax.training.step import TrainStep, keep_signature, make_learner, make_train_step, phase_rate, strengthen
+from cljax.training.step import (
+    TrainStep,
+    keep_signature,
+    make_learner,
+    make_train_step,
+    phase_learning_rate,
+    strengthen,
+)
 from cljax.training.stopping import snapshot, wait
 from cljax.types import Array, Batch, Clock, Learner, Method, Tables, Tree
 
@@ -34,14 +41,14 @@ class Epoch(NamedTuple):
     Attributes:
       clock: at the epoch's beginning.
       key: the epoch's.
-      rate: float32, the learning rate by the state of patience.
+      learning_rate: float32, the learning rate by the state of patience.
       order, examples: of `streams.epoch_order`: positions, and how many of them count.
       steps: int32, the number of batches.
     """
 
     clock: Clock
     key: Array
-    rate: Array
+    learning_rate: Array
     order: Array
     examples: Array
     steps: Array
@@ -119,9 +126,9 @@ class Engine(NamedTuple):
 class TaskFold:
     """The `Fold` of a program: a loop over the visited task's batches, traced into it."""
 
-    def __init__(self, tables: Tables, task: Array, capacity: dict[str, int], batch_size: int) -> None:
+    def __init__(self, tables: Tables, task: Array, max_examples: dict[str, int], batch_size: int) -> None:
         self._tables, self._task, self._batch_size = tables, task, batch_size
-        self.capacity = capacity
+        self.max_examples = max_examples
 
     def __call__(self, fn: Callable[[Any, Batch], Any], carry: Any, split: str = "train") -> Any:
         """Folds `fn` over the task's examples, in order of position."""
@@ -141,7 +148,7 @@ def make_engine(
     settings: Settings,
     *,
     scenario: str,
-    capacity: dict[str, int],
+    max_examples: dict[str, int],
 ) -> Engine:
     """Makes the engine of a method.
 
@@ -150,7 +157,7 @@ def make_engine(
       optimizer: an Optax transformation at unit rate.
       settings: how the run is carried out.
       scenario: 'task', 'class' or 'domain': how logits are read.
-      capacity: of `streams.capacity`, at least that of any stream the engine will see.
+      max_examples: of `streams.max_examples`, at least that of any stream the engine will see.
 
     Returns:
       The engine: pure functions, to be jitted, scanned or vmapped.
@@ -160,7 +167,7 @@ def make_engine(
     fresh = np.array([phase.fresh_optimizer for phase in method.phases])
 
     def make_fold(tables: Tables, clock: Clock) -> TaskFold:
-        return TaskFold(tables, clock.task, capacity, settings.evaluation_batch)
+        return TaskFold(tables, clock.task, max_examples, settings.evaluation_batch)
 
     def begin_visit(learner: Learner, clock: Clock, tables: Tables, key: Array) -> Learner:
         learner = rows.focus(learner, clock.task)
@@ -193,12 +200,12 @@ def make_engine(
             tables.train,
             clock,
             jax.random.fold_in(key, 0),
-            draws_from=method.draws_from,
-            capacity=capacity["train"],
+            train_on=method.train_on,
+            max_examples=max_examples["train"],
             memory=state.learner.memory,
         )
-        rate = state.learner.hyper["rate"] * state.factor
-        return Epoch(clock, key, rate, order, count, number_of_batches(count, batch_size))
+        learning_rate = state.learner.hyper["learning_rate"] * state.factor
+        return Epoch(clock, key, learning_rate, order, count, number_of_batches(count, batch_size))
 
     def train_batch(state: PhaseState, epoch: Epoch, tables: Tables, index: Array, progress: Progress) -> Progress:
         learner, clock = state.learner, epoch.clock
@@ -209,7 +216,7 @@ def make_engine(
         )
         step_key = jax.random.fold_in(epoch.key, index + 1)
         batch = augment_batch(settings.augment, batch, step_key)
-        slowed = learner._replace(hyper={**learner.hyper, "rate": epoch.rate}, **progress.trained)
+        slowed = learner._replace(hyper={**learner.hyper, "learning_rate": epoch.learning_rate}, **progress.trained)
         slowed, loss, _ = step(slowed, state.mask, now, batch, step_key)
         examples = jnp.sum(batch.weights)
         failed = jnp.where((progress.failed < 0) & ~jnp.isfinite(loss), index, progress.failed)
@@ -223,8 +230,8 @@ def make_engine(
         clock, failed = epoch.clock, progress.failed
         state = state._replace(learner=state.learner._replace(**progress.trained), epoch=state.epoch + 1)
         if stopping:
-            rate = state.learner.hyper["rate"] * phase_rate(method, clock)
-            state = wait(state, log.validation_loss, rate, stopping)
+            learning_rate = state.learner.hyper["learning_rate"] * phase_learning_rate(method, clock)
+            state = wait(state, log.validation_loss, learning_rate, stopping)
         leaf = first_not_finite((progress.trained["params"], progress.trained["collections"]))
         broken = (failed >= 0) | (leaf >= 0)
         where = jnp.where(failed >= 0, failed, epoch.steps - 1), jnp.where(failed >= 0, -1, leaf)
@@ -240,15 +247,13 @@ def make_engine(
     def validation_loss(learner: Learner, clock: Clock, tables: Tables) -> Array:
         add = lambda sums, batch: add_loss(learner, clock, sums, batch)
         zero = (jnp.float32(0.0), jnp.float32(0.0))
-        if method.draws_from == "current":
+        if method.train_on == "current":
             total, weight = make_fold(tables, clock)(add, zero, "validation")
         else:
 
             def add_task(task: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
                 table, size = tables.validation, settings.evaluation_batch
-                drawn = jnp.where(
-                    (task <= clock.newest) | (method.draws_from == "all"), streams.size_of(table, task), 0
-                )
+                drawn = jnp.where((task <= clock.newest) | (method.train_on == "all"), streams.size_of(table, task), 0)
                 read = lambda step, carry: add(carry, streams.sequential(tables, table, task, step, size))
                 return lax.fori_loop(0, number_of_batches(drawn, size), read, carry)
 
@@ -309,7 +314,7 @@ def make_engine(
         )
 
     def init(key: Array, tables: Tables) -> Learner:
-        return make_learner(method, optimizer, tables, settings.rate, init_key(key), capacity)
+        return make_learner(method, optimizer, tables, settings.learning_rate, init_key(key), max_examples)
 
     def add_answers(
         learner: Learner,

@@ -20,14 +20,14 @@ class Evaluation(NamedTuple):
     Attributes:
       accuracy: float32 fraction, as the scenario reads the logits; NaN for a task with no examples, and where a
         logit is NaN or plus infinity.
-      task_aware: float32 fraction, with the task's own head, whatever the scenario.
+      task_il_accuracy: float32 fraction, with the task's own head, whatever the scenario.
       top5: float32 fraction, as accuracy, where the right one of a single label may be any of the five largest logits.
       fingerprint: uint32, a weighted sum of the bits of the task's own logits over the split: equal as long as no bit
         of any logit has changed.
     """
 
     accuracy: HostArray
-    task_aware: HostArray
+    task_il_accuracy: HostArray
     top5: HostArray
     fingerprint: HostArray
 

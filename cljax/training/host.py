@@ -128,8 +128,8 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
 
     def validation_loss(learner: Learner, clock: Clock, tables: Tables) -> Array:
         tasks = [int(clock.task)]
-        if method.draws_from != "current":
-            tasks = list(range(tables.classes.shape[0] if method.draws_from == "all" else int(clock.newest) + 1))
+        if method.train_on != "current":
+            tasks = list(range(tables.classes.shape[0] if method.train_on == "all" else int(clock.newest) + 1))
         sums = (jnp.float32(0.0), jnp.float32(0.0))
         for _, _, batch in read(tables, "validation", tasks):
             sums = loss_program(sums, learner, clock, batch)

@@ -30,10 +30,10 @@ def clocks(schedule: Schedule) -> Clock:
 
 
 def epoch_table(method: Method, schedule: Schedule) -> np.ndarray:
-    """How many epochs each phase of each round gets: shares of the round's epochs, by largest remainders.
+    """How many epochs each phase of each round gets: fractions of the round's epochs, by largest remainders.
 
     Returns:
-      `[R, P]` int32; -1 where a phase does not run at all (`skip_first_task`), its share going to the others.
+      `[R, P]` int32; -1 where a phase does not run at all (`skip_first_task`), its fraction going to the others.
 
     Example:
       >>> from cljax.types import Phase
@@ -44,8 +44,8 @@ def epoch_table(method: Method, schedule: Schedule) -> np.ndarray:
     table = np.full((len(schedule.task), len(method.phases)), -1, np.int32)
     for round, (task, epochs) in enumerate(zip(schedule.task, schedule.epochs, strict=True)):
         runs = [index for index, phase in enumerate(method.phases) if task > 0 or not phase.skip_first_task]
-        shares = np.array([method.phases[index].share for index in runs], np.float64)
-        exact = epochs * shares / shares.sum()
+        fractions = np.array([method.phases[index].fraction for index in runs], np.float64)
+        exact = epochs * fractions / fractions.sum()
         counts = np.floor(exact + 1e-9).astype(np.int32)
         for index in np.argsort(counts - exact, kind="stable")[: epochs - counts.sum()]:
             counts[index] += 1

@@ -93,7 +93,7 @@ def make_run(
     check_in_memory(stream)
     check_optimizer(method, optimizer)
     engine = make_engine(
-        method, optimizer, settings, scenario=stream.scenario, capacity=streams.capacity(stream.tables)
+        method, optimizer, settings, scenario=stream.scenario, max_examples=streams.max_examples(stream.tables)
     )
     schedule, table = stream.schedule, epoch_table(method, stream.schedule)
     fit = make_fit(engine, settings, longest=int(table.max()))
@@ -112,7 +112,7 @@ def make_run(
             evaluation = lax.cond(evaluated, lambda: engine.evaluate(learner, clock, tables), lambda: missing)
             failure = earlier(failure, lost_logits(evaluation, clock, evaluated))
             known = lambda accuracy: jnp.where(failure.round < 0, accuracy, jnp.nan)
-            shown = {name: known(getattr(evaluation, name)) for name in ("accuracy", "task_aware", "top5")}
+            shown = {name: known(getattr(evaluation, name)) for name in ("accuracy", "task_il_accuracy", "top5")}
             kept = evaluation._replace(**shown)
             return (learner, failure), (kept, log)
 

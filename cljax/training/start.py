@@ -51,11 +51,11 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
       ValueError: The given leaf 'head/bias' has shape (3,), but that of freezing has shape (2,). ...
     """
     given, features = _fit(method, params)
-    keeps, wiring = method.keeps_rows, method.network.wiring if features else ()
+    wiring = method.network.wiring if features else ()
 
     def put(learner: Learner) -> Learner:
         def place(tree: Tree) -> Tree:
-            stacked = lambda path: rows.ends_with(path, keeps)
+            stacked = lambda path: rows.ends_with(path, method.stacked)
             single = rows.map_leaves(lambda path, leaf: leaf[0] if stacked(path) else leaf, tree)
             single = masks.embed(single, given, wiring, features)
             return rows.map_leaves(lambda path, old, new: old.at[0].set(new) if stacked(path) else new, tree, single)

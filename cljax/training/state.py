@@ -42,18 +42,18 @@ class Patience(NamedTuple):
 
     After each epoch the validation loss is compared to the best so far. Where it improves, a copy is kept and patience
     is renewed; after `patience` epochs without improvement the rate is divided by `factor`, and training stops once
-    the rate is below `minimum_rate`. In the end the best copy is restored, normalisation statistics included.
+    the rate is below `minimum_learning_rate`. In the end the best copy is restored, normalisation statistics included.
 
     Attributes:
       patience: epochs without improvement before the rate drops.
       factor: by which the rate is divided.
-      minimum_rate: training stops below it.
+      minimum_learning_rate: training stops below it.
       restore_at_drop: whether the best copy is also restored whenever the rate drops (FACIL does, HAT does not).
     """
 
     patience: int = 5
     factor: float = 3.0
-    minimum_rate: float = 1e-4
+    minimum_learning_rate: float = 1e-4
     restore_at_drop: bool = False
 
 
@@ -62,7 +62,7 @@ class Settings(NamedTuple):
 
     Attributes:
       batch_size: of training steps.
-      rate: the learning rate.
+      learning_rate: the learning rate.
       stopping: None, epochs by the schedule's count; or `Patience`, the count then being the maximum.
       validate: whether each epoch measures validation loss and accuracy.
       evaluation_batch: of folds, validation and evaluation.
@@ -71,7 +71,7 @@ class Settings(NamedTuple):
     """
 
     batch_size: int = 32
-    rate: float = 0.05
+    learning_rate: float = 0.05
     stopping: Patience | None = None
     validate: bool = False
     evaluation_batch: int = 256

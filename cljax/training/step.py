@@ -51,9 +51,9 @@ def make_learner(
     method: Method,
     optimizer: optax.GradientTransformation,
     tables: Tables,
-    rate: float,
+    learning_rate: float,
     key: Array,
-    capacity: dict[str, int] | None = None,
+    max_examples: dict[str, int] | None = None,
 ) -> Learner:
     """Makes the learner of a run, at rest: per-task leaves stacked `[T, ...]`, each row drawn anew.
 
@@ -61,9 +61,9 @@ def make_learner(
       method: the method.
       optimizer: at unit rate; the loop multiplies its updates by the learning rate.
       tables: the stream's data; their `classes` `[T, K]` say how many rows there are.
-      rate: the learning rate, kept as `hyper['rate']`.
+      learning_rate: the learning rate, kept as `hyper['learning_rate']`.
       key: PRNG key.
-      capacity: of `streams.capacity`, for the method's `allocate`.
+      max_examples: of `streams.max_examples`, for the method's `allocate`.
 
     Returns:
       The learner. Build it with `jax.jit`, so that no two of its leaves share a buffer.
@@ -74,9 +74,9 @@ def make_learner(
     classes = jnp.asarray(tables.classes)
     tasks = classes.shape[0]
     keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(jnp.arange(tasks))
-    resting = rows.resting(method.per_task, method.keeps_rows)
+    resting = rows.resting(method.per_task, method.stacked)
     params, collections, method_state, hyper = method.init(keys[0])
-    rows.check_paths(params, collections, method.per_task, method.keeps_rows)
+    rows.check_paths(params, collections, method.per_task, method.stacked)
     stacked = jax.vmap(method.init)(keys)
 
     def choose(one: Tree, stack: Tree) -> Tree:
@@ -90,29 +90,32 @@ def make_learner(
     params, collections, method_state = (
         choose(one, stack) for one, stack in zip((params, collections, method_state), stacked[:3], strict=True)
     )
-    method_state = method.allocate(method_state, tasks, capacity or {})
+    method_state = method.allocate(method_state, tasks, max_examples or {})
     opt_state = optimizer.init(rows.focus_tree(params, jnp.int32(0), resting))
     memory = None
-    if method.capacity:
-        shape, labels = (method.capacity, *tables.examples.shape[1:]), tables.train.labels
+    if method.memory_size:
+        shape, labels = (method.memory_size, *tables.examples.shape[1:]), tables.train.labels
         memory = Memory(
             jnp.zeros(shape, tables.examples.dtype),
-            jnp.zeros((method.capacity, *labels.shape[1:]), labels.dtype),
-            jnp.zeros(method.capacity, jnp.int32),
-            jnp.zeros(method.capacity, jnp.bool_),
+            jnp.zeros((method.memory_size, *labels.shape[1:]), labels.dtype),
+            jnp.zeros(method.memory_size, jnp.int32),
+            jnp.zeros(method.memory_size, jnp.bool_),
         )
-    hyper = {name: jnp.asarray(value, jnp.float32) for name, value in {**hyper, "rate": rate}.items()}
+    hyper = {name: jnp.asarray(value, jnp.float32) for name, value in {**hyper, "learning_rate": learning_rate}.items()}
     opt_state = rows.expand(strengthen(opt_state), tasks, resting)
     kinds = None if tables.single_label is None else jnp.asarray(tables.single_label)
     return strengthen(Learner(params, collections, opt_state, method_state, hyper, memory, classes, resting, kinds))
 
 
-def phase_rate(method: Method, clock: Clock) -> Array:
+def phase_learning_rate(method: Method, clock: Clock) -> Array:
     """The learning-rate factor of the current phase, a float32 scalar."""
-    factors = [phase.rate for phase in method.phases]
+    factors = [phase.learning_rate for phase in method.phases]
     if len(factors) == 1:
         return jnp.asarray(factors[0](clock), jnp.float32)
-    branches = [lambda now, rate=rate: jnp.asarray(rate(now), jnp.float32) for rate in factors]
+    branches = [
+        lambda now, learning_rate=learning_rate: jnp.asarray(learning_rate(now), jnp.float32)
+        for learning_rate in factors
+    ]
     return lax.switch(clock.phase, branches, clock)
 
 
@@ -144,9 +147,9 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
 
     $$ \theta' = \begin{cases} \theta & m = 0 \\ \theta + \eta\, m\, u(m \ne 0\ ?\ g : 0) & \text{else} \end{cases} $$
     with gradients g after the method's adjustment, the optimizer's update u, the update mask m and the learning rate
-    eta = `hyper['rate']` times the phase's factor. A parameter whose mask is 0 keeps every bit, whatever the optimizer
-    carries along and whatever the method does after the step. A method of several parts takes one such update for each,
-    in turn, and the loss is their sum.
+    eta = `hyper['learning_rate']` times the phase's factor. A parameter whose mask is 0 keeps every bit, whatever the
+    optimizer carries along and whatever the method does after the step. A method of several parts takes one such update
+    for each, in turn, and the loss is their sum.
 
     Args:
       method: the method.
@@ -179,8 +182,8 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
         (loss, (collections, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(learner.params)
         gradients = method.adjust_gradients(gradients, learner, clock, batch)
         updates, opt_state = masked.update(gradients, learner.opt_state, learner.params, mask=mask, value=loss)
-        rate = learner.hyper["rate"] * phase_rate(method, clock)
-        updates = jax.tree.map(lambda update: rate.astype(update.dtype) * update, updates)
+        learning_rate = learner.hyper["learning_rate"] * phase_learning_rate(method, clock)
+        updates = jax.tree.map(lambda update: learning_rate.astype(update.dtype) * update, updates)
         moved = learner._replace(
             params=optax.apply_updates(learner.params, updates), collections=collections, opt_state=opt_state
         )

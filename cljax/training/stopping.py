@@ -14,7 +14,7 @@ def snapshot(learner: Learner) -> dict[str, Tree]:
     return {"params": learner.params, "collections": learner.collections, "method_state": learner.method_state}
 
 
-def wait(state: PhaseState, loss: Array, rate: Array, stopping: Patience) -> PhaseState:
+def wait(state: PhaseState, loss: Array, learning_rate: Array, stopping: Patience) -> PhaseState:
     """The patience schedule, after an epoch with this validation loss at this undiminished rate."""
     improved = loss < state.best_loss
     best = jax.tree.map(lambda new, old: jnp.where(improved, new, old), snapshot(state.learner), state.best)
@@ -31,5 +31,5 @@ def wait(state: PhaseState, loss: Array, rate: Array, stopping: Patience) -> Pha
         best_loss=jnp.where(improved, loss, state.best_loss),
         patience=jnp.where(drop, jnp.int32(stopping.patience), patience),
         factor=factor,
-        done=drop & (rate * factor < stopping.minimum_rate),
+        done=drop & (learning_rate * factor < stopping.minimum_learning_rate),
     )

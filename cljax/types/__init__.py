@@ -12,7 +12,7 @@ from cljax.types.method import (
     Method,
     Part,
     Phase,
-    constant_rate,
+    constant_learning_rate,
     make_clock,
     single_label_of,
 )
@@ -39,7 +39,7 @@ __all__ = [
     "Tables",
     "Tree",
     "Wire",
-    "constant_rate",
+    "constant_learning_rate",
     "make_clock",
     "single_label_of",
 ]

@@ -53,7 +53,7 @@ def make_clock(
     return Clock(round, task, phase, epoch, jnp.float32(progress), newest, jnp.bool_(first))
 
 
-def constant_rate(clock: Clock) -> Array:
+def constant_learning_rate(clock: Clock) -> Array:
     """The learning-rate factor of a phase that leaves the rate as it is: 1."""
     del clock
     return jnp.float32(1.0)
@@ -64,16 +64,16 @@ class Phase(NamedTuple):
 
     Attributes:
       name: shown in progress and errors.
-      share: the part of the round's epochs that this phase gets (shares are normalised over the phases that run).
-      rate: `clock -> factor` on the learning rate.
+      fraction: the part of the round's epochs that this phase gets (fractions are normalised over the phases that run).
+      learning_rate: `clock -> factor` on the learning rate.
       fresh_optimizer: whether the optimizer's state starts anew at the phase's begin, at a first visit.
       skip_first_task: whether the phase does not run on task 0.
       searched: whether every candidate of a search runs it. Those that are not come last: only the one chosen does.
     """
 
     name: str = "train"
-    share: float = 1.0
-    rate: Callable[[Clock], Array] = constant_rate
+    fraction: float = 1.0
+    learning_rate: Callable[[Clock], Array] = constant_learning_rate
     fresh_optimizer: bool = True
     skip_first_task: bool = False
     searched: bool = True
@@ -89,8 +89,8 @@ class Learner(NamedTuple):
       params, collections: as of `Network.init`, plus what a method adds.
       opt_state: of the Optax transformation.
       method_state: what a method keeps: a teacher, Fisher information, ownership.
-      hyper: `{name: float32 scalar}`; `hyper['rate']` is the learning rate, the loop's.
-      memory: `Memory`, or None at capacity 0.
+      hyper: `{name: float32 scalar}`; `hyper['learning_rate']` is the learning rate, the loop's.
+      memory: `Memory`, or None at size 0.
       classes: `[T, K]` bool, which logits a task's head uses.
       rows: `cljax.rows.Rows`.
       single_label: as of `Tables`.
@@ -115,12 +115,12 @@ def single_label_of(learner: Learner, tasks: Array) -> Array | None:
 class Fold(Protocol):
     """`fold(fn, carry, split='train')` runs `fn(carry, batch) -> carry` over the examples of the visited task.
 
-    In order of position, once, without augmentation; `capacity[split]` is a static bound on a task's size, for arrays
-    with a place per example (`batch.position`). Where `fn` writes by position, surplus examples (weight 0) must be
-    dropped, for they repeat others.
+    In order of position, once, without augmentation; `max_examples[split]` is a static bound on a task's size, for
+    arrays with a place per example (`batch.position`). Where `fn` writes by position, surplus examples (weight 0) must
+    be dropped, for they repeat others.
     """
 
-    capacity: dict[str, int]
+    max_examples: dict[str, int]
 
     def __call__(self, fn: Callable[[Any, Batch], Any], carry: Any, split: str = "train") -> Any:
         """Folds `fn` over the batches."""
@@ -148,8 +148,8 @@ class Method(NamedTuple):
     Attributes:
       name: as the command knows it.
       init: `key -> (params, collections, method_state, hyper)`, of a single task; the loop makes the rows.
-      allocate: `(method_state, tasks, capacity) -> method_state`, once at the start, with rows made: for state whose
-        shape depends on the number of tasks or on `capacity[split]`, a bound on the number of a task's examples.
+      allocate: `(method_state, tasks, max_examples) -> method_state`, once at the start, with rows made: for state
+        whose shape depends on the number of tasks or on `max_examples[split]`, a bound on a task's examples.
       begin_task: `(learner, clock, fold, key) -> learner`, at a first visit only.
       loss: `(params, learner, clock, batch, key) -> (scalar, (collections, metrics))`; key None: evaluation mode.
       parts: empty, for one update a batch; or losses that add up to `loss`, each of which then takes an update of its
@@ -163,10 +163,10 @@ class Method(NamedTuple):
         traced one gives NaN.
       phases: at least one.
       per_task: leaf paths with rows `[T, ...]`: of params, collections, opt_state, method_state, whole suffixes.
-      keeps_rows: those of `per_task` that stay stacked during a visit and train whole.
-      draws_from: 'current', 'seen' or 'all' tasks' examples, or those seen 'balanced' (see `streams.epoch_order`).
-      capacity: number of exemplars in memory; 0 means exemplar-free, and then the loop hands over nothing else.
-      forgets_nothing: whether old tasks' logits keep every bit; the runner checks it.
+      stacked: those of `per_task` that stay stacked during a visit and train whole.
+      train_on: 'current', 'seen' or 'all' tasks' examples, or those seen 'balanced' (see `streams.epoch_order`).
+      memory_size: number of exemplars in memory; 0 means exemplar-free, and then the loop hands over nothing else.
+      zero_forgetting: whether old tasks' logits keep every bit; the runner checks it.
       candidates: None, or `(learner, clock) -> hyper` whose leaves have a leading axis of candidates: each visit's
         searched phases are then run once a candidate, and `choose` keeps one (see `training.search`).
       choose: `(scores [C], learners [C, ...], clock, fold) -> (int32, learners)`, from validation accuracies, once all
@@ -188,10 +188,10 @@ class Method(NamedTuple):
     predict: Callable[[Learner, Array, Array], Array]
     phases: tuple[Phase, ...]
     per_task: tuple[str, ...]
-    keeps_rows: tuple[str, ...]
-    draws_from: str
-    capacity: int
-    forgets_nothing: bool
+    stacked: tuple[str, ...]
+    train_on: str
+    memory_size: int
+    zero_forgetting: bool
     candidates: Callable[[Learner, Clock], dict[str, Array]] | None
     choose: Callable[[Array, Learner, Clock, Fold], tuple[Array, Learner]]
     network: Network

@@ -9,7 +9,7 @@ from cljax.methods import finetune
 from cljax.methods.finetune import apply_kept, mean
 
 
-def icarl(network, *, tasks, features, capacity=50):
+def icarl(network, *, tasks, features, memory_size=50):
     base = finetune(network)
     outputs = network.outputs
 
@@ -45,9 +45,9 @@ def icarl(network, *, tasks, features, capacity=50):
 
     def end_phase(learner, clock, fold, key):
         """Keeps the first m exemplars of each old class, herds m of each new one, and takes all means anew."""
-        size = fold.capacity["train"]
+        size = fold.max_examples["train"]
         seen = learner.classes & (jnp.arange(tasks, dtype=jnp.int32) <= clock.newest)[:, None]
-        quota = capacity // jnp.maximum(jnp.sum(seen, dtype=jnp.int32), 1)
+        quota = memory_size // jnp.maximum(jnp.sum(seen, dtype=jnp.int32), 1)
 
         def collect(carry, batch):
             place = jnp.where(batch.weights > 0, batch.position, size)
@@ -59,7 +59,7 @@ def icarl(network, *, tasks, features, capacity=50):
 
         start = (jnp.zeros((size, features), jnp.float32), jnp.full(size, -1, jnp.int32))
         vectors, labels = fold(collect, start)
-        herded = jax.vmap(lambda k: memory.herd(vectors, (labels == k).astype(jnp.float32), min(capacity, size)))(
+        herded = jax.vmap(lambda k: memory.herd(vectors, (labels == k).astype(jnp.float32), min(memory_size, size)))(
             jnp.arange(outputs, dtype=jnp.int32)
         )
         rank = jnp.min(
@@ -76,10 +76,10 @@ def icarl(network, *, tasks, features, capacity=50):
         kept = jax.tree.map(lambda leaf: leaf[order], kept._replace(valid=valid))
         by_rank = jnp.argsort(jnp.where(chosen, rank, size))
         turn = jnp.zeros(size, jnp.int32).at[by_rank].set(jnp.arange(size, dtype=jnp.int32))
-        slot = jnp.where(chosen, jnp.sum(kept.valid, dtype=jnp.int32) + turn, capacity)
+        slot = jnp.where(chosen, jnp.sum(kept.valid, dtype=jnp.int32) + turn, memory_size)
 
         def store(slots, batch):
-            place = jnp.where(batch.weights > 0, slot[jnp.clip(batch.position, 0, size - 1)], capacity)
+            place = jnp.where(batch.weights > 0, slot[jnp.clip(batch.position, 0, size - 1)], memory_size)
             put = lambda array, values: array.at[place].set(values, mode="drop")
             return slots._replace(
                 inputs=put(slots.inputs, batch.inputs),
@@ -111,6 +111,6 @@ def icarl(network, *, tasks, features, capacity=50):
         loss=loss,
         end_phase=end_phase,
         predict=predict,
-        keeps_rows=network.per_task,
-        capacity=capacity,
+        stacked=network.per_task,
+        memory_size=memory_size,
     )

@@ -74,5 +74,5 @@ def packnet(network, *, fraction=0.5):
         end_phase=end_phase,
         predict=predict,
         phases=(Phase("train", 0.5), Phase("retrain", 0.5)),
-        forgets_nothing=True,
+        zero_forgetting=True,
     )

@@ -68,5 +68,5 @@ def progressive(inputs, outputs, *, tasks, width=16, mean=0.0, std=1.0):
         update_mask=update_mask,
         predict=predict,
         per_task=every,
-        forgets_nothing=True,
+        zero_forgetting=True,
     )

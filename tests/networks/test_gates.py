@@ -141,8 +141,8 @@ def test_a_collection_that_all_tasks_train_is_refused(method):
     network, still = (from_linen(_Frozen(moves), (4,), outputs=2, gates=("n0",)) for moves in (True, False))
     with pytest.raises(ValueError, match=r"'running/mean', which tasks share and training changes"):
         method(network)
-    assert method(network._replace(per_task=(*network.per_task, "running/mean"))).forgets_nothing
-    assert method(still).forgets_nothing
+    assert method(network._replace(per_task=(*network.per_task, "running/mean"))).zero_forgetting
+    assert method(still).zero_forgetting
 
 
 KEEPING = {

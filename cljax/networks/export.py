@@ -10,7 +10,7 @@ from cljax.types import Learner, Network, Tree
 Array = jax.Array
 
 
-def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, Tree]:
+def export_task(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, Tree]:
     """The parameters and collections with which the ordinary network is one task's model.
 
     Leaves that belong to a task give their row, factors of kernels (see `cljax.filters`) the kernel they stand for, and
@@ -38,7 +38,7 @@ def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, T
       >>> params, collections = network.init(jax.random.key(0))
       >>> resting = rows.resting(network.per_task)
       >>> learner = Learner(rows.expand(params, 2, resting), collections, (), {}, {}, None, None, resting)
-      >>> params, collections = bake(network, learner, 1)
+      >>> params, collections = export_task(network, learner, 1)
       >>> network.apply(params, collections, jnp.ones((5, 2))).logits.shape
       (5, 3)
       >>> cut = [masks.extract(tree, network.wiring, collections['gates']) for tree in (params, collections)]
@@ -55,7 +55,7 @@ def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, T
         chex.assert_trees_all_equal_shapes(made, like)
     except (ValueError, AssertionError) as error:
         raise ValueError(
-            f"This learner cannot be baked into the network: their parameters differ. The network has "
+            f"This learner cannot be exported to the network: their parameters differ. The network has "
             f"{', '.join(rows.leaf_paths(like))}; the learner has {', '.join(rows.leaf_paths(params))}. Pass the "
             f"network that its method was made for (method.network); a method with parameters of its own in the "
             f"forward pass has no plain network."
@@ -66,10 +66,10 @@ def bake(network: Network, learner: Learner, task: Array | int) -> tuple[Tree, T
         name for path in rows.leaf_paths(learner.method_state) for name in path.split("/")
     }:
         raise ValueError(
-            "This learner cannot be baked into the network: its method masks single weights by their owners, which are "
-            "not those of the network's gates. Mask the parameters as the method's predict does, and use them."
+            "This learner cannot be exported to the network: its method masks single weights by their owners, which "
+            "are not those of the network's gates. Mask the parameters as the method's predict does, and use them."
         )
     if owner is not None:
-        shared = ownership.layout("bake", network).shared_head
-        collections = ownership.show(collections, owner, row, own=(shared,) if shared else ())
+        shared = ownership.layout("export_task", network).shared_head
+        collections = ownership.apply_gates(collections, owner, row, own=(shared,) if shared else ())
     return made, collections

@@ -59,14 +59,14 @@ def test_baked_and_extracted_networks_have_the_logits_of_predict(case):
     inputs = jnp.asarray(np.random.default_rng(1).integers(0, 256, (5, *network.inputs)).astype(np.uint8))
 
     @jax.jit
-    def bake(learner, task):
-        params, collections = networks.bake(network, learner, task)
+    def export_task(learner, task):
+        params, collections = networks.export_task(network, learner, task)
         baked = network.apply(params, collections, inputs).logits
         return (params, collections), baked, method.predict(learner, inputs, task)
 
     wires = {wire.path: wire.outputs for wire in network.wiring}
     for task in range(TASKS):
-        trees, baked, expected = bake(learner, jnp.int32(task))
+        trees, baked, expected = export_task(learner, jnp.int32(task))
         np.testing.assert_allclose(baked, expected, rtol=1e-5, atol=1e-6)
         gates = jax.device_get(trees[1]["gates"])
         kept = {name: int(gate.sum()) for name, gate in gates.items()}
@@ -96,7 +96,7 @@ def test_a_learner_whose_single_weights_have_owners_is_not_baked():
     params, collections, state, hyper = packnet(network).init(KEY)
     learner = Learner(params, collections, (), state, hyper, None, None, rows.resting([]))
     with pytest.raises(ValueError, match="masks single weights by their owners"):
-        networks.bake(network, learner, 0)
+        networks.export_task(network, learner, 0)
 
 
 def trained(network):
@@ -174,7 +174,7 @@ def test_a_shared_head_reuses_no_closed_features():
     network = networks.mlp((4, 4, 1), 2, hidden=(6, 5), per_task=())
     learner = after_three_tasks(methods.clnp(network), network)
     with pytest.raises(ValueError, match="task is 3, but must be a whole number from 0 to 2"):
-        networks.bake(network, learner, 3)
+        networks.export_task(network, learner, 3)
     found = sharing.diagnostics(network, learner)
     assert found.reused["dense_1"].tolist() == [0, 0, 0]
     owner = learner.method_state.owner

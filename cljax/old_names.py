@@ -1,0 +1,78 @@
+"""The old names in records, configurations and checkpoints of earlier versions, read as today's."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+RECORD = {"task_aware": "task_il_accuracy", "forgets_nothing": "zero_forgetting", "capacity": "feature_usage"}
+OPTIONS = {
+    "rate": "learning_rate",
+    "rate_decay": "learning_rate_decay",
+    "patience_minimum_rate": "patience_minimum_learning_rate",
+    "share": "fraction",
+}
+SETTINGS = {
+    "shared_rate": "shared_learning_rate",
+    "rate_factor": "learning_rate_factor",
+    "fine_tune_rate": "fine_tune_factor",
+    "rate": "learning_rate",
+}
+"""Of methods' own parameters, as in `--set finetune.shared_rate=0.1`."""
+
+
+def config(found: Any) -> Any:
+    """A run's configuration in today's names; what is none stays as it is.
+
+    Example:
+      >>> config({'methods': ['clnp'], 'training': {'rate': 0.1, 'set': ['clnp.fine_tune_rate=0.2']}})
+      {'methods': ['clnp'], 'training': {'learning_rate': 0.1, 'set': ['clnp.fine_tune_factor=0.2']}}
+    """
+    if not isinstance(found, dict):
+        return found
+    sections = {name: _renamed(value, OPTIONS) for name, value in found.items()}
+    training = sections.get("training")
+    if isinstance(training, dict) and isinstance(training.get("set"), list):
+        sections["training"] = {**training, "set": [_setting(word) for word in training["set"]]}
+    return sections
+
+
+def record(found: Any) -> Any:
+    """A record in today's names; what is none stays as it is.
+
+    Example:
+      >>> record({'runs': [{'method': 'tfm', 'forgets_nothing': True, 'config': {'data': {'share': 0.5}}}]})
+      {'runs': [{'method': 'tfm', 'zero_forgetting': True, 'config': {'data': {'fraction': 0.5}}}]}
+    """
+    if not isinstance(found, dict) or not isinstance(found.get("runs"), list):
+        return found
+    return {**found, "runs": [_run(run) for run in found["runs"]]}
+
+
+def leaf(path: str) -> str:
+    """The path of a checkpoint's leaf in today's names.
+
+    Example:
+      >>> leaf('learner/hyper/rate'), leaf('hyper/shared_rate'), leaf('params/rate')
+      ('learner/hyper/learning_rate', 'hyper/shared_learning_rate', 'params/rate')
+    """
+    return re.sub(r"(?<=\bhyper/)\w+$", lambda name: SETTINGS.get(name[0], name[0]), path)
+
+
+def _run(run: Any) -> Any:
+    run = _renamed(run, RECORD)
+    if isinstance(run, dict):
+        changed = {"rounds": _renamed(run.get("rounds"), RECORD), "config": config(run.get("config"))}
+        run |= {name: value for name, value in changed.items() if name in run}
+    return run
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    return {names.get(name, name): item for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _setting(word: Any) -> Any:
+    """One of `--set`: NAME=VALUE or METHOD.NAME=VALUE."""
+    if not isinstance(word, str):
+        return word
+    return re.sub(r"^([^.=]*\.)?([^.=]+)(?==)", lambda part: (part[1] or "") + SETTINGS.get(part[2], part[2]), word)
