@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cljax import metrics as metrics
     from cljax import networks as networks
     from cljax import numbers as numbers
+    from cljax import old_names as old_names
     from cljax import ownership as ownership
     from cljax import report as report
     from cljax import rows as rows
@@ -57,6 +58,7 @@ __all__ = [
     "metrics",
     "networks",
     "numbers",
+    "old_names",
     "ownership",
     "report",
     "rows",
