@@ -25,16 +25,15 @@ if TYPE_CHECKING:
     from cljax import metrics as metrics
     from cljax import networks as networks
     from cljax import numbers as numbers
-    from cljax import old_names as old_names
     from cljax import ownership as ownership
     from cljax import report as report
     from cljax import rows as rows
     from cljax import safetensors as safetensors
     from cljax import sharing as sharing
-    from cljax import stored as stored
+    from cljax import storage as storage
     from cljax import streams as streams
+    from cljax import task_params as task_params
     from cljax import text as text
-    from cljax import trained as trained
     from cljax import training as training
     from cljax import transforms as transforms
     from cljax import types as types
@@ -58,16 +57,15 @@ __all__ = [
     "metrics",
     "networks",
     "numbers",
-    "old_names",
     "ownership",
     "report",
     "rows",
     "safetensors",
     "sharing",
-    "stored",
+    "storage",
     "streams",
+    "task_params",
     "text",
-    "trained",
     "training",
     "transforms",
     "types",

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax import rows
+from cljax import task_params
 from cljax.numbers import real
 from cljax.types import Array, Tree
 
@@ -86,7 +86,9 @@ def with_update_mask(inner: optax.GradientTransformation) -> optax.GradientTrans
 def _keep_slots(old: Tree, new: Tree, params: Tree, mask: Tree) -> Tree:
     """An optimizer's new state, but its old values where they are a parameter's and that is frozen."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    found = {rows.path_name(path): (leaf, m) for (path, leaf), m in zip(leaves, jax.tree.leaves(mask), strict=True)}
+    found = {
+        task_params.path_name(path): (leaf, m) for (path, leaf), m in zip(leaves, jax.tree.leaves(mask), strict=True)
+    }
 
     def keep(path: str, now: Array, before: Array) -> Array:
         parts = path.split("/")
@@ -96,7 +98,7 @@ def _keep_slots(old: Tree, new: Tree, params: Tree, mask: Tree) -> Tree:
         return jnp.where(part == 0, before, now) if fits else now
 
     same = jax.tree.structure(new) == jax.tree.structure(old)  # type: ignore[operator]
-    return rows.map_leaves(keep, new, old) if same else new
+    return task_params.map_leaves(keep, new, old) if same else new
 
 
 def _scale(update: Array, mask: Array) -> Array:

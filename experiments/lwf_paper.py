@@ -39,8 +39,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from cljax import augmentation, checkpoints, data, metrics, networks, report, streams, training
+from cljax import augmentation, data, metrics, networks, report, streams, training
 from cljax.files import read_json, shown, write_json
+from cljax.storage import checkpoints
 from cljax.training import host
 from cljax.training.driver import drive
 from cljax.types import Array, Learner, Method, Network, Stream, make_clock

@@ -15,9 +15,10 @@ import numpy as np
 import optax
 from jax import lax
 
-from cljax import augmentation, checkpoints, data, methods, networks, report, streams, training
+from cljax import augmentation, data, methods, networks, report, streams, training
 from cljax.data.superclasses import groups_of
 from cljax.files import read_json, write_json
+from cljax.storage import checkpoints
 from cljax.training.driver import Outcome, drive
 from cljax.training.plan import epoch_table
 from cljax.types import Array, Clock, Fold, Learner, Method, Network, Schedule, Stream

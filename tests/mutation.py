@@ -27,16 +27,16 @@ from collections.abc import Iterator
 
 import pytest
 
-METRICS = ("curves", "intervals", "matrix", "precision", "predictions", "resources")
+METRICS = ("curves", "intervals", "matrix", "ranking", "predictions", "resources")
 TESTS = {
     ("losses",): ("test_losses.py",),
     ("attention",): ("test_attention.py",),
-    ("masks",): ("test_masks.py",),
-    ("ownership",): ("test_ownership.py",),
+    ("ownership.masks",): ("test_masks.py",),
+    ("ownership.gates",): ("test_ownership.py",),
     ("transforms",): ("test_transforms.py",),
     ("filters",): ("test_filters.py",),
     tuple(f"metrics.{name}" for name in METRICS): ("test_metrics.py", "test_precision.py"),
-    ("rows",): ("test_rows.py",),
+    ("task_params",): ("test_task_params.py",),
     ("memory",): ("test_memory.py",),
     ("training.step",): ("test_train_step.py",),
     ("training.evaluation",): ("test_evaluation.py",),

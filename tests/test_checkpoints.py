@@ -25,9 +25,10 @@ import orbax.checkpoint
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cljax import augmentation, checkpoints, cli, folders, methods, networks, rows, stored, streams, training
-from cljax.checkpoints import Saving
+from cljax import augmentation, cli, methods, networks, rows, streams, training
 from cljax.data.streaming import Images
+from cljax.storage import checkpoints, folders, stored
+from cljax.storage.checkpoints import Saving
 from cljax.training import driver, identity, keeper
 from cljax.training.driver import drive
 from cljax.training.programs import make_programs

@@ -20,7 +20,7 @@ import pytest
 import tyro
 from jax.experimental.compilation_cache import compilation_cache
 
-from cljax import cli, data, methods, networks, report, rows, streams, training
+from cljax import cli, data, methods, networks, report, streams, task_params, training
 from cljax.cli import building, process, progress, running, setup
 from cljax.cli.options import Compare, Data, Network, Options, Output, Training, UsageError, configuration, settle
 from cljax.cli.parameters import fits, parse_parameters
@@ -513,7 +513,7 @@ def test_the_command_can_say_what_the_df_cnn_paper_did(tmp_path):
     batch = SimpleNamespace(weights=jnp.array([1.0, 1.0, 0.0]))
     assert float(method.adjust_gradients({"w": jnp.float32(3.0)}, None, None, batch)["w"]) == 6.0
     optimizer = building.make_optimizer(options.training)
-    assert all("task_slots" in path for path in rows.leaf_paths(optimizer.init({"w": jnp.zeros(2)})))
+    assert all("task_slots" in path for path in task_params.leaf_paths(optimizer.init({"w": jnp.zeros(2)})))
     with pytest.raises(UsageError, match=r"is for images of 28x28x1, 32x32x3, 128x128x3.*have shape \(8, 8, 1\)"):
         building.make_network(options, fake_stream((8, 8, 1)))
     for setting in ({"hidden": (5,)}, {"channels": ("8",)}, {"dropout": 0.1}):

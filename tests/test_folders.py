@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 
-from cljax import folders
-from cljax.folders import FolderError, claim
+from cljax.storage import folders
+from cljax.storage.folders import FolderError, claim
 
 CONFIG = {"methods": ["finetune"], "training": {"learning_rate": 0.1, "seeds": [0, 1]}}
 
@@ -100,8 +100,8 @@ def test_what_is_no_run_folder_is_refused(tmp_path):
 
 def test_a_folder_in_use_is_refused_until_its_process_dies(tmp_path):
     code = """
-        import sys, cljax.folders
-        with cljax.folders.claim(sys.argv[1], {}) as folder:
+        import sys, cljax.storage.folders
+        with cljax.storage.folders.claim(sys.argv[1], {}) as folder:
             folder.start()
             print("held", flush=True)
             sys.stdin.read()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cljax import data, streams
-from cljax.data import folders, keeping
+from cljax.data import image_folders, keeping
 from cljax.data.images import check_memory, resize, with_channels
 
 
@@ -66,7 +66,7 @@ def test_decoded_images_are_kept_until_a_file_changes(tmp_path, cache, monkeypat
     first = data.load(str(tmp_path))
     assert len(list((cache / "cljax" / "folders").iterdir())) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(folders.FolderImages, "__getitem__", lambda *_: pytest.fail("decoded again"))
+        patch.setattr(image_folders.FolderImages, "__getitem__", lambda *_: pytest.fail("decoded again"))
         np.testing.assert_array_equal(data.load(str(tmp_path)).images, first.images)
     Image.fromarray(np.full((4, 6, 3), 99, np.uint8)).save(tmp_path / "a" / "000.png")
     assert 99 in data.load(str(tmp_path)).images
@@ -94,7 +94,7 @@ def test_read_on_demand_equals_loaded(tmp_path):
     np.testing.assert_array_equal(opened.images.take(rows), loaded.images[rows])
     np.testing.assert_array_equal(opened.labels, loaded.labels)
     assert opened[2:] == loaded[2:]
-    source = folders.scan(tmp_path).images
+    source = image_folders.scan(tmp_path).images
     assert (len(source), source[3].shape, source[3].dtype) == (10, (4, 6, 3), np.uint8)
     assert data.decoded_bytes(str(tmp_path)) == 10 * 4 * 6 * 3
     assert data.decoded_bytes(str(tmp_path), image_size=2) == 10 * 2 * 2 * 3
@@ -227,7 +227,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, cache, monkeypatch):
     np.testing.assert_array_equal(data.load(str(tmp_path)).images, wanted)
     assert [entry.is_file() for entry in kept.parent.iterdir()] == [True]
     with monkeypatch.context() as patch:
-        patch.setattr(folders.FolderImages, "__getitem__", lambda *_: pytest.fail("decoded again"))
+        patch.setattr(image_folders.FolderImages, "__getitem__", lambda *_: pytest.fail("decoded again"))
         data.load(str(tmp_path))
 
 
@@ -396,10 +396,11 @@ def test_what_does_not_fit_into_memory_is_said_before(tmp_path):
         ValueError, match=r"take .* GB as an array, but the machine has .* GB of memory. Give a smaller"
     ):
         check_memory("x", (10**6, 9000, 9000, 3))
-    source = folders.scan(tmp_path, 9000)
-    many = folders.Folder(folders.FolderImages(source.images.paths * 10**4, (9000, 9000), 3), source.labels, 1, ("a",))
+    source = image_folders.scan(tmp_path, 9000)
+    images = image_folders.FolderImages(source.images.paths * 10**4, (9000, 9000), 3)
+    many = image_folders.Folder(images, source.labels, 1, ("a",))
     with pytest.raises(ValueError, match="of memory"):
-        folders.decode(many, tmp_path / "kept", "mine")
+        image_folders.decode(many, tmp_path / "kept", "mine")
 
 
 def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import masks, rows
+from cljax import task_params
+from cljax.ownership import masks
 from cljax.types import Wire
 
 TASKS = 4
@@ -114,7 +115,11 @@ def test_claim_counts_through_all_axes():
     assert masks.claim(owner, 3, 2).tolist() == [[3, 0], [3, masks.FREE]]
 
 
-@given(owners, st.lists(st.floats(0, 1, width=32), min_size=SIZE, max_size=SIZE), st.floats(0, 1, width=32))
+@given(
+    owners,
+    st.lists(st.floats(0, 1, width=32), min_size=SIZE, max_size=SIZE),
+    st.floats(0, 1, width=32, allow_subnormal=False),
+)
 @laws
 def test_prune_by_activity(owner, activity, threshold):
     new = np.asarray(masks.prune_by_activity(owner, 1, jnp.array(activity, jnp.float32), threshold=threshold))
@@ -273,7 +278,7 @@ def test_extract_cuts_statistics_and_gates_too_and_embed_undoes_it():
     assert masks.extract({}, wiring, gates) == {}
     for tree in (params, collections):
         cut = masks.extract(tree, wiring, gates)
-        leaves = dict(zip(rows.leaf_paths(cut), jax.tree.leaves(cut), strict=True))
+        leaves = dict(zip(task_params.leaf_paths(cut), jax.tree.leaves(cut), strict=True))
         wide = masks.embed(jax.tree.map(jnp.zeros_like, tree), leaves, wiring, gates)
         again = masks.extract(wide, wiring, gates)
         assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (cut, again)), strict=True))

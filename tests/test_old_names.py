@@ -5,7 +5,8 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from cljax import checkpoints, folders, report
+from cljax import report
+from cljax.storage import checkpoints, folders
 from tests.records import FIRST, make_run, make_usage
 
 NAMES = {

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import masks, networks, ownership, rows
+from cljax import networks, ownership, task_params
+from cljax.ownership import masks
 from cljax.types import Wire, make_clock
 
 FREE = masks.FREE
@@ -37,12 +38,12 @@ def filled(value, shapes=SHAPES):
 
 
 def lists(tree):
-    return dict(zip(rows.leaf_paths(tree), (leaf.tolist() for leaf in jax.tree.leaves(tree)), strict=True))
+    return dict(zip(task_params.leaf_paths(tree), (leaf.tolist() for leaf in jax.tree.leaves(tree)), strict=True))
 
 
 def trained(task, newest, rule="ternary", own=OWN):
     clock = make_clock(task=task, newest=newest)
-    return lists(ownership.update_mask(filled(1.0), WIRES, OWNER, clock, rows.resting(own), rule=rule))
+    return lists(ownership.update_mask(filled(1.0), WIRES, OWNER, clock, task_params.resting(own), rule=rule))
 
 
 def test_a_visit_trains_what_its_task_made_and_what_it_sees_of_its_own_rows():
@@ -77,7 +78,7 @@ def test_a_head_that_tasks_share_is_trained_from_the_task_s_own_features_and_has
 
 def test_an_own_leaf_without_a_wire_is_trained_whole():
     extra = ownership.update_mask(
-        {"extra": jnp.ones(3)}, {}, {}, make_clock(task=0, newest=1), rows.resting(["extra"]), rule="ternary"
+        {"extra": jnp.ones(3)}, {}, {}, make_clock(task=0, newest=1), task_params.resting(["extra"]), rule="ternary"
     )
     assert lists(extra) == {"extra": 1}
 
@@ -115,7 +116,7 @@ def test_interference_is_cut_from_newer_into_older_and_from_unseen_into_the_head
 
 
 def test_what_leads_to_free_features_is_drawn_anew():
-    drawn = lists(ownership.reinitialize(filled(0.0), filled(1.0), WIRES, OWNER, rows.resting(OWN)))
+    drawn = lists(ownership.reinitialize(filled(0.0), filled(1.0), WIRES, OWNER, task_params.resting(OWN)))
     assert drawn == {
         "conv/kernel": [[[[0, 0, 1]] * 2]],
         "conv/bias": [0, 0, 1],
@@ -125,23 +126,25 @@ def test_what_leads_to_free_features_is_drawn_anew():
         "head/bias": [0, 0],
     }
     owner = {**OWNER, "b": jnp.array([0, FREE])}
-    shared = lists(ownership.reinitialize(filled(0.0), filled(1.0), WIRES, owner, rows.resting(())))
+    shared = lists(ownership.reinitialize(filled(0.0), filled(1.0), WIRES, owner, task_params.resting(())))
     assert shared["dense/kernel"] == [[0, 1]] * 6
     assert (shared["head/kernel"], shared["head/bias"]) == ([[0, 0], [1, 1]], [0, 0])
     assert shared["norm/scale"] == [0, 0, 1]
     repeated = {"late": jnp.zeros((6, 1))}
     wire = {"late": Wire("late", "a", None, repeat=2)}
-    after = ownership.reinitialize(repeated, {"late": jnp.ones((6, 1))}, wire, OWNER, rows.resting(()))
+    after = ownership.reinitialize(repeated, {"late": jnp.ones((6, 1))}, wire, OWNER, task_params.resting(()))
     assert lists(after) == {"late": [[0], [0], [1]] * 2}
     statistics = {"norm": {"mean": (3,)}, "loose": {"mean": (3,)}}
-    after = ownership.reinitialize(filled(0.0, statistics), filled(1.0, statistics), WIRES, OWNER, rows.resting(()))
+    after = ownership.reinitialize(
+        filled(0.0, statistics), filled(1.0, statistics), WIRES, OWNER, task_params.resting(())
+    )
     assert lists(after) == {"norm/mean": [0, 0, 1], "loose/mean": [0, 0, 0]}
     half = ownership.reinitialize(
         {"conv": {"bias": jnp.zeros(3, jnp.bfloat16)}},
         {"conv": {"bias": jnp.ones(3)}},
         WIRES,
         OWNER,
-        rows.resting(()),
+        task_params.resting(()),
     )
     assert half["conv"]["bias"].dtype == jnp.bfloat16
 

@@ -17,8 +17,8 @@ from tensorboardX.proto import event_pb2
 from cljax import cli, data, methods, networks, report, streams
 from cljax.cli.building import make_optimizer, make_settings
 from cljax.cli.options import Training
-from cljax.report import files, schema, sections, series, tensorboard
 from cljax.report import record as records
+from cljax.report import schema, sections, series, tensorboard, writing
 from cljax.report.figures import Drawing, draw
 from cljax.training.driver import drive
 from tests.records import FIRST, SECOND, make_run, make_usage, save
@@ -263,7 +263,7 @@ def test_the_command_refuses_what_is_no_report_and_what_is_named_twice(tmp_path,
         (tmp_path / name[:6] / name).write_text(words)
     refusals = {
         (str(folder), "--out", str(tmp_path / "thesis")): "holds something else than a report. Choose another",
-        (str(folder), "--out", str(tmp_path / "report")): "report.html does not list the files of a report: it is one",
+        (str(folder), "--out", str(tmp_path / "report")): "does not list the files of a report: it is one",
         (str(folder), "--out", str(tmp_path / ("x" * 256))): "cannot be written (File name too long)",
         (str(folder), "--out", str(folder / "record.json")): "is a file, not a folder",
         (str(folder), "--out", "~nobody-there/x"): "no such home folder is known",
@@ -286,7 +286,7 @@ def unplotted(monkeypatch):
         for run in section.runs:
             yield Drawing("accuracy", sections.label(run), "words", Figure(figsize=(0.1, 0.1), dpi=10))
 
-    monkeypatch.setattr(files, "draw", draw)
+    monkeypatch.setattr(writing, "draw", draw)
 
 
 def there(folder):
@@ -326,7 +326,7 @@ def test_a_report_killed_anywhere_is_written_anew(tmp_path, monkeypatch, unplott
     first = save(tmp_path / "first", make_run("finetune", [[[0.5]]]), make_run("old", [[[0.5]]]))
     second = save(tmp_path / "second", make_run("finetune", [[[0.75]]]), make_run("new", [[[0.5]]]))
     expected = there(report.write([second], tmp_path / "expected").parent)
-    whole = files.files.write_bytes
+    whole = writing.files.write_bytes
     for killed_at in range(len(expected) + 1):
         out = tmp_path / str(killed_at)
         (out / "plots").mkdir(parents=True) if killed_at == 0 else report.write([first], out)
@@ -340,7 +340,7 @@ def test_a_report_killed_anywhere_is_written_anew(tmp_path, monkeypatch, unplott
             whole(path, content)
 
         with monkeypatch.context() as patch:
-            patch.setattr(files.files, "write_bytes", write)
+            patch.setattr(writing.files, "write_bytes", write)
             with pytest.raises(KeyboardInterrupt):
                 report.write([second], out)
         report.write([second], out)
@@ -381,7 +381,7 @@ def test_a_full_disk_is_one_paragraph(tmp_path, capsys, monkeypatch, unplotted):
         raise OSError(28, "No space left on device")
 
     folder = save(tmp_path / "run", make_run("finetune", [[[0.5]]]))
-    monkeypatch.setattr(files.files, "write_bytes", full)
+    monkeypatch.setattr(writing.files, "write_bytes", full)
     assert cli.main(["report", str(folder)]) == 2
     assert "cannot be written into" in capsys.readouterr().err
 
@@ -464,9 +464,9 @@ def test_a_changed_record_is_refused_or_reported(monkeypatch):
             continue
         monkeypatch.setattr(sections, "read", lambda path, changed=changed: changed)
         for section in report.gather(["x"]):
-            files.summary_rows([section])
-            assert all(len(row) == 10 for row in files.result_rows(section))
-            assert all(len(row) == 11 for row in files.visit_rows(section))
+            writing.summary_rows([section])
+            assert all(len(row) == 10 for row in writing.result_rows(section))
+            assert all(len(row) == 11 for row in writing.visit_rows(section))
             for run in section.runs:
                 visits, accuracy, _ = series.over_stream(run)
                 assert accuracy.shape[1] == len(visits)

@@ -20,7 +20,8 @@ import pytest
 from flax import linen, nnx
 from flax.training import train_state
 
-from cljax import checkpoints, cli, methods, networks, stored, trained, training
+from cljax import cli, methods, networks, training
+from cljax.storage import checkpoints, stored, trained
 from cljax.training import group
 from cljax.training.group import Position
 
@@ -443,7 +444,7 @@ def interrupted(tmp_path_factory):
     """A run whose record could not be written, with its checkpoints."""
     place = tmp_path_factory.mktemp("interrupted") / "[run]"
     with pytest.MonkeyPatch.context() as patch:
-        from cljax import folders
+        from cljax.storage import folders
 
         def full(self, record):
             raise OSError(errno.ENOSPC, "No space left on device", "record.json")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import rows, transforms
+from cljax import task_params, transforms
 
 
 def apply_masked(params, updates, mask):
@@ -144,7 +144,7 @@ def test_what_an_optimizer_keeps_does_not_age_where_a_weight_is_frozen(name):
     kept = 0
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(begun), jax.tree.leaves(after), strict=True):
         if np.shape(old) == (2,):
-            frozen = [True, True] if rows.path_name(path).endswith("a/w") else [True, False]
+            frozen = [True, True] if task_params.path_name(path).endswith("a/w") else [True, False]
             np.testing.assert_array_equal(np.asarray(old) == np.asarray(new), frozen)
             kept += 1
         else:
@@ -256,8 +256,10 @@ def test_per_task_marks_every_leaf_and_is_otherwise_transparent():
     params = {"head": jnp.ones([2]), "body": jnp.full([3], 2.0)}
     optimizer = transforms.per_task(inner)
     state = optimizer.init(params)
-    assert all(rows.has_rows(path, rows.resting([])) for path in rows.leaf_paths(state))
-    assert not any(rows.has_rows(path, rows.resting([])) for path in rows.leaf_paths(inner.init(params)))
+    assert all(task_params.has_rows(path, task_params.resting([])) for path in task_params.leaf_paths(state))
+    assert not any(
+        task_params.has_rows(path, task_params.resting([])) for path in task_params.leaf_paths(inner.init(params))
+    )
     expected = inner.update(params, inner.init(params), params)
     updates, new = optimizer.update(params, state, params)
     chex.assert_trees_all_equal((updates, new.task_slots), expected)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit code: 0; 2 where something asked for cannot be; 1 where a learner diverged, or a run cannot go on since
       all did or an example cannot be read; 130 on Ctrl-C.
     """
-    from cljax.folders import FolderError
+    from cljax.storage.folders import FolderError
 
     errors = errors_console()
     with any_terminal():

@@ -154,7 +154,7 @@ class Output:
     checkpoint_seconds: float = 60.0
     """Save at least every so many seconds, besides after each visit to a task; 0: after every epoch."""
     keep_learners: bool = False
-    """Keep what is learned, in learners/METHOD/seed-N of the run folder, for --init and `cljax.checkpoints`."""
+    """Keep what is learned, in learners/METHOD/seed-N of the run folder, for --init and `cljax.storage.checkpoints`."""
     tensorboard: bool = False
     """Write TensorBoard's event files too, into tensorboard/METHOD/seed-N of the run folder, after each visit."""
     quiet: bool = False

@@ -21,7 +21,7 @@ from cljax.cli.setup import Job, check_values, choose_methods, prepare
 from cljax.text import printable, shell_word
 
 if TYPE_CHECKING:
-    from cljax.folders import RunFolder
+    from cljax.storage.folders import RunFolder
     from cljax.training.driver import Outcome
     from cljax.types import Method, Stream
 
@@ -100,7 +100,7 @@ def claim(
         there are checkpoints that cannot be taken up.
       KeyboardInterrupt: with the way to go on.
     """
-    from cljax import folders
+    from cljax.storage import folders
 
     path, fresh = run_path(options, config, needed)
     overwrite = options.output.overwrite
@@ -117,8 +117,8 @@ def claim(
             check(job)
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(str(error)) from error
-        from cljax.checkpoints import CheckpointError
         from cljax.data.streaming import ReadError
+        from cljax.storage.checkpoints import CheckpointError
         from cljax.training import NonFiniteLoss
 
         try:
@@ -161,7 +161,8 @@ def check_record(folder: RunFolder, config: dict[str, Any], parts: Parts) -> Non
     Raises:
       ValueError: it is damaged, or has something else or only half of a part.
     """
-    from cljax import folders, report
+    from cljax import report
+    from cljax.storage import folders
 
     record, place = folder.record or {}, folder.path / folders.RECORD
     report.check(record, place)
@@ -189,7 +190,7 @@ def run_path(options: Options, config: dict, needed: Sequence[str] = ()) -> tupl
     Raises:
       UsageError: there is no run to take up.
     """
-    from cljax import folders
+    from cljax.storage import folders
 
     out, resume = options.output.out, options.output.resume
     if resume and options.output.overwrite:
@@ -226,9 +227,9 @@ def drive_each(
     Yields:
       Each drive and its outcome.
     """
-    from cljax import checkpoints
     from cljax.cli.progress import Reporter
     from cljax.report.tensorboard import Sink
+    from cljax.storage import checkpoints
     from cljax.training.driver import drive
 
     say = lambda line: errors.print(Text(printable(line)), soft_wrap=True)
@@ -258,7 +259,8 @@ def drive_each(
 
 def drive_all(job: Job, folder: RunFolder, options: Options, config: dict[str, Any], errors: Console) -> int:
     """Drives each method that the folder's record does not have yet."""
-    from cljax import checkpoints, report
+    from cljax import report
+    from cljax.storage import checkpoints
 
     for name, reason in job.left_out.items():
         errors.print(styled("yellow", f"{name} is left out:", f" {reason}"))

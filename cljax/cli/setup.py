@@ -192,7 +192,8 @@ def prepare(names: tuple[str, ...], options: Options, *, by_name: bool) -> Job:
     """
     import jax
 
-    from cljax import checkpoints, training
+    from cljax import training
+    from cljax.storage import checkpoints
     from cljax.training import host
     from cljax.training.programs import make_programs
 

@@ -27,7 +27,7 @@ from cljax.cli.setup import Job, constructors
 from cljax.numbers import real
 
 if TYPE_CHECKING:
-    from cljax.folders import RunFolder
+    from cljax.storage.folders import RunFolder
     from cljax.types import Method
 
 

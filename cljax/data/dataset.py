@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax.data.checks import check_images, check_labels, check_pair
+from cljax.data.arrays import check_images, check_labels, check_pair
 from cljax.data.superclasses import Groups
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cljax.data.checks import CLASSES
+from cljax.data.arrays import CLASSES
 from cljax.data.pictures import PIXELS
 from cljax.files import read_json, shown
 from cljax.numbers import INT32, whole

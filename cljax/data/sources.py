@@ -10,8 +10,8 @@ import pathlib
 
 import numpy as np
 
-from cljax.data import declared, folders, pictures
-from cljax.data.checks import check_labels
+from cljax.data import declared, image_folders, pictures
+from cljax.data.arrays import check_labels
 from cljax.data.dataset import Dataset, from_arrays
 from cljax.data.images import Size, height_and_width
 from cljax.data.keeping import keep_arrays, kept_arrays
@@ -25,7 +25,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
 
     A TFDS set needs a feature `image`, a feature `label`, a split `train` and a split `test` (else `validation`, also
     where `test` has no labels). A folder has a sub-folder for each class, or such folders in `train` and in `test` (or
-    `val`); without these, a fifth of each class, drawn by a fixed seed, is the test part; `data.folders.scan` has the
+    `val`); without these, a fifth of each class, drawn by a fixed seed, is the test part; `image_folders.scan` has the
     details. Images are PNG, JPEG, GIF, BMP, WebP, TIFF or PPM files of at most eight bits. They are decoded once; the
     arrays are kept until a file changes, beside TFDS's files where that folder can be written, of a folder in
     `$XDG_CACHE_HOME/cljax` or `~/.cache/cljax`.
@@ -84,7 +84,7 @@ def open(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
     """
     name, image_size = _checked(name, image_size)
     if _is_folder(name, data_dir):
-        title, found = folder_name(folder_path(name)), folders.scan(name, image_size)
+        title, found = folder_name(folder_path(name)), image_folders.scan(name, image_size)
         images = Images([found.images], found.images.shape, name=title)
         return Dataset(images, found.labels, found.train_size, found.classes, title)
     folder = find(name, data_dir)
@@ -117,7 +117,7 @@ def decoded_bytes(name: str, data_dir: str | os.PathLike | None = None, *, image
     name, image_size = _checked(name, image_size)
     if _is_folder(name, data_dir):
         try:
-            images = folders.scan(name, image_size).images
+            images = image_folders.scan(name, image_size).images
         except ValueError:
             return 0
         return len(images) * math.prod(images.shape)
@@ -139,12 +139,12 @@ _PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 def _load_folder(name: str, image_size: Size | None) -> Dataset:
     """A folder of images, decoded or as kept from the last time."""
     path = folder_path(name)
-    found, title = folders.scan(path, image_size), folder_name(path)
+    found, title = image_folders.scan(path, image_size), folder_name(path)
     digest = hashlib.sha256(os.fsencode(path.resolve()) + repr(image_size).encode()).hexdigest()
     cache = cache_folder() / "folders"
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
-    images = folders.decode(found, cache / f"{digest[:32]}.npz", title)
+    images = image_folders.decode(found, cache / f"{digest[:32]}.npz", title)
     return Dataset(images, found.labels, found.train_size, found.classes, title)
 
 

@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from cljax.data.dataset import Dataset
-from cljax.data.folders import FolderImages
+from cljax.data.image_folders import FolderImages
 from cljax.data.images import Size, height_and_width
 from cljax.data.prepared import folder_name, folder_path
 from cljax.data.streaming import Images

@@ -18,8 +18,8 @@ from cljax.metrics.matrix import (
     forward_transfer,
     intransigence,
 )
-from cljax.metrics.precision import average_precision, mean_average_precision
 from cljax.metrics.predictions import correct
+from cljax.metrics.ranking import average_precision, mean_average_precision
 from cljax.metrics.resources import BITS, Capacity, feature_usage, overhead_bytes
 from cljax.metrics.resources import feature_usage as capacity
 

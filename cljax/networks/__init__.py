@@ -9,7 +9,7 @@ from cljax.networks.cnn import df_cnn_base as df_cnn_base
 from cljax.networks.convolution import convolve as convolve
 from cljax.networks.convolution import max_pool as max_pool
 from cljax.networks.export import export_task as export_task
-from cljax.networks.gates import check_gates as check_gates
+from cljax.networks.gate_checks import check_gates as check_gates
 from cljax.networks.layers import BatchNorm as BatchNorm
 from cljax.networks.layers import Convolution as Convolution
 from cljax.networks.layers import FeatureNorm as FeatureNorm

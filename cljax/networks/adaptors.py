@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from cljax.networks.gates import check_gates
+from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import gate_features
 from cljax.networks.linen import Scalars, check_paths, match_widths, parameter_dtype, standardize
 from cljax.types import Array, Network, Tree, Wire

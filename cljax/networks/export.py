@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cljax import filters, numbers, ownership, rows
+from cljax import filters, numbers, ownership, task_params
 from cljax.types import Learner, Network, Tree
 
 Array = jax.Array
@@ -33,11 +33,12 @@ def export_task(network: Network, learner: Learner, task: Array | int) -> tuple[
         pass, or one whose single weights have owners, which its method masks.
 
     Example:
-      >>> from cljax import masks, networks, rows
+      >>> from cljax import networks, task_params
+      >>> from cljax.ownership import masks
       >>> network = networks.mlp((2,), 3, hidden=(4,))
       >>> params, collections = network.init(jax.random.key(0))
-      >>> resting = rows.resting(network.per_task)
-      >>> learner = Learner(rows.expand(params, 2, resting), collections, (), {}, {}, None, None, resting)
+      >>> resting = task_params.resting(network.per_task)
+      >>> learner = Learner(task_params.expand(params, 2, resting), collections, (), {}, {}, None, None, resting)
       >>> params, collections = export_task(network, learner, 1)
       >>> network.apply(params, collections, jnp.ones((5, 2))).logits.shape
       (5, 3)
@@ -49,21 +50,21 @@ def export_task(network: Network, learner: Learner, task: Array | int) -> tuple[
         task = numbers.whole("task", task, most=len(learner.classes) - 1)
     row = jnp.asarray(task, jnp.int32)
     like, _ = jax.eval_shape(network.init, jax.random.key(0))
-    params = rows.take_row(learner.params, row, learner.rows)
+    params = task_params.take_row(learner.params, row, learner.rows)
     try:
         made = filters.synthesize_tree(params, like)
         chex.assert_trees_all_equal_shapes(made, like)
     except (ValueError, AssertionError) as error:
         raise ValueError(
             f"This learner cannot be exported to the network: their parameters differ. The network has "
-            f"{', '.join(rows.leaf_paths(like))}; the learner has {', '.join(rows.leaf_paths(params))}. Pass the "
-            f"network that its method was made for (method.network); a method with parameters of its own in the "
-            f"forward pass has no plain network."
+            f"{', '.join(task_params.leaf_paths(like))}; the learner has "
+            f"{', '.join(task_params.leaf_paths(params))}. Pass the network that its method was made for "
+            f"(method.network); a method with parameters of its own in the forward pass has no plain network."
         ) from error
-    collections = rows.take_row(learner.collections, row, learner.rows)
+    collections = task_params.take_row(learner.collections, row, learner.rows)
     owner = ownership.owner_of(learner.method_state, collections)
     if owner is None and "owner" in {
-        name for path in rows.leaf_paths(learner.method_state) for name in path.split("/")
+        name for path in task_params.leaf_paths(learner.method_state) for name in path.split("/")
     }:
         raise ValueError(
             "This learner cannot be exported to the network: its method masks single weights by their owners, which "

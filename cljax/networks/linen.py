@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.networks.gates import check_gates
+from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import Convolution
 from cljax.numbers import real, show, whole
 from cljax.types import Array, Network, Tree, Wire

@@ -4,11 +4,11 @@
 """
 
 from cljax.report import plots
-from cljax.report.files import write
 from cljax.report.record import check, device, feature_usage, plain, read, run_record, versions, zero_forgetting
 from cljax.report.sections import Section, gather
 from cljax.report.sweep import stability_plasticity, sweep_table, write_sweep
 from cljax.report.tables import METRICS, interval, markdown, short, summarise, table
+from cljax.report.writing import write
 
 __all__ = [
     "METRICS",

@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax import files, metrics, old_names, ownership, sharing
+from cljax import files, metrics, ownership
+from cljax.ownership import usage
 from cljax.report import schema
+from cljax.storage import old_names
 from cljax.training.cost import bytes_per_task, tree_bytes
 from cljax.training.driver import Outcome
 from cljax.types import Learner, Method, Network, Stream
@@ -146,7 +148,7 @@ def feature_usage(network: Network, learners: Sequence[Learner]) -> dict[str, di
     owner = ownership.owner_of(learners[0].method_state, learners[0].collections)
     if owner is None:
         return None
-    measure = jax.jit(lambda learner: sharing.diagnostics(network, learner))
+    measure = jax.jit(lambda learner: usage.diagnostics(network, learner))
     found = [measure(learner) for learner in learners]
     names = {"used": "used", "new": "newly_used", "reused": "reused", "free": "free"}
     return {

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cljax.files import expand
-from cljax.folders import differences
 from cljax.report.record import read
+from cljax.storage.folders import differences
 
 IGNORED = ("methods",)
 """Fields of a configuration in which the folders of a section may differ without a word."""

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax.data.checks import check_images, check_labels, check_pair
+from cljax.data.arrays import check_images, check_labels, check_pair
 from cljax.data.dataset import Dataset
 from cljax.data.streaming import join
 from cljax.keys import LARGEST_SEED, make_key

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.data.checks import check_labels
+from cljax.data.arrays import check_labels
 from cljax.data.combining import combine
 from cljax.data.dataset import Dataset
 from cljax.data.images import Size

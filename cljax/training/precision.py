@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import metrics, streams
-from cljax.metrics.precision import Interpolation
+from cljax.metrics.ranking import Interpolation
 from cljax.training.evaluation import number_of_batches
 from cljax.types import Array, Learner, Method, Tables
 

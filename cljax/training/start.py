@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import masks, ownership, rows, trained
+from cljax import masks, ownership, rows
+from cljax.storage import trained
 from cljax.types import Array, Clock, Fold, Learner, Method, Tree
 
 METHODS_OWN = ("gates", "frozen")

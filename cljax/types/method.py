@@ -83,7 +83,7 @@ class Learner(NamedTuple):
     """Everything that changes in a run, one pytree: jit it, vmap it over seeds, shard it, checkpoint it.
 
     At rest, leaves that belong to a task have rows `[T, ...]`. During a visit the learner is focused: those leaves
-    are the task's row, and the stacks are in `rows` (see `cljax.rows`).
+    are the task's row, and the stacks are in `rows` (see `cljax.task_params`).
 
     Attributes:
       params, collections: as of `Network.init`, plus what a method adds.
@@ -92,7 +92,7 @@ class Learner(NamedTuple):
       hyper: `{name: float32 scalar}`; `hyper['learning_rate']` is the learning rate, the loop's.
       memory: `Memory`, or None at size 0.
       classes: `[T, K]` bool, which logits a task's head uses.
-      rows: `cljax.rows.Rows`.
+      rows: `cljax.task_params.Rows`.
       single_label: as of `Tables`.
     """
 

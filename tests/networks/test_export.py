@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import masks, methods, networks, rows, sharing, training
+from cljax import methods, networks, task_params, training
+from cljax.ownership import masks, usage
 from cljax.types import Learner, make_clock
 from tests.methods.packnet import packnet
 
@@ -38,8 +39,8 @@ def after_three_tasks(method, network):
     """A learner at rest, every number random, features owned by all three tasks, by the first most."""
     generator = np.random.default_rng(0)
     params, collections, state, _ = jax.eval_shape(method.init, KEY)
-    resting = rows.resting(method.per_task)
-    expand = lambda tree: jax.eval_shape(lambda given: rows.expand(given, TASKS, resting), tree)
+    resting = task_params.resting(method.per_task)
+    expand = lambda tree: jax.eval_shape(lambda given: task_params.expand(given, TASKS, resting), tree)
     draw = lambda leaf: jnp.asarray(generator.uniform(0.2, 1.0, leaf.shape).astype(leaf.dtype) - 0.5 * (leaf.ndim > 1))
     params, collections = (jax.tree.map(draw, expand(tree)) for tree in (params, collections))
     owner = {
@@ -81,7 +82,7 @@ def test_baked_and_extracted_networks_have_the_logits_of_predict(case):
             small, logits = extract(*trees)
             np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
             assert {name: gate.size for name, gate in small[1]["gates"].items()} == kept
-            widths = zip(rows.leaf_paths(small[0]), jax.tree.leaves(small[0]), strict=True)
+            widths = zip(task_params.leaf_paths(small[0]), jax.tree.leaves(small[0]), strict=True)
             assert all(leaf.shape[-1] == kept.get(wires[path], network.outputs) for path, leaf in widths)
     if case == "cnn":
         sizes = {"channels": ((kept["conv_0_0"],), (kept["conv_1_0"],)), "dense": (kept["dense_0"],)}
@@ -94,7 +95,7 @@ def test_baked_and_extracted_networks_have_the_logits_of_predict(case):
 def test_a_learner_whose_single_weights_have_owners_is_not_baked():
     network = networks.mlp((4,), 2, hidden=(6,))
     params, collections, state, hyper = packnet(network).init(KEY)
-    learner = Learner(params, collections, (), state, hyper, None, None, rows.resting([]))
+    learner = Learner(params, collections, (), state, hyper, None, None, task_params.resting([]))
     with pytest.raises(ValueError, match="masks single weights by their owners"):
         networks.export_task(network, learner, 0)
 
@@ -113,7 +114,7 @@ def trained(network):
     leaves = {
         path: np.asarray(leaf)
         for tree in (params, {"batch_stats": collections["batch_stats"]})
-        for path, leaf in zip(rows.leaf_paths(tree), jax.tree.leaves(tree), strict=True)
+        for path, leaf in zip(task_params.leaf_paths(tree), jax.tree.leaves(tree), strict=True)
     }
     return leaves, inputs, jax.jit(network.apply)(params, collections, inputs).logits
 
@@ -135,7 +136,7 @@ def test_a_given_network_keeps_its_logits_and_owns_its_features(name, wider):
     build, network = WIDE[name]
     leaves, inputs, expected = trained(network(4, 5, 6))
     method = training.start_from(build(network(4 + wider, 5 + wider, 6 + wider)), leaves)
-    classes, resting = jnp.ones([2, 2], jnp.bool_), rows.resting(method.per_task)
+    classes, resting = jnp.ones([2, 2], jnp.bool_), task_params.resting(method.per_task)
 
     @jax.jit
     def begin(clock, owner=None):
@@ -143,7 +144,7 @@ def test_a_given_network_keeps_its_logits_and_owns_its_features(name, wider):
         state = state if owner is None else state._replace(owner=owner)
         learner = Learner(params, collections, (), state, hyper, None, classes, resting)
         learner = method.begin_task(learner, clock, None, jax.random.key(8))
-        single = learner._replace(rows=rows.resting([]))
+        single = learner._replace(rows=task_params.resting([]))
         return learner.method_state.owner, method.predict(single, inputs, jnp.int32(0))
 
     owner, logits = begin(make_clock())
@@ -175,7 +176,7 @@ def test_a_shared_head_reuses_no_closed_features():
     learner = after_three_tasks(methods.clnp(network), network)
     with pytest.raises(ValueError, match="task is 3, but must be a whole number from 0 to 2"):
         networks.export_task(network, learner, 3)
-    found = sharing.diagnostics(network, learner)
+    found = usage.diagnostics(network, learner)
     assert found.reused["dense_1"].tolist() == [0, 0, 0]
     owner = learner.method_state.owner
     older = [(np.asarray(owner["dense_0"]) < task).mean() for task in range(TASKS)]
@@ -183,5 +184,5 @@ def test_a_shared_head_reuses_no_closed_features():
     into_own = masks.learnable(owner["dense_1"], 2)[None]
     kernel = jnp.where(into_own, 0.0, learner.params["dense_1"]["kernel"])
     cut = {**learner.params, "dense_1": {**learner.params["dense_1"], "kernel": kernel}}
-    found = sharing.diagnostics(network, learner._replace(params=cut))
+    found = usage.diagnostics(network, learner._replace(params=cut))
     np.testing.assert_allclose(found.reused["dense_0"], [*older[:2], 0]), "and older units there use none for it"

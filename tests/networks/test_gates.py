@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import methods, networks, rows
+from cljax import methods, networks, task_params
 from cljax.networks import check_gates, from_linen, make_network
 from cljax.networks.linen import head_wires, layer_wires
 from cljax.types import Batch, Learner, make_clock
@@ -158,7 +158,7 @@ def test_what_keeps_features_apart_is_taken_and_forgets_no_bit(kind):
     network = build(KEEPING[kind])
     method = methods.tfm(network, growth=0.3)
     images = jax.random.normal(KEY, (8, *network.inputs))
-    single = rows.resting([])
+    single = task_params.resting([])
 
     @jax.jit
     def begin(learner, clock):
@@ -177,7 +177,7 @@ def test_what_keeps_features_apart_is_taken_and_forgets_no_bit(kind):
 
     logits = jax.jit(lambda learner, task: method.predict(learner._replace(rows=single), images, task))
     params, collections, state, hyper = method.init(KEY)
-    stacks = rows.resting(method.per_task)
+    stacks = task_params.resting(method.per_task)
     learner = Learner(params, collections, (), state, hyper, None, jnp.ones([3, 2], bool), stacks)
     heads, seen = [], []
     for task in range(3):

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax.rows import path_name
+from cljax.task_params import path_name
 from cljax.types import Tree
 
 BESIDE = ("opt_state", "method_state", "hyper", "memory", "classes", "rows", "single_label", "metrics", "ema_params")
@@ -40,7 +40,7 @@ def find(place: pathlib.Path) -> pathlib.Path:
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
-    """The leaves of nested containers by path, as `rows.path_name` has it.
+    """The leaves of nested containers by path, as `task_params.path_name` has it.
 
     Raises:
       ValueError: two leaves of one path.

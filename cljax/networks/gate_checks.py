@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import rows
+from cljax import task_params
 from cljax.types import Array, Network, Tree, Wire
 
 Closed = Mapping[str, Array | np.ndarray]
@@ -53,9 +53,9 @@ def check_gates(network: Network) -> None:
             return jnp.where(change.reshape(shape), other, leaf)
 
         scaled = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), second[0])
-        params = rows.map_leaves(lambda path, *both: mix(wires.get(path), *both), first[0], scaled)
+        params = task_params.map_leaves(lambda path, *both: mix(wires.get(path), *both), first[0], scaled)
         of_module = lambda path: modules.get(_module(path.partition("/")[2]))
-        collections = rows.map_leaves(lambda path, *both: mix(of_module(path), *both), first[1], second[1])
+        collections = task_params.map_leaves(lambda path, *both: mix(of_module(path), *both), first[1], second[1])
         gates = {name: (~closed[name]).astype(leaf.dtype) for name, leaf in like[1]["gates"].items()}
         output = network.apply(params, {**collections, "gates": gates}, example)
         return output.activations, output.logits

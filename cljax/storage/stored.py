@@ -24,7 +24,7 @@ import numpy as np
 
 from cljax import files
 from cljax.numbers import whole
-from cljax.rows import path_name
+from cljax.task_params import path_name
 from cljax.types import Tree
 
 CHUNKS = 2**20
@@ -178,7 +178,7 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 
 def readable(path: str) -> str:
-    """An escaped path as `rows.path_name` has it."""
+    """An escaped path as `task_params.path_name` has it."""
     return "/".join(map(unescape, path.split("/")))
 
 

@@ -1,6 +1,6 @@
 r"""Owned networks: from one owner per feature to a network's gates, frozen channels and update masks.
 
-`cljax.masks` is the algebra of single arrays; here it meets a whole network, by its wiring. `owner` is a dict with an
+`masks` is the algebra of single arrays; here it meets a whole network, by its wiring. `owner` is a dict with an
 int32 array `[C]` for each gate: the task that made each feature, or `masks.FREE`. Methods that claim features (ternary
 feature masks, neural pruning, growing networks) differ in when they claim and release, and in their weight rule; all
 else is the same for them, and is in this module.
@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from cljax import masks, rows
+from cljax import task_params
+from cljax.ownership import masks
 from cljax.types import Array, Clock, Network, Tree, Wire
 
 Owner = dict[str, Array]
@@ -60,7 +61,9 @@ def layout(name: str, network: Network) -> Layout:
       (('dense_0/kernel', 'head/kernel'), ('norm_0/scale', 'norm_0/bias'), None)
     """
     params, collections = jax.eval_shape(network.init, jax.random.key(0))
-    shapes = {path: leaf.shape for path, leaf in zip(rows.leaf_paths(params), jax.tree.leaves(params), strict=True)}
+    shapes = {
+        path: leaf.shape for path, leaf in zip(task_params.leaf_paths(params), jax.tree.leaves(params), strict=True)
+    }
     wires = {wire.path: wire for wire in network.wiring}
     if not wires or "gates" not in collections:
         raise ValueError(
@@ -91,7 +94,9 @@ def layout(name: str, network: Network) -> Layout:
 def _moved(network: Network, params: Tree, collections: Tree) -> list[str]:
     """The leaves of collections, but statistics, that tasks share and a step of training replaces."""
     shared = {
-        path for path in rows.leaf_paths(collections) if path.split("/")[0] not in ("gates", "frozen", "batch_stats")
+        path
+        for path in task_params.leaf_paths(collections)
+        if path.split("/")[0] not in ("gates", "frozen", "batch_stats")
     } - set(network.per_task)
     found: list[str] = []
 
@@ -99,7 +104,9 @@ def _moved(network: Network, params: Tree, collections: Tree) -> list[str]:
         output = network.apply(params, collections, inputs, key=jax.random.key(0))
         leaves = (jax.tree.leaves(tree) for tree in (collections, output.collections))
         found.extend(
-            path for path, *both in zip(rows.leaf_paths(collections), *leaves, strict=True) if both[0] is not both[1]
+            path
+            for path, *both in zip(task_params.leaf_paths(collections), *leaves, strict=True)
+            if both[0] is not both[1]
         )
 
     if shared:
@@ -176,7 +183,7 @@ def update_mask(
     wiring: dict[str, Wire],
     owner: Owner,
     clock: Clock,
-    stacks: rows.Rows,
+    stacks: task_params.Rows,
     *,
     rule: Literal["ternary", "pruning"],
 ) -> Tree:
@@ -202,7 +209,7 @@ def update_mask(
       >>> wires = {'hidden': Wire('hidden', None, 'gate'), 'head': Wire('head', 'gate', None)}
       >>> params = {'hidden': jnp.ones([4, 3]), 'head': jnp.ones([3, 2])}
       >>> owner = {'gate': jnp.array([0, 1, masks.FREE])}
-      >>> found = update_mask(params, wires, owner, make_clock(task=1), rows.resting(['head']), rule='ternary')
+      >>> found = update_mask(params, wires, owner, make_clock(task=1), task_params.resting(['head']), rule='ternary')
       >>> found['hidden'].tolist(), found['head'].tolist()
       ([[0.0, 1.0, 0.0]], [[1.0], [1.0], [0.0]])
 
@@ -212,7 +219,7 @@ def update_mask(
     newest = (clock.task == clock.newest).astype(jnp.float32)
 
     def trained(path: str, leaf: Array) -> Array:
-        mine = rows.has_rows(path, stacks)
+        mine = task_params.has_rows(path, stacks)
         if mine and path not in wiring:
             return jnp.float32(1.0)
         wire = wiring[path]
@@ -227,7 +234,7 @@ def update_mask(
         mask = masks.weight_mask(entering, leaving, clock.task, repeat=wire.repeat, rule=rule)
         return newest * _shaped(leaf, mask)
 
-    return rows.map_leaves(trained, params)
+    return task_params.map_leaves(trained, params)
 
 
 def _shaped(leaf: Array, mask: Array) -> Array:
@@ -249,7 +256,9 @@ def _replace(params: Tree, values: Tree, where: Callable[[str], Array | None]) -
         mask = where(path)
         return leaf if mask is None else jnp.where(_shaped(leaf, mask), value.astype(leaf.dtype), leaf)
 
-    return jax.tree_util.tree_map_with_path(lambda path, *both: choose(rows.path_name(path), *both), params, values)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *both: choose(task_params.path_name(path), *both), params, values
+    )
 
 
 def cut_interference(
@@ -292,7 +301,7 @@ def cut_interference(
     return _replace(params, jax.tree.map(jnp.zeros_like, params), disturbs)
 
 
-def reinitialize(tree: Tree, fresh: Tree, wiring: dict[str, Wire], owner: Owner, stacks: rows.Rows) -> Tree:
+def reinitialize(tree: Tree, fresh: Tree, wiring: dict[str, Wire], owner: Owner, stacks: task_params.Rows) -> Tree:
     """Re-initialises what leads to free features: weights, biases, affines; of a shared head, what comes from them.
 
     Args:
@@ -308,7 +317,8 @@ def reinitialize(tree: Tree, fresh: Tree, wiring: dict[str, Wire], owner: Owner,
     Example:
       >>> wires = {'hidden': Wire('hidden', None, 'gate')}
       >>> owner = {'gate': jnp.array([0, masks.FREE])}
-      >>> reinitialize({'hidden': jnp.zeros([1, 2])}, {'hidden': jnp.ones([1, 2])}, wires, owner, rows.resting([]))
+      >>> old, new = {'hidden': jnp.zeros([1, 2])}, {'hidden': jnp.ones([1, 2])}
+      >>> reinitialize(old, new, wires, owner, task_params.resting([]))
       {'hidden': Array([[0., 1.]], dtype=float32)}
 
     Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, algorithm 1.
@@ -317,7 +327,7 @@ def reinitialize(tree: Tree, fresh: Tree, wiring: dict[str, Wire], owner: Owner,
 
     def free(path: str) -> Array | None:
         wire = wiring.get(path) or modules.get(_module(path))
-        if wire is None or rows.has_rows(path, stacks):
+        if wire is None or task_params.has_rows(path, stacks):
             return None
         if wire.outputs is not None:
             return (owner[wire.outputs] == masks.FREE)[None, :]

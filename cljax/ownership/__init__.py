@@ -1,0 +1,25 @@
+"""Ownership: which task made a feature. `masks` is its algebra, `gates` a whole network, `usage` how tasks share it."""
+
+from cljax.ownership.gates import (
+    Layout,
+    Owner,
+    apply_gates,
+    cut_interference,
+    layout,
+    owner_of,
+    reinitialize,
+    unowned,
+    update_mask,
+)
+
+__all__ = [
+    "Layout",
+    "Owner",
+    "apply_gates",
+    "cut_interference",
+    "layout",
+    "owner_of",
+    "reinitialize",
+    "unowned",
+    "update_mask",
+]

@@ -1,0 +1,282 @@
+"""Rows: the leaves of a learner that belong to a task, focused before a visit and written back after it.
+
+A network knows nothing of tasks. Leaves whose path ends with one of the method's `per_task` paths are stored as stacks
+`[T, ...]`; a visit to a task works on one row of each, so gradient, optimizer and masks see an ordinary network and a
+step's cost does not grow with the number of tasks. Paths are matched by whole components: `'norm'` is not `'my_norm'`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from cljax.numbers import whole
+from cljax.types import Array, Learner, Tree
+
+TASK_SLOTS = "task_slots"
+"""Leaves below an attribute of this name have rows whatever their path (see `transforms.per_task`)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Which leaves have rows, and during a visit their stacks.
+
+    Attributes:
+      params, collections, opt_state, method_state: at rest None; during a visit trees like the learner's own, with the
+        stack `[T, ...]` as it was when the visit began at each focused leaf, and None elsewhere.
+      per_task, stacked: leaf paths with rows, and those of them that stay stacked during a visit. Static.
+    """
+
+    params: Tree
+    collections: Tree
+    opt_state: Tree
+    method_state: Tree
+    per_task: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    stacked: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+
+PARTS = ("params", "collections", "opt_state", "method_state")
+
+
+def resting(per_task: Iterable[str], stacked: Iterable[str] = ()) -> Rows:
+    """The rows of a learner at rest.
+
+    Example:
+      >>> resting(['head/kernel']).per_task
+      ('head/kernel',)
+    """
+    return Rows(None, None, None, None, tuple(per_task), tuple(stacked))
+
+
+def path_name(path: tuple) -> str:
+    """A key path as a string: dictionary keys, attributes and indices, joined by slashes.
+
+    Example:
+      >>> leaves, _ = jax.tree_util.tree_flatten_with_path({'head': {'bias': 0.0}})
+      >>> path_name(leaves[0][0])
+      'head/bias'
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def leaf_paths(tree: Tree) -> tuple[str, ...]:
+    """The paths of all leaves, in order.
+
+    Example:
+      >>> leaf_paths({'head': {'bias': 0.0, 'kernel': 1.0}})
+      ('head/bias', 'head/kernel')
+    """
+    return tuple(path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0])
+
+
+def ends_with(path: str, suffixes: Iterable[str]) -> bool:
+    """Whether the path is, or ends with whole components equal to, one of the suffixes.
+
+    Example:
+      >>> ends_with('mu/head/bias', ['head/bias']), ends_with('my_head/bias', ['head/bias'])
+      (True, False)
+    """
+    return any(path == suffix or path.endswith("/" + suffix) for suffix in suffixes)
+
+
+def has_rows(path: str, rows: Rows) -> bool:
+    """Whether the leaf of this path is stored as a stack `[T, ...]`."""
+    return TASK_SLOTS in path.split("/") or ends_with(path, rows.per_task)
+
+
+def is_focused(path: str, rows: Rows) -> bool:
+    """Whether a visit works on one row of the leaf of this path (it has rows, and is not kept stacked)."""
+    return TASK_SLOTS in path.split("/") or (ends_with(path, rows.per_task) and not ends_with(path, rows.stacked))
+
+
+def map_leaves(fn: Callable[..., Tree], tree: Tree, *rest: Tree) -> Tree:
+    """Maps `fn(path, leaf, *others)` over a tree and others like it.
+
+    Example:
+      >>> map_leaves(lambda path, leaf: path, {'a': [1.0, 2.0]})
+      {'a': ['a/0', 'a/1']}
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(path_name(path), *leaves), tree, *rest)
+
+
+def take_row(tree: Tree, task: Array, rows: Rows) -> Tree:
+    """The tree with row `task` in place of every stack, kept ones too: an ordinary network's params, to predict with.
+
+    Args:
+      tree: params or collections of a learner at rest.
+      task: int32 scalar.
+      rows: the learner's.
+
+    Returns:
+      The tree, leaves with rows `[...]` instead of `[T, ...]`; those of floats NaN where a traced task does not exist.
+
+    Raises:
+      ValueError: a task that does not exist.
+
+    Example:
+      >>> take_row({'head': jnp.arange(6.).reshape(3, 2)}, jnp.int32(2), resting(['head'], ['head']))['head']
+      Array([4., 5.], dtype=float32)
+    """
+
+    def row(path: str, leaf: Array) -> Array:
+        if not has_rows(path, rows):
+            return leaf
+        check_task(task, leaf.shape[0])
+        return of_task(lax.dynamic_index_in_dim(leaf, task, keepdims=False), task, leaf.shape[0])
+
+    return map_leaves(row, tree)
+
+
+def check_task(task: ArrayLike, tasks: int) -> None:
+    """Checks that a task exists, as far as it is known: a traced one is not, see `of_task`.
+
+    Raises:
+      ValueError: it does not.
+
+    Example:
+      >>> check_task(7, 3)
+      Traceback (most recent call last):
+      ...
+      ValueError: task is 7, but must be a whole number from 0 to 2.
+    """
+    if not isinstance(task, jax.core.Tracer):
+        whole("task", task, most=tasks - 1)
+
+
+def of_task(values: Array, task: ArrayLike, tasks: int) -> Array:
+    """Values of a task; NaN in place of floats where a traced task does not exist."""
+    if not (isinstance(task, jax.core.Tracer) and jnp.issubdtype(values.dtype, jnp.floating)):
+        return values
+    return jnp.where((task >= 0) & (task < tasks), values, jnp.nan)
+
+
+def focus_tree(tree: Tree, task: Array, rows: Rows) -> Tree:
+    """The tree as a visit sees it: row `task` in place of every stack but the kept ones."""
+
+    def row(path: str, leaf: Array) -> Array:
+        return lax.dynamic_index_in_dim(leaf, task, keepdims=False) if is_focused(path, rows) else leaf
+
+    return map_leaves(row, tree)
+
+
+def focus(learner: Learner, task: Array) -> Learner:
+    r"""The learner as the visit to a task sees it: one row of every per-task leaf, the stacks put aside in `rows`.
+
+    Args:
+      learner: at rest, per-task leaves `[T, ...]`.
+      task: int32 scalar, traced or not; never batched.
+
+    Returns:
+      The focused learner: per-task leaves `[...]` (those of `rows.stacked` stay `[T, ...]`).
+
+    Example:
+      >>> learner = Learner({'head': jnp.arange(6.).reshape(3, 2)}, {}, (), {}, {}, None, None, resting(['head']))
+      >>> focus(learner, jnp.int32(1)).params['head']
+      Array([2., 3.], dtype=float32)
+    """
+    rows = learner.rows
+
+    def stacks(tree: Tree) -> Tree:
+        return map_leaves(lambda path, leaf: leaf if is_focused(path, rows) else None, tree)
+
+    parts = {part: getattr(learner, part) for part in PARTS}
+    focused = {part: focus_tree(tree, task, rows) for part, tree in parts.items()}
+    aside = dataclasses.replace(rows, **{part: stacks(tree) for part, tree in parts.items()})
+    return learner._replace(**focused, rows=aside)
+
+
+def merge_row(tree: Tree, stacks: Tree, task: Array) -> Tree:
+    """The tree with each stack, its row `task` replaced by the tree's leaf, in the leaf's place.
+
+    Args:
+      tree: focused.
+      stacks: the same structure, None where a leaf has no stack.
+      task: int32 scalar.
+
+    Returns:
+      The tree at rest.
+    """
+
+    def put(stack: Array | None, leaf: Array) -> Array:
+        return leaf if stack is None else lax.dynamic_update_index_in_dim(stack, leaf, task, 0)
+
+    return jax.tree.map(put, stacks, tree, is_leaf=lambda leaf: leaf is None)
+
+
+def write_back(learner: Learner, task: Array) -> Learner:
+    """Undoes `focus`: the rows go back into their stacks, all other rows bit for bit as they were.
+
+    Args:
+      learner: focused on `task`.
+      task: int32 scalar.
+
+    Returns:
+      The learner at rest.
+
+    Example:
+      >>> learner = Learner({'head': jnp.zeros([2, 1])}, {}, (), {}, {}, None, None, resting(['head']))
+      >>> visited = focus(learner, jnp.int32(1))._replace(params={'head': jnp.ones([1])})
+      >>> write_back(visited, jnp.int32(1)).params['head'].tolist()
+      [[0.0], [1.0]]
+    """
+    rows = learner.rows
+    merged = {part: merge_row(getattr(learner, part), getattr(rows, part), task) for part in PARTS}
+    return learner._replace(**merged, rows=resting(rows.per_task, rows.stacked))
+
+
+def expand(tree: Tree, tasks: int, rows: Rows) -> Tree:
+    """Repeats each focused leaf `tasks` times: the resting form of a tree made for one task.
+
+    Example:
+      >>> expand({'head': jnp.ones([2]), 'body': jnp.ones([3])}, 4, resting(['head']))['head'].shape
+      (4, 2)
+    """
+
+    def repeat(path: str, leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        return jnp.broadcast_to(leaf, (tasks, *leaf.shape)) if is_focused(path, rows) else leaf
+
+    return map_leaves(repeat, tree)
+
+
+def row_axes(tree: Tree, rows: Rows) -> Tree:
+    """The `vmap` axes of a tree in which kept leaves are stacks: 0 for those of `rows.stacked`, None elsewhere.
+
+    To read all tasks' heads at once, `vmap` a network's `apply` with these as the axes of its params and collections;
+    what does not depend on a stacked leaf (the encoder) is then computed once.
+    """
+    return map_leaves(lambda path, leaf: 0 if ends_with(path, rows.stacked) else None, tree)
+
+
+def check_paths(params: Tree, collections: Tree, per_task: Iterable[str], stacked: Iterable[str] = ()) -> None:
+    """Checks that every per-task path is a leaf's whole path and no other leaf's path ends with it.
+
+    Raises:
+      ValueError: naming the path and the leaves there are.
+
+    Example:
+      >>> check_paths({'head': {'bias': 0.0}}, {}, ['haed/bias'])
+      Traceback (most recent call last):
+      ...
+      ValueError: per_task names 'haed/bias', which is no leaf of the network. Its leaves are: head/bias.
+    """
+    paths = leaf_paths(params) + leaf_paths(collections)
+    per_task = tuple(per_task)
+    for name in per_task:
+        if name not in paths:
+            raise ValueError(
+                f"per_task names '{name}', which is no leaf of the network. Its leaves are: {', '.join(paths)}."
+            )
+        if other := [path for path in paths if path != name and path.endswith("/" + name)]:
+            raise ValueError(
+                f"per_task names '{name}', but the leaf '{other[0]}' ends with the same components, so the two could "
+                f"not be told apart in the optimizer's state. Give one of the two modules another name."
+            )
+    if stray := [name for name in stacked if name not in per_task]:
+        raise ValueError(f"stacked names '{stray[0]}', which is not among per_task: {', '.join(per_task)}.")
