@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from cljax import augmentation, data, methods, networks, streams, training
-from cljax.cli.building import make_augment
+from cljax.cli.making import make_augment
 from cljax.cli.options import UsageError
 from cljax.training.driver import drive
 from cljax.types import Batch

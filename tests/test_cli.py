@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -20,12 +21,15 @@ import pytest
 import tyro
 from jax.experimental.compilation_cache import compilation_cache
 
+import cljax
 from cljax import cli, data, methods, networks, report, streams, task_params, training
-from cljax.cli import building, process, progress, running, setup
-from cljax.cli.options import Compare, Data, Network, Options, Output, Training, UsageError, configuration, settle
+from cljax.cli import making, process, progress
+from cljax.cli.experiment import Curve, configuration, curves_of, make_experiment
+from cljax.cli.options import DEFAULT_METHODS, Compare, Data, Network, Options, Output, Training, UsageError, settle
 from cljax.cli.parameters import fits, parse_parameters
-from cljax.cli.sweep import curves
+from cljax.cli.rules import check_values
 from cljax.data.streaming import ReadError
+from cljax.storage import old_names
 from cljax.training import driver
 from cljax.training.driver import Event, drive
 from cljax.training.step import phase_learning_rate
@@ -133,13 +137,13 @@ TOO_LARGE = [
 @pytest.mark.parametrize("words", TOO_LARGE, ids=" ".join)
 def test_numbers_too_large_or_not_finite_are_refused_before_anything_heavy(words):
     with pytest.raises(UsageError, match=rf"^{words[0]} is .*, but must be a (whole|finite) number"):
-        setup.check_values(cli.parse(["run", "finetune", *words]).options)
+        check_values(settle(cli.parse(["run", "finetune", *words]).options))
 
 
 def test_a_sweep_takes_finite_values_only():
     for words in (["strength", "nan"], ["strength", "1", "1e300"], ["strength", "1", "--vs", "lwm.beta=inf"]):
         with pytest.raises(UsageError, match="but must be a finite number"):
-            curves(cli.parse(["sweep", "lwf", *words]))
+            curves_of(cli.parse(["sweep", "lwf", *words]))
 
 
 def test_words_that_no_parser_takes_are_words():
@@ -246,6 +250,84 @@ def test_the_command_computes_what_the_library_does(compared):
     run = json.loads((compared[0] / "record.json").read_text())["runs"][0]
     np.testing.assert_array_equal(np.asarray(run["accuracy"], np.float32), outcome.evaluation.accuracy)
     assert run["flops"] == outcome.flops
+
+
+def test_the_record_has_the_command_line(compared):
+    record = json.loads((compared[0] / "record.json").read_text())
+    words = shlex.split(record["command"])
+    assert words[:4] == ["cljax", "compare", "--methods", "finetune"]
+    assert words[-2:] == ["--out", str(compared[0])]
+    assert report.read(compared[0])["command"] == record["command"]
+
+
+def test_a_configuration_is_taken_back_and_overridden(compared, tmp_path):
+    file = compared[0] / "config.json"
+    config = json.loads(file.read_text())
+
+    def again(*words):
+        command = cli.parse([words[0], "--config", str(file), *words[1:]])
+        options = settle(command.options)
+        check_values(options)
+        return json.loads(json.dumps(configuration(curves_of(command), options)))
+
+    assert again("compare") == config
+    assert again("run", "joint") == {**config, "methods": ["joint"]}
+    for seeds, expected in ((["--seed", "7"], [7]), (["--seeds", "3"], [0, 1, 2])):
+        changed = again("compare", *seeds, "--epochs", "9", "--methods", "joint", "--set", "joint.sampling=balanced")
+        training = {**config["training"], "seeds": expected, "epochs": 9, "set": ["joint.sampling=balanced"]}
+        assert changed == {**config, "methods": ["joint"], "training": training}
+    file = tmp_path / "config.json"  # of one seed, of a cnn, of old names, of a sweep
+    training = {name: value for name, value in config["training"].items() if name != "learning_rate"}
+    training |= {"seeds": [7], "rate": 0.125, "set": ["finetune.shared_rate=0.5"], "patience_restore": True}
+    network = {**config["network"], "network": "cnn", "channels": ["8", "8,8"], "hidden": []}
+    swept = [["finetune.shared_learning_rate", [0.5, 1.0]], ["lwf", []], ["lwf.strength", [2.0]]]
+    old = {**config, "methods": ["finetune", "lwf"], "training": training, "network": network, "sweep": swept}
+    file.write_text(json.dumps(old))
+    command = cli.parse(["sweep", "--config", str(file)])
+    assert [[curve.name, list(curve.values)] for curve in curves_of(command)] == swept
+    options = settle(command.options)
+    assert (options.training.seed, options.training.learning_rate, options.training.patience_restore) == (
+        7,
+        0.125,
+        True,
+    )
+    found = configuration(curves_of(command), options, swept=True)
+    assert json.loads(json.dumps(found)) == old_names.config(old)
+    assert curves_of(cli.parse(["sweep", "lwf", "strength", "3", "--config", str(file)])) == [
+        Curve("lwf", "strength", (3.0,))
+    ]
+    for words, told in (
+        (["run"], "it is of 2 methods: name one"),
+        (["sweep"], "it is of no sweep: name a method"),
+    ):
+        file.write_text(json.dumps({name: value for name, value in old.items() if name != "sweep"}))
+        with pytest.raises(UsageError, match=told):
+            cli.parse([*words, "--config", str(file)])
+    for text, told in (
+        ("[1]", "no run's config.json"),
+        ("{", "cannot be taken"),
+        (
+            '{"methods": ["lwf"], "training": {"speed": 1}}',
+            "training.speed, an option that this version",
+        ),
+    ):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=told):
+            cli.parse(["compare", "--config", str(file)])
+
+
+def test_one_seed_is_that_of_several(compared, tmp_path):
+    """And old words are taken."""
+    out = tmp_path / "run"
+    words = ["run", "finetune", "--seed", "0", "--rate", "0.05", "--share", "1", *SMALL, "--quiet", "--out", str(out)]
+    assert cli.main(words) == 0
+    one, both = (json.loads((place / "record.json").read_text())["runs"][0] for place in (out, compared[0]))
+    assert (one["seeds"], one["accuracy"]) == ([0], both["accuracy"][:1])
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cljax {cljax.__version__}\n"
 
 
 def test_table_and_plain_progress(compared):
@@ -356,9 +438,13 @@ def test_class_incremental_permuted_and_multi_task_by_one_method(tmp_path, capsy
 
 def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
     options = Options(data=Data(scenario="domain"), training=Training(seeds=(1,), epochs=1))
-    job = setup.prepare(("finetune", "freezing"), options, by_name=False)
-    assert list(job.methods) == ["finetune"]
-    assert "freezing needs leaves that belong to a task" in job.left_out["freezing"]
+    made = experiment_of(options, *DEFAULT_METHODS)
+    assert (
+        [curve.name for curve in made.curves]
+        == list(made.methods)
+        == ["finetune", "joint", "single_task", "hard_sharing"]
+    )
+    assert "freezing needs leaves that belong to a task" in made.left_out["freezing"]
     out = tmp_path / "run"
     words = refused(capsys, "run", "freezing", "--scenario", "domain", "--out", str(out), "--no-cache")
     assert "freezing needs leaves that belong to a task" in words
@@ -372,7 +458,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
             ["run", "finetun"],
             "There is no method 'finetun'. Did you mean 'finetune'? There are: clnp, df_cnn, duplicate_and_finetune",
         ),
-        (["compare", "--methods", "joint", "joint"], "'joint' is named more than once"),
+        (["compare", "--methods", "joint", "joint"], "joint is named more than once"),
         (["run"], "Which method? For example: cljax run finetune"),
         (["run", "joint", "--method", "finetune"], "Two methods are named"),
         (["run", "finetune", "--data", "digit"], "There is no data set 'digit'"),
@@ -389,6 +475,13 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         ),
         (["run", "finetune", "--validation", "0", "--patience", "5"], "no validation examples, which patience needs"),
         (["run", "finetune", "--seeds", "0"], "--seeds is 0, but must be a whole number from 1 to 100000."),
+        (["run", "finetune", "--seeds", "3", "--seed", "7"], "--seeds is 3, but must be left out with --seed."),
+        (["run", "finetune", "--seed", "-1"], "--seed is -1, but must be a whole number"),
+        (
+            ["run", "finetune", "--config", "nowhere.json"],
+            "nowhere.json, which cannot be read (No such file",
+        ),
+        (["sweep", "--seeds", "3"], "What is swept? For example: cljax sweep lwf strength 0.1 1 10."),
         (["run", "finetune", "--seeds", "3", "3"], "--seeds is 3 3, but must be different seeds"),
         (["run", "finetune", "--hidden"], "--hidden is empty, but must be one width or more"),
         (["run", "finetune", "--channels", "32;32"], "--channels is 32;32, but must be such as 32,32 64,64"),
@@ -438,47 +531,49 @@ def test_unreadable_arguments_end_with_2(arguments, words, capsys):
     assert words in found.err
 
 
+def experiment_of(options, *names):
+    """The experiment of these methods, as the command makes it."""
+    curves, options = [Curve(name) for name in names], settle(options)
+    return make_experiment(curves, options, configuration(curves, options))
+
+
 @pytest.mark.parametrize(
-    ("names", "by_name", "head", "scenario", "network", "left_out"),
+    ("names", "head", "scenario", "network", "left_out"),
     [
-        (("finetune", "lwf", "clnp"), True, "auto", "domain", "mlp", []),
-        (("finetune", "tfm"), True, "auto", "task", "mlp", []),
-        (("finetune", "lwm", "df_cnn"), True, "auto", "task", "cnn", []),
-        (("finetune", "df_cnn"), True, "auto", "domain", "cnn", []),
-        (("finetune", "tfm"), False, "auto", "domain", "mlp", ["tfm"]),
-        (("finetune", "clnp"), True, "task", "task", "mlp", []),
+        (("finetune", "lwf", "clnp"), "auto", "domain", "mlp", []),
+        (("finetune", "tfm"), "auto", "task", "mlp", []),
+        (("finetune", "lwm", "df_cnn"), "auto", "task", "cnn", []),
+        (("finetune", "df_cnn"), "auto", "domain", "cnn", []),
+        (tuple(sorted(methods.__all__)), "auto", "domain", "cnn", ["tfm"]),
+        (("finetune", "clnp"), "task", "task", "mlp", []),
     ],
 )
-def test_permuted_tasks_share_a_head_unless_a_named_method_needs_its_own(
-    names, by_name, head, scenario, network, left_out
-):
+def test_permuted_tasks_share_a_head_unless_a_named_method_needs_its_own(names, head, scenario, network, left_out):
     options = Options(data=Data(scenario="permuted", tasks=2, head=head), training=Training(seeds=(1,)))
-    job = setup.prepare(names, options, by_name=by_name)
-    assert (job.seeds[0][1].scenario, list(job.left_out)) == (scenario, left_out)
-    assert {facts["name"] for facts in job.networks.values()} == {network}
-    assert [bool(method.per_task) for method in job.methods.values()].count(True) >= (scenario == "task")
+    made = experiment_of(options, *names)
+    assert (made.seeds[0][1].scenario, set(made.left_out) >= set(left_out)) == (scenario, True)
+    assert left_out or not made.left_out
+    assert [curve.method for curve in made.curves] == [name for name in names if name not in made.left_out]
+    assert {facts["name"] for facts in made.networks.values()} == {network}
+    assert [bool(method.per_task) for method in made.methods.values()].count(True) >= (scenario == "task")
 
 
 def test_tfm_has_its_normalisation_and_its_ablation_is_named():
     asked = lambda **network: Options(training=Training(seeds=(1,)), network=Network(hidden=(5,), **network))
-    job = setup.prepare(("freezing", "tfm"), asked(), by_name=True)
-    assert {name: facts["normalization"] for name, facts in job.networks.items()} == {
+    made = experiment_of(asked(), "freezing", "tfm")
+    assert {name: facts["normalization"] for name, facts in made.networks.items()} == {
         "freezing": "none",
         "tfm": "feature",
     }
-    assert "norm_0/scale" in job.methods["tfm"].per_task
-    assert not job.networks["tfm"]["norm_after"]
-    assert job.networks["tfm"]["parameters"] - job.networks["freezing"]["parameters"] == 10
-    assert running.about(job, "tfm") == {"parameters": {}}
-    for normalization, parameters, label in [
-        ("none", (), "tfm without feature normalisation"),
-        ("feature", ("feature_normalization=false",), "tfm without feature normalisation"),
-    ]:
+    assert "norm_0/scale" in made.methods["tfm"].per_task
+    assert not made.networks["tfm"]["norm_after"]
+    assert made.networks["tfm"]["parameters"] - made.networks["freezing"]["parameters"] == 10
+    assert made.lacks("tfm") == ""
+    for normalization, parameters in (("none", ()), ("feature", ("feature_normalization=false",))):
         options = asked(normalization=normalization)
         options = dataclasses.replace(options, training=dataclasses.replace(options.training, set=parameters))
-        job = setup.prepare(("freezing", "tfm"), options, by_name=True)
-        assert running.about(job, "tfm")["label"] == label
-        assert running.about(job, "freezing") == {"parameters": {}}
+        made = experiment_of(options, "freezing", "tfm")
+        assert (made.lacks("tfm"), made.lacks("freezing")) == (" without feature normalisation", "")
 
 
 def fake_stream(shape, scenario="task"):
@@ -494,32 +589,32 @@ def test_the_command_can_say_what_the_df_cnn_paper_did(tmp_path):
     options = dataclasses.replace(
         settle(command.options), network=dataclasses.replace(command.options.network, normalization="none")
     )
-    setup.check_values(options)
-    network = building.make_network(options, fake_stream((32, 32, 3)))
+    check_values(options)
+    network = making.make_network(options.network, fake_stream((32, 32, 3)))
     params, _ = jax.eval_shape(network.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 328_426
-    assert building.describe(options, network) == {
+    assert making.describe(options.network, network) == {
         "name": "df_cnn_base",
         "normalization": "none",
         "parameters": 328_426,
     }
-    assert building.make_network(options, fake_stream((32, 32, 3), "domain")).per_task == ()
+    assert making.make_network(options.network, fake_stream((32, 32, 3), "domain")).per_task == ()
     given = parse_parameters(options.training.set, {"df_cnn": methods.df_cnn})
     method = methods.df_cnn(network, **given["df_cnn"])
     shared = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(method.init, jax.random.key(0))[0])]
     assert (2, 2, 36) in shared
-    method = building.amend(method, options.training, streams.lifelong(10, 2000))
+    method = making.amend(method, options.training, streams.lifelong(10, 2000))
     assert float(phase_learning_rate(method, make_clock(round=9, epoch=2000))) == pytest.approx(1 / 6)
     batch = SimpleNamespace(weights=jnp.array([1.0, 1.0, 0.0]))
     assert float(method.adjust_gradients({"w": jnp.float32(3.0)}, None, None, batch)["w"]) == 6.0
-    optimizer = building.make_optimizer(options.training)
+    optimizer = making.make_optimizer(options.training)
     assert all("task_slots" in path for path in task_params.leaf_paths(optimizer.init({"w": jnp.zeros(2)})))
     with pytest.raises(UsageError, match=r"is for images of 28x28x1, 32x32x3, 128x128x3.*have shape \(8, 8, 1\)"):
-        building.make_network(options, fake_stream((8, 8, 1)))
+        making.make_network(options.network, fake_stream((8, 8, 1)))
     for setting in ({"hidden": (5,)}, {"channels": ("8",)}, {"dropout": 0.1}):
         wrong = dataclasses.replace(options, network=dataclasses.replace(options.network, **setting))
         with pytest.raises(UsageError, match="left out with --network df_cnn_base"):
-            setup.check_values(wrong)
+            check_values(wrong)
 
 
 def test_lists(capsys):
@@ -579,7 +674,7 @@ def test_words_become_what_a_parameter_takes():
 )
 def test_first_update_of_each_optimizer(options, expected):
     """At weight 4 and gradient 2: decay adds 0.5 * 4 to the gradient, or, decoupled, to the update."""
-    optimizer = building.make_optimizer(options)
+    optimizer = making.make_optimizer(options)
     weight = np.float32(4.0)
     with jax.numpy_dtype_promotion("standard"):  # which Optax's Adam needs
         update, _ = optimizer.update(np.float32(2.0), optimizer.init(weight), weight)
@@ -591,21 +686,21 @@ def test_a_head_on_pooled_maps():
     stream = conformance.stream()
     for words, width in ((["--pooled", "--hidden"], 6), (["--pooled", "--hidden", "5"], 5), (["--hidden"], 24)):
         options = settle(cli.parse(["run", "lwm", *words, "--channels", "4", "6", "--normalization", "none"]).options)
-        network = building.make_network(options, stream)
+        network = making.make_network(options.network, stream)
         params, _ = jax.eval_shape(network.init, jax.random.key(0))
         assert params["head"]["kernel"].shape == (width, 3)
         assert params.get("dense_0", {"kernel": np.zeros([6])})["kernel"].shape[0] == 6
-        assert building.describe(options, network)["pooled"] is ("--pooled" in words)
+        assert making.describe(options.network, network)["pooled"] is ("--pooled" in words)
     assert settle(cli.parse(["run", "lwm", "--pooled"]).options).network.network == "cnn"
 
 
 def test_settings_and_configuration():
-    assert building.make_settings(Training()).stopping is None
-    settings = building.make_settings(Training(patience=7, patience_factor=2.0, patience_restore=True, curves_every=3))
+    assert making.make_settings(Training()).stopping is None
+    settings = making.make_settings(Training(patience=7, patience_factor=2.0, patience_restore=True, curves_every=3))
     assert settings.stopping == training.Patience(7, 2.0, 1e-4, True)
     assert settings.curves_every == 3
     changed = Options(output=Output(out="x", quiet=True, overwrite=True, cache=False))
-    assert configuration(("joint",), changed) == configuration(("joint",), Options())
+    assert configuration([Curve("joint")], changed) == configuration([Curve("joint")], Options())
 
 
 def test_xla_flags_only_for_the_version_that_knows_them(monkeypatch):

@@ -13,9 +13,9 @@ import tyro
 from PIL import Image
 
 from cljax import methods, networks, streams, training
-from cljax.cli.options import Compare
+from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
-from cljax.cli.setup import check_values
+from cljax.cli.rules import check_values
 from cljax.types import make_clock
 from experiments import claims, five_papers, lwf_claims, lwf_paper, saving
 from experiments.lwf_paper import from_torch, middle
@@ -45,7 +45,7 @@ def test_the_five_papers_commands_are_readable_and_df_cnns_is_the_papers():
     made = {}
     for name, words in {**five_papers.COMMANDS, **five_papers.FULL}.items():
         command = made[name] = tyro.cli(Compare, args=shlex.split(words))
-        check_values(command.options)
+        check_values(settle(command.options))
         parse_parameters(command.options.training.set, {one: getattr(methods, one) for one in command.methods})
         assert command.options.network.normalization == "auto", "tfm has its own"
     full, reduced = (made[name].options for name in ("df_cnn_cifar100_full", "df_cnn_cifar100"))

@@ -14,8 +14,8 @@ import optax
 import pytest
 
 from cljax import data, methods, networks, rows, streams, training
+from cljax.cli.experiment import choose_driver
 from cljax.cli.options import Data, Options, Training, UsageError
-from cljax.cli.setup import choose_driver
 from cljax.data.builders import silence
 from cljax.data.streaming import ReadError, batches
 from cljax.training import host

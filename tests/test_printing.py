@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from cljax import cli
-from cljax.cli import printing, process, progress, running
+from cljax.cli import compare, printing, process, progress
 from cljax.cli.options import RunError
 from cljax.training.driver import Event
 from tests.records import FIRST, SECOND, make_run
@@ -61,7 +61,7 @@ CODE = """
     import sys
     from cljax.cli import printing
     from cljax import cli
-    cli.execute = lambda command, errors: printing.show("80 \\u00b11.5 caf\\u00e9", *map(str, range(30000))) or 0
+    cli.execute = lambda command, errors, words: printing.show("80 \\u00b11.5 caf\\u00e9", *map(str, range(30000))) or 0
     sys.exit(cli.main(["methods"]))
 """
 
@@ -161,9 +161,9 @@ def test_a_device_without_the_memory_is_one_paragraph():
     import jax
 
     for error in (MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")):
-        with pytest.raises(RunError, match=r"needs more memory than there is.*--batch-size"), running.enough_memory():
+        with pytest.raises(RunError, match=r"needs more memory than there is.*--batch-size"), compare.enough_memory():
             raise error
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), running.enough_memory():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), compare.enough_memory():
         raise jax.errors.JaxRuntimeError("INTERNAL: a fault of XLA")
 
 
@@ -179,15 +179,16 @@ def test_a_variable_that_jax_refuses_is_one_paragraph():
 
 @pytest.mark.parametrize("spoil", ["method", "seeds", "config", "half", "text"])
 def test_a_record_of_something_else_is_refused_before_the_run(spoil, tmp_path, capsys, monkeypatch):
-    from cljax.cli.options import Options, configuration, settle
+    from cljax.cli.experiment import Curve, configuration
+    from cljax.cli.options import Options, settle
 
-    config = json.loads(json.dumps(configuration(("finetune", "joint"), settle(Options()))))
+    config = json.loads(json.dumps(configuration([Curve("finetune"), Curve("joint")], settle(Options()))))
     single = [[[0.5] * 5] * 5] * 5
     run = make_run("finetune", single, seconds=[1.0] * 5, config=config)
     place = tmp_path / "run"
     place.mkdir()
     (place / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(running, "prepare", lambda *_, **__: pytest.fail("prepared"))
+    monkeypatch.setattr(compare, "make_experiment", lambda *_, **__: pytest.fail("prepared"))
     changes = {
         "method": {"method": "lwf"},
         "seeds": {"seeds": [0, 1, 2, 3, 9]},

@@ -15,7 +15,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from cljax import cli, data, methods, networks, report, streams
-from cljax.cli.building import make_optimizer, make_settings
+from cljax.cli.making import make_optimizer, make_settings
 from cljax.cli.options import Training
 from cljax.report import record as records
 from cljax.report import schema, sections, series, tensorboard, writing

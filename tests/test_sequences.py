@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from cljax import cli, data, methods, networks, streams, training
-from cljax.cli import setup
+from cljax.cli import making, rules
 from cljax.cli.options import Data, Options, settle
 from cljax.data.superclasses import CIFAR100, groups_of
 
@@ -272,8 +272,8 @@ def test_the_command_builds_these_streams(monkeypatch):
 
     def stream(**chosen):
         options = settle(Options(data=Data(**chosen)))
-        setup.check_values(options)
-        return setup.make_stream(setup.load_data(options, "scan"), options, 0)
+        rules.check_values(options)
+        return making.make_stream(making.load_data(options, "scan"), options, 0)
 
     both = stream(data=("colour", "grey"), normalize="each", fraction=(1.0, 0.5))
     chex.assert_trees_all_equal(
@@ -302,9 +302,9 @@ def test_the_command_builds_these_streams(monkeypatch):
     ],
 )
 def test_options_are_checked_first(arguments, words):
-    options = cli.parse(["run", "finetune", *arguments]).options
-    with pytest.raises(setup.UsageError, match=words):
-        setup.check_values(options)
+    options = settle(cli.parse(["run", "finetune", *arguments]).options)
+    with pytest.raises(rules.UsageError, match=words):
+        rules.check_values(options)
 
 
 def test_data_prepare_is_a_command_of_its_own(tmp_path, capsys):

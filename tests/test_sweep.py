@@ -9,9 +9,8 @@ import optax
 import pytest
 
 from cljax import cli, methods, report, streams, training
-from cljax.cli import setup
-from cljax.cli.options import Options, Sweep, Training, UsageError
-from cljax.cli.sweep import Curve, curves, side_by_side
+from cljax.cli.experiment import Curve, configuration, curves_of, make_experiment
+from cljax.cli.options import Options, Sweep, Training, UsageError, settle
 from cljax.training import driver, host
 from cljax.training.driver import drive
 from tests import conformance
@@ -63,7 +62,7 @@ def test_numbers_that_do_not_fit_are_refused(stream):
 
 
 def test_the_words_of_the_command():
-    found = curves(Sweep("lwf", "strength", (0.1, 1.0), vs=("tfm.growth=0.1,0.3", "finetune")))
+    found = curves_of(Sweep("lwf", "strength", (0.1, 1.0), vs=("tfm.growth=0.1,0.3", "finetune")))
     assert found == [
         Curve("lwf", "strength", (0.1, 1.0)),
         Curve("tfm", "growth", (0.1, 0.3)),
@@ -71,19 +70,19 @@ def test_the_words_of_the_command():
     ]
     assert [curve.name for curve in found] == ["lwf.strength", "tfm.growth", "finetune"]
     for vs, words in (
-        (("lwf.strength=2",), "lwf.strength is swept more than once"),
+        (("lwf.strength=2",), "lwf.strength is named more than once"),
         (("lwm.beta",), "--vs takes METHOD or METHOD.NAME=VALUE,VALUE..., such as lwm.beta=0.1,1,10; not 'lwm.beta'"),
         (("lwm.beta=a",), "not 'lwm.beta=a'"),
         (("lwmm",), "There is no method 'lwmm'. Did you mean 'lwm'"),
         (("lwm.beta=1,1",), "lwm.beta needs one value or more, each once, not '1.0 1.0'"),
     ):
         with pytest.raises(UsageError, match=re.escape(words)):
-            curves(Sweep("lwf", "strength", (0.1,), vs=vs))
+            curves_of(Sweep("lwf", "strength", (0.1,), vs=vs))
 
 
 def test_as_many_runs_side_by_side_as_half_of_the_memory_takes(monkeypatch):
     options = Options(training=Training(seeds=(3,), vectorize="yes"))
-    job = setup.prepare(("lwf",), options, by_name=True)
+    job = make_experiment([Curve("lwf")], settle(options), configuration([Curve("lwf")], settle(options)))
     method, memory = job.methods["lwf"], {}
     monkeypatch.setattr(host, "available_memory", lambda: memory["bytes"])
     tables = job.seeds[0][1].tables
@@ -94,8 +93,8 @@ def test_as_many_runs_side_by_side_as_half_of_the_memory_takes(monkeypatch):
     one = 3 * size_of(jax.jit(make)()) + size_of(tables._replace(examples=None))
     for size, expected in ((12 * 2 * one, 12), (12 * 2 * one - 1, 6), (2 * 5 * one, 4), (one, 1), (None, True)):
         memory["bytes"] = size
-        assert side_by_side(job, method, 12) == expected
-    assert side_by_side(job._replace(vectorize=False), method, 12) is False
+        assert job.side_by_side(method, 12) == expected
+    assert job._replace(vectorize=False).side_by_side(method, 12) is False
 
 
 def made(curve, value, accuracy):

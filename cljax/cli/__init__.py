@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import inspect
+import shlex
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -15,11 +17,12 @@ from typing import cast
 import tyro
 from rich.console import Console
 
+import cljax
 from cljax.cli.options import (
+    COMMAND,
     Command,
     Compare,
     DataSets,
-    Methods,
     PrepareData,
     Report,
     Run,
@@ -33,7 +36,7 @@ __all__ = ["main"]
 
 DESCRIPTION = (
     "Continual learning as pure JAX functions: compare methods, or run one with everything settable. "
-    "Start with `cljax compare`; each command has its own --help."
+    "Start with `cljax compare`; each command has its own --help. `cljax --version` prints the version."
 )
 
 
@@ -46,12 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from cljax.storage.folders import FolderError
 
+    words = sys.argv[1:] if arguments is None else list(arguments)
     errors = errors_console()
     with any_terminal():
         try:
+            if words[:1] == ["--version"]:
+                show(f"cljax {cljax.__version__}")
+                return 0
             with standard_output():
-                command = parse(arguments)
-            return execute(command, errors)
+                command = parse(words)
+            return execute(command, errors, words)
         except (UsageError, FolderError) as error:
             return complain(errors, error, 2)
         except RunError as error:
@@ -62,45 +69,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return complain(errors, " ".join(["Stopped.", *map(str, stop.args)]), 130)
 
 
-def execute(command: Compare | Run | Sweep | Report | Methods | DataSets, errors: Console) -> int:
+def execute(command: Command, errors: Console, words: Sequence[str] = ()) -> int:
     """Does what a command says; returns the exit code.
+
+    Args:
+      command: of `parse`.
+      errors: the console for all but results.
+      words: the command's, for the record.
 
     Raises:
       UsageError, FolderError, RunError: as of `main`.
     """
-    if isinstance(command, Methods):
-        return list_methods()
-    if isinstance(command, DataSets):
-        return prepare_data(command.action, command.data_dir) if command.action else list_data(command.data_dir)
+    if isinstance(command, Compare | Run | Sweep):
+        from cljax.cli.compare import compare
+
+        return compare(command, errors, shlex.join(["cljax", *words]))
     if isinstance(command, Report):
         return make_report(command.folders, command.out)
-    if isinstance(command, Sweep):
-        from cljax.cli.sweep import sweep
-
-        return sweep(command, errors)
-    from cljax.cli.running import compare
-
-    if isinstance(command, Compare):
-        return compare(command.methods, command.options, errors)
-    if command.name and command.method:
-        raise UsageError(f"Two methods are named, {command.name!r} and {command.method!r}; `run` does one.")
-    name = command.name or command.method
-    if not name:
-        raise UsageError("Which method? For example: cljax run finetune. `cljax methods` lists them.")
-    return compare((name,), command.options, errors)
+    if isinstance(command, DataSets):
+        return prepare_data(command.action, command.data_dir) if command.action else list_data(command.data_dir)
+    return list_methods()
 
 
-def parse(arguments: Sequence[str] | None = None) -> Compare | Run | Sweep | Report | Methods | DataSets:
-    """The arguments, typed.
+def parse(words: Sequence[str]) -> Command:
+    """The arguments, typed; with `--config`, those of another run where they do not say otherwise.
 
     Raises:
       SystemExit: with 2 where they cannot be read, with 0 after `--help`.
+      UsageError: the file of `--config` cannot be taken.
 
     Example:
       >>> parse(['run', 'finetune', '--learning-rate', '0.1']).options.training.learning_rate
       0.1
     """
-    return tyro.cli(Command, prog="cljax", description=DESCRIPTION, args=arguments)
+    command: Command = tyro.cli(COMMAND, prog="cljax", description=DESCRIPTION, args=words)
+    if isinstance(command, Compare | Run | Sweep) and (path := command.options.config):
+        from cljax.cli.repeat import words_of
+
+        again = [words[0], *words_of(path, command, words), *words[1:]]
+        command = tyro.cli(COMMAND, prog="cljax", description=DESCRIPTION, args=again)
+    return command
 
 
 def make_report(folders: tuple[str, ...], out: str | None) -> int:
@@ -119,7 +127,7 @@ def make_report(folders: tuple[str, ...], out: str | None) -> int:
 
 def list_methods() -> int:
     """Prints a line for each method: the first of its docstring."""
-    from cljax.cli.setup import constructors
+    from cljax.cli.experiment import constructors
 
     known = constructors()
     width = max(map(len, known))

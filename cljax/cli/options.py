@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
+from cljax.storage import old_names
+
 DEFAULT_METHODS = ("finetune", "freezing", "joint", "single_task", "hard_sharing")
 
 
@@ -93,6 +95,8 @@ class Training:
 
     seeds: tuple[int, ...] = (5,)
     """How many seeds (5 means 0 to 4), or two or more seeds themselves."""
+    seed: Annotated[int | None, arg(metavar="INT")] = None
+    """This one seed, in place of --seeds."""
     epochs: int = 20
     """Epochs of each visit to a task; with patience, the most there can be."""
     init: Annotated[str | None, arg(metavar="FILE")] = None
@@ -165,12 +169,14 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options of `run` and `compare`."""
+    """The options of `run`, `compare` and `sweep`."""
 
     data: OmitArgPrefixes[Data] = Data()
     training: OmitArgPrefixes[Training] = Training()
     network: OmitArgPrefixes[Network] = Network()
     output: OmitArgPrefixes[Output] = Output()
+    config: Annotated[str | None, arg(metavar="FILE")] = None
+    """Do what another run did, by its config.json; methods and options given here take the place of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +191,7 @@ class Compare:
       cljax compare
       cljax compare --methods all --scenario class --class-order random --seeds 10
       cljax compare --scenario permuted --methods finetune joint
+      cljax compare --config runs/digits-task-20260101-120000/config.json --seeds 10
     """
 
     methods: Annotated[tuple[str, ...], arg(metavar="[METHOD ...]")] = ()
@@ -221,11 +228,11 @@ class Sweep:
       cljax sweep lwm gamma 0 1 10 --vs lwm.beta=0.1,1,10 lwf.strength=0.1,1,10 --seeds 5
     """
 
-    method: Positional[str]
+    method: Annotated[Positional[str | None], arg(metavar="METHOD", help_behavior_hint="")] = None
     """Name of the method; see `cljax methods`."""
-    parameter: Positional[str]
+    parameter: Annotated[Positional[str | None], arg(metavar="NAME", help_behavior_hint="")] = None
     """The number to vary: a parameter of the method, or learning_rate."""
-    values: Annotated[Positional[tuple[float, ...]], arg(metavar="VALUE [VALUE ...]")]
+    values: Annotated[Positional[tuple[float, ...]], arg(metavar="VALUE [VALUE ...]", help_behavior_hint="")] = ()
     """Its values."""
     vs: Annotated[tuple[str, ...], arg(metavar="[METHOD[.NAME=VALUE,VALUE...] ...]")] = ()
     """Other methods, each with a number of its own and its values, or as it is."""
@@ -285,7 +292,8 @@ class Report:
     """Where to write. By default `report` in the run folder; of several, in the working directory."""
 
 
-Command = (
+Command = Compare | Run | Sweep | Report | Methods | DataSets
+COMMAND: Any = (
     Annotated[Compare, subcommand("compare")]
     | Annotated[Run, subcommand("run")]
     | Annotated[Sweep, subcommand("sweep")]
@@ -293,12 +301,13 @@ Command = (
     | Annotated[Methods, subcommand("methods")]
     | Annotated[DataSets, subcommand("data")]
 )
+"""The same by the names of the commands."""
 
 
 def settle(options: Options) -> Options:
-    """The options with what is meant where nothing is given: the number of tasks, and by channels or pooling a cnn.
+    """The options with what is meant where nothing is given, and with today's names in `--set`.
 
-    It does nothing the second time.
+    That is the number of tasks, and by channels or pooling a cnn.
 
     Example:
       >>> settle(Options()).data.tasks, settle(Options(data=Data(data=('mnist', 'cifar10')))).data.tasks
@@ -312,29 +321,26 @@ def settle(options: Options) -> Options:
         data = dataclasses.replace(data, tasks=meant)
     if network.network == "auto" and (network.channels is not None or network.pooled):
         network = dataclasses.replace(network, network="cnn")
-    return dataclasses.replace(options, data=data, network=network)
+    training = dataclasses.replace(options.training, set=tuple(map(old_names.setting, options.training.set)))
+    return dataclasses.replace(options, data=data, training=training, network=network)
 
 
-def configuration(methods: tuple[str, ...], options: Options) -> dict[str, Any]:
-    """What decides the results: the methods and all options but those of `Output`, as JSON has them.
-
-    Example:
-      >>> configuration(('finetune',), Options())['training']['seeds']
-      [0, 1, 2, 3, 4]
-    """
-    parts = {name: dataclasses.asdict(getattr(options, name)) for name in ("data", "training", "network")}
-    parts["training"]["seeds"] = list(seed_numbers(options.training.seeds))
-    parts["network"]["channels"] = options.network.blocks
-    for part in parts.values():
-        part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})
-    return {"methods": list(methods), **parts}
-
-
-def seed_numbers(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """The seeds meant by `--seeds`: one number counts them, several are the seeds.
+def seed_numbers(options: Training) -> tuple[int, ...]:
+    """The seeds meant: that of `--seed`; of `--seeds`, one number counts them, several are the seeds.
 
     Example:
-      >>> seed_numbers((3,)), seed_numbers((7, 5))
-      ((0, 1, 2), (7, 5))
+      >>> seed_numbers(Training(seeds=(3,))), seed_numbers(Training(seeds=(7, 5))), seed_numbers(Training(seed=7))
+      ((0, 1, 2), (7, 5), (7,))
     """
-    return tuple(range(seeds[0])) if len(seeds) == 1 else seeds
+    if options.seed is not None:
+        return (options.seed,)
+    return tuple(range(options.seeds[0])) if len(options.seeds) == 1 else options.seeds
+
+
+def parse_block(word: str) -> tuple[int, ...] | None:
+    """The features of a block's convolutions, or None where the word is not numbers with commas between."""
+    try:
+        features = tuple(int(part) for part in word.split(","))
+    except ValueError:
+        return None
+    return features if min(features) >= 1 else None

@@ -16,6 +16,18 @@ from cljax.files import expand
 CONVOLUTION_THREADS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
 
+def set_up(*, cache: bool) -> None:
+    """Sets the process up; to be called before JAX is imported.
+
+    Raises:
+      UsageError: JAX finds no device.
+    """
+    set_xla_flags()
+    if cache:
+        use_compilation_cache()
+    find_devices()
+
+
 def set_xla_flags() -> None:
     """Lets convolutions use all threads on CPU, where jaxlib is of the one version that knows the flag as needed.
 

@@ -255,6 +255,7 @@ RECORD = fields(
     {"runs": many(_run, 1000)},
     {
         "complete": FLAG,
+        "command": text(100_000),
         "left_out": table(text(100_000), 1000),
         "diverged": many(text(100_000), 10**6),
         "format": number(1, 1, whole=True),

@@ -33,7 +33,7 @@ def config(found: Any) -> Any:
     sections = {name: _renamed(value, OPTIONS) for name, value in found.items()}
     training = sections.get("training")
     if isinstance(training, dict) and isinstance(training.get("set"), list):
-        sections["training"] = {**training, "set": [_setting(word) for word in training["set"]]}
+        sections["training"] = {**training, "set": [setting(word) for word in training["set"]]}
     return sections
 
 
@@ -47,6 +47,19 @@ def record(found: Any) -> Any:
     if not isinstance(found, dict) or not isinstance(found.get("runs"), list):
         return found
     return {**found, "runs": [_run(run) for run in found["runs"]]}
+
+
+def setting(word: Any) -> Any:
+    """One of `--set`, NAME=VALUE or METHOD.NAME=VALUE, or a NAME alone, in today's names.
+
+    Example:
+      >>> setting('finetune.shared_rate=0.1'), setting('rate')
+      ('finetune.shared_learning_rate=0.1', 'learning_rate')
+    """
+    if not isinstance(word, str):
+        return word
+    renamed = lambda part: (part[1] or "") + SETTINGS.get(part[2], part[2])
+    return re.sub(r"^([^.=]*\.)?([^.=]+)(?==|$)", renamed, word)
 
 
 def leaf(path: str) -> str:
@@ -69,10 +82,3 @@ def _run(run: Any) -> Any:
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:
     return {names.get(name, name): item for name, item in value.items()} if isinstance(value, dict) else value
-
-
-def _setting(word: Any) -> Any:
-    """One of `--set`: NAME=VALUE or METHOD.NAME=VALUE."""
-    if not isinstance(word, str):
-        return word
-    return re.sub(r"^([^.=]*\.)?([^.=]+)(?==)", lambda part: (part[1] or "") + SETTINGS.get(part[2], part[2]), word)

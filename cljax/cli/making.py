@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from cljax.cli.options import Options, Training, UsageError, seed_numbers, settle
+from cljax.cli.options import Network as NetworkOptions
+from cljax.cli.options import Options, Training, UsageError, parse_block, seed_numbers
 
 if TYPE_CHECKING:
     import optax
@@ -115,50 +116,22 @@ def make_schedule(options: Options) -> Schedule:
     """
     from cljax import streams
 
-    options = settle(options)
     tasks, epochs, first = options.data.tasks or 0, options.training.epochs, options.training.first_epochs
     if options.data.schedule == "lifelong":
         return streams.lifelong(tasks, [epochs if first is None else first, *[epochs] * (tasks - 1)])
     if first is not None:
         raise UsageError("With --schedule multi-task every round has one epoch: --first-epochs has no meaning.")
-    schedule = streams.multi_task(tasks, tasks * epochs, seed=seed_numbers(options.training.seeds)[0])
+    schedule = streams.multi_task(tasks, tasks * epochs, seed=seed_numbers(options.training)[0])
     if missed := sorted(set(range(tasks)) - set(schedule.task.tolist())):
         raise UsageError(f"The {tasks * epochs} random rounds never visit task {missed[0]}. Give more --epochs.")
     return schedule
 
 
-def normalizations(method: str, asked: str) -> tuple[str, ...]:
-    """The normalisations of a method's network, the one to prefer first.
-
-    Example:
-      >>> normalizations('tfm', 'auto'), normalizations('lwf', 'auto'), normalizations('tfm', 'none')
-      (('feature', 'none'), ('none',), ('none',))
-    """
-    return (asked,) if asked != "auto" else (*PAPER_NORMALIZATION.get(method, ()), "none")
-
-
-def ablation(method: str, network: dict[str, Any], parameters: dict[str, Any]) -> str:
-    """What a method's run lacks of its paper's method, to follow its name; empty where it is whole.
-
-    Args:
-      method: its name.
-      network: of `describe`.
-      parameters: those set.
-
-    Example:
-      >>> ablation('tfm', {'normalization': 'none'}, {}), ablation('lwf', {'normalization': 'none'}, {})
-      (' without feature normalisation', '')
-    """
-    lacks = network["normalization"] not in PAPER_NORMALIZATION.get(method, (network["normalization"],))
-    return " without feature normalisation" if lacks or parameters.get("feature_normalization") is False else ""
-
-
-def make_network(options: Options, stream: Stream) -> Network:
+def make_network(chosen: NetworkOptions, stream: Stream) -> Network:
     """The network, its head shared where the scenario is domain-incremental."""
     from cljax import networks
 
-    chosen, tables = options.network, stream.tables
-    shape, outputs = tuple(tables.examples.shape[1:]), tables.classes.shape[-1]
+    shape, outputs = tuple(stream.tables.examples.shape[1:]), stream.tables.classes.shape[-1]
     if chosen.network == "df_cnn_base":
         if shape not in PAPER_NETWORKS or chosen.normalization != "none":
             shapes = ", ".join("x".join(map(str, one)) for one in PAPER_NETWORKS)
@@ -176,7 +149,7 @@ def make_network(options: Options, stream: Stream) -> Network:
         return networks.mlp(shape, outputs, hidden=chosen.hidden, **common)
     channels = [block for block in map(parse_block, chosen.blocks) if block]
     side = 2 ** len(channels)
-    if not convolvable(options, shape):
+    if not convolvable(chosen, shape):
         raise UsageError(
             f"A cnn of {len(channels)} blocks halves its maps {len(channels)} times and needs images of at least "
             f"{side}x{side} pixels, but the examples of {stream.name!r} have shape {shape}. Give fewer --channels, or "
@@ -186,50 +159,44 @@ def make_network(options: Options, stream: Stream) -> Network:
     return networks.cnn(shape, outputs, channels=channels, **common)
 
 
-def convolvable(options: Options, shape: tuple[int, ...]) -> bool:
+def convolvable(chosen: NetworkOptions, shape: tuple[int, ...]) -> bool:
     """Whether examples of this shape are images large enough for the blocks of `--channels`."""
-    return len(shape) == 3 and min(shape[:2]) >= 2 ** len(options.network.blocks)
+    return len(shape) == 3 and min(shape[:2]) >= 2 ** len(chosen.blocks)
 
 
-def describe(options: Options, network: Network) -> dict[str, Any]:
+def describe(chosen: NetworkOptions, network: Network) -> dict[str, Any]:
     """What a record says of the network: name, sizes, and how many parameters a single task needs."""
     import jax
 
     params, _ = jax.eval_shape(network.init, jax.random.key(0))
-    facts = {name: value for name, value in dataclasses.asdict(options.network).items() if name != "network"}
-    facts["channels"] = options.network.blocks
+    facts = {name: value for name, value in dataclasses.asdict(chosen).items() if name != "network"}
+    facts["channels"] = chosen.blocks
     left = {"mlp": ("channels", "pooled"), "df_cnn_base": ("channels", "pooled", "hidden", "dropout", "norm_after")}
-    for name in left.get(options.network.network, ()):
+    for name in left.get(chosen.network, ()):
         del facts[name]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    return {"name": options.network.network, **facts, "parameters": count}
+    return {"name": chosen.network, **facts, "parameters": count}
 
 
 def make_optimizer(options: Training) -> optax.GradientTransformation:
     """The optimizer at unit rate; the loop multiplies by the learning rate."""
-    from cljax import transforms
-
-    optimizer = _make_optimizer(options)
-    return transforms.per_task(optimizer) if options.optimizer_state == "task" else optimizer
-
-
-def _make_optimizer(options: Training) -> optax.GradientTransformation:
     import optax
 
     from cljax import transforms
 
-    clip = [optax.clip_by_global_norm(options.clip)] if options.clip else []
-    if options.optimizer == "adamw":
-        return optax.chain(*clip, optax.adamw(1.0, weight_decay=options.weight_decay))
-    makers = {
+    makers: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.sgd(1.0),
         "momentum": lambda: optax.sgd(1.0, momentum=0.9),
         "adam": lambda: optax.adam(1.0),
+        "adamw": lambda: optax.adamw(1.0, weight_decay=options.weight_decay),
         "rmsprop": lambda: optax.rmsprop(1.0),
         "rmsprop_tf1": transforms.rmsprop_tf1,
     }
-    decay = [optax.add_decayed_weights(options.weight_decay)] if options.weight_decay else []
-    return optax.chain(*clip, *decay, makers[options.optimizer]())
+    clip = [optax.clip_by_global_norm(options.clip)] if options.clip else []
+    added = options.weight_decay and options.optimizer != "adamw"
+    decay = [optax.add_decayed_weights(options.weight_decay)] if added else []
+    optimizer = optax.chain(*clip, *decay, makers[options.optimizer]())
+    return transforms.per_task(optimizer) if options.optimizer_state == "task" else optimizer
 
 
 def amend(method: Method, options: Training, schedule: Schedule) -> Method:
@@ -239,12 +206,3 @@ def amend(method: Method, options: Training, schedule: Schedule) -> Method:
     if options.learning_rate_decay:
         method = training.with_learning_rate_decay(method, schedule, decay=options.learning_rate_decay)
     return training.with_summed_loss(method) if options.loss_reduction == "sum" else method
-
-
-def parse_block(word: str) -> tuple[int, ...] | None:
-    """The features of a block's convolutions, or None where the word is not numbers with commas between."""
-    try:
-        features = tuple(int(part) for part in word.split(","))
-    except ValueError:
-        return None
-    return features if min(features) >= 1 else None

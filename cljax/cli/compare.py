@@ -1,0 +1,293 @@
+"""`cljax compare`, `run` and `sweep`: a run's folder, its checks, its drives, its record, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from cljax.cli.experiment import Curve, Experiment, configuration, curves_of, make_experiment
+from cljax.cli.options import Compare, Options, Run, RunError, Sweep, UsageError, settle
+from cljax.cli.printing import show, styled
+from cljax.cli.process import set_up
+from cljax.cli.rules import check_values
+from cljax.text import printable, shell_word
+
+if TYPE_CHECKING:
+    from cljax.storage.folders import RunFolder
+    from cljax.training.driver import Outcome
+
+
+def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> int:
+    """Drives the methods, each from its last checkpoint; writes the record after each; prints the table.
+
+    Everything is checked before anything is compiled or overwritten. A sweep is the same, with values, and leaves a
+    table and a plot beside its record.
+
+    Args:
+      command: what is asked for.
+      errors: the console for progress and complaints.
+      line: the command's words, for the record.
+
+    Returns:
+      The exit code: 0, or 1 where a learner diverged and others did not.
+
+    Raises:
+      FolderError, UsageError: the folder cannot be used, or something does not fit.
+      RunError: all learners of a method diverged, an example could not be read, something could not be written, or
+        there are checkpoints that cannot be taken up.
+      KeyboardInterrupt: with the way to go on.
+    """
+    options, swept = settle(command.options), isinstance(command, Sweep)
+    check_values(options)
+    if swept:
+        check_sweep(options)
+    set_up(cache=options.output.cache)
+    curves = curves_of(command)
+    config = configuration(curves, options, swept=swept)
+    with run_folder(curves, options, config) as folder, enough_memory():
+        try:
+            check_record(folder, curves, config)
+            if options.output.tensorboard:
+                from cljax.report import tensorboard
+
+                tensorboard.check()
+            experiment = make_experiment(curves, options, config)
+        except (ValueError, TypeError, OSError) as error:
+            raise UsageError(str(error)) from error
+        with what_ends_a_run(folder):
+            folder.start()
+            return drive_all(experiment, folder, errors, line)
+
+
+def drive_all(experiment: Experiment, folder: RunFolder, errors: Console, line: str) -> int:
+    """Drives each curve that the folder's record does not have yet; returns the exit code."""
+    from cljax import report
+    from cljax.cli.progress import Reporter
+    from cljax.report.tensorboard import Sink
+    from cljax.storage.checkpoints import Saving
+    from cljax.training import driver, host
+
+    options, seeds, say = experiment.options, experiment.seeds, lambda text: _say(errors, text)
+    before = folder.record or {}
+    record: dict[str, Any] = {"format": 1, "complete": False, "command": before.get("command", line)}
+    record |= {"left_out": experiment.left_out, "diverged": list(before.get("diverged", []))}
+    record |= {"runs": list(before.get("runs", []))}
+    tell_beginning(experiment, folder, record["runs"], errors)
+    finished = {_curve(run) for run in record["runs"]}
+    todo = [curve for curve in experiment.curves if curve.name not in finished]
+    with Reporter(errors, len(todo), options.data.tasks or 0, quiet=options.output.quiet) as reporter:
+        for curve in todo:
+            reporter.method(curve.name)
+            method, many = experiment.methods[curve.method], seeds * max(1, len(curve.values))
+            given = [{curve.parameter: value} for value in curve.values for _ in seeds if curve.parameter]
+            place = Saving(folder.checkpoints(curve.name), options.output.checkpoint_seconds, say=say)
+            with contextlib.ExitStack() as stack:
+                shown: dict[str, Any] = {"report": reporter.event}
+                if options.output.tensorboard:
+                    sink = stack.enter_context(Sink(folder.tensorboard, method, seeds[0][1].schedule))
+                    shown["visited"] = sink.visited
+                if experiment.streamed:
+                    shown["programs_of"] = host.make_programs
+                outcome = driver.drive(
+                    method,
+                    experiment.optimizer,
+                    many,
+                    experiment.settings,
+                    hypers=given or None,
+                    vectorize=experiment.side_by_side(method, len(many)),
+                    checkpoints=place,
+                    **shown,
+                )
+            runs, lost = entries(experiment, curve, outcome, folder)
+            record["runs"] += runs
+            record["diverged"] += lost
+            folder.save(record)
+            if method.zero_forgetting and not all(run["zero_forgetting"] for run in runs):
+                message = f"{curve.name} promises to forget nothing, but the logits of an earlier task changed."
+                errors.print(styled("red", message))
+            folder.forget(curve.name)
+    order = [curve.name for curve in experiment.curves]
+    record["runs"].sort(key=lambda run: order.index(_curve(run)))
+    folder.save({**record, "complete": True})
+    lines = [f"Record: {folder.path / 'record.json'}"]
+    if experiment.swept:
+        words, picture = report.write_sweep(record["runs"], folder.path)
+        lines += [f"Table: {words}", f"Plot: {picture}"]
+    table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record)
+    lines.append(f"Report: cljax report {shell_word(folder.path)}")
+    show(table, *lines, width=None if sys.stdout and sys.stdout.isatty() else 100)
+    for text in record["diverged"]:
+        errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
+    return 1 if record["diverged"] else 0
+
+
+def entries(
+    experiment: Experiment, curve: Curve, outcome: Outcome, folder: RunFolder
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What a drive adds to a record: an entry a value, of seeds that did not diverge; a line for each that did."""
+    from cljax import report
+    from cljax.storage import checkpoints
+    from cljax.training.checks import diverged
+    from cljax.training.driver import members
+
+    method, network = experiment.methods[curve.method], experiment.networks[curve.method]
+    runs, lost, count = [], [], len(experiment.seeds)
+    for place, entry in enumerate(curve.entries(experiment.swept)):
+        value = entry["sweep"]["value"] if experiment.swept else None
+        label = curve.name if value is None else f"{curve.name}={report.sweep.written(value)}"
+        label += experiment.lacks(curve.method)
+        part = members(outcome, range(place * count, (place + 1) * count))
+        found = diverged(part.failure, method)
+        lost += [f"{label}, seed {experiment.seeds[number][0]}: {text}." for number, text in found.items()]
+        kept = [number for number in range(count) if number not in found]
+        if not kept:
+            continue
+        seeds, part = [experiment.seeds[number] for number in kept], members(part, kept)
+        run = report.run_record(method, seeds, part, network=network, config=experiment.config)
+        run |= {"parameters": report.plain(experiment.parameters[curve.method]), **entry}
+        runs.append({**run, **({"label": label} if experiment.swept or label != curve.name else {})})
+        if experiment.options.output.keep_learners:
+            for (seed, _), learner in zip(seeds, part.learners, strict=True):
+                checkpoints.save(folder.learner(curve.name, seed), learner)
+    return runs, lost
+
+
+def tell_beginning(experiment: Experiment, folder: RunFolder, runs: Sequence[dict], errors: Console) -> None:
+    """Says what is left out, whether the folder could not be locked, and what its record has already."""
+    for name, reason in experiment.left_out.items():
+        errors.print(styled("yellow", f"{name} is left out:", f" {reason}"))
+    if not folder.locked:
+        errors.print(
+            styled("yellow", f"{folder.path} cannot be locked there:", " let no other run use it at the same time.")
+        )
+    if runs and not experiment.options.output.quiet:
+        names = ", ".join(dict.fromkeys(run["label" if experiment.swept else "method"] for run in runs))
+        errors.print(styled("", f"Taking up {folder.path}, which has {names} already."))
+
+
+def check_sweep(options: Options) -> None:
+    """Raises: UsageError, for options that have no meaning in a sweep."""
+    for name in ("tensorboard", "keep_learners"):
+        if getattr(options.output, name):
+            raise UsageError(f"--{name.replace('_', '-')} is for `cljax run` and `cljax compare`: leave it out here.")
+    if options.data.tasks == 1:
+        raise UsageError("--tasks is 1, but stability and plasticity, which a sweep shows, need at least 2.")
+
+
+def check_record(folder: RunFolder, curves: Sequence[Curve], config: dict[str, Any]) -> None:
+    """Checks that the record which an interrupted run left, if it did, is of this run.
+
+    Raises:
+      ValueError: it is damaged, or has something else or only half of a part.
+    """
+    from cljax import report
+    from cljax.storage import folders
+
+    if folder.record is None:
+        return
+    record, place = folder.record, folder.path / folders.RECORD
+    report.check(record, place)
+    runs, seeds, now = record["runs"], config["training"]["seeds"], json.loads(json.dumps(config))
+    whole = {curve.name: curve.entries("sweep" in config) for curve in curves}
+    found = [{name: run[name] for name in ("method", "sweep") if name in run} for run in runs]
+    told = sum(len(run["seeds"]) for run in runs) + len(record.get("diverged", []))
+    holds = (
+        all(entry in whole.get(_curve(run), []) for run, entry in zip(runs, found, strict=True))
+        and all(run["config"] == now and set(run["seeds"]) <= set(seeds) for run in runs)
+        and all(found.count(entry) == 1 for entry in found)
+        and told == len(seeds) * sum(len(whole[name]) for name in set(map(_curve, runs)))
+    )
+    if not holds:
+        raise ValueError(
+            f"{place} holds something else than whole results of this run. Copy it back from where it is right, begin "
+            f"the run anew with --overwrite, or choose another folder with --out."
+        )
+
+
+@contextlib.contextmanager
+def run_folder(curves: Sequence[Curve], options: Options, config: dict[str, Any]) -> Iterator[RunFolder]:
+    """Takes the run's folder: of `--out`, with `--resume` that of the interrupted run, else a new one.
+
+    Raises:
+      UsageError: there is no run to take up. FolderError: the folder cannot be used.
+    """
+    from cljax.report.sweep import FILES
+    from cljax.storage import folders
+
+    output, needed = options.output, FILES if "sweep" in config else ()
+    path: Any = output.out
+    if output.resume and output.overwrite:
+        raise UsageError("--resume takes up an interrupted run, --overwrite begins it anew: give one of the two.")
+    if output.resume and output.out is None:
+        path = folders.interrupted("runs", config, needed=needed)
+        if path is None:
+            raise UsageError(
+                "There is no interrupted run of this configuration under runs/ that --resume could take up. Name its "
+                "folder with --out, or begin one without --resume."
+            )
+    elif output.resume and not os.path.lexists(pathlib.Path(os.path.expanduser(path)) / folders.CONFIG):
+        raise UsageError(f"There is no run in {path} that --resume could take up. Begin it without --resume.")
+    fresh = not path
+    if fresh:
+        names = [os.path.basename(os.path.realpath(os.path.expanduser(name))) for name in options.data.data]
+        path = folders.fresh_path("runs", f"{'+'.join(names)}-{options.data.scenario}")
+    names = [curve.name for curve in curves]
+    with folders.claim(path, config, names=names, overwrite=output.overwrite, fresh=fresh, needed=needed) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def what_ends_a_run(folder: RunFolder) -> Iterator[None]:
+    """Raises: RunError, KeyboardInterrupt, with the way to go on, for whatever ends a run that has begun."""
+    from cljax.data.streaming import ReadError
+    from cljax.storage.checkpoints import CheckpointError
+    from cljax.training import NonFiniteLoss
+
+    try:
+        yield
+    except (NonFiniteLoss, ReadError) as error:
+        raise RunError(str(error)) from error
+    except CheckpointError as error:
+        raise RunError(f"{error} With --overwrite the run begins anew.") from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(
+            f"The run cannot go on: {' '.join(str(error).split())} What it saved so far is kept: once the cause is "
+            f"mended, the same command with --out {shell_word(folder.path)} goes on from there."
+        ) from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("The same command with --resume goes on from the last checkpoint.") from None
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raises: RunError, where the machine or the device has too little memory."""
+    import jax
+
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            "The run needs more memory than there is. What it saved so far is kept. Give a smaller --batch-size or "
+            "network, or --vectorize no where seeds go side by side."
+        ) from error
+
+
+def _curve(run: dict[str, Any]) -> str:
+    """The name of the curve that an entry of a record belongs to."""
+    return run["sweep"]["curve"] if "sweep" in run else run["method"]
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(printable(line)), soft_wrap=True)

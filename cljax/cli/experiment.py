@@ -1,0 +1,360 @@
+"""An experiment: all that a run drives, made of the options and checked, before anything is compiled.
+
+Whatever is heavy to import is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from cljax.cli.making import (
+    PAPER_NORMALIZATION,
+    amend,
+    convolvable,
+    data_options,
+    describe,
+    load_data,
+    make_augment,
+    make_network,
+    make_optimizer,
+    make_settings,
+    make_stream,
+)
+from cljax.cli.options import DEFAULT_METHODS, Compare, Options, Run, Sweep, UsageError, seed_numbers
+from cljax.cli.parameters import parse_parameters, unknown
+from cljax.numbers import real
+from cljax.storage import old_names
+
+if TYPE_CHECKING:
+    import optax
+
+    from cljax import training
+    from cljax.types import Method, Network, Stream
+
+
+class Curve(NamedTuple):
+    """A method and the values of one of its numbers, driven together; without a parameter the method as it is."""
+
+    method: str
+    parameter: str | None = None
+    values: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called, in progress, records and checkpoints."""
+        return f"{self.method}.{self.parameter}" if self.parameter else self.method
+
+    def entries(self, swept: bool) -> list[dict[str, Any]]:
+        """What each of its entries in a record has of its own, a swept one its value."""
+        one = {"curve": self.name, "parameter": self.parameter}
+        values: Sequence[float | None] = self.values or (None,)
+        return [{"method": self.method, **({"sweep": {**one, "value": value}} if swept else {})} for value in values]
+
+
+class Experiment(NamedTuple):
+    """All that a run drives.
+
+    Attributes:
+      curves: what is driven, one after the other.
+      options: settled.
+      config: what decides the results, as JSON has it.
+      parameters: those of `--set`, by method.
+      methods: by name.
+      networks: what a record says of each method's.
+      left_out: why a method that was not asked for by name does not fit.
+      seeds: pairs of a seed and its stream.
+      settings: of the training loop.
+      optimizer: at unit rate.
+      streamed: whether examples are read from disk as the run goes on.
+      vectorize: whether seeds run side by side.
+    """
+
+    curves: list[Curve]
+    options: Options
+    config: dict[str, Any]
+    parameters: dict[str, dict[str, Any]]
+    methods: dict[str, Method]
+    networks: dict[str, dict[str, Any]]
+    left_out: dict[str, str]
+    seeds: list[tuple[int, Stream]]
+    settings: training.Settings
+    optimizer: optax.GradientTransformation
+    streamed: bool
+    vectorize: bool
+
+    @property
+    def swept(self) -> bool:
+        """Whether numbers are varied."""
+        return "sweep" in self.config
+
+    def lacks(self, method: str) -> str:
+        """What a method's run lacks of its paper's method, to follow its name; empty where it is whole."""
+        normalization = self.networks[method]["normalization"]
+        whole = normalization in PAPER_NORMALIZATION.get(method, (normalization,))
+        if whole and self.parameters[method].get("feature_normalization") is not False:
+            return ""
+        return " without feature normalisation"
+
+    def side_by_side(self, method: Method, count: int) -> bool | int:
+        """How many runs go side by side: all, or the largest divisor of their number that half of the memory takes.
+
+        A run is taken to need its index tables and three times its learner, for itself, its copy and what a step makes
+        of it; the images are there once.
+        """
+        import jax
+
+        from cljax import streams, training
+        from cljax.training.host import available_memory
+
+        memory = available_memory()
+        if not self.vectorize or memory is None:
+            return self.vectorize
+        tables, rate = self.seeds[0][1].tables, self.settings.learning_rate
+        make = lambda key: training.make_learner(
+            method, self.optimizer, tables, rate, key, streams.max_examples(tables)
+        )
+        learner = jax.eval_shape(make, jax.random.key(0))
+        size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        return divisor(count, memory // 2 // (3 * size(learner) + size(tables._replace(examples=None))))
+
+
+def constructors() -> dict[str, Callable[..., Method]]:
+    """The methods there are, by name."""
+    from cljax import methods
+
+    return {name: getattr(methods, name) for name in sorted(methods.__all__)}
+
+
+def curves_of(command: Compare | Run | Sweep) -> list[Curve]:
+    """What a command asks for.
+
+    Raises:
+      UsageError: no method, or an unknown one; one named twice; words that say no values, or a value twice.
+
+    Example:
+      >>> curves_of(Sweep('lwf', 'strength', (0.1, 1.0), vs=('lwm.beta=1,2', 'finetune')))[1:]
+      [Curve(method='lwm', parameter='beta', values=(1.0, 2.0)), Curve(method='finetune', parameter=None, values=())]
+      >>> [curve.name for curve in curves_of(Compare(methods=('joint',)))]
+      ['joint']
+    """
+    known = constructors()
+    if isinstance(command, Sweep):
+        found = _swept(command)
+    elif isinstance(command, Run):
+        named = [name for name in (command.name, command.method) if name]
+        if len(named) > 1:
+            raise UsageError(f"Two methods are named, {command.name!r} and {command.method!r}; `run` does one.")
+        if not named:
+            raise UsageError("Which method? For example: cljax run finetune. `cljax methods` lists them.")
+        found = [Curve(named[0])]
+    else:
+        names = tuple(known) if command.methods == ("all",) else command.methods or DEFAULT_METHODS
+        found = [Curve(name) for name in names]
+    names = tuple(curve.name for curve in found)
+    for curve in found:
+        if curve.method not in known:
+            raise UsageError(unknown("method", curve.method, known) + " `cljax methods` describes them.")
+        if names.count(curve.name) > 1:
+            raise UsageError(f"{curve.name} is named more than once: give all its values together.")
+        try:
+            for value in curve.values:
+                real(f"A value of {curve.name}", value)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if curve.parameter and (not curve.values or len(set(curve.values)) < len(curve.values)):
+            raise UsageError(
+                f"{curve.name} needs one value or more, each once, not {' '.join(map(str, curve.values))!r}."
+            )
+    return found
+
+
+def _swept(command: Sweep) -> list[Curve]:
+    if not (command.method and command.parameter):
+        raise UsageError("What is swept? For example: cljax sweep lwf strength 0.1 1 10.")
+    found = [Curve(command.method, old_names.setting(command.parameter), tuple(command.values))]
+    for words in command.vs:
+        key, equals, listed = words.partition("=")
+        method, dot, parameter = key.partition(".")
+        try:
+            values = tuple(float(value) for value in listed.split(",")) if equals else ()
+        except ValueError:
+            values = ()
+        if bool(dot) != bool(equals) or (dot and not (parameter and values)):
+            raise UsageError(
+                f"--vs takes METHOD or METHOD.NAME=VALUE,VALUE..., such as lwm.beta=0.1,1,10; not {words!r}."
+            )
+        found.append(Curve(method, old_names.setting(parameter) or None, values))
+    return found
+
+
+def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = False) -> dict[str, Any]:
+    """What decides the results: the methods, all options but those of `Output`, what is swept, as JSON has them.
+
+    Example:
+      >>> configuration([Curve('finetune')], Options())['training']['seeds']
+      [0, 1, 2, 3, 4]
+    """
+    parts = {name: dataclasses.asdict(getattr(options, name)) for name in ("data", "training", "network")}
+    parts["training"]["seeds"] = seed_numbers(options.training)
+    del parts["training"]["seed"]
+    parts["network"]["channels"] = options.network.blocks
+    for part in parts.values():
+        part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})
+    varied = {"sweep": [[curve.name, list(curve.values)] for curve in curves]} if swept else {}
+    return {"methods": list(dict.fromkeys(curve.method for curve in curves)), **parts, **varied}
+
+
+def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str, Any]) -> Experiment:
+    """Builds methods, streams and settings, and checks them against each other. Nothing is compiled.
+
+    A method that was named and does not fit is an error; of the default ones, and of all, it is left out.
+
+    Args:
+      curves: of `curves_of`.
+      options: settled, their values checked.
+      config: of `configuration`.
+
+    Raises:
+      UsageError: and other `ValueError`s, where something does not fit.
+    """
+    import jax
+
+    from cljax import training
+    from cljax.storage import checkpoints
+
+    names = tuple(config["methods"])
+    by_name = "sweep" in config or names not in (DEFAULT_METHODS, tuple(constructors()))
+    given = None if options.training.init is None else checkpoints.load_params(options.training.init)
+    parameters = parse_parameters(options.training.set, {name: constructors()[name] for name in names})
+    driver = choose_driver(options)
+    dataset = load_data(options, driver)
+    augment = make_augment(options.training.augment, dataset.train_images)
+    settings = make_settings(options.training)._replace(augment=augment)
+    auto = jax.default_backend() != "cpu" and driver == "scan"
+    side_by_side = {"yes": True, "no": False, "auto": auto}[options.training.vectorize]
+    optimizer = make_optimizer(options.training)
+
+    @functools.cache
+    def streams_of(head: Literal["auto", "shared", "task"]) -> list[tuple[int, Stream]]:
+        chosen = dataclasses.replace(options, data=dataclasses.replace(options.data, head=head))
+        return [(seed, make_stream(dataset, chosen, seed)) for seed in seed_numbers(options.training)]
+
+    def fitted(kind: Literal["auto", "mlp", "cnn"], head: Literal["auto", "shared", "task"]) -> Experiment:
+        seeds = streams_of(head)
+
+        @functools.cache
+        def network_of(normalization: Any) -> tuple[Network, dict[str, Any]]:
+            network = dataclasses.replace(options.network, network=kind, normalization=normalization)
+            made = make_network(network, seeds[0][1])
+            return made, describe(network, made)
+
+        methods: dict[str, Method] = {}
+        networks: dict[str, dict[str, Any]] = {}
+        left_out: dict[str, str] = {}
+        for name in names:
+            for normalization in normalizations(name, options.network.normalization):
+                try:
+                    network, facts = network_of(normalization)
+                    method = constructors()[name](network, **parameters[name])
+                    method = method if given is None else training.start_from(method, given)
+                    method = amend(method, options.training, seeds[0][1].schedule)
+                    for _, stream in seeds:
+                        training.check(method, stream, settings)
+                except ValueError as error:
+                    left_out.setdefault(name, str(error))
+                else:
+                    methods[name], networks[name] = method, facts
+                    left_out.pop(name, None)
+                    break
+        stay = [curve for curve in curves if curve.method in methods]
+        what = (stay, options, config, parameters, methods, networks, left_out)
+        return Experiment(*what, seeds, settings, optimizer, driver == "host", side_by_side)
+
+    first, *others = alternatives(options, dataset.images.shape[1:], by_name=by_name)
+    experiment = fitted(*first)
+    for choice in others:
+        if not experiment.left_out:
+            break
+        other = fitted(*choice)
+        experiment = other if len(other.methods) > len(experiment.methods) else experiment
+    if experiment.left_out and (by_name or not experiment.methods):
+        raise UsageError(next(iter(experiment.left_out.values())))
+    for curve in experiment.curves:
+        _check_values(curve, experiment)
+    return experiment
+
+
+def _check_values(curve: Curve, experiment: Experiment) -> None:
+    """Raises ValueError where a method has no such number, or refuses one of the values."""
+    from cljax import training
+
+    method, make = experiment.methods[curve.method], constructors()[curve.method]
+    if curve.parameter:
+        grid = [{curve.parameter: value} for value in curve.values]
+        training.check_hypers(method, grid, grid)
+        if curve.parameter in inspect.signature(make).parameters:
+            for one in grid:
+                make(method.network, **{**experiment.parameters[curve.method], **one})
+
+
+def normalizations(method: str, asked: str) -> tuple[str, ...]:
+    """The normalisations of a method's network, the one to prefer first.
+
+    Example:
+      >>> normalizations('tfm', 'auto'), normalizations('lwf', 'auto'), normalizations('tfm', 'none')
+      (('feature', 'none'), ('none',), ('none',))
+    """
+    return (asked,) if asked != "auto" else (*PAPER_NORMALIZATION.get(method, ()), "none")
+
+
+def alternatives(options: Options, shape: tuple[int, ...], *, by_name: bool) -> list[tuple[Any, Any]]:
+    """The kinds of network and of head that the options leave open, those to prefer first.
+
+    Example:
+      >>> from cljax.cli.options import Data
+      >>> alternatives(Options(data=Data(scenario='permuted')), (8, 8, 1), by_name=True)
+      [('mlp', 'shared'), ('mlp', 'task'), ('cnn', 'shared'), ('cnn', 'task')]
+    """
+    kind, head, permuted = options.network.network, options.data.head, options.data.scenario == "permuted"
+    if head != "auto" and not permuted:
+        raise UsageError(f"--head {head} is for --scenario permuted; --scenario task or domain says it otherwise.")
+    kinds = ["mlp", *(["cnn"] if convolvable(options.network, shape) else [])] if kind == "auto" else [kind]
+    heads = ["shared", *(["task"] if by_name else [])] if head == "auto" and permuted else [head]
+    return [(kind, head) for kind in kinds for head in heads]
+
+
+def choose_driver(options: Options) -> str:
+    """The driver: where `--driver auto`, 'host' for data that as an array would take half of the memory or more.
+
+    Raises:
+      UsageError: the host driver with seeds side by side.
+    """
+    from cljax import data
+    from cljax.training.host import available_memory
+
+    chosen = options.training.driver
+    if chosen == "auto":
+        memory = available_memory()
+        names = options.data.data if len(options.data.data) == 1 else ()  # several are made one array
+        size = sum(data.decoded_bytes(name, **data_options(options)) for name in names)
+        chosen = "scan" if memory is None or size < memory / 2 else "host"
+    if chosen == "host" and options.training.vectorize == "yes":
+        raise UsageError(
+            f"--vectorize yes needs the data on the device, but they are read from disk as the run goes on "
+            f"(--driver {options.training.driver}). Leave out --vectorize, or give --driver scan where they fit."
+        )
+    return chosen
+
+
+def divisor(count: int, most: int) -> int:
+    """The largest divisor of a number that is at most another, or 1.
+
+    Example:
+      >>> divisor(12, 100), divisor(12, 5), divisor(7, 5), divisor(7, 0)
+      (12, 4, 1, 1)
+    """
+    return max(size for size in range(1, count + 1) if count % size == 0 and size <= max(1, most))

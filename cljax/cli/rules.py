@@ -1,0 +1,90 @@
+"""What the options' values must be, beyond their types: checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from cljax.cli.options import Options, Training, UsageError, parse_block
+from cljax.numbers import INT32, real, show, whole
+
+MOST_TASKS = 10_000
+"""The record holds the accuracy on each after each."""
+MOST_SEEDS = 100_000
+"""Each is a run, and the configuration names them one by one."""
+LARGEST_SEED = 2**63 - 1
+LARGEST_SIDE = 2**15
+"""Of resized images, in pixels: a thousand megapixels each, and as far as Pillow and most formats go."""
+
+
+def check_values(options: Options) -> None:
+    """Checks settled options.
+
+    Raises:
+      UsageError: naming the option, its value and what it must be.
+    """
+    data, train, net = options.data, options.training, options.network
+    many, tasks, size = len(data.data) > 1, data.tasks or 0, data.image_size
+    listed, superclass = isinstance(data.class_order, tuple), data.division == "superclass"
+    first, fixed = train.first_epochs, net.network == "df_cnn_base"
+    rules = [
+        ("--data", data.data, bool(data.data), "the name of a data set, or several"),
+        ("--image-size", size, len(size) < 3, "one side, or height and width"),
+        ("--tasks", tasks, tasks % max(1, len(data.data)) == 0, f"a multiple of the {len(data.data)} data sets"),
+        ("--scenario", data.scenario, not (many and data.scenario == "permuted"), "another one for several data sets"),
+        ("--normalize", data.normalize, many or data.normalize == "first", "left out where there is one data set"),
+        ("--class-order", data.class_order, not (many and listed), "a word for several data sets"),
+        ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
+        ("--division", data.division, not (superclass and many), "class for several data sets"),
+        ("--division", data.division, not superclass or data.scenario != "permuted", "class for permuted pixels"),
+        ("--fraction", data.fraction, len(data.fraction) in (1, tasks), "one number, or one a task"),
+        ("--first-epochs", first, first != 0 or train.init is not None, "at least 1 where --init gives no parameters"),
+        ("--augment", train.augment, len(set(train.augment)) == len(train.augment), "words named once, each"),
+        ("--hidden", net.hidden, bool(net.hidden) or net.network == "cnn", "one width or more, such as 128 128"),
+        ("--channels", net.channels, bool(net.blocks) and all(map(parse_block, net.blocks)), "such as 32,32 64,64"),
+        ("--channels", net.channels, net.network != "mlp" or net.channels is None, "left out with --network mlp"),
+        ("--norm-after", net.norm_after, not net.norm_after or net.normalization != "none", "left out without a norm"),
+        ("--channels", net.channels, not fixed or net.channels is None, "left out with --network df_cnn_base"),
+        ("--hidden", net.hidden, not fixed or net.hidden == type(net)().hidden, "left out with --network df_cnn_base"),
+        ("--dropout", net.dropout, not (fixed and net.dropout), "left out with --network df_cnn_base"),
+        ("--seeds", train.seeds, bool(train.seeds), "how many seeds, or two or more different ones"),
+        ("--seeds", train.seeds, len(set(train.seeds)) == len(train.seeds), "different seeds"),
+        ("--seeds", train.seeds, train.seed is None or train.seeds == Training().seeds, "left out with --seed"),
+        ("--pooled", net.pooled, not net.pooled or net.network not in ("mlp", "df_cnn_base"), "left out without a cnn"),
+    ]
+    for name, value, holds, rule in rules:
+        if not holds:
+            words = value if isinstance(value, tuple) else (value,)
+            shown = " ".join(word if isinstance(word, str) else show(word) for word in words)
+            raise UsageError(f"{name} is {shown or 'empty'}, but must be {rule}.")
+    counts = [
+        *(("--image-size", side, 1, LARGEST_SIDE) for side in size),
+        ("--tasks", tasks, 1, MOST_TASKS),
+        ("--epochs", train.epochs, 1, INT32),
+        *([("--first-epochs", first, 0, INT32)] if first is not None else []),
+        ("--batch-size", train.batch_size, 1, INT32),
+        ("--patience", train.patience, 0, INT32),
+        ("--curves-every", train.curves_every, 0, INT32),
+        *(("--hidden", width, 1, INT32) for width in net.hidden),
+        *(("--channels", width, 1, INT32) for word in net.blocks for width in parse_block(word) or ()),
+        *(("--class-order", number, 0, INT32) for number in data.class_order if listed),
+        *([("--seeds", train.seeds[0], 1, MOST_SEEDS)] if len(train.seeds) == 1 else []),
+        *(("--seeds", seed, 0, LARGEST_SEED) for seed in train.seeds),
+        *([("--seed", train.seed, 0, LARGEST_SEED)] if train.seed is not None else []),
+    ]
+    numbers: list[tuple[str, float, dict[str, float]]] = [
+        ("--validation", data.validation, {"least": 0, "below": 1}),
+        *[("--fraction", part, {"above": 0.0, "most": 1.0}) for part in data.fraction],
+        ("--learning-rate", train.learning_rate, {"above": 0}),
+        ("--weight-decay", train.weight_decay, {"least": 0}),
+        ("--learning-rate-decay", train.learning_rate_decay, {"least": 0}),
+        ("--clip", train.clip, {"least": 0}),
+        ("--patience-factor", train.patience_factor, {"above": 1}),
+        ("--patience-minimum-learning-rate", train.patience_minimum_learning_rate, {"above": 0}),
+        ("--dropout", net.dropout, {"least": 0, "below": 1}),
+        ("--checkpoint-seconds", options.output.checkpoint_seconds, {"least": 0}),
+    ]
+    try:
+        for name, value, least, most in counts:
+            whole(name, value, least=least, most=most)
+        for name, value, bounds in numbers:
+            real(name, value, **bounds)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
