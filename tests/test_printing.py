@@ -61,7 +61,7 @@ CODE = """
     import sys
     from cljax.cli import printing
     from cljax import cli
-    cli.execute = lambda command, errors, words: printing.show("80 \\u00b11.5 caf\\u00e9", *map(str, range(30000))) or 0
+    cli.list_methods = lambda: printing.show("80 \\u00b11.5 caf\\u00e9", *map(str, range(30000))) or 0
     sys.exit(cli.main(["methods"]))
 """
 

@@ -58,7 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
             with standard_output():
                 command = parse(words)
-            return execute(command, errors, words)
+            if isinstance(command, Compare | Run | Sweep):
+                from cljax.cli.compare import compare
+
+                return compare(command, errors, shlex.join(["cljax", *words]))
+            if isinstance(command, Report):
+                return make_report(command.folders, command.out)
+            if isinstance(command, DataSets):
+                asked = command.action
+                return prepare_data(asked, command.data_dir) if asked else list_data(command.data_dir)
+            return list_methods()
         except (UsageError, FolderError) as error:
             return complain(errors, error, 2)
         except RunError as error:
@@ -67,28 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         except KeyboardInterrupt as stop:
             return complain(errors, " ".join(["Stopped.", *map(str, stop.args)]), 130)
-
-
-def execute(command: Command, errors: Console, words: Sequence[str] = ()) -> int:
-    """Does what a command says; returns the exit code.
-
-    Args:
-      command: of `parse`.
-      errors: the console for all but results.
-      words: the command's, for the record.
-
-    Raises:
-      UsageError, FolderError, RunError: as of `main`.
-    """
-    if isinstance(command, Compare | Run | Sweep):
-        from cljax.cli.compare import compare
-
-        return compare(command, errors, shlex.join(["cljax", *words]))
-    if isinstance(command, Report):
-        return make_report(command.folders, command.out)
-    if isinstance(command, DataSets):
-        return prepare_data(command.action, command.data_dir) if command.action else list_data(command.data_dir)
-    return list_methods()
 
 
 def parse(words: Sequence[str]) -> Command:

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> int:
     """Drives the methods, each from its last checkpoint; writes the record after each; prints the table.
 
-    Everything is checked before anything is compiled or overwritten. A sweep is the same, with values, and leaves a
-    table and a plot beside its record.
+    A sweep is the same, with values, and leaves a table and a plot beside its record.
 
     Args:
       command: what is asked for.
@@ -40,9 +39,77 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
       The exit code: 0, or 1 where a learner diverged and others did not.
 
     Raises:
+      FolderError, UsageError, RunError, KeyboardInterrupt: as of `prepared`.
+    """
+    with prepared(command) as (experiment, folder):
+        from cljax import report
+        from cljax.cli.progress import Reporter
+        from cljax.report.tensorboard import Sink
+        from cljax.storage.checkpoints import Saving
+        from cljax.training import driver, host
+
+        options, seeds, before = experiment.options, experiment.seeds, folder.record or {}
+        record: dict[str, Any] = {"format": 1, "complete": False, "command": before.get("command", line)}
+        record |= {"left_out": experiment.left_out, "diverged": list(before.get("diverged", []))}
+        record |= {"runs": list(before.get("runs", []))}
+        tell_beginning(experiment, folder, record["runs"], errors)
+        finished = {_curve(run) for run in record["runs"]}
+        todo = [curve for curve in experiment.curves if curve.name not in finished]
+        say = lambda text: errors.print(Text(printable(text)), soft_wrap=True)
+        with Reporter(errors, len(todo), options.data.tasks or 0, quiet=options.output.quiet) as reporter:
+            for curve in todo:
+                reporter.method(curve.name)
+                method, many = experiment.methods[curve.method], seeds * max(1, len(curve.values))
+                given = [{curve.parameter: value} for value in curve.values for _ in seeds if curve.parameter]
+                place = folder.checkpoints(curve.name)
+                with contextlib.ExitStack() as stack:
+                    shown: dict[str, Any] = {"report": reporter.event}
+                    if options.output.tensorboard:
+                        sink = stack.enter_context(Sink(folder.tensorboard, method, seeds[0][1].schedule))
+                        shown["visited"] = sink.visited
+                    if experiment.streamed:
+                        shown["programs_of"] = host.make_programs
+                    outcome = driver.drive(
+                        method,
+                        experiment.optimizer,
+                        many,
+                        experiment.settings,
+                        hypers=given or None,
+                        vectorize=experiment.side_by_side(method, len(many)),
+                        checkpoints=Saving(place, options.output.checkpoint_seconds, say=say),
+                        **shown,
+                    )
+                runs, lost = entries(experiment, curve, outcome, folder)
+                record["runs"] += runs
+                record["diverged"] += lost
+                folder.save(record)
+                if method.zero_forgetting and not all(run["zero_forgetting"] for run in runs):
+                    message = f"{curve.name} promises to forget nothing, but the logits of an earlier task changed."
+                    errors.print(styled("red", message))
+                folder.forget(curve.name)
+        order = [curve.name for curve in experiment.curves]
+        record["runs"].sort(key=lambda run: order.index(_curve(run)))
+        folder.save({**record, "complete": True})
+        lines = [f"Record: {folder.path / 'record.json'}"]
+        if experiment.swept:
+            words, picture = report.write_sweep(record["runs"], folder.path)
+            lines += [f"Table: {words}", f"Plot: {picture}"]
+        lines.append(f"Report: cljax report {shell_word(folder.path)}")
+        table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record)
+        show(table, *lines, width=None if sys.stdout and sys.stdout.isatty() else 100)
+        for text in record["diverged"]:
+            errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
+        return 1 if record["diverged"] else 0
+
+
+@contextlib.contextmanager
+def prepared(command: Compare | Run | Sweep) -> Iterator[tuple[Experiment, RunFolder]]:
+    """The experiment and its folder, everything checked before anything is compiled or overwritten.
+
+    Raises:
       FolderError, UsageError: the folder cannot be used, or something does not fit.
-      RunError: all learners of a method diverged, an example could not be read, something could not be written, or
-        there are checkpoints that cannot be taken up.
+      RunError: all learners of a method diverged, an example could not be read, something could not be written, there
+        are checkpoints that cannot be taken up, or there is too little memory.
       KeyboardInterrupt: with the way to go on.
     """
     options, swept = settle(command.options), isinstance(command, Sweep)
@@ -64,69 +131,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
             raise UsageError(str(error)) from error
         with what_ends_a_run(folder):
             folder.start()
-            return drive_all(experiment, folder, errors, line)
-
-
-def drive_all(experiment: Experiment, folder: RunFolder, errors: Console, line: str) -> int:
-    """Drives each curve that the folder's record does not have yet; returns the exit code."""
-    from cljax import report
-    from cljax.cli.progress import Reporter
-    from cljax.report.tensorboard import Sink
-    from cljax.storage.checkpoints import Saving
-    from cljax.training import driver, host
-
-    options, seeds, say = experiment.options, experiment.seeds, lambda text: _say(errors, text)
-    before = folder.record or {}
-    record: dict[str, Any] = {"format": 1, "complete": False, "command": before.get("command", line)}
-    record |= {"left_out": experiment.left_out, "diverged": list(before.get("diverged", []))}
-    record |= {"runs": list(before.get("runs", []))}
-    tell_beginning(experiment, folder, record["runs"], errors)
-    finished = {_curve(run) for run in record["runs"]}
-    todo = [curve for curve in experiment.curves if curve.name not in finished]
-    with Reporter(errors, len(todo), options.data.tasks or 0, quiet=options.output.quiet) as reporter:
-        for curve in todo:
-            reporter.method(curve.name)
-            method, many = experiment.methods[curve.method], seeds * max(1, len(curve.values))
-            given = [{curve.parameter: value} for value in curve.values for _ in seeds if curve.parameter]
-            place = Saving(folder.checkpoints(curve.name), options.output.checkpoint_seconds, say=say)
-            with contextlib.ExitStack() as stack:
-                shown: dict[str, Any] = {"report": reporter.event}
-                if options.output.tensorboard:
-                    sink = stack.enter_context(Sink(folder.tensorboard, method, seeds[0][1].schedule))
-                    shown["visited"] = sink.visited
-                if experiment.streamed:
-                    shown["programs_of"] = host.make_programs
-                outcome = driver.drive(
-                    method,
-                    experiment.optimizer,
-                    many,
-                    experiment.settings,
-                    hypers=given or None,
-                    vectorize=experiment.side_by_side(method, len(many)),
-                    checkpoints=place,
-                    **shown,
-                )
-            runs, lost = entries(experiment, curve, outcome, folder)
-            record["runs"] += runs
-            record["diverged"] += lost
-            folder.save(record)
-            if method.zero_forgetting and not all(run["zero_forgetting"] for run in runs):
-                message = f"{curve.name} promises to forget nothing, but the logits of an earlier task changed."
-                errors.print(styled("red", message))
-            folder.forget(curve.name)
-    order = [curve.name for curve in experiment.curves]
-    record["runs"].sort(key=lambda run: order.index(_curve(run)))
-    folder.save({**record, "complete": True})
-    lines = [f"Record: {folder.path / 'record.json'}"]
-    if experiment.swept:
-        words, picture = report.write_sweep(record["runs"], folder.path)
-        lines += [f"Table: {words}", f"Plot: {picture}"]
-    table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record)
-    lines.append(f"Report: cljax report {shell_word(folder.path)}")
-    show(table, *lines, width=None if sys.stdout and sys.stdout.isatty() else 100)
-    for text in record["diverged"]:
-        errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
-    return 1 if record["diverged"] else 0
+            yield experiment, folder
 
 
 def entries(
@@ -287,7 +292,3 @@ def enough_memory() -> Iterator[None]:
 def _curve(run: dict[str, Any]) -> str:
     """The name of the curve that an entry of a record belongs to."""
     return run["sweep"]["curve"] if "sweep" in run else run["method"]
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(Text(printable(line)), soft_wrap=True)
