@@ -31,6 +31,7 @@ class Rows:
       params, collections, opt_state, method_state: at rest None; during a visit trees like the learner's own, with the
         stack `[T, ...]` as it was when the visit began at each focused leaf, and None elsewhere.
       per_task, stacked: leaf paths with rows, and those of them that stay stacked during a visit. Static.
+      tasks: T, the number of tasks. Static.
     """
 
     params: Tree
@@ -39,19 +40,20 @@ class Rows:
     method_state: Tree
     per_task: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     stacked: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    tasks: int = dataclasses.field(metadata={"static": True})
 
 
 PARTS = ("params", "collections", "opt_state", "method_state")
 
 
-def resting(per_task: Iterable[str], stacked: Iterable[str] = ()) -> Rows:
-    """The rows of a learner at rest.
+def resting(per_task: Iterable[str], stacked: Iterable[str] = (), *, tasks: int = 1) -> Rows:
+    """The rows of a learner at rest, of so many tasks.
 
     Example:
       >>> resting(['head/kernel']).per_task
       ('head/kernel',)
     """
-    return Rows(None, None, None, None, tuple(per_task), tuple(stacked))
+    return Rows(None, None, None, None, tuple(per_task), tuple(stacked), tasks)
 
 
 def path_name(path: tuple) -> str:
@@ -176,7 +178,7 @@ def focus(learner: Learner, task: Array) -> Learner:
       The focused learner: per-task leaves `[...]` (those of `rows.stacked` stay `[T, ...]`).
 
     Example:
-      >>> learner = Learner({'head': jnp.arange(6.).reshape(3, 2)}, {}, (), {}, {}, None, None, resting(['head']))
+      >>> learner = Learner({'head': jnp.arange(6.).reshape(3, 2)}, {}, (), {}, {}, None, resting(['head']))
       >>> focus(learner, jnp.int32(1)).params['head']
       Array([2., 3.], dtype=float32)
     """
@@ -220,14 +222,14 @@ def write_back(learner: Learner, task: Array) -> Learner:
       The learner at rest.
 
     Example:
-      >>> learner = Learner({'head': jnp.zeros([2, 1])}, {}, (), {}, {}, None, None, resting(['head']))
+      >>> learner = Learner({'head': jnp.zeros([2, 1])}, {}, (), {}, {}, None, resting(['head']))
       >>> visited = focus(learner, jnp.int32(1))._replace(params={'head': jnp.ones([1])})
       >>> write_back(visited, jnp.int32(1)).params['head'].tolist()
       [[0.0], [1.0]]
     """
     rows = learner.rows
     merged = {part: merge_row(getattr(learner, part), getattr(rows, part), task) for part in PARTS}
-    return learner._replace(**merged, rows=resting(rows.per_task, rows.stacked))
+    return learner._replace(**merged, rows=resting(rows.per_task, rows.stacked, tasks=rows.tasks))
 
 
 def expand(tree: Tree, tasks: int, rows: Rows) -> Tree:

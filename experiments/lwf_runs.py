@@ -21,7 +21,7 @@ from cljax.files import read_json, write_json
 from cljax.storage import checkpoints
 from cljax.training.driver import Outcome, drive
 from cljax.training.plan import epoch_table
-from cljax.types import Array, Clock, Fold, Learner, Method, Network, Schedule, Stream
+from cljax.types import Array, Clock, Fold, Learner, Method, Network, Schedule, Sizes, Stream
 
 GROUPS = {
     "mammals": "aquatic_mammals medium_mammals small_mammals large_carnivores large_omnivores_and_herbivores",
@@ -133,8 +133,8 @@ def start_from_each(method: Method, given: Sequence[Mapping[str, Any]]) -> Metho
     """`training.start_from` for several seeds through one program: `hyper['start']` numbers the seed's parameters."""
     begins = [training.start_from(method, params).begin_task for params in given]
 
-    def init(key: Array):
-        *rest, hyper = method.init(key)
+    def init(key: Array, sizes: Sizes):
+        *rest, hyper = method.init(key, sizes)
         return *rest, {**hyper, "start": jnp.float32(0)}
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:

@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def _progressive(network: Network) -> Method:
-    return progressive(network.inputs, network.outputs, tasks=TASKS)
+    return progressive(network.inputs, network.outputs)
 
 
 def _df_cnn(network: Network) -> Method:
@@ -79,7 +79,7 @@ TABLE = {
     "ewc": Row(ewc),
     # Its compensation multiplies a closed gate's gradient, then mostly rounding, by up to cosh(50).
     "hat": Row(hat, normalization=None, rounding=1e-3),
-    "icarl": Row(functools.partial(icarl, tasks=TASKS, features=HIDDEN[-1], memory_size=20)),
+    "icarl": Row(functools.partial(icarl, features=HIDDEN[-1], memory_size=20)),
     "lwf": Row(methods.lwf),
     "lwf_mc": Row(methods.lwf_mc),
     "lwm": Row(_lwm),

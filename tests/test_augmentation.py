@@ -153,8 +153,8 @@ def recording(network):
     """Fine-tuning that keeps the sum of the inputs of each step's batch, and of each fold's."""
     base = methods.finetune(network)
 
-    def init(key):
-        params, collections, _, hyper = base.init(key)
+    def init(key, sizes):
+        params, collections, _, hyper = base.init(key, sizes)
         return params, collections, {"steps": jnp.zeros(4, jnp.int32), "folded": jnp.int32(0)}, hyper
 
     def after_step(previous, learner, clock, batch, gradients):

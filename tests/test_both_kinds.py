@@ -111,12 +111,13 @@ def test_old_heads_are_distilled_by_their_own_kind():
     several = np.eye(3, dtype=np.float32)[labels]
     task = lambda labels: (images, labels, images, labels)
     stream = streams.from_tasks([task(labels), task(several), task(labels)], validation=0.0)
-    network, clock = network_for(stream), make_clock(round=2, task=2, newest=2, phase=1)
+    network, tables = network_for(stream), stream.tables
+    clock = make_clock(2, 2, 1, newest=2, classes=tables.classes, single_label=tables.single_label)
     method = lwf(network)
     make = lambda key: training.make_learner(method, OPTIMIZER, stream.tables, 0.1, key)
     learner, other = (jax.jit(make)(jax.random.key(number)) for number in range(2))
     learner = learner._replace(method_state={"teacher": {"params": other.params, "collections": other.collections}})
-    assert single_label_of(learner, jnp.array([0, 1])).tolist() == [True, False]
+    assert single_label_of(clock, jnp.array([0, 1])).tolist() == [True, False]
     batch = streams.sequential(stream.tables, stream.tables.train, jnp.int32(2), jnp.int32(0), 8)
     _, (_, found) = method.loss(learner.params, learner, clock, batch, None)
     logits, target = (

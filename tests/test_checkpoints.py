@@ -630,8 +630,8 @@ def test_a_first_task_without_training_nor_training_data():
     stream = stream._replace(tables=stream.tables._replace(train=train._replace(size=size)))
     base, values = methods.finetune(small(stream)), trained_leaves()
 
-    def init(key):
-        params, collections, _, hyper = base.init(key)
+    def init(key, sizes):
+        params, collections, _, hyper = base.init(key, sizes)
         return params, collections, {"begun": jnp.zeros(3), "ended": jnp.zeros(3), "folded": jnp.zeros(3)}, hyper
 
     def count(name):

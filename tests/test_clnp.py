@@ -23,6 +23,7 @@ from tests.zero_forgetting import Visits, five_tasks, orders, single
 
 KEY = jax.random.key(0)
 FREE = masks.FREE
+CLOCK = make_clock(classes=np.ones([1, 2], bool))
 
 
 def small(**options):
@@ -52,10 +53,10 @@ def test_masks_of_three_tasks_by_hand():
     network = small(normalization="batch")
     method = clnp(network)
     learner = owning(single(method, network), dense_0=[0, 0, 1, 1], dense_1=[0, 1, FREE])
-    first, second = (method.update_mask(learner, make_clock(task=task)) for task in range(2))
+    first, second = (method.update_mask(learner, make_clock(task=task))[0] for task in range(2))
     claimed = method.begin_task(learner, make_clock(task=2), None, KEY)
     assert claimed.method_state.owner["dense_1"].tolist() == [0, 1, 2]
-    third = method.update_mask(claimed, make_clock(task=2))
+    third = method.update_mask(claimed, make_clock(task=2))[0]
     assert first["dense_1"]["kernel"].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert second["dense_1"]["kernel"].tolist() == [[0, 1, 0]] * 4, "no weight from new units into old ones"
     assert third["dense_1"]["kernel"].tolist() == [[0, 0, 1]] * 4
@@ -64,7 +65,7 @@ def test_masks_of_three_tasks_by_hand():
         assert [mask["norm_1"][name].tolist() for mask in (first, second, third)] == np.eye(3).tolist()
     seen = [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
     assert [mask["head"]["kernel"][:, 0].tolist() for mask in (first, second, third)] == seen
-    again = method.update_mask(claimed, make_clock(task=1, newest=2, first=False))
+    again = method.update_mask(claimed, make_clock(task=1, newest=2, first=False))[0]
     assert again["head"]["kernel"][:, 0].tolist() == [1, 1, 0]
     assert all(
         (leaf == 0).all() for name in ("dense_0", "dense_1", "norm_0", "norm_1") for leaf in again[name].values()
@@ -95,12 +96,12 @@ def test_l1_acts_on_the_free_weights_of_each_kernel_alone(l1):
     method, plain = clnp(network, l1=l1), clnp(network, l1=0.0)
     learner = owning(single(method, network), dense_0=[0, 1, 1, FREE], dense_1=[0, 0, 1])
     batch = batch_of(jax.random.normal(KEY, (6, 5)), [0, 1, 0, 1, 1, 0])
-    clock = make_clock(task=1)
-    mask = method.update_mask(learner, clock)
+    clock = make_clock(task=1, classes=np.ones([2, 2], bool))
+    mask = method.update_mask(learner, clock)[0]
 
     def gradients(one, key):
         """The gradient of the free weights, as a train step makes it."""
-        with_hyper = learner._replace(hyper=one.init(KEY)[3])
+        with_hyper = learner._replace(hyper=single(one, network).hyper)
         found = jax.grad(lambda params: one.loss(params, with_hyper, clock, batch, key)[0])(learner.params)
         found = one.adjust_gradients(found, with_hyper, clock, batch)
         return jax.tree.map(lambda gradient, free: np.asarray(gradient * free), found, mask)
@@ -115,7 +116,7 @@ def test_l1_acts_on_the_free_weights_of_each_kernel_alone(l1):
             np.testing.assert_array_equal(with_l1[name]["bias"], without[name]["bias"])
     for key in (None, jax.random.key(1)):  # validation and training: the loss is the cross-entropy
         values = [
-            one.loss(learner.params, learner._replace(hyper=one.init(KEY)[3]), clock, batch, key)[0]
+            one.loss(learner.params, learner._replace(hyper=single(one, network).hyper), clock, batch, key)[0]
             for one in (method, plain)
         ]
         assert values[0] == values[1]
@@ -145,19 +146,19 @@ def pruning_case(margin):
 def test_the_largest_threshold_within_the_margin_by_hand(margin, kept):
     """Accuracy is 1, 1, .9, .6 at k = 0, .2, .5, 2 (thresholds 0, .02, .05, .2 on mean activities of .25 to 0)."""
     _, method, learner, fold = pruning_case(margin)
-    after = jax.jit(lambda learner: method.end_phase(learner, make_clock(), fold, KEY))(learner)
+    after = jax.jit(lambda learner: method.end_phase(learner, CLOCK, fold, KEY))(learner)
     assert after.method_state.owner["dense_0"].tolist() == kept
     gone = np.array(kept) == FREE
     np.testing.assert_array_equal(after.params["head"]["kernel"][gone], 0)
     np.testing.assert_array_equal(after.params["head"]["kernel"][~gone], learner.params["head"]["kernel"][~gone])
-    again = method.end_phase(owning(learner, dense_0=[0] * 4), make_clock(first=False), fold, KEY)
+    again = method.end_phase(owning(learner, dense_0=[0] * 4), CLOCK._replace(first=jnp.bool_(False)), fold, KEY)
     assert again.method_state.owner["dense_0"].tolist() == [0] * 4, "a second visit prunes nothing"
 
 
 def test_without_validation_examples_only_dead_units_go():
     _, method, learner, fold = pruning_case(0.5)
     empty = lambda fn, carry, split="train": fold(fn, carry) if split == "train" else carry
-    after = method.end_phase(learner, make_clock(), empty, KEY)
+    after = method.end_phase(learner, CLOCK, empty, KEY)
     assert after.method_state.owner["dense_0"].tolist() == [0, 0, 0, FREE]
 
 
@@ -198,9 +199,9 @@ def graceful_case(margin):
 )
 def test_every_candidate_is_pruned_as_far_as_the_best_of_all_allows_and_the_sparsest_wins(margin, index, kept):
     method, learners, fold, scores = graceful_case(margin)
-    np.testing.assert_allclose(method.candidates(None, make_clock())["l1"], [1e-5, 1e-4])
-    np.testing.assert_allclose(method.candidates(None, make_clock())["learning_rate"], [0.1, 0.3])
-    found, after = jax.jit(lambda learners: method.choose(scores, learners, make_clock(), fold))(learners)
+    np.testing.assert_allclose(method.search.candidates(None, make_clock())["l1"], [1e-5, 1e-4])
+    np.testing.assert_allclose(method.search.candidates(None, make_clock())["learning_rate"], [0.1, 0.3])
+    found, after = jax.jit(lambda learners: method.search.choose(scores, learners, CLOCK, fold))(learners)
     assert int(found) == index
     owner, head = np.asarray(after.method_state.owner["dense_0"][index]), after.params["head"]["kernel"][index]
     assert owner.tolist() == kept
@@ -210,10 +211,10 @@ def test_every_candidate_is_pruned_as_far_as_the_best_of_all_allows_and_the_spar
 
 def test_graceful_forgetting_leaves_out_what_diverged_and_prunes_nothing_at_a_later_visit():
     method, learners, fold, _ = graceful_case(0.3)
-    found, _ = method.choose(jnp.array([1.0, -1.0]), learners, make_clock(), fold)
+    found, _ = method.search.choose(jnp.array([1.0, -1.0]), learners, CLOCK, fold)
     assert int(found) == 0
-    again = make_clock(first=False)
-    found, after = method.choose(jnp.array([0.5, 0.9]), learners, again, fold)
+    again = CLOCK._replace(first=jnp.bool_(False))
+    found, after = method.search.choose(jnp.array([0.5, 0.9]), learners, again, fold)
     assert int(found) == 1, "0.5 is not near 0.9"
     assert (after.method_state.owner["dense_0"] == 0).all()
     assert method.end_phase(learners, make_clock(), fold, KEY) is learners, "pruned only once all are trained"

@@ -52,7 +52,7 @@ def seed_of(tree, seed):
     return jax.tree.map(lambda leaf: leaf[seed], tree)
 
 
-CLOCK = make_clock(task=1, newest=1)
+CLOCK = make_clock(task=1, newest=1, classes=conformance.stream().tables.classes)
 
 
 @functools.cache
@@ -210,7 +210,8 @@ def test_bits_stay_where_the_update_mask_is_zero(name):
     """With momentum and weight decay; `test_transforms` has the other optimizers."""
     state = seed_of(setup(name)[5], 0)
     after, _ = after_epoch(name)
-    trees = (state.learner.params, after.learner.params, state.mask)
+    both = lambda learner: (learner.params, learner.collections)
+    trees = (both(state.learner), both(after.learner), state.mask)
     moved = 0
     for old, new, mask in zip(*(jax.tree.leaves(tree) for tree in trees), strict=True):
         frozen = np.broadcast_to(np.asarray(mask) == 0, old.shape)

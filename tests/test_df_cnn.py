@@ -25,10 +25,12 @@ from cljax.methods.df_cnn import (
     df_cnn,
 )
 from cljax.training import with_learning_rate_decay, with_summed_loss
-from cljax.training.step import make_learner, make_train_step, phase_learning_rate
+from cljax.training.step import init_shapes, make_learner, make_train_step, phase_learning_rate
 from cljax.types import Batch, Phase, Tables, make_clock
+from tests.zero_forgetting import leaving
 
 TASKS, CLASSES = 3, 4
+SECOND = make_clock(task=1, classes=np.ones((TASKS, CLASSES), bool))
 OPTIMIZER = transforms.per_task(optax.chain(optax.scale(6.0), transforms.rmsprop_tf1()))
 SIZES = {"conv_0_0/kernel": Sizes(base=2, basis=3), "conv_1_0/kernel": Sizes(base=3, basis=4)}
 network = networks.cnn((8, 8, 1), CLASSES, channels=((3,), (4,)), dense=(5,))
@@ -89,7 +91,7 @@ def test_only_432_numbers_are_shared():
 
 def test_knowledge_bases_have_the_sides_of_the_paper():
     for method, sides in [(df_cnn(cifar, sizes=CIFAR), (2, 2, 2, 2)), (df_cnn(office_home), (6, 3, 2, 2))]:
-        params = jax.eval_shape(method.init, jax.random.key(0))[0]
+        params = init_shapes(method)[0]
         bases = [leaf.shape for path, leaf in named(params).items() if path.endswith("knowledge_base")]
         assert [shape[:2] for shape in bases] == [(side, side) for side in sides]
 
@@ -107,7 +109,7 @@ def setup(kind="df"):
         jnp.arange(6, dtype=jnp.int32),
         jnp.ones(6, jnp.float32),
     )
-    clock, step = make_clock(task=1), make_train_step(method, OPTIMIZER)
+    clock, step = SECOND, make_train_step(method, OPTIMIZER)
     visited = rows.focus(learner, clock.task)
     mask = method.update_mask(visited, clock)
     for number in range(3 if kind == "df" else 0):
@@ -153,11 +155,11 @@ def test_every_task_has_a_history_of_its_own_for_the_knowledge_base():
 def test_gradients_reach_every_factor_by_the_chain_rule():
     r"""dD = sum dW U, dL = conv(dD, V), db = sum dD, dU = sum D dW, from the plain network's gradient dW."""
     method, learner, batch, _ = setup()
-    clock = make_clock(task=1)
+    clock = SECOND
     focused = rows.focus(learner, clock.task)
     objective = lambda params, loss: loss(params, focused, clock, batch, None)[0]
     found = jax.jit(jax.grad(lambda params: objective(params, method.loss)))(focused.params)
-    plain, _ = networks.export_task(network, learner, 1)
+    plain, _ = networks.export_task(method, learner, 1)
     outer = jax.jit(jax.grad(lambda params: objective(params, methods.finetune(network).loss)))(plain)
     for name in ("conv_0_0", "conv_1_0"):
         factors, kernel = focused.params[name]["kernel"], outer[name]["kernel"]
@@ -183,7 +185,7 @@ def test_kernels_are_synthesised_once_a_step(monkeypatch):
     calls = []
     deconvolve = filters.deconvolve
     monkeypatch.setattr(filters, "deconvolve", lambda *args, **options: calls.append(0) or deconvolve(*args, **options))
-    clock = make_clock(task=1)
+    clock = SECOND
     focused = rows.focus(learner, clock.task)
     mask = method.update_mask(focused, clock)
     jax.make_jaxpr(make_train_step(method, OPTIMIZER))(focused, mask, clock, batch, jax.random.key(0))
@@ -198,7 +200,7 @@ def test_a_baked_network_has_the_logits_of_its_task(kind):
     method, _, batch, learner = setup(kind)
     predict, export_task = (
         jax.jit(method.predict),
-        jax.jit(lambda learner, task: networks.export_task(network, learner, task)),
+        jax.jit(lambda learner, task: networks.export_task(method, learner, task)),
     )
     for task in range(TASKS):
         params, collections = export_task(learner, task)
@@ -212,16 +214,21 @@ def test_a_baked_network_has_the_logits_of_its_task(kind):
 def test_bake_gives_any_plain_method_its_network_and_says_what_differs():
     shape = (8, 8, 1)
     normed = networks.cnn(shape, CLASSES, channels=((3,),), dense=(), normalization="batch")
-    learner = jax.jit(learner_of(methods.single_task(normed)))(jax.random.key(0))
-    params, collections = networks.export_task(normed, learner, 2)
+    method = methods.single_task(normed)
+    learner = jax.jit(learner_of(method))(jax.random.key(0))
+    params, collections = networks.export_task(method, learner, 2)
     for path, leaf in {**named(params), **named(collections)}.items():
         stack = {**named(learner.params), **named(learner.collections)}[path]
         np.testing.assert_array_equal(leaf, stack[2])
-    with pytest.raises(ValueError, match=r"cannot be baked into the network: their parameters differ.*conv_1_0/kernel"):
-        networks.export_task(network, learner, 0)
+    with pytest.raises(
+        ValueError, match=r"cannot be exported: its parameters are not those of the network.*conv_1_0/kernel"
+    ):
+        networks.export_task(methods.single_task(network), learner, 0)
     wider = networks.cnn(shape, CLASSES, channels=((5,),), dense=(), normalization="batch")
-    with pytest.raises(ValueError, match="cannot be baked"):
-        networks.export_task(wider, learner, 0)
+    with pytest.raises(ValueError, match="cannot be exported"):
+        networks.export_task(methods.single_task(wider), learner, 0)
+    with pytest.raises(TypeError, match="takes the learner's method"):
+        networks.export_task(normed, learner, 0)
 
 
 class Users(nn.Module):
@@ -237,12 +244,12 @@ class Users(nn.Module):
 def test_any_linen_model_with_convolutions():
     users = networks.from_linen(Users(), (8, 8, 1), outputs=CLASSES)
     method = df_cnn(users)
-    shared = set(rows.leaf_paths(jax.eval_shape(method.init, jax.random.key(0))[0])) - set(method.per_task)
+    shared = set(rows.leaf_paths(init_shapes(method)[0])) - set(method.per_task)
     assert shared == {"Conv_0/kernel/knowledge_base", "Conv_1/kernel/knowledge_base"}
     assert "batch_stats/BatchNorm_0/mean" in method.per_task
     learner = jax.jit(learner_of(method))(jax.random.key(0))
     images = jnp.ones((2, 8, 8, 1))
-    baked = users.apply(*networks.export_task(users, learner, 1), images).logits
+    baked = users.apply(*networks.export_task(method, learner, 1), images).logits
     np.testing.assert_allclose(method.predict(learner, images, jnp.int32(1)), baked, rtol=1e-6, atol=1e-6)
 
 
@@ -264,10 +271,10 @@ def test_initialisation():
 def test_the_public_codes_steps_by_its_reference_vector():
     """TensorFlow 1's RMSProp at 1e-4 on the sums .5, -.2, .1 of a batch of two, from 0: -4.16376125e-05."""
     base = methods.finetune(network)._replace(
-        init=lambda key: ({"w": jnp.zeros(1)}, {}, {}, {}),
+        init=lambda key, sizes: ({"w": jnp.zeros(1)}, {}, {}, {}),
         loss=lambda params, learner, clock, batch, key: (
             params["w"][0] * jnp.sum(batch.inputs * batch.weights) / jnp.sum(batch.weights),
-            (learner.collections, {}),
+            (leaving(learner.collections), {}),
         ),
         per_task=(),
     )
@@ -319,7 +326,7 @@ def test_the_rate_falls_with_the_epochs_of_all_tasks():
 
 
 def test_the_papers_sizes_by_name():
-    shapes = lambda sizes: jax.eval_shape(df_cnn(cifar, sizes=sizes).init, jax.random.key(0))[0]
+    shapes = lambda sizes: init_shapes(df_cnn(cifar, sizes=sizes))[0]
     assert shapes("cifar") == shapes(CIFAR) == shapes({path: tuple(one) for path, one in CIFAR.items()})
     assert (PAPER["cifar_tc2"], PAPER["office_home"]) == (CIFAR_TC2, OFFICE_HOME)
 

@@ -22,8 +22,8 @@ def tables(labels=LABELS, sizes=(3, 2)):
     return Tables(np.arange(5, dtype=np.int32)[:, None], test, test, test, None, CLASSES)
 
 
-def learner(classes=CLASSES, single_label=None):
-    return Learner({}, {}, (), {}, {}, None, jnp.asarray(classes), rows.resting(()), single_label)
+def learner():
+    return Learner({}, {}, (), {}, {}, None, rows.resting((), tasks=len(CLASSES)))
 
 
 def told(logits=LOGITS):
@@ -110,7 +110,8 @@ def add(logits, labels, weights, *, task=0, scenario="task", classes=None, singl
     answers = evaluation.no_answers() if start is None else start
     return evaluation.add_batch(
         told(logits),
-        learner(classes, single_label),
+        learner(),
+        tables()._replace(classes=classes, single_label=single_label),
         jnp.int32(task),
         answers,
         batch,

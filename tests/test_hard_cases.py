@@ -42,8 +42,8 @@ def test_a_task_that_recurs_and_first_visits_out_of_order():
     assert stream.tables.classes.sum(1).tolist() == [2, 3, 2]
     base = methods.finetune(network_for(stream))
 
-    def init(key):
-        params, collections, _, hyper = base.init(key)
+    def init(key, sizes):
+        params, collections, _, hyper = base.init(key, sizes)
         return params, collections, jnp.zeros(3, jnp.int32), hyper
 
     def begin_task(learner, clock, fold, key):
@@ -178,7 +178,7 @@ def test_ewc_s_anchor_and_fisher_are_those_of_the_last_task_at_the_third_too():
         fishers.append(np.asarray(state["fisher"]["dense_1"]["kernel"]))
     assert (fishers[0] >= 0).all()
     assert fishers[0].sum() < fishers[1].sum() < fishers[2].sum()
-    clock = make_clock(round=2, task=2)
+    clock = make_clock(round=2, task=2, classes=stream.tables.classes)
     focused = rows.focus(learner, clock.task)
     batch = streams.sequential(stream.tables, stream.tables.train, clock.task, jnp.int32(0), 16)
     loss = lambda params: method.loss(params, focused, clock, batch, None)[1][1]["penalty"]
@@ -191,7 +191,7 @@ def test_ewc_s_anchor_and_fisher_are_those_of_the_last_task_at_the_third_too():
 
 def test_icarl_s_memory_never_exceeds_its_size_and_holds_real_examples_of_every_class():
     stream = conformance.stream(epochs=6, scenario="class")
-    method = icarl(network_for(stream), tasks=3, features=16, memory_size=20)
+    method = icarl(network_for(stream), features=16, memory_size=20)
     result = run(method, stream)
     memory = result.learner.memory
     valid = np.asarray(memory.valid)
@@ -208,7 +208,7 @@ def test_icarl_s_memory_never_exceeds_its_size_and_holds_real_examples_of_every_
 def test_a_memory_that_differs_by_seed_runs_side_by_side():
     """Which exemplars are valid, and so an epoch's length, is then a matter of each seed."""
     made = [(seed, conformance.stream(seed=seed, epochs=2, scenario="class")) for seed in range(2)]
-    method = icarl(network_for(made[0][1], hidden=(8, 8)), tasks=3, features=8, memory_size=14)
+    method = icarl(network_for(made[0][1], hidden=(8, 8)), features=8, memory_size=14)
     turn, together = (drive(method, SGD, made, SETTINGS, vectorize=vectorize) for vectorize in (False, True))
     np.testing.assert_allclose(turn.evaluation.accuracy, together.evaluation.accuracy, atol=0.08)
     for one, many in zip(turn.learners, together.learners, strict=True):
@@ -235,12 +235,13 @@ def test_side_by_side_seeds_leave_the_progressive_network_s_switch_a_branch():
         return engine.step(state.learner, state.mask, clock, batch, key)[0].params
 
     side_by_side = lambda clock: jax.vmap(step, in_axes=(0, None))(keys, clock)
-    text = jax.jit(side_by_side).lower(make_clock(task=1, newest=1)).as_text()
+    now = make_clock(task=1, newest=1, classes=tables.classes)
+    text = jax.jit(side_by_side).lower(now).as_text()
     assert text.count("stablehlo.case") >= 2, "the switch of the forward and of the backward pass"
     batched = lambda clock: jax.vmap(step, in_axes=(0, 0))(
         keys, jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), clock)
     )
-    assert jax.jit(batched).lower(make_clock(task=1, newest=1)).as_text().count("stablehlo.case") == 0
+    assert jax.jit(batched).lower(now).as_text().count("stablehlo.case") == 0
 
 
 def test_hat_s_gradients_are_compensated_and_its_masks_are_soft():
@@ -261,7 +262,8 @@ def test_hat_s_gradients_are_compensated_and_its_masks_are_soft():
     np.testing.assert_array_equal(found["dense_0"]["kernel"], 1.0)
 
     taken = {"dense_0": jnp.linspace(0, 1, 24), "dense_1": jnp.linspace(1, 0, 16)}
-    mask = method.update_mask(learner._replace(method_state={"cumulative": taken}), clock)
+    mask, kept = method.update_mask(learner._replace(method_state={"cumulative": taken}), clock)
+    assert [float(leaf) for leaf in kept["gates"].values()] == [0, 0]
     both = 1 - np.minimum(np.asarray(taken["dense_0"])[:, None], np.asarray(taken["dense_1"])[None, :])
     np.testing.assert_allclose(mask["dense_1"]["kernel"], both, rtol=1e-6)
     np.testing.assert_allclose(mask["dense_0"]["bias"], 1 - taken["dense_0"], rtol=1e-6)

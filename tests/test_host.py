@@ -25,6 +25,7 @@ from cljax.training.feed import sequence
 from cljax.training.state import Partial
 from cljax.types import Memory, make_clock
 from tests import conformance
+from tests.zero_forgetting import leaving
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
 SETTINGS = training.Settings(batch_size=8, learning_rate=RATE, evaluation_batch=32, validate=True)
@@ -179,14 +180,14 @@ def probing(network, memory_size):
     """A method that learns nothing, and notes each batch of an epoch with some bits of its key."""
     base = methods.finetune(network)
 
-    def init(key):
+    def init(key, sizes):
         notes = {name: jnp.full((40, 8), -9, jnp.int32) for name in ("labels", "tasks", "position", "weights")}
         seen = {"inputs": jnp.zeros((40, 8, *network.inputs), jnp.uint8), "key": jnp.zeros(40, jnp.uint32)}
         return {"place": jnp.zeros(())}, {"key": jnp.zeros((), jnp.uint32)}, {**notes, **seen}, {}
 
     def loss(params, learner, clock, batch, key):
         collections = learner.collections if key is None else {"key": jax.random.bits(key)}
-        return params["place"] * jnp.sum(batch.weights), (collections, {})
+        return params["place"] * jnp.sum(batch.weights), (leaving(collections), {})
 
     def after_step(previous, learner, clock, batch, gradients):
         place = previous.params["place"].astype(jnp.int32)

@@ -12,7 +12,7 @@ from cljax import losses, networks, rows, streams, training
 from cljax.methods import finetune
 from cljax.methods.lwf import lwf
 from cljax.methods.lwf_mc import lwf_mc
-from cljax.types import Batch, Learner, Network, make_clock
+from cljax.types import Batch, Learner, Network, Sizes, make_clock
 from tests import conformance
 
 TEACHER = jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
@@ -36,12 +36,12 @@ def table(per_task=("head/kernel",)):
     return Network(init, encode, decode, per_task, (), (2,), 3)
 
 
-def learner_of(method, student, teacher, classes):
+def learner_of(method, student, teacher, tasks=2):
     """A focused learner whose student and teacher have given logits `[T, 2, 3]` (`[2, 3]` for a shared head)."""
-    _, _, _, hyper = method.init(jax.random.key(0))
+    hyper = method.init(jax.random.key(0), Sizes(tasks, 3, {"train": 7}))[3]
     state = {"teacher": {"params": {"head": {"kernel": teacher}}, "collections": {}}}
-    resting = rows.resting(method.per_task, method.stacked)
-    learner = Learner({"head": {"kernel": student}}, {}, (), state, hyper, None, jnp.asarray(classes), resting)
+    resting = rows.resting(method.per_task, method.stacked, tasks=tasks)
+    learner = Learner({"head": {"kernel": student}}, {}, (), state, hyper, None, resting)
     return rows.focus(learner, jnp.int32(0))
 
 
@@ -51,7 +51,9 @@ def batch_of(task, labels=(0, 1)):
 
 
 def parts(method, learner, clock, batch):
-    """The loss and its metrics, and a metric's or the loss's gradient by the kernels."""
+    """The loss and its metrics, and a metric's or the loss's gradient by the kernels; a clock without classes: all."""
+    if clock.classes is None:
+        clock = clock._replace(classes=jnp.ones([learner.rows.tasks, 3], jnp.bool_))
     value, (_, metrics) = method.loss(learner.params, learner, clock, batch, None)
 
     def gradient(name=None):
@@ -64,7 +66,6 @@ def parts(method, learner, clock, batch):
     return value, metrics, gradient
 
 
-ALL = np.ones([2, 3], bool)
 SECOND = make_clock(task=1, phase=1)
 
 
@@ -80,7 +81,7 @@ SECOND = make_clock(task=1, phase=1)
 )
 def test_reference_values_and_gradients_through_the_method_s_loss(options, value, slope):
     method = lwf(table(), strength=1.5, **options)
-    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, STUDENT]), ALL)
+    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, STUDENT]))
     total, metrics, gradient = parts(method, learner, SECOND, batch_of(1))
     np.testing.assert_allclose(metrics["response"], value, rtol=2e-6)
     new = losses.cross_entropy(OTHER, jnp.array([0, 1])).mean()
@@ -93,7 +94,7 @@ def test_reference_values_and_gradients_through_the_method_s_loss(options, value
 
 def test_distillation_is_the_cross_entropy_of_tempered_softmax_and_so_is_its_gradient():
     method = lwf(table(), temperature=3.0)
-    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]), ALL)
+    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]))
     _, metrics, gradient = parts(method, learner, SECOND, batch_of(1))
     target = np.exp(TEACHER / 3) / np.exp(TEACHER / 3).sum(-1, keepdims=True)
     output = np.exp(STUDENT / 3) / np.exp(STUDENT / 3).sum(-1, keepdims=True)
@@ -114,7 +115,8 @@ def test_an_l1_response_pulls_nothing_while_the_student_is_the_teacher():
 
     def gradient(learner, teacher):
         focused = rows.focus(learner._replace(method_state={"teacher": teacher}), jnp.int32(1))
-        of = lambda params: method.loss(params, focused, SECOND, batch, None)[1][1]["response"]
+        clock = make_clock(task=1, phase=1, classes=like.tables.classes)
+        of = lambda params: method.loss(params, focused, clock, batch, None)[1][1]["response"]
         return jax.value_and_grad(of)(focused.params)
 
     teachers = {"params": learners.params, "collections": learners.collections}
@@ -129,7 +131,7 @@ def test_an_l1_response_pulls_nothing_while_the_student_is_the_teacher():
 @pytest.mark.parametrize(("response", "loss"), [("l1", losses.l1_response), ("l2", losses.l2_response)])
 def test_the_other_responses(response, loss):
     method = lwf(table(), response=response)
-    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]), ALL)
+    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]))
     _, metrics, gradient = parts(method, learner, SECOND, batch_of(1))
     np.testing.assert_allclose(metrics["response"], loss(STUDENT, TEACHER).mean(), rtol=1e-6)
     assert np.abs(gradient("response")[0]).max() > 1e-2
@@ -145,8 +147,8 @@ def test_several_old_tasks_of_unequal_size_and_a_task_visited_again(scope):
     classes = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1]], bool)
     method = lwf(table(), scope=scope)
     student, teacher = jnp.stack([STUDENT, OTHER, OTHER, OTHER]), jnp.stack([TEACHER, OTHER, STUDENT, TEACHER])
-    learner = learner_of(method, student, teacher, classes)
-    clock = make_clock(round=3, task=1, phase=1, newest=2, first=False)
+    learner = learner_of(method, student, teacher, 4)
+    clock = make_clock(round=3, task=1, phase=1, newest=2, first=False, classes=classes)
     _, metrics, gradient = parts(method, learner, clock, batch_of(1))
     if scope == "per_task":
         pairs = [(STUDENT, TEACHER), (OTHER[:, :2], STUDENT[:, :2])]
@@ -164,7 +166,7 @@ def test_several_old_tasks_of_unequal_size_and_a_task_visited_again(scope):
 @pytest.mark.parametrize("options", [{}, {"scope": "concatenated"}, {"response": "l1"}, {"response": "l2"}])
 def test_on_the_first_task_there_is_no_response_and_nothing_is_nan(options):
     method = lwf(table(), **options)
-    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]), ALL)
+    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]))
     value, metrics, gradient = parts(method, learner, make_clock(phase=1), batch_of(0))
     assert metrics["response"] == 0
     assert value == metrics["classification"]
@@ -175,7 +177,7 @@ def test_on_the_first_task_there_is_no_response_and_nothing_is_nan(options):
 def test_a_shared_head_is_distilled_once_and_has_no_warm_up():
     method = lwf(table(per_task=()))
     assert [phase.name for phase in method.phases] == ["joint"]
-    learner = learner_of(method, STUDENT, TEACHER, np.ones([3, 3], bool))
+    learner = learner_of(method, STUDENT, TEACHER, 3)
     _, metrics, gradient = parts(method, learner, make_clock(task=2), batch_of(2))
     np.testing.assert_allclose(metrics["response"], 1.116696, rtol=2e-6)
     np.testing.assert_allclose(gradient("response")[0, 0], -0.043287, rtol=2e-5)
@@ -184,7 +186,7 @@ def test_a_shared_head_is_distilled_once_and_has_no_warm_up():
 
 def test_several_labels_an_example_sum_binary_terms_whose_pairs_are_softened():
     method = lwf(table())
-    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]), ALL)
+    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]))
     labels = jnp.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     _, metrics, _ = parts(method, learner, SECOND, batch_of(1, labels))
     p, q = (1 / (1 + np.exp(-np.asarray(z))) for z in (TEACHER, STUDENT))
@@ -326,8 +328,8 @@ def test_lwf_mc_is_binary_cross_entropy_with_the_teacher_s_outputs_as_old_target
     classes = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool)
     method = lwf_mc(table(), push_unseen=push_unseen)
     stacks = jnp.stack([STUDENT, OTHER, OTHER]), jnp.stack([TEACHER, STUDENT, STUDENT])
-    learner = learner_of(method, *stacks, classes)
-    value, metrics, gradient = parts(method, learner, make_clock(task=1), batch_of(1))
+    learner, clock = learner_of(method, *stacks, 3), make_clock(task=1, classes=classes)
+    value, metrics, gradient = parts(method, learner, clock, batch_of(1))
     np.testing.assert_allclose(metrics["distillation"], 1.773288, rtol=2e-6)
     targets = np.zeros([3, 2, 3])
     targets[0] = 1 / (1 + np.exp(-TEACHER))
@@ -337,13 +339,13 @@ def test_lwf_mc_is_binary_cross_entropy_with_the_teacher_s_outputs_as_old_target
     expected = (-(targets * np.log(q) + (1 - targets) * np.log(1 - q)) * weight).sum((0, 2)).mean()
     np.testing.assert_allclose(value, expected, rtol=2e-6)
     np.testing.assert_allclose(gradient(), (q - targets) * weight / 2, rtol=1e-5, atol=1e-7)
-    mask = method.update_mask(learner, make_clock(task=1))["head"]["kernel"]
+    mask = method.update_mask(learner, clock)[0]["head"]["kernel"]
     assert mask.reshape(-1).tolist() == [1, 1, float(push_unseen)]
 
 
 def test_lwf_mc_on_the_first_task_learns_labels_alone():
     method = lwf_mc(table(), push_unseen=False)
-    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]), ALL)
+    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, OTHER]))
     value, metrics, gradient = parts(method, learner, make_clock(), batch_of(0))
     assert metrics["distillation"] == 0
     np.testing.assert_allclose(value, losses.cross_entropy(STUDENT, jnp.eye(3)[:2]).mean(), rtol=1e-6)

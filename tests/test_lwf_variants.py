@@ -1,4 +1,4 @@
-"""Learning without Forgetting's variants: cached responses, updates in turn, more task-specific layers."""
+"""Learning without Forgetting's variants: cached responses, more task-specific layers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from cljax import losses, networks, rows, streams
-from cljax.methods.finetune import apply_kept, depends_on_own
+from cljax.methods.common import as_it_is, depends_on_own, forward
 from cljax.methods.lwf import lwf
 from cljax.methods.teacher import teach
-from cljax.training.step import make_train_step
-from cljax.types import Batch, Learner, Network, make_clock
+from cljax.types import Learner, Sizes, make_clock
 from tests import conformance
-from tests.test_lwf import ALL, OTHER, SECOND, STUDENT, TEACHER, batch_of, bits, learner_of, parts, phases_of, table
+from tests.test_lwf import OTHER, SECOND, STUDENT, TEACHER, batch_of, bits, learner_of, parts, phases_of, table
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
 
@@ -29,7 +27,7 @@ def assert_close(first, second, rtol=1e-5, atol=1e-6):
 def test_squared_temperature_only_when_asked_for():
     for square, factor in ((False, 1), (True, 9)):
         method = lwf(table(), temperature=3.0, strength=0.5, square_temperature=square)
-        learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, STUDENT]), ALL)
+        learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, STUDENT]))
         total, metrics, _ = parts(method, learner, SECOND, batch_of(1))
         kept = losses.distillation(STUDENT, TEACHER, temperature=3.0).mean()
         np.testing.assert_allclose(metrics["response"], kept, rtol=1e-6)
@@ -38,7 +36,7 @@ def test_squared_temperature_only_when_asked_for():
         lwf(table(), response="l1", square_temperature=True)
 
 
-@pytest.mark.parametrize("name", ["responses", "updates", "start"])
+@pytest.mark.parametrize("name", ["responses", "start"])
 def test_unknown_variants_are_refused(name):
     with pytest.raises(ValueError, match=f"lwf's {name} is 'other', but must be one of"):
         lwf(table(), **{name: "other"})
@@ -73,7 +71,9 @@ def test_the_cache_holds_the_teacher_s_logits_of_every_training_image():
     assert cache.shape == (3, size.max(), 3)
     assert size[1] % 32, "the last batch of the fold is a partial one"
     images = stream.tables.examples[stream.tables.train.index[start[1] : start[1] + size[1]]]
-    np.testing.assert_allclose(cache[:, : size[1]], teach(method.network, learner, images), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        cache[:, : size[1]], teach(method.network, learner, make_clock(task=1), images), rtol=1e-5, atol=1e-6
+    )
     assert np.abs(cache[:, size[1] :]).max() > 0, "what follows is still the first task's, of more images"
 
 
@@ -98,7 +98,7 @@ def test_the_cache_is_read_in_training_at_a_first_visit_alone():
     stream = conformance.stream()
     batch = streams.sequential(stream.tables, stream.tables.train, jnp.int32(1), jnp.int32(0), 8)
     other = learner._replace(method_state={**learner.method_state, "responses": jnp.zeros((3, 400, 3))})
-    clock = make_clock(task=1, phase=1)
+    clock = make_clock(task=1, phase=1, classes=stream.tables.classes)
 
     @jax.jit
     def response(learner, clock, key):
@@ -113,113 +113,19 @@ def test_the_cache_is_read_in_training_at_a_first_visit_alone():
 
 def test_a_shared_head_s_responses_are_cached_once():
     method = lwf(table(per_task=()), responses="cached")
-    state = method.allocate({}, 5, {"train": 7})
-    assert state["responses"].shape == (1, 7, 3)
-    learner = learner_of(method, STUDENT, TEACHER, np.ones([3, 3], bool))
-    learner = learner._replace(method_state={**learner.method_state, **state})
+    cache = method.init(jax.random.key(0), Sizes(5, 3, {"train": 7}))[2]["responses"]
+    assert cache.shape == (1, 7, 3)
+    learner, clock = learner_of(method, STUDENT, TEACHER, 3), make_clock(task=1, classes=np.ones([3, 3], bool))
+    learner = learner._replace(method_state={**learner.method_state, "responses": cache})
     fold = lambda fn, carry: fn(carry, batch_of(1)._replace(weights=jnp.array([1.0, 0.0])))
-    learner = method.begin_task(learner, make_clock(task=1), fold, jax.random.key(0))
+    learner = method.begin_task(learner, clock, fold, jax.random.key(0))
     cache = learner.method_state["responses"]
     np.testing.assert_array_equal(cache[0, 0], STUDENT[0])
     np.testing.assert_array_equal(cache[0, 1:], 0)
-    value, (_, metrics) = method.loss(learner.params, learner, make_clock(task=1), batch_of(1), jax.random.key(0))
+    value, (_, metrics) = method.loss(learner.params, learner, clock, batch_of(1), jax.random.key(0))
     expected = losses.distillation(STUDENT, jnp.stack([STUDENT[0], jnp.zeros(3)]), temperature=2.0).mean()
     np.testing.assert_allclose(metrics["response"], expected, rtol=1e-6)
     assert value > metrics["response"]
-
-
-# Updates in turn
-
-
-def linear():
-    """Logits are `(x @ body) @ head`, two heads."""
-
-    def init(key):
-        return {"body": {"kernel": jnp.eye(2)}, "head": {"kernel": jnp.ones([2, 3])}}, {}
-
-    def encode(params, collections, inputs, *, train, key):
-        return inputs @ params["body"]["kernel"], {}, collections
-
-    def decode(params, collections, maps, *, train, key):
-        return (maps @ params["head"]["kernel"], maps), {}, collections
-
-    return Network(init, encode, decode, ("head/kernel",), (), (2,), 3)
-
-
-def start_of(method, optimizer):
-    """A focused learner of two tasks with random parameters, another teacher and a filled optimizer state."""
-    draw = lambda number, *shape: jax.random.normal(jax.random.key(number), shape)
-    params = {"body": {"kernel": draw(0, 2, 2)}, "head": {"kernel": draw(1, 2, 2, 3)}}
-    teacher = {"body": {"kernel": draw(2, 2, 2)}, "head": {"kernel": draw(3, 2, 2, 3)}}
-    hyper = {**method.init(jax.random.key(0))[3], "learning_rate": jnp.float32(0.1)}
-    state = {"teacher": {"params": teacher, "collections": {}}}
-    fill = lambda leaf: 0.3 * jnp.ones_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-    slots = jax.tree.map(fill, optimizer.init(params))
-    classes = jnp.ones([2, 3], jnp.bool_)
-    resting = rows.resting(method.per_task, method.stacked)
-    return rows.focus(Learner(params, {}, slots, state, hyper, None, classes, resting), jnp.int32(1))
-
-
-BATCH = Batch(
-    jnp.array([[1.0, 2.0], [-1.0, 0.5]]), jnp.array([0, 2]), jnp.full(2, 1), jnp.arange(2), jnp.ones(2, jnp.float32)
-)
-
-
-def step_of(updates, optimizer, clock):
-    method = lwf(linear(), updates=updates, strength=1.5)
-    learner = start_of(method, optimizer)
-    mask = method.update_mask(learner, clock)
-    return learner, make_train_step(method, optimizer)(learner, mask, clock, BATCH, jax.random.key(0))
-
-
-def test_updates_in_turn_are_two_steps_of_momentum_and_decay_on_what_is_shared():
-    """Body and old head go by the distillation, then body and new head by the classification, each with its slots."""
-    learner, (after, loss, metrics) = step_of("alternating", MOMENTUM, SECOND)
-    student, teacher = learner.params, learner.method_state["teacher"]["params"]
-
-    def logits(params, task):
-        return BATCH.inputs @ params["body"]["kernel"] @ params["head"]["kernel"][task]
-
-    def distil(body, old):
-        z, t = BATCH.inputs @ body @ old, logits(teacher, 0)
-        return 1.5 * -(jax.nn.softmax(t / 2) * jax.nn.log_softmax(z / 2)).sum(-1).mean()
-
-    def classify(body, new):
-        return -jax.nn.log_softmax(BATCH.inputs @ body @ new)[jnp.arange(2), BATCH.labels].mean()
-
-    def move(weights, slots, gradients):
-        slots = [0.9 * slot + g + 1e-3 * w for w, slot, g in zip(weights, slots, gradients, strict=True)]
-        return [w - 0.1 * slot for w, slot in zip(weights, slots, strict=True)], slots
-
-    body, (old, new) = student["body"]["kernel"], student["head"]["kernel"]
-    gradients = jax.grad(distil, (0, 1))(body, old)
-    first = distil(body, old)
-    (body, old), (body_slot, old_slot) = move([body, old], [0.3, 0.3], gradients)
-    gradients = jax.grad(classify, (0, 1))(body, new)
-    second = classify(body, new)
-    (body, new), (body_slot, new_slot) = move([body, new], [body_slot, 0.3], gradients)
-    assert_close(after.params, {"body": {"kernel": body}, "head": {"kernel": jnp.stack([old, new])}})
-    trace = optax.tree_utils.tree_get(after.opt_state, "trace")
-    assert_close(trace, {"body": {"kernel": body_slot}, "head": {"kernel": jnp.stack([old_slot, new_slot])}})
-    np.testing.assert_allclose(loss, first + second, rtol=1e-6)
-    np.testing.assert_allclose([1.5 * metrics["response"], metrics["classification"]], [first, second], rtol=1e-6)
-
-
-def test_on_the_first_task_there_is_but_one_update():
-    ends = [step_of(updates, MOMENTUM, make_clock(phase=1))[1][0] for updates in ("summed", "alternating")]
-    assert_close(ends[0].params, ends[1].params)
-    summed, alternating = (optax.tree_utils.tree_get(end.opt_state, "trace") for end in ends)
-    assert_close(summed["body"], alternating["body"])
-    assert_close(summed["head"]["kernel"][0], alternating["head"]["kernel"][0])
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_in_the_warm_up_updates_in_turn_move_the_new_head_alone(optimizer):
-    optimizer = conformance.OPTIMIZERS[optimizer][0]
-    learner, (after, _, _) = step_of("alternating", optimizer, make_clock(task=1))
-    assert bits(after.params["body"]) == bits(learner.params["body"])
-    assert bits(after.params["head"]["kernel"][0]) == bits(learner.params["head"]["kernel"][0])
-    assert (after.params["head"]["kernel"][1] != learner.params["head"]["kernel"][1]).all()
 
 
 # More task-specific layers
@@ -235,20 +141,20 @@ def test_all_tasks_layers_are_read_at_once():
         method = lwf(network, own_layers=layers)
         assert len(method.stacked) == 2 + 2 * layers
         key = jax.random.key(0)
-        stacked = rows.resting(method.per_task, method.stacked)
+        resting = rows.resting(method.per_task, method.stacked, tasks=3)
         stacked, collections = jax.jit(jax.vmap(network.init))(jax.random.split(key, 3))
         kept = rows.map_leaves(
-            lambda path, leaf, stacked=stacked: leaf if rows.has_rows(path, stacked) else leaf[0], stacked
+            lambda path, leaf, resting=resting: leaf if rows.has_rows(path, resting) else leaf[0], stacked
         )
         collections = jax.tree.map(lambda leaf: leaf[0], collections)
-        learner = Learner(kept, collections, (), {}, {}, None, jnp.ones([3, 3], jnp.bool_), stacked)
+        learner = Learner(kept, collections, (), {}, {}, None, resting)
         read = lambda params, learner=learner, network=network: (
-            apply_kept(network, learner, params, images, key=None).logits
+            forward(network, as_it_is, params, learner, make_clock(), images, key=None).logits
         )
 
         @jax.jit
-        def alone(kept, task, stacked=stacked, collections=collections, network=network):
-            return network.apply(rows.take_row(kept, task, stacked), collections, images).logits
+        def alone(kept, task, resting=resting, collections=collections, network=network):
+            return network.apply(rows.take_row(kept, task, resting), collections, images).logits
 
         assert_close(jax.jit(read)(kept), jnp.stack([alone(kept, jnp.int32(task)) for task in range(3)]))
         assert str(jax.make_jaxpr(read)(kept)).count("dot_general") == products
@@ -258,7 +164,7 @@ def test_all_tasks_layers_are_read_at_once():
 def deep_visits():
     """All variants at once, with normalisation: learners before and after the second visit's two phases."""
     network = small(conformance.stream(), hidden=(6, 5), normalization="batch")
-    method = lwf(network, own_layers=1, responses="cached", updates="alternating")
+    method = lwf(network, own_layers=1, responses="cached")
     engine, learner, begin_visit, phase = phases_of(method)
     focused = phase(begin_visit(learner, make_clock()), make_clock(phase=1))[2]
     first = engine.end_visit(focused, make_clock())
@@ -297,7 +203,7 @@ def test_each_phase_moves_its_own_rows_normalisation_statistics_included():
     visits = deep_visits()
     network = small(conformance.stream(), hidden=(6, 5), normalization="batch")
     params, collections = jax.eval_shape(network.init, jax.random.key(0))
-    bare = Learner(params, collections, (), {}, {}, None, None, None)
+    bare = Learner(params, collections, (), {}, {}, None, None)
     ndim = {path: leaf.ndim for path, leaf in named(bare).items()}
     of = lambda task: {(path, task) for path in (*OWN, *STATISTICS)}
     shared = {*SHARED, "batch_stats/norm_0/mean", "batch_stats/norm_0/var"}
@@ -311,7 +217,7 @@ def test_a_new_task_s_layers_begin_as_an_earlier_task_s_but_the_head_anew(start)
     before = deep_visits()["first"]
     network = small(conformance.stream(), hidden=(6, 5), normalization="batch")
     method = lwf(network, own_layers=1, start=start)
-    begun = method.begin_task(before, make_clock(task=2), None, None)
+    begun = method.begin_task(rows.focus(before, jnp.int32(2)), make_clock(task=2), None, None)
     source = {"first": 0, "last": 1, "drawn": 2}[start]
     for path, leaf in named(before).items():
         now, row = named(begun)[path], 2 if path.startswith("head/") else source
@@ -334,6 +240,6 @@ def test_layers_of_a_task_s_own_below_shared_statistics_are_refused():
         lwf(network._replace(per_task=own))
     lwf(network._replace(per_task=(*own, *STATISTICS)))
     lwf(small(stream, hidden=(6, 5))._replace(per_task=own))
-    with pytest.raises(ValueError, match=r"lwf gives each task its own last 2 hidden layers.* own_layers from 1 to 1"):
+    with pytest.raises(ValueError, match=r"The last 2 hidden layers cannot be a task's own.* from 1 to 1"):
         lwf(network, own_layers=2)
     assert not depends_on_own(network._replace(per_task=()), lambda output: output.logits)

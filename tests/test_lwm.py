@@ -17,13 +17,14 @@ from cljax.methods import finetune
 from cljax.methods.lwf_mc import lwf_mc
 from cljax.methods.lwm import CLASSIFICATIONS, lwm
 from cljax.training.step import make_train_step
-from cljax.types import Batch, Learner, Network, make_clock
+from cljax.types import Batch, Learner, Network, Sizes, make_clock
 from tests import conformance
 
 TEACHER = jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
 STUDENT = jnp.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]])
 OTHER = jnp.array([[0.5, -1.0, 2.0], [1.0, 0.0, -2.0]])
-SECOND = make_clock(task=1)
+ALL = np.ones([3, 3], bool)
+SECOND = make_clock(task=1, classes=ALL[:2])
 CONFIGURATIONS = {"C": (0.0, 0.0), "LwF-MC": (0.5, 0.0), "LwM": (0.5, 3.0), "attention alone": (0.0, 3.0)}
 
 
@@ -43,15 +44,18 @@ def table():
     return Network(init, encode, decode, ("head/kernel",), (), (2,), 3)
 
 
-def made(method, student, teacher, classes=None):
+def hyper_of(method):
+    return method.init(jax.random.key(0), Sizes(3, 3, {}))[3]
+
+
+def made(method, student, teacher):
     """A focused learner from `(map, kernels [T, 2, 3])` of student and teacher."""
     params, taught = ({"map": jnp.asarray(map), "head": {"kernel": kernel}} for map, kernel in (student, teacher))
     tasks = student[1].shape[0]
-    classes = jnp.ones([tasks, 3], bool) if classes is None else jnp.asarray(classes)
     state = {"teacher": {"params": taught, "collections": {}}}
-    hyper = method.init(jax.random.key(0))[3]
-    resting = rows.resting(method.per_task, method.stacked)
-    return rows.focus(Learner(params, {}, (), state, hyper, None, classes, resting), jnp.int32(0))
+    hyper = hyper_of(method)
+    resting = rows.resting(method.per_task, method.stacked, tasks=tasks)
+    return rows.focus(Learner(params, {}, (), state, hyper, None, resting), jnp.int32(0))
 
 
 def batch_of(task, labels=(0, 1)):
@@ -98,8 +102,9 @@ def test_the_classification_losses_over_unequal_tasks_one_of_them_not_seen(class
     classes = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool)
     method = lwm(table(), classification=classification, beta=0.0, gamma=0.0)
     stacks = jnp.stack([STUDENT, OTHER, STUDENT])
-    learner = made(method, (UNIT, stacks), (UNIT, jnp.stack([TEACHER, OTHER, OTHER])), classes)
-    value, _, gradient = evaluate(method, learner, SECOND, batch_of(1))
+    learner = made(method, (UNIT, stacks), (UNIT, jnp.stack([TEACHER, OTHER, OTHER])))
+    clock = make_clock(task=1, classes=classes)
+    value, _, gradient = evaluate(method, learner, clock, batch_of(1))
     seen = np.concatenate([STUDENT, OTHER[:, :2]], axis=1)
     among, target = (seen, [3, 4]) if classification.endswith("all") else (seen[:, 3:], [0, 1])
     if classification.startswith("bce"):
@@ -112,7 +117,7 @@ def test_the_classification_losses_over_unequal_tasks_one_of_them_not_seen(class
     assert (np.abs(found[0]).max() > 1e-3) == classification.endswith("all")
     np.testing.assert_array_equal(found[2], 0)
     np.testing.assert_array_equal(found[1, :, 2], 0)
-    assert method.update_mask(learner, SECOND)["head"]["kernel"].reshape(-1).tolist() == [1, 1, 0]
+    assert method.update_mask(learner, clock)[0]["head"]["kernel"].reshape(-1).tolist() == [1, 1, 0]
 
 
 def test_distillation_of_the_top_old_class_alone():
@@ -172,7 +177,7 @@ def digits_case(dense=()):
         scenario="class",
         max_examples=streams.max_examples(stream.tables),
     )
-    tables, clock = jax.tree.map(jnp.asarray, stream.tables), make_clock(task=2)
+    tables, clock = jax.tree.map(jnp.asarray, stream.tables), make_clock(task=2, classes=stream.tables.classes)
     learner = engine.begin_visit(jax.jit(engine.init)(jax.random.key(0), tables), clock, tables, jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), 20))
 
@@ -191,7 +196,7 @@ def test_without_attention_and_by_binary_terms_of_the_new_classes_it_is_lwf_mc()
     ends = []
     for method in (lwm(base.network, gamma=0.0), lwf_mc(base.network, push_unseen=False)):
         learner = moved._replace(
-            hyper={**method.init(jax.random.key(0))[3], "learning_rate": jnp.float32(learning_rate)},
+            hyper={**hyper_of(method), "learning_rate": jnp.float32(learning_rate)},
             opt_state=optimizer.init(moved.params),
         )
         step, mask, found = make_train_step(method, optimizer), method.update_mask(learner, clock), []
@@ -284,8 +289,8 @@ def test_a_map_that_is_zero_everywhere_gives_zero_and_no_nan():
 
 
 def test_on_the_first_task_there_is_classification_alone():
-    method, _, moved, _, batch = digits_case()
-    first = make_clock()
+    method, _, moved, clock, batch = digits_case()
+    first = make_clock(classes=clock.classes)
     batch = batch._replace(tasks=jnp.zeros_like(batch.tasks))
     value, metrics, gradient = evaluate(method, moved, first, batch)
     assert metrics["distillation"] == 0
@@ -296,7 +301,7 @@ def test_on_the_first_task_there_is_classification_alone():
     plain = finetune(method.network)
     value = lwm(method.network, classification="ce_new").loss(moved.params, moved, first, batch, None)[0]
     own = rows.take_row(moved.params, first.task, moved.rows)
-    focused = moved._replace(params=own)
+    focused = moved._replace(params=own, rows=rows.resting(method.per_task, tasks=3))
     np.testing.assert_allclose(value, plain.loss(own, focused, first, batch, None)[0], rtol=1e-6)
 
 
@@ -306,8 +311,8 @@ def test_the_teacher_of_the_last_visit_was_the_student_before_it():
     network = networks.cnn((8, 8, 1), 3, channels=((4,),), dense=(), pooled=True, mean=stream.mean, std=stream.std)
     base = lwm(network)
 
-    def init(key):
-        params, collections, state, hyper = base.init(key)
+    def init(key, sizes):
+        params, collections, state, hyper = base.init(key, sizes)
         return params, collections, {**state, "previous": state["teacher"]}, hyper
 
     def end_phase(learner, clock, fold, key):

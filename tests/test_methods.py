@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from cljax import methods, networks, rows, streams, training
-from cljax.methods.finetune import apply_kept
+from cljax.methods.common import forward
 from cljax.training.step import make_train_step
 from cljax.types import make_clock
 from tests import conformance
@@ -41,7 +41,7 @@ def test_fine_tuning_s_loss_is_cross_entropy_over_the_task_s_classes_and_weights
     stream = conformance.stream()
     method = methods.finetune(network_for(stream))
     _, learner = engine_and_learner(method, stream)
-    clock = make_clock(task=1, newest=1)
+    clock = make_clock(task=1, newest=1, classes=stream.tables.classes)
     focused = rows.focus(learner, clock.task)
     batch = streams.sequential(stream.tables, stream.tables.train, clock.task, jnp.int32(2), 16)
     assert 0 < batch.weights.sum() < 16
@@ -56,7 +56,7 @@ def test_joint_training_s_loss_and_gradient_are_the_sum_over_each_example_s_own_
     network = network_for(stream)
     method = methods.joint(network)
     _, learner = engine_and_learner(method, stream)
-    clock = make_clock(task=2, newest=2)
+    clock = make_clock(task=2, newest=2, classes=stream.tables.classes)
     table = stream.tables.train
     batch = streams.gather(stream.tables, table, jnp.asarray([0, 1, *(table.start[1:] + 1), *table.start[1:]]))
     focused = rows.focus(learner, clock.task)
@@ -82,7 +82,7 @@ def test_joint_training_by_one_softmax_over_all_classes_seen():
     network = network_for(stream)
     method = methods.joint(network, scope="concatenated")
     _, learner = engine_and_learner(method, stream)
-    clock = make_clock(task=1, newest=1)
+    clock = make_clock(task=1, newest=1, classes=stream.tables.classes)
     table = stream.tables.train
     batch = streams.gather(stream.tables, table, jnp.asarray([0, 1, *(table.start[1] + np.arange(3))]))
     focused = rows.focus(learner, clock.task)
@@ -107,9 +107,9 @@ def test_joint_training_by_one_softmax_over_all_classes_seen():
             methods.joint(network, **{name: "all"})
     with pytest.raises(ValueError, match="joint with one softmax over all tasks' heads needs leaves that belong"):
         methods.joint(network._replace(per_task=()), scope="concatenated")
-    mixed = focused._replace(single_label=jnp.array([True, False, True]))
+    mixed = clock._replace(single_label=jnp.array([True, False, True]))
     with pytest.raises(ValueError, match="leave joint's scope at 'per_task'"):
-        method.loss(params, mixed, clock, batch, None)
+        method.loss(params, focused, mixed, batch, None)
 
 
 @pytest.mark.parametrize("name", ["adamw", "momentum"])
@@ -120,7 +120,7 @@ def test_joint_training_leaves_heads_of_tasks_not_yet_visited_alone(name):
     optimizer, _ = conformance.OPTIMIZERS[name]
     make = lambda key: training.make_learner(method, optimizer, stream.tables, 0.1, key)
     learner = jax.jit(make)(jax.random.key(0))
-    clock = make_clock(task=1)
+    clock = make_clock(task=1, classes=stream.tables.classes)
     focused = rows.focus(learner, clock.task)
     batch = streams.gather(stream.tables, stream.tables.train, jnp.asarray([0, stream.tables.train.start[1]]))
     step = make_train_step(method, optimizer)
@@ -140,21 +140,21 @@ STACKED = {
 
 @pytest.mark.parametrize("name", STACKED)
 def test_stacked_rows_and_their_statistics_train_for_tasks_seen_alone(name):
-    """The update mask of the head, and what a step makes of the statistics that belong to a task."""
+    """The update masks of the head, and of the statistics that belong to a task, by a step."""
     stream = conformance.stream()
     own = ("head/kernel", "head/bias", "batch_stats/norm_0/mean")
     network = network_for(stream, hidden=(6,), normalization="batch")._replace(per_task=own)
     if name == "lwm":
         network = networks.cnn((8, 8, 1), 3, channels=((4,),), dense=(), pooled=True)
-    method, clock = STACKED[name](network), make_clock(task=1, phase=1)
+    method, clock = STACKED[name](network), make_clock(task=1, phase=1, classes=stream.tables.classes)
     make = lambda key: training.make_learner(method, SGD, stream.tables, 0.1, key)
     focused = rows.focus(jax.jit(make)(jax.random.key(0)), clock.task)
-    mask = method.update_mask(focused, clock)["head"]
-    assert [leaf.reshape(-1).tolist() for leaf in mask.values()] == [[1, 1, 0]] * 2
+    mask = method.update_mask(focused, clock)
+    assert [leaf.reshape(-1).tolist() for leaf in mask[0]["head"].values()] == [[1, 1, 0]] * 2
     if name != "lwm":
         batch = streams.sequential(stream.tables, stream.tables.train, clock.task, jnp.int32(0), 8)
-        after = method.loss(focused.params, focused, clock, batch, jax.random.key(0))[1][0]
-        old, new = (np.asarray(tree["batch_stats"]["norm_0"]["mean"]) for tree in (focused.collections, after))
+        after, _, _ = make_train_step(method, SGD)(focused, mask, clock, batch, jax.random.key(0))
+        old, new = (np.asarray(each.collections["batch_stats"]["norm_0"]["mean"]) for each in (focused, after))
         assert (old != new).any(axis=-1).tolist() == [True, True, False]
 
 
@@ -164,7 +164,9 @@ def test_joint_training_reads_all_heads_with_one_encoding():
     method = methods.joint(network)
     _, learner = engine_and_learner(method, stream)
     images = jnp.asarray(stream.tables.examples[:5])
-    read = lambda params: apply_kept(network, learner, params, images, key=jax.random.key(0)).logits
+    read = lambda params: (
+        forward(network, method.view, params, learner, make_clock(), images, key=jax.random.key(0)).logits
+    )
     products = str(jax.make_jaxpr(read)(learner.params)).count("dot_general")
     assert products == 3, "two hidden layers once, and one batched product for all heads"
 
@@ -209,7 +211,7 @@ def test_freezing_and_others_need_something_to_learn():
     shared = networks.mlp((8, 8, 1), 3)._replace(per_task=())
     with pytest.raises(ValueError, match="freezing needs leaves that belong to a task"):
         methods.freezing(shared)
-    with pytest.raises(ValueError, match="own_layers from 1 to 1"):
+    with pytest.raises(ValueError, match="Choose from 1 to 1"):
         methods.hard_sharing(networks.mlp((8, 8, 1), 3), own_layers=2)
 
 
@@ -270,7 +272,7 @@ NUMBERS = {
         "margin": -0.1,
         "thresholds": (-1.0,),
         "fine_tune": 1.0,
-        "fine_tune_learning_rate_factor": -1.0,
+        "fine_tune_factor": -1.0,
     },
     "feature_extraction": {"hidden": 0, "learning_rate_factor": 0.0, "dropout": 1.0},
     "finetune": {"shared_learning_rate": 1.5, "warm_up": 1.0},

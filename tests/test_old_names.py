@@ -56,7 +56,8 @@ def test_an_interrupted_run_of_old_names_is_taken_up(tmp_path):
 
 def test_a_checkpoint_of_a_learner_with_old_names_is_read(tmp_path):
     old = {"hyper": {"rate": jnp.float32(0.1), "shared_rate": jnp.float32(0.5)}, "params": {"rate": jnp.ones(2)}}
-    checkpoints.save(tmp_path, {"learner": old})
+    gone = {"classes": jnp.ones((2, 3), jnp.bool_), "single_label": jnp.ones(2, jnp.bool_)}
+    checkpoints.save(tmp_path, {"learner": {**old, **gone}})
     like = {"hyper": {"learning_rate": jnp.float32(0), "shared_learning_rate": jnp.float32(0)}, "params": old["params"]}
     found = checkpoints.restore(tmp_path, {"learner": like}).tree["learner"]
     assert {name: float(value) for name, value in found["hyper"].items()} == {

@@ -26,7 +26,7 @@ def learner(tasks=4, optimizer=None):
         optimizer.init(task_params.focus_tree(params, jnp.int32(0), resting)), tasks, resting
     )
     teacher = jax.tree.map(lambda leaf: leaf + 1, params)
-    return Learner(params, {}, opt_state, {"teacher": teacher, "count": jnp.zeros(3)}, {}, None, None, resting)
+    return Learner(params, {}, opt_state, {"teacher": teacher, "count": jnp.zeros(3)}, {}, None, resting)
 
 
 def test_focus_takes_rows_everywhere_by_whole_paths():

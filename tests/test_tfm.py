@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import masks, networks, rows, transforms
-from cljax.methods.tfm import TernaryState, tfm
+from cljax.methods.owned import Owned
+from cljax.methods.tfm import tfm
 from cljax.types import Batch, make_clock
 from tests.zero_forgetting import Visits, five_tasks, orders, single
 
@@ -44,7 +45,7 @@ def test_masks_of_three_tasks_by_hand():
     learner = grown(method, network, 3)
     assert learner.method_state.owner["dense_0"].tolist() == [0, 0, 1, 1], "ceil(1.2) each, until the layer is full"
     assert learner.method_state.owner["dense_1"].tolist() == [0, 1, 2], "ceil(0.9) each"
-    first, second, third = (named(method.update_mask(learner, make_clock(task=task))) for task in range(3))
+    first, second, third = (named(method.update_mask(learner, make_clock(task=task))[0]) for task in range(3))
     assert first["dense_0/kernel"].tolist() == [[1, 1, 0, 0]]
     assert second["dense_0/kernel"].tolist() == [[0, 0, 1, 1]]
     assert third["dense_0/kernel"].tolist() == [[0, 0, 0, 0]]
@@ -55,7 +56,7 @@ def test_masks_of_three_tasks_by_hand():
     seen = [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
     assert [mask["head/kernel"][:, 0].tolist() for mask in (first, second, third)] == seen
     assert [mask["norm_1/scale"].tolist() for mask in (first, second, third)] == seen
-    again = named(method.update_mask(learner, make_clock(task=0, newest=2, first=False)))
+    again = named(method.update_mask(learner, make_clock(task=0, newest=2, first=False))[0])
     for path, mask in again.items():
         np.testing.assert_array_equal(mask, first[path] if path.startswith(("head", "norm")) else 0 * first[path])
 
@@ -67,7 +68,7 @@ def test_on_a_convolutional_network_equation_5_is_equation_6_and_no_weight_has_t
     owner = learner.method_state.owner
     total = 0
     for task in range(3):
-        found = named(method.update_mask(learner, make_clock(task=task)))
+        found = named(method.update_mask(learner, make_clock(task=task))[0])
         for path, first, last in (
             ("conv_1_0", "conv_0_0", "conv_1_0"),
             ("dense_0", "conv_1_0", "dense_0"),
@@ -91,7 +92,7 @@ def test_flattened_maps_repeat_their_channels():
     network = networks.cnn((4, 4, 1), 2, channels=((3,),), dense=(4,))
     method = tfm(network, growth=0.3)
     learner = grown(method, network, 2)
-    mask = np.asarray(method.update_mask(learner, make_clock(task=1))["dense_0"]["kernel"])
+    mask = np.asarray(method.update_mask(learner, make_clock(task=1))[0]["dense_0"]["kernel"])
     owner = np.asarray(learner.method_state.owner["conv_0_0"])
     assert mask.shape == (12, 4)
     for place in range(4):
@@ -153,11 +154,11 @@ def test_the_lowest_growth_within_the_margin_is_chosen():
     network = small()
     method = tfm(network, candidates=(0.6, 0.2, 0.4), margin=0.02)
     learner = single(method, network)
-    offered = method.candidates(learner, make_clock())["growth"]
+    offered = method.search.candidates(learner, make_clock())["growth"]
     np.testing.assert_allclose(offered, [0.2, 0.4, 0.6])
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), learner)
     for scores, index in (([0.5, 0.79, 0.8], 1), ([0.79, 0.7, 0.8], 0), ([0.5, 0.6, 0.7], 2), ([np.nan] * 3, 0)):
-        found, same = method.choose(jnp.asarray(scores, jnp.float32), stacked, make_clock(), None)
+        found, same = method.search.choose(jnp.asarray(scores, jnp.float32), stacked, make_clock(), None)
         assert (int(found), same) == (index, stacked)
 
 
@@ -234,7 +235,7 @@ def test_without_feature_normalisation_it_stays_the_identity_and_weights_into_ol
     learner = method.begin_task(learner, make_clock(task=0), None, KEY)
     before = learner.params["dense_1"]["kernel"]
     learner = method.begin_task(learner, make_clock(task=1), None, KEY)
-    mask = method.update_mask(learner, make_clock(task=1))
+    mask = method.update_mask(learner, make_clock(task=1))[0]
     assert all((mask[f"norm_{index}"][name] == 0).all() for index in range(2) for name in ("scale", "bias"))
     expected = np.asarray(before).copy()
     assert learner.method_state.owner["dense_1"].tolist() == [0, 0, 1]
@@ -261,10 +262,10 @@ def test_masked_gradients_do_not_freeze_masked_updates_do():
     batch = Batch(images, labels, jnp.zeros(16, jnp.int32), jnp.arange(16), jnp.ones(16))
     start = grown(method, network, 1)
     after = method.begin_task(start, make_clock(task=1), None, KEY)
-    clocks = [make_clock(task=task) for task in range(2)]
+    clocks = [make_clock(task=task, classes=np.ones([2, 2], bool)) for task in range(2)]
 
     def steps(optimizer, learner, clock, state, masked):
-        mask = method.update_mask(learner, clock)
+        mask = method.update_mask(learner, clock)[0]
         guarded = transforms.with_update_mask(optimizer)
 
         def body(_, carry):
@@ -325,6 +326,6 @@ def test_what_does_not_fit_is_refused_with_the_cure():
 
 def test_the_state_is_one_owner_a_feature():
     network = small()
-    state = tfm(network).init(KEY)[2]
-    assert isinstance(state, TernaryState)
+    state = single(tfm(network), network).method_state
+    assert isinstance(state, Owned)
     assert all((leaf == masks.FREE).all() for leaf in state.owner.values())

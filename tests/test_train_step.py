@@ -8,13 +8,14 @@ import pytest
 
 from cljax import methods, networks, rows
 from cljax.training.step import keep_signature, make_learner, make_train_step, phase_learning_rate
-from cljax.types import Batch, Learner, Part, Phase, Table, Tables, make_clock
+from cljax.types import Batch, Learner, Phase, Table, Tables, make_clock
+from tests.zero_forgetting import leaving
 
 MOMENTUM = optax.sgd(1.0, momentum=0.5)
 KEY = jax.random.key(3)
 
 
-def init(key):
+def init(key, sizes=None):
     first, second = jax.random.split(key)
     params = {"w": jax.random.normal(first, (2,)), "head": jax.random.uniform(second, (3,))}
     return params, {"stats": jnp.zeros(1)}, {"teacher": params, "count": 0}, {"strength": 0.5}
@@ -25,14 +26,14 @@ def method(**fields):
     return base._replace(**{"name": "by hand", "init": init, "per_task": ("head",), **fields})
 
 
-def tables(labels, single_label=None):
+def tables(labels):
     table = Table(np.arange(4), labels, np.array([0, 2, 4]), np.array([2, 2, 0]))
-    return Tables(np.zeros((4, 5), np.uint8), table, table, table, None, np.ones((3, 2), bool), single_label)
+    return Tables(np.zeros((4, 5), np.uint8), table, table, table, None, np.ones((3, 2), bool))
 
 
-def made(labels=None, single_label=None, max_examples=None, **fields):
+def made(labels=None, max_examples=None, **fields):
     labels = np.zeros(4, np.int32) if labels is None else labels
-    return make_learner(method(**fields), MOMENTUM, tables(labels, single_label), 0.25, KEY, max_examples)
+    return make_learner(method(**fields), MOMENTUM, tables(labels), 0.25, KEY, max_examples)
 
 
 def test_each_task_s_rows_are_drawn_by_a_key_of_its_own():
@@ -55,22 +56,25 @@ def test_a_new_learner():
     assert (trace["w"].shape, trace["head"].shape) == ((2,), (3, 3))
     assert not any(leaf.any() for leaf in jax.tree.leaves(learner.opt_state))
     assert learner.memory is None
-    assert learner.single_label is None
-    assert learner.classes.shape == (3, 2)
-    assert learner.classes.all()
-    assert (learner.rows.per_task, learner.rows.stacked) == (("head",), ())
+    assert (learner.rows.per_task, learner.rows.stacked, learner.rows.tasks) == (("head",), (), 3)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(learner))
     assert {leaf.dtype for leaf in learner.hyper.values()} == {jnp.dtype("float32")}
-    kept = made(stacked=("head",), single_label=np.array([True, False, True]))
+    kept = made(stacked=("head",))
     assert kept.opt_state[0].trace["head"].shape == (3, 3)
     assert kept.rows.stacked == ("head",)
-    assert kept.single_label.tolist() == [True, False, True]
 
 
 def test_state_that_depends_on_the_number_of_tasks_and_examples():
-    allocate = lambda state, tasks, max_examples: {**state, "cache": jnp.zeros((tasks, max_examples.get("train", 1)))}
-    assert made(allocate=allocate, max_examples={"train": 7}).method_state["cache"].shape == (3, 7)
-    assert made(allocate=allocate).method_state["cache"].shape == (3, 1)
+    def sized(key, sizes):
+        params, collections, _, hyper = init(key)
+        return (
+            params,
+            collections,
+            {"cache": jnp.zeros((sizes.tasks, sizes.max_examples["train"], sizes.classes))},
+            hyper,
+        )
+
+    assert made(init=sized, max_examples={"train": 7}).method_state["cache"].shape == (3, 7, 2)
 
 
 def test_an_empty_memory():
@@ -90,7 +94,7 @@ def test_paths_that_are_no_leaves_are_refused():
 
 
 def test_a_signature_is_kept():
-    before = Learner({"w": jnp.zeros(2)}, {}, (), {}, {}, None, None, rows.resting(()))
+    before = Learner({"w": jnp.zeros(2)}, {}, (), {}, {}, None, rows.resting(()))
     weak = before._replace(params={"w": jnp.full(2, 1.0) * jnp.asarray(2.0)})
     after = keep_signature(before, weak, "it")
     assert after.params["w"].tolist() == [2, 2]
@@ -122,7 +126,6 @@ def focused(hyper=0.5):
         {"steps": jnp.float32(0)},
         {"learning_rate": jnp.float32(hyper)},
         None,
-        jnp.ones((1, 2), bool),
         rows.resting(()),
     )
 
@@ -132,7 +135,11 @@ def batch(**fields):
 
 
 def product(params, learner, clock, batch, key):
-    return params["w"][0] * params["w"][1], ({"stats": learner.collections["stats"] + 1}, {"number": jnp.float32(7)})
+    output = leaving({"stats": learner.collections["stats"] + 1})
+    return params["w"][0] * params["w"][1], (output, {"number": jnp.float32(7)})
+
+
+MOVES = {"stats": jnp.float32(1.0)}
 
 
 def test_two_steps_with_momentum_a_mask_and_a_phase_s_rate():
@@ -146,7 +153,7 @@ def test_two_steps_with_momentum_a_mask_and_a_phase_s_rate():
         after_step=after_step,
         phases=(Phase(learning_rate=lambda clock: 0.5),),
     )
-    step, mask = make_train_step(by_hand, MOMENTUM), {"w": jnp.array([1.0, 0.0])}
+    step, mask = make_train_step(by_hand, MOMENTUM), ({"w": jnp.array([1.0, 0.0])}, MOVES)
     learner, loss, metrics = step(focused(), mask, make_clock(), batch(), KEY)
     assert (float(loss), float(metrics["number"]), learner.collections["stats"].tolist()) == (12, 7, [1])
     assert learner.params["w"].tolist() == [3 - 0.25 * 2 * 4, 4]
@@ -159,34 +166,34 @@ def test_two_steps_with_momentum_a_mask_and_a_phase_s_rate():
     assert float(step.lower(learner, mask, make_clock(), batch(), KEY).cost_analysis()["flops"]) > 0
 
 
-def test_parts_are_updates_in_turn():
-    trains = lambda *where: lambda learner, clock: {"w": jnp.array(where)}
+def test_collections_keep_their_bits_where_their_mask_is_0():
+    """Whatever the network and `after_step` make of them; a denormal number and a flag too."""
+    old = {"kept": jnp.array([-0.0, 1e-40]), "rows": jnp.ones((2, 1)), "flag": jnp.bool_(True), "moved": jnp.zeros(2)}
+    new = {"kept": jnp.ones(2), "rows": 2 * jnp.ones((2, 1)), "flag": jnp.bool_(False), "moved": jnp.ones(2)}
+    mask = {"kept": 0.0, "rows": jnp.array([[1.0], [0.0]]), "flag": 0.0, "moved": 0.5}
 
-    def second(params, learner, clock, batch, key):
-        return 3 * params["w"].sum(), ({"stats": learner.collections["stats"] + 10}, {"other": params["w"][0]})
+    def after_step(previous, learner, clock, batch, gradients):
+        assert learner.collections["kept"].shape == (2,)
+        return learner._replace(collections={**learner.collections, "kept": jnp.full(2, 7.0)})
 
-    by_hand = method(parts=(Part(product, trains(1.0, 0.0)), Part(second, trains(0.0, 1.0))))
-    step = make_train_step(by_hand, MOMENTUM)
-    learner, loss, metrics = step(focused(), {"w": jnp.float32(1.0)}, make_clock(), batch(), KEY)
-    assert float(loss) == 12 + 3 * (1 + 4)
-    assert learner.params["w"].tolist() == [3 - 0.5 * 4, 4 - 0.5 * 3]
-    assert {name: float(value) for name, value in metrics.items()} == {"number": 7, "other": 1}
-    assert learner.collections["stats"].tolist() == [11]
-    assert learner.opt_state[0].trace["w"].tolist() == [4, 3]
-    none = step(focused(), {"w": jnp.array([0.0, 1.0])}, make_clock(), batch(), KEY)[0]
-    assert none.params["w"].tolist() == [3, 4 - 0.5 * 3]
+    by_hand = method(loss=lambda params, *given: (params["w"].sum(), (leaving(new), {})), after_step=after_step)
+    mask = {"w": jnp.float32(1.0)}, jax.tree.map(jnp.float32, mask)
+    start = focused()._replace(collections=old)
+    found = make_train_step(by_hand, MOMENTUM)(start, mask, make_clock(), batch(), KEY)[0].collections
+    assert np.asarray(found["kept"]).tobytes() == np.asarray(old["kept"]).tobytes()
+    assert (found["rows"].tolist(), bool(found["flag"]), found["moved"].tolist()) == ([[2.0], [1.0]], True, [1.0, 1.0])
 
 
 def test_what_changes_the_signature_is_named():
     wrong = {"stats": jnp.zeros(2)}
 
     def step(size=2, field="labels", **fields):
-        by_hand, mask = method(**{"loss": product, **fields}), {"w": jnp.float32(1.0)}
+        by_hand, mask = method(**{"loss": product, **fields}), ({"w": jnp.float32(1.0)}, MOVES)
         given = batch(**{field: jnp.zeros(size)})
         return make_train_step(by_hand, MOMENTUM)(focused(), mask, make_clock(), given, KEY)
 
     with pytest.raises(TypeError, match="the loss of by hand or the optimizer changed 'collections/stats'"):
-        step(loss=lambda *given: (product(*given)[0], (wrong, {})))
+        step(loss=lambda *given: (product(*given)[0], (leaving(wrong), {})))
     with pytest.raises(TypeError, match="after_step of by hand changed 'collections/stats'"):
         step(after_step=lambda previous, learner, *rest: learner._replace(collections=wrong))
     for field in ("labels", "tasks", "weights"):

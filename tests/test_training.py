@@ -21,8 +21,9 @@ from cljax.training.plan import epoch_table
 from cljax.training.programs import Program
 from cljax.training.state import Failure, PhaseState, no_failure
 from cljax.training.stopping import wait
-from cljax.types import Batch, Learner, Part, Phase, Schedule, Table, make_clock
+from cljax.types import Batch, Learner, Phase, Schedule, Search, Sizes, Table, make_clock
 from tests import conformance
+from tests.zero_forgetting import leaving
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 SGD = optax.sgd(1.0)
@@ -43,8 +44,8 @@ def counting(network):
     """Fine-tuning that counts its steps per task, and adds up the positions and weights it saw."""
     base = methods.finetune(network)
 
-    def init(key):
-        params, collections, _, hyper = base.init(key)
+    def init(key, sizes):
+        params, collections, _, hyper = base.init(key, sizes)
         return params, collections, {"steps": jnp.zeros(20, jnp.int32), "seen": jnp.zeros((20, 200))}, hyper
 
     def after_step(previous, learner, clock, batch, gradients):
@@ -77,8 +78,8 @@ def test_rounds_of_one_epoch_draw_new_batches():
     network = small(stream)
     base = methods.finetune(network)
 
-    def init(key):
-        params, collections, _, hyper = base.init(key)
+    def init(key, sizes):
+        params, collections, _, hyper = base.init(key, sizes)
         return params, collections, jnp.full((4, 3, 16), -1, jnp.int32), hyper
 
     def after_step(previous, learner, clock, batch, gradients):
@@ -117,14 +118,14 @@ def scripted_fit(patience, most=12):
     stream = conformance.stream(epochs=most)
     base = methods.finetune(small(stream))
 
-    def init(key):
+    def init(key, sizes):
         state = {"script": jnp.zeros(most), "rates": jnp.full(most, jnp.nan)}
         return {"epochs": jnp.zeros(())}, {}, state, {}
 
     def loss(params, learner, clock, batch, key):
         place = learner.params["epochs"].astype(jnp.int32) - 1
         value = learner.method_state["script"][place] if key is None else params["epochs"]
-        return value, (learner.collections, {})
+        return value, (leaving(learner.collections), {})
 
     def after_step(previous, learner, clock, batch, gradients):
         state = learner.method_state
@@ -255,8 +256,8 @@ def test_weights_that_are_not_finite_after_the_last_step_are_named():
         _, failure = engine.end_phase(engine.begin_phase(learner, clock, stream.tables, key), clock, stream.tables, key)
         return training.diverged(failure, method)
 
-    params, collections, *_ = base.init(jax.random.key(0))
-    learner = Learner(params, collections, SGD.init(params), {}, {}, None, None, rows.resting(()))
+    params, collections, *_ = base.init(jax.random.key(0), Sizes(1, 3, {}))
+    learner = Learner(params, collections, SGD.init(params), {}, {}, None, rows.resting(()))
     infinite = {"gates": {"dense_0": jnp.full(8, jnp.inf)}}
     broken = lambda learner, clock, fold, key: learner._replace(params=jax.tree.map(lambda leaf: leaf / 0, params))
     assert ended(base, learner) == {}
@@ -270,8 +271,8 @@ def test_a_learner_that_diverges_is_named_and_the_others_go_on():
     stream = conformance.stream(schedule=streams.visits([(0, 1), (1, 2), (2, 1)]))
     base = methods.finetune(small(stream))
 
-    def init(key):
-        params, collections, state, hyper = base.init(key)
+    def init(key, sizes):
+        params, collections, state, hyper = base.init(key, sizes)
         return params, collections, state, {**hyper, "weight": jnp.float32(1.0)}
 
     def loss(params, learner, clock, batch, key):
@@ -292,7 +293,7 @@ def test_a_learner_that_diverges_is_named_and_the_others_go_on():
         assert np.isfinite(outcome.curves).all(-1).tolist() == [[True] * 4, [True, True, False, False]]
         np.testing.assert_allclose(outcome.evaluation.accuracy[0], rounds[0].evaluation.accuracy[0], atol=0.05)
     np.testing.assert_array_equal(*(outcome.failure for outcome in rounds))
-    heavy = method._replace(init=lambda key: (*init(key)[:3], {"weight": jnp.float32(1e30)}))
+    heavy = method._replace(init=lambda key, sizes: (*init(key, sizes)[:3], {"weight": jnp.float32(1e30)}))
     together = jax.vmap(training.make_run(heavy, SGD, stream, SETTINGS), (0, None))(
         jax.random.split(jax.random.key(5)), stream.tables
     )
@@ -312,7 +313,7 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
         wanted = jnp.asarray([1, 2, 0], jnp.int32)[clock.task]
         return jnp.where((scores[3] == -1) & (scores[:3] >= 0).all(), wanted, 3), learners
 
-    method = base._replace(candidates=lambda learner, clock: {"learning_rate": tried}, choose=choose)
+    method = base._replace(search=Search(lambda learner, clock: {"learning_rate": tried}, choose))
     found = training.make_run(method, SGD, stream, SETTINGS)(jax.random.key(0), stream.tables)
     assert float(found.learner.hyper["learning_rate"]) == float(tried[0])
 
@@ -417,7 +418,10 @@ def test_seeds_side_by_side_are_the_seeds_in_turn():
     ("change", "message"),
     [
         (lambda learner: learner._replace(method_state={"new": jnp.zeros(1)}), "changed the structure"),
-        (lambda learner: learner._replace(classes=jnp.zeros((1, 1), bool)), r"changed 'classes' from bool\[3, 3\]"),
+        (
+            lambda learner: learner._replace(collections={"gates": {"dense_0": jnp.zeros(1)}}),
+            r"changed 'collections/gates",
+        ),
         (
             lambda learner: learner._replace(hyper={"learning_rate": jnp.zeros((), jnp.bfloat16)}),
             "changed 'hyper/learning_rate' from float32",
@@ -527,17 +531,17 @@ def test_optimizers_that_cannot_take_these_steps_are_refused(optimizer, words):
 def linear(**fields):
     """A method whose loss is linear in two weights, for steps without a network."""
     base = methods.finetune(small(conformance.stream()))
-    loss = lambda params, learner, clock, batch, key: (2.0 * jnp.sum(params["w"]), ({}, {"key": jax.random.bits(key)}))
+    loss = lambda params, learner, clock, batch, key: (2.0 * jnp.sum(params["w"]), (leaving({}), {}))
     return base._replace(name="linear", loss=loss, **fields)
 
 
 def one_step(method, optimizer, mask=1.0):
     params = {"w": jnp.array([3.0, 4.0])}
     hyper = {"learning_rate": jnp.float32(0.5)}
-    learner = Learner(params, {}, optimizer.init(params), {}, hyper, None, jnp.ones((1, 2), bool), rows.resting(()))
+    learner = Learner(params, {}, optimizer.init(params), {}, hyper, None, rows.resting(()))
     batch = Batch(*(jnp.zeros(1) for _ in Batch._fields))
     step = training.make_train_step(method, optimizer)
-    return step(learner, {"w": jnp.asarray(mask)}, make_clock(), batch, jax.random.key(0))
+    return step(learner, ({"w": jnp.asarray(mask)}, {}), make_clock(), batch, jax.random.key(0))
 
 
 def test_an_optimizer_that_asks_for_the_loss_gets_it():
@@ -553,15 +557,6 @@ def test_what_after_step_does_to_a_frozen_weight_is_undone():
     assert learner.params["w"].tolist() == [3.0, 8.0]
 
 
-def test_each_part_has_a_key_of_its_own():
-    def part(name):
-        loss = lambda params, learner, clock, batch, key: (params["w"][0], ({}, {name: jax.random.bits(key)}))
-        return Part(loss, lambda learner, clock: {"w": jnp.float32(1.0)})
-
-    _, _, metrics = one_step(linear(parts=(part("first"), part("second"))), SGD)
-    assert int(metrics["first"]) != int(metrics["second"])
-
-
 def test_the_tasks_of_a_balanced_draw_are_shuffled_apart():
     table = Table(jnp.arange(40), jnp.zeros(40, jnp.int32), jnp.array([0, 20]), jnp.array([20, 20]))
     clock = make_clock(task=1, newest=1)
@@ -574,7 +569,7 @@ def test_the_tasks_of_a_balanced_draw_are_shuffled_apart():
 
 @pytest.mark.parametrize(("learning_rate", "stops"), [(1.0, False), (0.99, True)])
 def test_training_stops_below_the_minimum_rate_and_not_at_it(learning_rate, stops):
-    empty = Learner({}, {}, (), {}, {}, None, None, None)
+    empty = Learner({}, {}, (), {}, {}, None, None)
     best = {"params": {}, "collections": {}, "method_state": {}}
     state = PhaseState(
         empty, {}, jnp.float32(1.0), best, jnp.float32(1.0), jnp.int32(1), jnp.int32(0), jnp.bool_(False), no_failure()
@@ -594,7 +589,8 @@ def test_the_modes_of_debugging_change_no_result(mode):
     run = training.make_run(base, SGD, stream, settings)
     expected = run(jax.random.key(5), stream.tables)
     assert np.isnan(expected.evaluation.accuracy[0]).all()
-    searched = base._replace(candidates=lambda learner, clock: {"learning_rate": jnp.array([0.05, 0.05])})
+    best = lambda scores, learners, clock, fold: (jnp.argmax(scores).astype(jnp.int32), learners)
+    searched = base._replace(search=Search(lambda learner, clock: {"learning_rate": jnp.array([0.05, 0.05])}, best))
     with getattr(jax, mode)(True):
         found = run(jax.random.key(5), stream.tables)
         assert int(Program(lambda value: value + 1)(jnp.int32(1))) == 2

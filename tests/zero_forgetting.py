@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cljax import checkpoints, rows, streams, training
 from cljax.training.fit import make_fit
-from cljax.types import Learner, make_clock
+from cljax.types import Learner, Output, Sizes, make_clock
 from tests import conformance
 
 SETTINGS = training.Settings(batch_size=16, evaluation_batch=32)
@@ -101,8 +101,12 @@ class Visits:
         return learner
 
 
+def leaving(collections):
+    """An output of the network that has nothing but collections."""
+    return Output(None, None, None, {}, collections)
+
+
 def single(method, network, *, tasks=1):
     """A focused learner that never met an engine: params and collections of one task, no optimizer."""
-    params, collections, state, hyper = method.init(jax.random.key(0))
-    classes = jnp.ones([tasks, network.outputs], jnp.bool_)
-    return Learner(params, collections, (), state, hyper, None, classes, rows.resting(method.per_task))
+    params, collections, state, hyper = method.init(jax.random.key(0), Sizes(tasks, network.outputs, {}))
+    return Learner(params, collections, (), state, hyper, None, rows.resting(method.per_task, tasks=tasks))

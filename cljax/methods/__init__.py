@@ -1,6 +1,10 @@
-"""Continual-learning methods: one thin file each, all of them fine-tuning with a few fields replaced."""
+"""Continual-learning methods: one thin file each, all of them fine-tuning with a few fields replaced.
+
+`__all__` are the methods, by the names that the command knows; the rest changes a method.
+"""
 
 from cljax.methods.clnp import clnp
+from cljax.methods.copy_at_begin import copy_at_begin as copy_at_begin
 from cljax.methods.df_cnn import df_cnn
 from cljax.methods.duplicate_and_finetune import duplicate_and_finetune
 from cljax.methods.feature_extraction import feature_extraction

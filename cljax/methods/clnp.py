@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cljax import importance, masks, metrics, ownership, rows
-from cljax.methods.finetune import check_network, finetune
+from cljax import importance, masks, metrics, ownership, task_params, transforms
+from cljax.methods.common import check_network, own_rows, own_task, update_masks
+from cljax.methods.owned import Owned, owned
 from cljax.numbers import real
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Phase, Tree, single_label_of
+from cljax.types import (
+    Array,
+    Batch,
+    Clock,
+    Fold,
+    Learner,
+    Method,
+    Network,
+    Output,
+    Phase,
+    Search,
+    Sizes,
+    Tree,
+    single_label_of,
+)
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 """Multiples of a layer's mean activity, among which the pruning threshold is sought."""
-
-
-class PruningState(NamedTuple):
-    """What neural pruning keeps: the task that made each unit, `{gate: [C] int32}`."""
-
-    owner: ownership.Owner
 
 
 def clnp(
@@ -100,159 +108,111 @@ def clnp(
     fine_tune = real("clnp's fine_tune", fine_tune, least=0, below=1)
     fine_tune_factor = real("clnp's fine_tune_factor", fine_tune_factor, least=0)
     thresholds = [real("clnp's threshold", multiple, least=0) for multiple in thresholds]
-    own = (layout.shared_head,) if layout.shared_head else ()
     multiples = (0.0, *sorted(thresholds))
-    base = finetune(network)
+    base = owned("clnp", network, layout, rule="pruning")
 
-    def show(learner: Learner, owner: ownership.Owner, task: Array, newest: Array) -> Tree:
-        return ownership.apply_gates(learner.collections, owner, task, newest=newest, own=own)
-
-    def trained(params: Tree, learner: Learner, clock: Clock) -> Tree:
-        owner = learner.method_state.owner
-        return ownership.update_mask(params, wires, owner, clock, learner.rows, rule="pruning")
-
-    def init(key: Array):
-        params, collections = network.init(key)
-        hyper = {name: jnp.float32(value) for name, value in {**strengths, "margin": margin}.items()}
-        return params, collections, PruningState(ownership.unowned(collections)), hyper
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        *rest, _ = base.init(key, sizes)
+        return *rest, {name: jnp.float32(value) for name, value in {**strengths, "margin": margin}.items()}
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        del fold
-        (params, collections), owner = network.init(key), learner.method_state.owner
-        params = ownership.reinitialize(learner.params, params, wires, owner, learner.rows)
+        owner, (params, collections) = learner.method_state.owner, network.init(key)
+        fresh = lambda tree, drawn: ownership.reinitialize(tree, drawn, wires, owner, learner.rows)
         found = learner.collections
         if "batch_stats" in found:
-            old, new = found["batch_stats"], collections["batch_stats"]
-            found = {**found, "batch_stats": ownership.reinitialize(old, new, wires, owner, learner.rows)}
-        owner = {name: masks.claim(leaf, clock.task, leaf.size) for name, leaf in owner.items()}
-        state = learner.method_state._replace(owner=owner)
-        return learner._replace(params=params, collections=found, method_state=state)
-
-    def strength(path: str, learner: Learner, leaf: Array) -> Array:
-        if path not in kernels:
-            return jnp.zeros((), leaf.dtype)
-        return learner.hyper["l1" if len(strengths) == 1 else f"l1_{kernels.index(path)}"].astype(leaf.dtype)
-
-    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        shown = show(learner, learner.method_state.owner, clock.task, clock.newest)
-        return base.loss(params, learner._replace(collections=shown), clock, batch, key)
+            found = {**found, "batch_stats": fresh(found["batch_stats"], collections["batch_stats"])}
+        claimed = {name: masks.claim(leaf, clock.task, leaf.size) for name, leaf in owner.items()}
+        return learner._replace(params=fresh(learner.params, params), collections=found, method_state=Owned(claimed))
 
     def adjust_gradients(gradients: Tree, learner: Learner, clock: Clock, batch: Batch) -> Tree:
-        del clock, batch  # the update mask keeps the penalty from all but the free weights
+        def shrink(path: str, gradient: Array, leaf: Array) -> Array:
+            if path not in kernels:
+                return gradient
+            strength = learner.hyper["l1" if len(strengths) == 1 else f"l1_{kernels.index(path)}"]
+            return gradient + strength.astype(leaf.dtype) * jnp.sign(leaf)
 
-        def shrink(path: str, leaf: Array, gradient: Array) -> Array:
-            return gradient + strength(path, learner, leaf) * jnp.sign(leaf)
+        return task_params.map_leaves(shrink, gradients, learner.params)
 
-        return rows.map_leaves(shrink, learner.params, gradients)
+    def look(learner: Learner, owner: ownership.Owner, clock: Clock, inputs: Array) -> Output:
+        params, collections = (own_rows(tree, learner, clock) for tree in (learner.params, learner.collections))
+        return network.apply(*base.view(params, collections, Owned(owner), clock.task, clock.newest), inputs)
+
+    def cut(owner: ownership.Owner, activity: ownership.Owner, multiple: Array, clock: Clock) -> ownership.Owner:
+        release = lambda o, a: masks.prune_by_activity(o, clock.task, a, threshold=multiple * jnp.mean(a))
+        return jax.tree.map(release, owner, activity)  # sums serve as well as means: both sides have the same factor
 
     def prune(learners: Learner, clock: Clock, fold: Fold, sound: Array) -> tuple[Learner, Array]:
-        showing = lambda learner, owner: show(learner, owner, clock.task, clock.newest)
-        owner, within = _prune(network, learners, clock, fold, showing, multiples, sound)
-        params = jax.vmap(lambda params, owner: ownership.cut_interference(params, wires, owner, clock.task))(
-            learners.params, owner
-        )
-        return learners._replace(params=params, method_state=PruningState(owner)), within
+        """Prunes learners `[C, ...]`, each by its largest multiple that stays within the margin of the best of all.
+
+        Only those that are `sound` [C] may be the best. Without validation examples only dead units go.
+
+        Returns:
+          The learners; and which of them were within the margin before, `[C]` bool.
+        """
+        owners, tried = learners.method_state.owner, jnp.asarray(multiples, jnp.float32)
+
+        def observe(sums: ownership.Owner, batch: Batch) -> ownership.Owner:
+            def activity(learner: Learner) -> ownership.Owner:
+                found = look(learner, learner.method_state.owner, clock, batch.inputs).activations
+                mean = importance.unit_activity({name: found[name] for name in owners}, weights=batch.weights)
+                return jax.tree.map(lambda leaf: jnp.sum(batch.weights) * leaf.astype(jnp.float32), mean)
+
+            return jax.tree.map(jnp.add, sums, lax.map(activity, learners))
+
+        sums = fold(observe, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), owners))
+
+        def count(carry: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
+            classes, single = clock.classes[clock.task], single_label_of(clock, clock.task)
+
+            def right(learner: Learner, activity: ownership.Owner, multiple: Array) -> Array:
+                owner = cut(learner.method_state.owner, activity, multiple, clock)
+                logits = look(learner, owner, clock, batch.inputs).logits
+                return jnp.sum(batch.weights * metrics.correct(logits, batch.labels, classes, single_label=single))
+
+            every = lambda pair: lax.map(lambda multiple: right(pair[0], pair[1], multiple), tried)
+            return carry[0] + lax.map(every, (learners, sums)), carry[1] + jnp.sum(batch.weights)
+
+        none = (jnp.zeros((*sound.shape, len(multiples)), jnp.float32), jnp.float32(0.0))
+        correct, examples = fold(count, none, "validation")
+        # Counts of examples, so that rounding decides nothing.
+        best = jnp.max(jnp.where(sound, correct[:, 0], 0.0))
+        bar = (best - learners.hyper["margin"] * examples - 1e-3)[:, None]
+        within = (correct >= bar) & sound[:, None] & (examples > 0)
+        chosen = jnp.max(jnp.where(within, jnp.arange(len(multiples)), 0), axis=1)
+
+        def apply(learner: Learner, activity: ownership.Owner, multiple: Array) -> Learner:
+            owner = cut(learner.method_state.owner, activity, multiple, clock)
+            params = ownership.cut_interference(learner.params, wires, owner, clock.task)
+            own = update_masks(learner, own_task(learner, clock), True)[0]  # other tasks' heads, where stacked, stay
+            params = transforms.keep_masked(learner.params, params, own)
+            return learner._replace(params=params, method_state=Owned(owner))
+
+        return jax.vmap(apply)(learners, sums, tried[chosen]), within[:, 0]
 
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        del key
-
         def prune_alone(learner: Learner) -> Learner:
             learners, _ = prune(jax.tree.map(lambda leaf: leaf[None], learner), clock, fold, jnp.ones(1, jnp.bool_))
-            params, state = jax.tree.map(lambda leaf: leaf[0], (learners.params, learners.method_state))
-            return learner._replace(params=params, method_state=state)
+            return jax.tree.map(lambda leaf: leaf[0], learners)
 
         return lax.cond(clock.first & (clock.phase == 0), prune_alone, lambda learner: learner, learner)
 
     def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
         near = scores >= jnp.max(scores) - learners.hyper["margin"]
-        keep = lambda learners: (learners, near)
-        learners, within = lax.cond(
-            clock.first, lambda learners: prune(learners, clock, fold, scores >= 0), keep, learners
-        )
+        first = lambda learners: prune(learners, clock, fold, scores >= 0)
+        learners, within = lax.cond(clock.first, first, lambda learners: (learners, near), learners)
         owner = learners.method_state.owner
         used = sum(jnp.sum(leaf <= clock.newest, axis=-1, dtype=jnp.int32) for leaf in owner.values())
         return jnp.argmin(jnp.where(within, used, jnp.int32(2**31 - 1))).astype(jnp.int32), learners
 
-    def predict(learner: Learner, inputs: Array, task: Array) -> Array:
-        shown = show(learner, learner.method_state.owner, task, task)
-        return base.predict(learner._replace(collections=shown), inputs, task)
-
     tuning = Phase("fine-tune", fine_tune, lambda clock: jnp.float32(fine_tune_factor), searched=False)
     return base._replace(
-        name="clnp",
         init=init,
         begin_task=begin_task,
-        loss=loss,
         adjust_gradients=adjust_gradients,
-        update_mask=lambda learner, clock: trained(learner.params, learner, clock),
         end_phase=base.end_phase if options else end_phase,
-        predict=predict,
         phases=(Phase("train", 1 - fine_tune), tuning) if fine_tune else (Phase(),),
-        candidates=(lambda learner, clock: _stack(options)) if options else None,
-        choose=choose,
-        zero_forgetting=True,
+        search=Search(lambda learner, clock: _stack(options), choose) if options else None,
     )
-
-
-def _prune(
-    network: Network,
-    learners: Learner,
-    clock: Clock,
-    fold: Fold,
-    show: Callable[[Learner, ownership.Owner], Tree],
-    multiples: tuple[float, ...],
-    sound: Array,
-) -> tuple[ownership.Owner, Array]:
-    """Prunes learners `[C, ...]`, each by its largest multiple that stays within the margin of the best of them all.
-
-    Args:
-      show: `(learner, owner) -> collections`, of a single learner.
-      sound: `[C]` bool, those that may be the best or be kept.
-
-    Returns:
-      The owners `[C, ...]`, and which learners were within the margin before, `[C]` bool. Without validation examples
-      only dead units go.
-    """
-    tried = jnp.asarray(multiples, jnp.float32)
-
-    def activity(learner: Learner, batch: Batch) -> dict[str, Array]:
-        owner = learner.method_state.owner
-        found = network.apply(learner.params, show(learner, owner), batch.inputs).activations
-        mean = importance.unit_activity({name: found[name] for name in owner}, weights=batch.weights)
-        return {name: jnp.sum(batch.weights) * leaf.astype(jnp.float32) for name, leaf in mean.items()}
-
-    def observe(sums: dict[str, Array], batch: Batch) -> dict[str, Array]:
-        return jax.tree.map(jnp.add, sums, lax.map(lambda learner: activity(learner, batch), learners))
-
-    owners = learners.method_state.owner
-    sums = fold(observe, {name: jnp.zeros(leaf.shape, jnp.float32) for name, leaf in owners.items()})
-
-    def pruned(owner: ownership.Owner, sums: dict[str, Array], multiple: Array) -> ownership.Owner:
-        cut = lambda o, a: masks.prune_by_activity(o, clock.task, a, threshold=multiple * jnp.mean(a))
-        return jax.tree.map(cut, owner, sums)  # sums serve as well as means: both sides have the same factor
-
-    def right(learner: Learner, sums: dict[str, Array], batch: Batch) -> Array:
-        classes, single = learner.classes[clock.task], single_label_of(learner, clock.task)
-
-        def one(multiple: Array) -> Array:
-            shown = show(learner, pruned(learner.method_state.owner, sums, multiple))
-            logits = network.apply(learner.params, shown, batch.inputs).logits
-            return jnp.sum(batch.weights * metrics.correct(logits, batch.labels, classes, single_label=single))
-
-        return lax.map(one, tried)
-
-    def count(carry: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
-        found = lax.map(lambda both: right(both[0], both[1], batch), (learners, sums))
-        return carry[0] + found, carry[1] + jnp.sum(batch.weights)
-
-    shape = (*sound.shape, len(multiples))
-    correct, examples = fold(count, (jnp.zeros(shape, jnp.float32), jnp.float32(0.0)), "validation")
-    # Counts of examples, so that rounding decides nothing.
-    best = jnp.max(jnp.where(sound, correct[:, 0], 0.0))
-    bar = (best - learners.hyper["margin"] * examples - 1e-3)[:, None]
-    within = (correct >= bar) & sound[:, None] & (examples > 0)
-    chosen = jnp.max(jnp.where(within, jnp.arange(len(multiples)), 0), axis=1)
-    return jax.vmap(pruned)(owners, sums, tried[chosen]), within[:, 0]
 
 
 def _layout(network: Network) -> ownership.Layout:

@@ -7,11 +7,11 @@ from typing import Literal
 
 import jax
 
-from cljax import filters, rows
+from cljax import filters, task_params
 from cljax.filters import Kind, Sizes
-from cljax.methods.finetune import check_network, finetune
+from cljax.methods.common import check_network, plain
 from cljax.numbers import whole
-from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
+from cljax.types import Array, Method, Network, Tree
 
 
 def _layers(names: tuple[str, ...], *sizes: Sizes) -> dict[str, Sizes]:
@@ -75,9 +75,9 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
       ValueError: where the network has no convolutions; where sizes name no kernel, or do not fit one.
 
     Example:
-      >>> from cljax import networks
+      >>> from cljax import networks, types
       >>> method = df_cnn(networks.cnn((8, 8, 1), 2, channels=((4,),), dense=()))
-      >>> params, _, _, _ = method.init(jax.random.key(0))
+      >>> params, _, _, _ = method.init(jax.random.key(0), types.Sizes(2, 2, {}))
       >>> sorted((name, leaf.shape) for name, leaf in params['conv_0_0']['kernel'].items())
       [('bias', (4,)), ('contraction', (4, 1, 4)), ('deconvolution', (3, 3, 4, 2)), ('knowledge_base', (2, 2, 2))]
 
@@ -86,7 +86,7 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
     """
     check_network(network)
     like, collections = jax.eval_shape(network.init, jax.random.key(0))
-    shapes = {path: leaf.shape for path, leaf in zip(rows.leaf_paths(like), jax.tree.leaves(like), strict=True)}
+    shapes = {path: leaf.shape for path, leaf in zip(task_params.leaf_paths(like), jax.tree.leaves(like), strict=True)}
     chosen = {path: filters.default_sizes(shape, kind=kind) for path, shape in shapes.items() if len(shape) == 4}
     if not chosen:
         raise ValueError(
@@ -109,11 +109,10 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
         chosen[path] = Sizes(*(whole(f"a number of df_cnn's sizes of '{path}'", size, least=1) for size in one))
     siblings = {f"{path.rpartition('/')[0]}/bias" for path in chosen}
     drawn = [path for path, shape in shapes.items() if path in chosen or (path in siblings and len(shape) == 1)]
-    base = finetune(network)
 
-    def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+    def init_params(key: Array) -> tuple[Tree, Tree]:
         key, own = jax.random.split(key)
-        params, collections, state, hyper = base.init(key)
+        params, collections = network.init(key)
 
         def draw(path: str, leaf: Array) -> Tree:
             if path not in drawn:
@@ -123,16 +122,16 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
                 return filters.init_factors(key, leaf.shape, chosen[path], kind=kind, dtype=leaf.dtype)
             return filters.glorot_uniform(key, leaf.shape, leaf.dtype)
 
-        return rows.map_leaves(draw, params), collections, state, hyper
+        return task_params.map_leaves(draw, params), collections
 
-    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        return base.loss(filters.synthesize_tree(params, like), learner, clock, batch, key)
-
-    def predict(learner: Learner, inputs: Array, task: Array) -> Array:
-        params = filters.synthesize_tree(rows.take_row(learner.params, task, learner.rows), like)
-        return network.apply(params, rows.take_row(learner.collections, task, learner.rows), inputs).logits
+    def view(params: Tree, collections: Tree, method_state: Tree, task: Array, newest: Array | None):
+        return filters.synthesize_tree(params, like), collections
 
     shared = {f"{path}/knowledge_base" for path in chosen}
-    every = rows.leaf_paths(jax.eval_shape(init, jax.random.key(0))[0]) + rows.leaf_paths(collections)
-    per_task = tuple(path for path in every if path not in shared)
-    return base._replace(name="df_cnn", init=init, loss=loss, predict=predict, per_task=per_task)
+    every = task_params.leaf_paths(jax.eval_shape(init_params, jax.random.key(0))[0]) + task_params.leaf_paths(
+        collections
+    )
+    return plain("df_cnn", network, view=view)._replace(
+        init=lambda key, sizes: (*init_params(key), {}, {}),
+        per_task=tuple(path for path in every if path not in shared),
+    )

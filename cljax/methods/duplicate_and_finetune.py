@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
-import jax
-import jax.numpy as jnp
-from jax import lax
-
-from cljax import rows
+from cljax.methods.copy_at_begin import Source, copy_at_begin
 from cljax.methods.single_task import single_task
-from cljax.types import Array, Clock, Fold, Learner, Method, Network, Tree
-
-Source = Literal["first", "last"]
+from cljax.types import Method, Network
 
 
 def duplicate_and_finetune(network: Network, *, source: Source = "first") -> Method:
@@ -41,22 +33,5 @@ def duplicate_and_finetune(network: Network, *, source: Source = "first") -> Met
 
     Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 1 and figure 1.
     """
-    if source not in get_args(Source):
-        known = ", ".join(get_args(Source))
-        raise ValueError(f"duplicate_and_finetune's source is {source!r}, but must be one of {known}.")
-
-    def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        row = jnp.int32(0) if source == "first" else jnp.maximum(clock.task - 1, 0)
-
-        def copy(tree: Tree, stacks: Tree) -> Tree:
-            earlier = jax.tree.map(lambda stack: lax.dynamic_index_in_dim(stack, row, keepdims=False), stacks)
-            drawn = rows.map_leaves(lambda path, leaf: rows.ends_with(path, network.per_task), tree)
-            choose = lambda own, leaf, other: leaf if own else jnp.where(clock.task > 0, other, leaf)
-            return jax.tree.map(choose, drawn, tree, earlier)
-
-        return learner._replace(
-            params=copy(learner.params, learner.rows.params),
-            collections=copy(learner.collections, learner.rows.collections),
-        )
-
-    return single_task(network)._replace(name="duplicate_and_finetune", begin_task=begin_task)
+    method = single_task(network)._replace(name="duplicate_and_finetune")
+    return copy_at_begin(method, source=source, drawn=network.per_task)

@@ -6,11 +6,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import rows
-from cljax.methods.finetune import check_network, depends_on_own, finetune, task_loss
-from cljax.methods.freezing import require_own_leaves
+from cljax import task_params
+from cljax.methods.common import (
+    depends_on_own,
+    each_task,
+    own_task,
+    plain,
+    require_own_leaves,
+    stop_shared,
+    task_loss,
+    update_masks,
+)
 from cljax.numbers import real, whole
-from cljax.types import Array, Batch, Clock, Learner, Method, Network, Phase, Tree
+from cljax.types import Array, Batch, Clock, Learner, Method, Network, Output, Phase, Sizes, Tree
 
 CLASSIFIER = "added_classifier"
 
@@ -41,15 +49,14 @@ def feature_extraction(
     Example:
       >>> from cljax import networks
       >>> method = feature_extraction(networks.mlp((8, 8, 1), 2, hidden=(16,)), hidden=32)
-      >>> params, _, _, _ = method.init(jax.random.key(0))
+      >>> params, _, _, _ = method.init(jax.random.key(0), Sizes(2, 2, {}))
       >>> [layer['kernel'].shape for layer in params['added_classifier'].values()]
       [(16, 32), (32, 2)]
 
     Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 3, implementation details.
     """
-    check_network(network)
+    base = plain("feature_extraction", network)
     require_own_leaves("feature_extraction", network)
-    base = finetune(network)
     hidden = whole("feature_extraction's hidden", hidden, least=1)
     dropout = real("feature_extraction's dropout", dropout, least=0, below=1)
     learning_rate_factor = real("feature_extraction's learning_rate_factor", learning_rate_factor, above=0)
@@ -61,16 +68,16 @@ def feature_extraction(
     params, collections = jax.eval_shape(network.init, jax.random.key(0))
     inputs = jax.ShapeDtypeStruct((1, *network.inputs), jnp.float32)
     features = jax.eval_shape(lambda *given: network.apply(*given).features, params, collections, inputs).shape[-1]
-    sizes = {"hidden": (features, hidden), "output": (hidden, network.outputs)}
-    own = tuple(f"{CLASSIFIER}/{layer}/{leaf}" for layer in sizes for leaf in ("kernel", "bias"))
+    layers = {"hidden": (features, hidden), "output": (hidden, network.outputs)}
+    own = tuple(f"{CLASSIFIER}/{layer}/{leaf}" for layer in layers for leaf in ("kernel", "bias"))
 
-    def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        params, collections, state, hyper = base.init(key)
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        params, collections, state, hyper = base.init(key, sizes)
         draw = jax.nn.initializers.lecun_normal()
-        keys = dict(zip(sizes, jax.random.split(jax.random.fold_in(key, 1)), strict=True))
+        keys = dict(zip(layers, jax.random.split(jax.random.fold_in(key, 1)), strict=True))
         classifier = {
             layer: {"kernel": draw(keys[layer], shape, jnp.float32), "bias": jnp.zeros(shape[1], jnp.float32)}
-            for layer, shape in sizes.items()
+            for layer, shape in layers.items()
         }
         return {**params, CLASSIFIER: classifier}, collections, state, hyper
 
@@ -81,35 +88,40 @@ def feature_extraction(
             values = jnp.where(kept, values / (1 - dropout), 0)
         return dense(classifier["output"], values)
 
+    def extract(params: Tree, collections: Tree, task: Array, inputs: Array, key: Array | None) -> Output:
+        """Evaluation mode but for the classifier's dropout."""
+        output = network.apply(bare(params), collections, inputs)
+        classified = classify(params[CLASSIFIER], output.features, key)
+        return output._replace(logits=jnp.where(task > 0, classified, output.logits))
+
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        def whole(params: Tree):
-            return base.loss(bare(params), learner, clock, batch, key)
-
         def frozen(params: Tree):
-            stop = lambda path, leaf: leaf if rows.has_rows(path, learner.rows) else lax.stop_gradient(leaf)
-            output = network.apply(rows.map_leaves(stop, bare(params)), learner.collections, batch.inputs)
-            logits = jnp.where(clock.task > 0, classify(params[CLASSIFIER], output.features, key), output.logits)
-            return task_loss(logits, learner, clock, batch), (learner.collections, {})
+            one = lambda params, collections, task: extract(params, collections, task, batch.inputs, key)
+            output = each_task(one, stop_shared(params, learner), learner, clock)
+            return task_loss(output.logits, clock, batch), (output, {})
 
+        whole = lambda params: base.loss(bare(params), learner, clock, batch, key)
         return lax.cond(clock.newest > 0, frozen, whole, params)
 
-    def update_mask(learner: Learner, clock: Clock) -> Tree:
-        def one(path: str, leaf: Array) -> Array:
-            if path.startswith(CLASSIFIER + "/"):
-                return (clock.task > 0).astype(jnp.float32)
-            return (clock.task == 0 if rows.has_rows(path, learner.rows) else clock.newest == 0).astype(jnp.float32)
+    def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
+        params, collections = update_masks(learner, own_task(learner, clock), clock.newest == 0)
+        later = (clock.task > 0).astype(jnp.float32)
 
-        return rows.map_leaves(one, learner.params)
+        def one(path: str, mask: Array) -> Array:
+            if path.startswith(CLASSIFIER + "/"):
+                return later * mask
+            return (1 - later) * mask if task_params.has_rows(path, learner.rows) else mask
+
+        return task_params.map_leaves(one, params), collections
 
     def predict(learner: Learner, inputs: Array, task: Array) -> Array:
-        params = rows.take_row(learner.params, task, learner.rows)
-        collections = rows.take_row(learner.collections, task, learner.rows)
-        output = network.apply(bare(params), collections, inputs)
-        return jnp.where(task > 0, classify(params[CLASSIFIER], output.features, None), output.logits)
+        params, collections = (
+            task_params.take_row(tree, task, learner.rows) for tree in (learner.params, learner.collections)
+        )
+        return extract(params, collections, task, inputs, None).logits
 
     faster = Phase(learning_rate=lambda clock: jnp.where(clock.task > 0, jnp.float32(learning_rate_factor), 1.0))
     return base._replace(
-        name="feature_extraction",
         init=init,
         loss=loss,
         update_mask=update_mask,

@@ -7,15 +7,16 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 
 from cljax import losses
-from cljax.methods.finetune import finetune, mean
-from cljax.methods.freezing import require_own_leaves
-from cljax.methods.teacher import (
-    apply_trained,
+from cljax.methods.common import (
     flatten_heads,
-    head_mask,
+    forward,
+    mean,
     one_head_labels,
     outputs_of,
+    plain,
+    require_own_leaves,
     seen_tasks,
+    update_masks,
 )
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree, single_label_of
 
@@ -59,30 +60,31 @@ def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "pe
     for name, value, kind in (("sampling", sampling, Sampling), ("scope", scope, Scope)):
         if value not in get_args(kind):
             raise ValueError(f"joint's {name} is {value!r}, but must be one of {', '.join(get_args(kind))}.")
+    base = plain("joint", network)
     if scope == "concatenated":
         require_own_leaves("joint with one softmax over all tasks' heads", network)
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        seen = seen_tasks(learner, clock)
-        output = apply_trained(network, learner, params, batch.inputs, seen, key=key)
+        output = forward(network, base.view, params, learner, clock, batch.inputs, key=key)
         if scope == "concatenated":
-            if learner.single_label is not None:
+            if clock.single_label is not None:
                 raise ValueError(
                     "Some tasks are single-label, others are not, so that no one softmax is over the classes of all: "
                     "leave joint's scope at 'per_task'."
                 )
-            labels, classes = one_head_labels(batch, learner), outputs_of(learner, seen)
+            labels, classes = one_head_labels(batch, clock), outputs_of(clock, seen_tasks(learner, clock))
             each = losses.cross_entropy(flatten_heads(output.logits), labels, classes=classes)
         else:
-            chosen = jnp.take_along_axis(output.logits, batch.tasks[None, :, None], axis=0)[0]
-            classes, single = learner.classes[batch.tasks], single_label_of(learner, batch.tasks)
-            each = losses.cross_entropy(chosen, batch.labels, classes=classes, single_label=single)
-        return mean(each, batch.weights), (output.collections, {})
+            logits = output.logits
+            if logits.ndim == 3:
+                logits = jnp.take_along_axis(logits, batch.tasks[None, :, None], axis=0)[0]
+            classes, single = clock.classes[batch.tasks], single_label_of(clock, batch.tasks)
+            each = losses.cross_entropy(logits, batch.labels, classes=classes, single_label=single)
+        return mean(each, batch.weights), (output, {})
 
-    return finetune(network)._replace(
-        name="joint",
+    return base._replace(
         loss=loss,
-        update_mask=lambda learner, clock: head_mask(learner, seen_tasks(learner, clock)),
+        update_mask=lambda learner, clock: update_masks(learner, seen_tasks(learner, clock), True),
         stacked=network.per_task,
         train_on="balanced" if sampling == "balanced" else "seen",
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import losses, rows
-from cljax.methods.finetune import finetune
+from cljax import losses, task_params
+from cljax.methods.common import plain
 from cljax.numbers import real
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Tree
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Sizes, Tree
 
 
 def l2_constraint(network: Network, *, strength: float = 0.05, warm_up: float = 0.25) -> Method:
@@ -38,25 +38,27 @@ def l2_constraint(network: Network, *, strength: float = 0.05, warm_up: float = 
     """
     strength = real("l2_constraint's strength", strength, least=0)
     warm_up = real("l2_constraint's warm_up", warm_up, least=0, below=1)
-    base = finetune(network, warm_up=warm_up)
+    base = plain("l2_constraint", network, warm_up=warm_up)
     last = len(base.phases) - 1
 
     def shared(params: Tree) -> Tree:
-        return rows.map_leaves(lambda path, leaf: None if rows.ends_with(path, network.per_task) else leaf, params)
+        return task_params.map_leaves(
+            lambda path, leaf: None if task_params.ends_with(path, network.per_task) else leaf, params
+        )
 
-    def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        params, collections, _, _ = base.init(key)
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        params, collections, _, _ = base.init(key, sizes)
         return params, collections, {"anchor": shared(params)}, {"strength": jnp.float32(strength)}
 
     def anchor(learner: Learner) -> Learner:
         return learner._replace(method_state={"anchor": shared(learner.params)})
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        classification, (collections, _) = base.loss(params, learner, clock, batch, key)
+        classification, (output, _) = base.loss(params, learner, clock, batch, key)
         penalty = 0.5 * losses.quadratic_penalty(shared(params), learner.method_state["anchor"])
         weight = jnp.where(clock.newest > 0, learner.hyper["strength"], 0.0).astype(penalty.dtype)
         return classification + weight * penalty, (
-            collections,
+            output,
             {"classification": classification, "penalty": penalty},
         )
 
@@ -66,4 +68,4 @@ def l2_constraint(network: Network, *, strength: float = 0.05, warm_up: float = 
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         return lax.cond(clock.phase == last, anchor, lambda learner: learner, learner)
 
-    return base._replace(name="l2_constraint", init=init, begin_task=begin_task, loss=loss, end_phase=end_phase)
+    return base._replace(init=init, begin_task=begin_task, loss=loss, end_phase=end_phase)

@@ -9,35 +9,28 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import losses, rows
-from cljax.methods.finetune import (
+from cljax import losses, task_params
+from cljax.methods.common import (
     check_network,
     depends_on_own,
-    finetune,
+    flatten_heads,
+    forward,
     is_warm_up,
     mean,
-    task_loss,
-    warm_up_phases,
-)
-from cljax.methods.hard_sharing import last_layers
-from cljax.methods.teacher import (
-    apply_trained,
-    flatten_heads,
-    head_mask,
-    old_tasks,
     own_task,
-    renew_teacher,
-    rows_mask,
-    snapshot,
-    teach,
+    plain,
+    task_loss,
+    update_masks,
 )
+from cljax.methods.copy_at_begin import copy_at_begin
+from cljax.methods.teacher import old_tasks, renew_teacher, snapshot, teach
+from cljax.networks.own_layers import own_last_layers
 from cljax.numbers import real, whole
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Part, Tree
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Sizes, Tree
 
 Response = Literal["distillation", "cross_entropy", "l1", "l2"]
 Scope = Literal["per_task", "concatenated"]
 Responses = Literal["recomputed", "cached"]
-Updates = Literal["summed", "alternating"]
 Start = Literal["first", "last", "drawn"]
 
 
@@ -50,7 +43,6 @@ def lwf(
     scope: Scope = "per_task",
     square_temperature: bool = False,
     responses: Responses = "recomputed",
-    updates: Updates = "summed",
     warm_up: float = 0.25,
     train_old_heads: bool = True,
     own_layers: int = 0,
@@ -85,9 +77,6 @@ def lwf(
         logits are recorded once an image, without augmentation, as in the official code. A step is then cheaper, and
         the learner holds T x (examples of the largest task) x K numbers more. At a further visit to a task, and in
         validation, they are recomputed all the same.
-      updates: 'summed', one update by the gradient of both terms; or 'alternating' as in the official code, for each
-        batch one update by the distillation, of shared leaves and old heads, then one by the classification, of shared
-        leaves and the new head. Momentum and weight decay then act twice on what is shared.
       warm_up: fraction of a visit's epochs for the new head alone, in [0, 1).
       train_old_heads: whether the old heads train in the joint phase; if not, none of their bits changes.
       own_layers: how many layers below the head belong to a task besides `per_task` (the paper tries 1 and 2). Needs a
@@ -113,8 +102,8 @@ def lwf(
     `own_layers`, 2(c) for `response`.
     """
     check_network(network)
-    options = {"response": response, "scope": scope, "responses": responses, "updates": updates, "start": start}
-    literals = {"response": Response, "scope": Scope, "responses": Responses, "updates": Updates, "start": Start}
+    options = {"response": response, "scope": scope, "responses": responses, "start": start}
+    literals = {"response": Response, "scope": Scope, "responses": Responses, "start": Start}
     for name, value in options.items():
         if value not in get_args(literals[name]):
             raise ValueError(f"lwf's {name} is {value!r}, but must be one of {', '.join(get_args(literals[name]))}.")
@@ -125,49 +114,44 @@ def lwf(
         raise ValueError(f"lwf's response {response!r} has no temperature to square: leave square_temperature out.")
     heads = network.per_task
     if own_layers:
-        network = network._replace(per_task=last_layers("lwf", network, own_layers))
+        network = own_last_layers(network, own_layers)
     _check_collections(network)
-    base = finetune(network)
-    phases = warm_up_phases("lwf", warm_up, network, then="joint")
+    base = plain("lwf", network, warm_up=warm_up, joint_phase="joint")
+    phases = base.phases
     last = len(phases) - 1
 
-    def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        params, collections, _, _ = base.init(key)
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        params, collections, _, _ = base.init(key, sizes)
         hyper = {"strength": jnp.float32(strength)}
         if response == "distillation":
             hyper["temperature"] = jnp.float32(temperature)
-        return params, collections, {"teacher": snapshot(params, collections)}, hyper
+        state = {"teacher": snapshot(params, collections)}
+        if responses == "cached":
+            shape = (sizes.tasks if network.per_task else 1, sizes.max_examples["train"], network.outputs)
+            state["responses"] = jnp.zeros(shape, jnp.float32)
+        return params, collections, state, hyper
 
-    def allocate(state: Tree, tasks: int, max_examples: dict[str, int]) -> Tree:
-        if responses == "recomputed":
-            return state
-        shape = (tasks if network.per_task else 1, max_examples["train"], network.outputs)
-        return {**state, "responses": jnp.zeros(shape, jnp.float32)}
-
-    def record(learner: Learner, batch: Batch) -> Learner:
+    def record(learner: Learner, clock: Clock, batch: Batch) -> Learner:
         """Writes the teacher's logits into the places of the batch's examples; surplus ones repeat others."""
         cache = learner.method_state["responses"]
         place = jnp.where(batch.weights > 0, batch.position, cache.shape[1])
-        logits = teach(network, learner, batch.inputs)[: cache.shape[0]].astype(cache.dtype)
+        logits = heads_of(teach(network, learner, clock, batch.inputs)).astype(cache.dtype)
         written = cache.at[:, place].set(logits, mode="drop")
         return learner._replace(method_state={**learner.method_state, "responses": written})
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        if own_layers and start != "drawn":
-            learner = copy_layers(learner, clock, heads, from_first=start == "first")
         learner = renew_teacher(learner, clock, fold, key)
-        return fold(record, learner) if responses == "cached" else learner
+        return fold(lambda learner, batch: record(learner, clock, batch), learner) if responses == "cached" else learner
 
     def respond(learner: Learner, clock: Clock, batch: Batch, key: Array | None) -> Array:
         """The teacher's logits, `[T, B, K]`."""
-        recomputed = lambda: teach(network, learner, batch.inputs)
+        recomputed = lambda: heads_of(teach(network, learner, clock, batch.inputs))
         if responses == "recomputed" or key is None:
             return recomputed()
         cache = learner.method_state["responses"]
 
         def recorded() -> Array:
-            found = jnp.take(cache, batch.position, axis=1, mode="clip")
-            return jnp.broadcast_to(found, (learner.classes.shape[0], *found.shape[1:]))
+            return jnp.take(cache, batch.position, axis=1, mode="clip")
 
         like = jax.eval_shape(recomputed).dtype
         return lax.cond(clock.first, lambda: recorded().astype(like), recomputed)
@@ -199,10 +183,10 @@ def lwf(
     def kept_response(logits: Array, learner: Learner, clock: Clock, batch: Batch, key: Array | None) -> Array:
         """How far the old heads' responses are from the teacher's, in the mean."""
         teacher_logits = respond(learner, clock, batch, key)
-        classes = learner.classes & old_tasks(learner, clock)[:, None]
+        classes = clock.classes & old_tasks(learner, clock)[:, None]
         if not network.per_task:
-            logits, teacher_logits, classes = logits[:1], teacher_logits[:1], jnp.any(classes, axis=0, keepdims=True)
-        loss, kinds = compare(learner, batch), learner.single_label
+            classes = jnp.any(classes, axis=0, keepdims=True)
+        loss, kinds = compare(learner, batch), clock.single_label
         if kinds is not None and (scope == "concatenated" or not network.per_task):
             raise ValueError(
                 "Some tasks are single-label, others are not, so that each needs a head of its own and a loss of its "
@@ -220,69 +204,46 @@ def lwf(
             weight = weight * learner.hyper["temperature"] ** 2
         return weight.astype(kept.dtype) * kept
 
-    def apply(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None) -> Output:
-        train, shared = trained(learner, clock)
-        return apply_trained(network, learner, params, batch.inputs, train, shared=shared, key=key)
+    def heads_of(logits: Array) -> Array:
+        return logits if logits.ndim == 3 else logits[None]
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        student = apply(params, learner, clock, batch, key)
-        classification = task_loss(student.logits[clock.task], learner, clock, batch)
-        kept = kept_response(student.logits, learner, clock, batch, key)
+        student = forward(network, base.view, params, learner, clock, batch.inputs, key=key)
+        classification = task_loss(student.logits, clock, batch)
+        kept = kept_response(heads_of(student.logits), learner, clock, batch, key)
         metrics = {"classification": classification, "response": kept}
-        return classification + weigh(kept, learner), (student.collections, metrics)
-
-    def response_loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        student = apply(params, learner, clock, batch, key)
-        kept = kept_response(student.logits, learner, clock, batch, key)
-        return weigh(kept, learner), (student.collections, {"response": kept})
-
-    def classification_loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        student = apply(params, learner, clock, batch, key)
-        value = task_loss(student.logits[clock.task], learner, clock, batch)
-        return value, (student.collections, {"classification": value})
+        return classification + weigh(kept, learner), (student, metrics)
 
     def trained(learner: Learner, clock: Clock) -> tuple[Array, Array]:
         """Which rows of the kept stacks are trained, `[T]`, and whether what is shared is."""
         jointly = ~is_warm_up(phases, clock)
         return own_task(learner, clock) | (old_tasks(learner, clock) & jointly & train_old_heads), jointly
 
-    def trains_old(learner: Learner, clock: Clock) -> Tree:
-        old = old_tasks(learner, clock)
-        return head_mask(learner, old, shared=jnp.any(old))
-
-    parts = (
-        Part(response_loss, trains_old),
-        Part(classification_loss, lambda learner, clock: head_mask(learner, own_task(learner, clock))),
-    )
-
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         renewed = lambda: renew_teacher(learner, clock, fold, key)
         return lax.cond(clock.phase == last, renewed, lambda: learner)
 
-    return base._replace(
-        name="lwf",
+    method = base._replace(
         init=init,
-        allocate=allocate,
         begin_task=begin_task,
         loss=loss,
-        parts=parts if updates == "alternating" else (),
-        update_mask=lambda learner, clock: rows_mask(learner.params, learner, *trained(learner, clock)),
+        update_mask=lambda learner, clock: update_masks(learner, *trained(learner, clock)),
         end_phase=end_phase,
-        phases=phases,
         stacked=network.per_task,
     )
+    return copy_at_begin(method, source=start, drawn=heads) if own_layers and start != "drawn" else method
 
 
 def _check_collections(network: Network) -> None:
     """Refuses layers of a task's own whose normalisation is shared: its statistics would be several tasks'."""
     _, collections = jax.eval_shape(network.init, jax.random.key(0))
-    shared = rows.map_leaves(lambda path, leaf: path not in network.per_task, collections)
+    shared = task_params.map_leaves(lambda path, leaf: path not in network.per_task, collections)
 
     def read(output: Output) -> list[Array]:
         return [leaf for leaf, kept in zip(*map(jax.tree.leaves, (output.collections, shared)), strict=True) if kept]
 
     if "batch_stats" in collections and depends_on_own(network, read):
-        paths = [path for path in rows.leaf_paths(collections) if path.startswith("batch_stats/")]
+        paths = [path for path in task_params.leaf_paths(collections) if path.startswith("batch_stats/")]
         missing = [path for path in paths if path not in network.per_task]
         raise ValueError(
             f"lwf's network has layers that belong to a task ({', '.join(network.per_task)}) below normalisation whose "
@@ -290,16 +251,3 @@ def _check_collections(network: Network) -> None:
             f"are tasks. Let the statistics behind those layers belong to the task too: lwf's own_layers names both, "
             f"and so may the network's per_task."
         )
-
-
-def copy_layers(learner: Learner, clock: Clock, heads: tuple[str, ...], *, from_first: bool) -> Learner:
-    """Gives the new task a copy of an earlier task's kept leaves, but for the heads; the first task keeps its own."""
-    source = jnp.int32(0) if from_first else jnp.maximum(clock.task - 1, 0)
-
-    def one(path: str, leaf: Array) -> Array:
-        if not rows.ends_with(path, learner.rows.stacked) or rows.ends_with(path, heads):
-            return leaf
-        return leaf.at[clock.task].set(leaf[source])
-
-    params, collections = (rows.map_leaves(one, tree) for tree in (learner.params, learner.collections))
-    return learner._replace(params=params, collections=collections)

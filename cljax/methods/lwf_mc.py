@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from cljax import losses
-from cljax.methods.finetune import check_network, finetune, mean
-from cljax.methods.freezing import require_own_leaves
-from cljax.methods.teacher import (
-    apply_trained,
+from cljax.methods.common import (
     flatten_heads,
-    head_mask,
-    old_tasks,
+    forward,
+    mean,
     outputs_of,
     place_labels,
-    renew_teacher,
+    plain,
+    require_own_leaves,
     seen_tasks,
-    snapshot,
-    teach,
+    update_masks,
 )
-from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
+from cljax.methods.teacher import old_tasks, renew_teacher, snapshot, teach
+from cljax.types import Array, Batch, Clock, Learner, Method, Network, Sizes, Tree
 
 
 def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
@@ -48,37 +46,34 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
     Reference: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, 2017, section 4.1 and
     algorithm 3.
     """
-    check_network(network)
+    base = plain("lwf_mc", network)
     require_own_leaves("lwf_mc", network)
-    base = finetune(network)
 
-    def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        params, collections, _, _ = base.init(key)
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        params, collections, _, _ = base.init(key, sizes)
         return params, collections, {"teacher": snapshot(params, collections)}, {}
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         old, learned = old_tasks(learner, clock), trained(learner, clock)
-        student = apply_trained(network, learner, params, batch.inputs, learned, key=key)
-        logits, teacher_logits = (
-            flatten_heads(each) for each in (student.logits, teach(network, learner, batch.inputs))
-        )
-        targets = place_labels(batch, learner).astype(logits.dtype)
-        new = outputs_of(learner, learned & ~old)
+        student = forward(network, base.view, params, learner, clock, batch.inputs, key=key)
+        teacher_logits = teach(network, learner, clock, batch.inputs)
+        logits, teacher_logits = flatten_heads(student.logits), flatten_heads(teacher_logits)
+        targets = place_labels(batch, clock).astype(logits.dtype)
+        new = outputs_of(clock, learned & ~old)
         classification = mean(losses.cross_entropy(logits, targets, classes=new), batch.weights)
-        each = losses.sigmoid_distillation(logits, teacher_logits, classes=outputs_of(learner, old))
+        each = losses.sigmoid_distillation(logits, teacher_logits, classes=outputs_of(clock, old))
         distillation = mean(each, batch.weights)
         metrics = {"classification": classification, "distillation": distillation}
-        return classification + distillation, (student.collections, metrics)
+        return classification + distillation, (student, metrics)
 
     def trained(learner: Learner, clock: Clock) -> Array:
         return seen_tasks(learner, clock) | push_unseen
 
     return base._replace(
-        name="lwf_mc",
         init=init,
         begin_task=renew_teacher,
         loss=loss,
-        update_mask=lambda learner, clock: head_mask(learner, trained(learner, clock)),
+        update_mask=lambda learner, clock: update_masks(learner, trained(learner, clock), True),
         end_phase=renew_teacher,
         stacked=network.per_task,
     )

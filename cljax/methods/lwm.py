@@ -9,24 +9,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import losses, rows
+from cljax import losses, task_params
 from cljax.attention import grad_cam
 from cljax.losses import Distance
-from cljax.methods.finetune import check_network, finetune, mean
-from cljax.methods.freezing import require_own_leaves
-from cljax.methods.teacher import (
+from cljax.methods.common import (
+    check_network,
     flatten_heads,
-    head_mask,
-    old_tasks,
+    mean,
     one_head_labels,
     outputs_of,
     place_labels,
-    renew_teacher,
+    plain,
+    require_own_leaves,
     seen_tasks,
-    snapshot,
+    update_masks,
 )
+from cljax.methods.teacher import old_tasks, renew_teacher, snapshot
 from cljax.numbers import real
-from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
+from cljax.types import Array, Batch, Clock, Learner, Method, Network, Output, Sizes, Tree
 
 Classification = Literal["bce_new", "bce_all", "ce_new", "ce_all"]
 Distilled = Literal["all", "top"]
@@ -115,44 +115,43 @@ def lwm(
     among, labelled = CLASSIFICATIONS[classification]
     beta, gamma = real("lwm's beta", beta, least=0), real("lwm's gamma", gamma, least=0)
     _check_network(network)
-    base = finetune(network)
+    base = plain("lwm", network)
 
-    def init(key: Array) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        params, collections, _, _ = base.init(key)
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        params, collections, _, _ = base.init(key, sizes)
         hyper = {"beta": jnp.float32(beta), "gamma": jnp.float32(gamma)}
         return params, collections, {"teacher": snapshot(params, collections)}, hyper
 
     def run(params: Tree, collections: Tree, learner: Learner, clock: Clock, inputs: Array, key: Array | None):
-        """One encoding, all heads: maps, logits `[B, T * K]`, the head as a function of maps, collections."""
+        """One encoding, all heads: the output, logits `[T, B, K]`; and the flat logits as a function of maps."""
         train = key is not None
         encode_key, decode_key = (None, None) if key is None else tuple(jax.random.split(key))
-        own = rows.take_row(params, clock.task, learner.rows)
-        maps, _, collections = network.encode(own, collections, inputs, train=train, key=encode_key)
+        own = task_params.take_row(params, clock.task, learner.rows)
+        maps, lower, collections = network.encode(own, collections, inputs, train=train, key=encode_key)
 
-        def heads(maps: Array, *, train: bool, key: Array | None) -> tuple[Array, Tree]:
-            def one(params: Tree):
-                (logits, _), _, updated = network.decode(params, collections, maps, train=train, key=key)
-                return logits, updated
+        def heads(maps: Array, *, train: bool, key: Array | None) -> Output:
+            def one(params: Tree) -> Output:
+                (logits, features), upper, updated = network.decode(params, collections, maps, train=train, key=key)
+                return Output(logits, features, maps, {**lower, **upper}, updated)
 
-            axes = rows.row_axes(params, learner.rows)
-            logits, updated = jax.vmap(one, in_axes=(axes,), out_axes=(0, None))(params)
-            return flatten_heads(logits), updated
+            axes, out = task_params.row_axes(params, learner.rows), Output(0, 0, 0, 0, None)  # type: ignore[arg-type]
+            return jax.vmap(one, in_axes=(axes,), out_axes=out)(params)
 
-        logits, updated = heads(maps, train=train, key=decode_key)
-        decode: Callable[[Array], Array] = lambda maps: heads(maps, train=False, key=None)[0]
-        return maps, logits, decode, updated
+        decode: Callable[[Array], Array] = lambda maps: flatten_heads(heads(maps, train=False, key=None).logits)
+        return maps, heads(maps, train=train, key=decode_key), decode
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        maps, logits, decode, collections = run(params, learner.collections, learner, clock, batch.inputs, key)
+        maps, output, decode = run(params, learner.collections, learner, clock, batch.inputs, key)
         teacher = lax.stop_gradient(learner.method_state["teacher"])
-        teacher_maps, teacher_logits, teacher_decode, _ = run(
+        teacher_maps, taught, teacher_decode = run(
             teacher["params"], teacher["collections"], learner, clock, batch.inputs, None
         )
+        logits, teacher_logits = flatten_heads(output.logits), flatten_heads(taught.logits)
         old_rows = old_tasks(learner, clock)
         seen = seen_tasks(learner, clock)
-        old = outputs_of(learner, old_rows)
-        learned = outputs_of(learner, seen & ~old_rows if among == "new" else seen)
-        labels = (place_labels if labelled == "binary" else one_head_labels)(batch, learner)
+        old = outputs_of(clock, old_rows)
+        learned = outputs_of(clock, seen & ~old_rows if among == "new" else seen)
+        labels = (place_labels if labelled == "binary" else one_head_labels)(batch, clock)
         top = jnp.argmax(losses.mask_logits(logits, old), axis=-1).astype(jnp.int32)
         kept = old if distilled == "all" else old[None, :] & jax.nn.one_hot(top, old.shape[0], dtype=jnp.bool_)
         attention = losses.attention_distillation(
@@ -167,14 +166,13 @@ def lwm(
         metrics = {name: mean(each, batch.weights) for name, each in terms.items()}
         beta, gamma = (learner.hyper[name].astype(logits.dtype) for name in ("beta", "gamma"))
         value = metrics["classification"] + beta * metrics["distillation"] + gamma * metrics["attention"]
-        return value, (collections, metrics)
+        return value, (output, metrics)
 
     return base._replace(
-        name="lwm",
         init=init,
         begin_task=renew_teacher,
         loss=loss,
-        update_mask=lambda learner, clock: head_mask(learner, seen_tasks(learner, clock)),
+        update_mask=lambda learner, clock: update_masks(learner, seen_tasks(learner, clock), True),
         end_phase=renew_teacher,
         stacked=network.per_task,
     )
@@ -183,7 +181,7 @@ def lwm(
 def _check_network(network: Network) -> None:
     require_own_leaves("lwm", network)
     params, collections = jax.eval_shape(network.init, jax.random.key(0))
-    if stray := [path for path in network.per_task if path in rows.leaf_paths(collections)]:
+    if stray := [path for path in network.per_task if path in task_params.leaf_paths(collections)]:
         raise ValueError(
             f"lwm reads all heads from one encoding, so that only parameters of the head may belong to a task, but "
             f"per_task names '{stray[0]}', which is in the network's collections. Let tasks share it: leave it out of "

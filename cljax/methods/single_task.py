@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from cljax import rows
-from cljax.methods.finetune import check_network, finetune
+from cljax import task_params
+from cljax.methods.common import plain
 from cljax.types import Method, Network
 
 
@@ -25,7 +25,7 @@ def single_task(network: Network) -> Method:
 
     Reference: the baseline STL of Lee et al., Deconvolutional Factorized CNN, 2019, section 5.
     """
-    check_network(network)
+    base = plain("single_task", network)
     params, collections = jax.eval_shape(network.init, jax.random.key(0))
-    every = rows.leaf_paths(params) + rows.leaf_paths(collections)
-    return finetune(network)._replace(name="single_task", per_task=every, zero_forgetting=True)
+    every = task_params.leaf_paths(params) + task_params.leaf_paths(collections)
+    return base._replace(per_task=every, zero_forgetting=True)

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import masks, ownership, rows
-from cljax.methods.finetune import check_network, finetune
+from cljax import masks, ownership, task_params
+from cljax.methods.common import check_network
+from cljax.methods.owned import owned
 from cljax.numbers import real
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Tree
+from cljax.types import Array, Clock, Fold, Learner, Method, Network, Search, Sizes, Tree
 
 FIRST_GROWTH = 0.55
 """The part of the features that the first task claims by default; what is left is for the others, in equal parts."""
-
-
-class TernaryState(NamedTuple):
-    """What ternary feature masks keep: the task that made each feature, `{gate: [C] int32}`.
-
-    `masks.pack(masks.ternary(owner, t))` is task t's mask in two bits a feature.
-    """
-
-    owner: ownership.Owner
 
 
 def tfm(
@@ -92,19 +83,21 @@ def tfm(
         raise ValueError("tfm's growth is either a schedule or chosen among candidates: give one of the two.")
     names = ["growth"] if len(schedule) == 1 else [f"growth_{task}" for task in range(len(schedule))]
     own = layout.affines if feature_normalization else ()
-    base = finetune(network._replace(per_task=tuple(dict.fromkeys((*network.per_task, *own)))))
+    made_for = network._replace(per_task=tuple(dict.fromkeys((*network.per_task, *own))))
+    base = owned("tfm", made_for, layout, rule="ternary")
 
-    def init(key: Array):
-        params, collections = network.init(key)
-        hyper = {"margin": jnp.float32(margin), **{n: jnp.float32(v) for n, v in zip(names, schedule, strict=True)}}
-        return params, collections, TernaryState(ownership.unowned(collections)), hyper
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        *rest, _ = base.init(key, sizes)
+        return *rest, {
+            "margin": jnp.float32(margin),
+            **{n: jnp.float32(v) for n, v in zip(names, schedule, strict=True)},
+        }
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        del fold, key
         parts = jnp.stack([learner.hyper[name] for name in names])
         part = parts[jnp.minimum(clock.task, len(names) - 1)]
         if growth is None and not options:
-            others = jnp.float32(max(len(learner.classes) - 1, 1))
+            others = jnp.float32(max(learner.rows.tasks - 1, 1))
             part = jnp.where(clock.task == 0, part, (1 - part) / others)
 
         def grow(owner: Array) -> Array:
@@ -116,38 +109,24 @@ def tfm(
         params = learner.params
         if zero_init_new_to_old:
             params = ownership.cut_interference(params, layout.wires, owner, clock.task, only_own=True)
-        return learner._replace(params=params, method_state=TernaryState(owner))
+        return learner._replace(params=params, method_state=learner.method_state._replace(owner=owner))
 
-    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        shown = ownership.apply_gates(learner.collections, learner.method_state.owner, clock.task)
-        return base.loss(params, learner._replace(collections=shown), clock, batch, key)
+    def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
+        mask, collections = base.update_mask(learner, clock)
+        fixed = () if feature_normalization else layout.affines
+        return task_params.map_leaves(
+            lambda path, part: jnp.zeros_like(part) if path in fixed else part, mask
+        ), collections
 
-    def update_mask(learner: Learner, clock: Clock) -> Tree:
-        owner, fixed = learner.method_state.owner, () if feature_normalization else layout.affines
-        mask = ownership.update_mask(learner.params, layout.wires, owner, clock, learner.rows, rule="ternary")
-        return rows.map_leaves(lambda path, part: jnp.zeros_like(part) if path in fixed else part, mask)
-
-    def predict(learner: Learner, inputs: Array, task: Array) -> Array:
-        shown = ownership.apply_gates(learner.collections, learner.method_state.owner, task)
-        return base.predict(learner._replace(collections=shown), inputs, task)
+    def offer(learner: Learner, clock: Clock) -> dict[str, Array]:
+        return {"growth": jnp.asarray(options, jnp.float32)}
 
     def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
-        del clock, fold
         within = scores >= jnp.max(scores) - learners.hyper["margin"]
         return jnp.argmax(within).astype(jnp.int32), learners
 
-    return base._replace(
-        name="tfm",
-        init=init,
-        begin_task=begin_task,
-        loss=loss,
-        update_mask=update_mask,
-        predict=predict,
-        candidates=(lambda learner, clock: {"growth": jnp.asarray(options, jnp.float32)}) if options else None,
-        choose=choose,
-        zero_forgetting=True,
-        network=network,
-    )
+    search = Search(offer, choose) if options else None
+    return base._replace(init=init, begin_task=begin_task, update_mask=update_mask, search=search, network=network)
 
 
 def _check(network: Network, layout: ownership.Layout) -> None:

@@ -19,6 +19,7 @@ from cljax.networks.linen import make_network as make_network
 from cljax.networks.linen import standardize as standardize
 from cljax.networks.mlp import mlp as mlp
 from cljax.networks.nnx import from_nnx as from_nnx
+from cljax.networks.own_layers import own_last_layers as own_last_layers
 from cljax.networks.vgg import vgg16 as vgg16
 
 bake = export_task

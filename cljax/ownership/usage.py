@@ -105,4 +105,4 @@ def diagnostics(network: Network, learner: Learner, *, threshold: float = 0.0) -
         used, newly_used, free = metrics.feature_usage(owner, task)
         return Diagnostics(used, newly_used, parts, free)
 
-    return jax.vmap(one)(jnp.arange(len(learner.classes), dtype=jnp.int32))
+    return jax.vmap(one)(jnp.arange(learner.rows.tasks, dtype=jnp.int32))

@@ -129,7 +129,7 @@ def packed_bytes_per_task(learner: Learner, network: Network) -> float | None:
     """
     if not (owner := ownership.owner_of(learner.method_state, learner.collections)):
         return None
-    tasks, features = learner.classes.shape[0], sum(leaf.size for leaf in owner.values())
+    tasks, features = learner.rows.tasks, sum(leaf.size for leaf in owner.values())
     masks = metrics.overhead_bytes("ternary_feature_mask", tasks=tasks, features=features)
     return bytes_per_task(learner, network) + (masks - tree_bytes(owner)) / tasks
 

@@ -399,6 +399,7 @@ def _read(path: pathlib.Path, manifest: dict[str, Any], like: Tree) -> Tree:
     wanted = {name if escaped else stored.readable(name): leaf for name, leaf in _leaves(like).items()}
     stored_as = {old_names.leaf(name): name for name in manifest["leaves"]}
     there = {name: manifest["leaves"][old] for name, old in stored_as.items()}
+    gone = {name: there.pop(name) for name in set(there) - set(wanted) if old_names.is_gone(name)}
     for name in {**wanted, **there}:
         old = "{}{}".format(*there[name]) if name in there else "missing"
         new = f"{wanted[name].dtype}{list(wanted[name].shape)}" if name in wanted else "not expected"
@@ -409,6 +410,7 @@ def _read(path: pathlib.Path, manifest: dict[str, Any], like: Tree) -> Tree:
     abstract = {
         stored_as[name]: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)) for name, x in sizes.items()
     }
+    abstract |= {stored_as[name]: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (dtype, shape) in gone.items()}
     found = stored.read(path / TREE, abstract)
     values = [
         found[stored_as[name]] if leaf.size else np.zeros(leaf.shape, leaf.dtype) for name, leaf in wanted.items()

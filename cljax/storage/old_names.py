@@ -72,6 +72,16 @@ def leaf(path: str) -> str:
     return re.sub(r"(?<=\bhyper/)\w+$", lambda name: SETTINGS.get(name[0], name[0]), path)
 
 
+def is_gone(path: str) -> bool:
+    """Whether a checkpoint's leaf is one that learners no longer have: what a run never changes is in the clock.
+
+    Example:
+      >>> is_gone('classes'), is_gone('learner/single_label'), is_gone('params/classes')
+      (True, True, False)
+    """
+    return re.fullmatch(r"(?:.*\blearner/)?(?:classes|single_label)", path) is not None
+
+
 def _run(run: Any) -> Any:
     run = _renamed(run, RECORD)
     if isinstance(run, dict):

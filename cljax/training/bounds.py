@@ -13,7 +13,8 @@ from cljax import rows
 from cljax.numbers import INT32, real, show, whole
 from cljax.training.plan import epoch_table
 from cljax.training.state import Patience, Settings
-from cljax.types import Method, Stream, Tree
+from cljax.training.step import init_shapes
+from cljax.types import Method, Stream
 
 
 def available_memory() -> int | None:
@@ -85,8 +86,8 @@ def check_bounds(method: Method, stream: Stream, settings: Settings) -> None:
 
 def _learner_bytes(method: Method, tasks: int) -> int:
     """Bytes of parameters, collections and method state of as many tasks, before anything is drawn."""
-    shapes: Tree = jax.eval_shape(method.init, jax.random.key(0))[:3]
-    resting = rows.resting(method.per_task, method.stacked)
+    shapes = init_shapes(method)[:3]
+    resting = rows.resting(method.per_task, method.stacked, tasks=tasks)
     many = lambda path: tasks if rows.has_rows(path, resting) else 1
     each = rows.map_leaves(lambda path, leaf: many(path) * math.prod(leaf.shape) * leaf.dtype.itemsize, list(shapes))
     return sum(jax.tree.leaves(each))

@@ -18,6 +18,7 @@ from cljax.numbers import real, show
 from cljax.streams.schedules import check_schedule
 from cljax.training.bounds import check_bounds, check_settings
 from cljax.training.state import Failure, Settings
+from cljax.training.step import init_shapes
 from cljax.types import Method, Stream, Tree
 
 SCENARIOS = ("task", "class", "domain")
@@ -66,7 +67,7 @@ def diverged(failure: Failure, method: Method) -> dict[int, str]:
         round, task, phase, epoch, step, leaf = (int(values[number]) for values in flat)
         moment = f", phase '{method.phases[phase].name}', epoch {epoch}, step {step}"
         if leaf >= 0:
-            params, collections = jax.eval_shape(method.init, jax.random.key(0))[:2]
+            params, collections = init_shapes(method)[:2]
             path = (*rows.leaf_paths(params), *rows.leaf_paths(collections))[leaf]
             thing = f"leaf '{path}'"
             moment = moment if step >= 0 else f", at the end of phase '{method.phases[phase].name}'"
@@ -108,8 +109,8 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
     check_settings(settings)
     tasks, epochs = np.asarray(schedule.task), np.asarray(schedule.epochs)
     untrained = ~np.isin(np.arange(tables.classes.shape[-2]), tasks[epochs > 0])
-    needs_validation = settings.stopping is not None or method.candidates is not None
-    missing = (np.asarray(tables.validation.size) == 0) & ~(untrained & (method.candidates is None))
+    needs_validation = settings.stopping is not None or method.search is not None
+    missing = (np.asarray(tables.validation.size) == 0) & ~(untrained & (method.search is None))
     if needs_validation and missing.any():
         task = int(np.argmax(missing.reshape(-1))) % tables.classes.shape[-2]
         reason = "patience" if settings.stopping is not None else f"the search of {method.name}"
@@ -210,7 +211,7 @@ def check_hypers(
     """
     if hypers is None:
         return [{} for _ in seeds]
-    known = {*jax.eval_shape(method.init, jax.random.key(0))[3], "learning_rate"}
+    known = {*init_shapes(method)[3], "learning_rate"}
     if len(hypers) != len(seeds) or any(set(given) != set(hypers[0]) for given in hypers):
         raise ValueError(f"hypers must be {len(seeds)} mappings of the same names, one for each pair of seeds.")
     if stray := sorted(set(hypers[0]) - known):
@@ -251,7 +252,7 @@ def check_optimizer(method: Method, optimizer: Any) -> None:
         masked = transforms.with_update_mask(optimizer)
         return state, masked.update(params, state, params, mask=mask, value=jnp.float32(1.0))
 
-    params: Tree = jax.eval_shape(method.init, jax.random.key(0))[0]
+    params = init_shapes(method)[0]
     cure = "Use one such as optax.sgd(1.0, momentum=0.9) or optax.adam(1.0)."
     try:
         state = jax.eval_shape(once, params)[0]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from cljax import rows, streams
 from cljax.keys import make_key
 from cljax.training.engine import Engine
+from cljax.training.plan import in_stream
 from cljax.training.state import Settings
 from cljax.types import Learner, Network, Stream, Tree, make_clock
 
@@ -25,7 +26,7 @@ def step_cost(engine: Engine, settings: Settings, stream: Stream) -> tuple[float
     """
     tables = jax.eval_shape(lambda tables: jax.tree.map(jnp.asarray, tables), stream.tables)
     key = jax.eval_shape(lambda: make_key(0))
-    clock = jax.eval_shape(make_clock)
+    clock = jax.eval_shape(lambda tables: in_stream(make_clock(), tables), tables)
     learner = jax.eval_shape(lambda *given: rows.focus(engine.init(*given), jnp.int32(0)), key, tables)
     state = jax.eval_shape(engine.begin_phase, learner, clock, tables, key)
 
@@ -71,4 +72,4 @@ def bytes_per_task(learner: Learner, network: Network) -> float:
     bare = jax.eval_shape(network.init, jax.random.key(0))
     shared = rows.map_leaves(lambda path, leaf: None if rows.has_rows(path, learner.rows) else leaf, bare[0])
     stored = rows.map_leaves(lambda path, leaf: None if rows.has_rows(path, learner.rows) else leaf, bare[1])
-    return (kept - tree_bytes(shared) - tree_bytes(stored)) / learner.classes.shape[0]
+    return (kept - tree_bytes(shared) - tree_bytes(stored)) / learner.rows.tasks

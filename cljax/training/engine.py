@@ -21,7 +21,7 @@ from cljax import rows, streams
 from cljax.augmentation import augment_batch
 from cljax.numbers import FLOAT32
 from cljax.training.evaluation import Evaluation, add_batch, evaluate, evaluate_task, number_of_batches
-from cljax.training.plan import epoch_key, init_key, visit_key
+from cljax.training.plan import epoch_key, in_stream, init_key, visit_key
 from cljax.training.state import EpochLog, Failure, PhaseState, Settings, earlier, no_failure, unknown
 from cljax.training.step import (
     TrainStep,
@@ -79,7 +79,7 @@ class Parts(NamedTuple):
         state's learner, the parts in `progress.trained` are not read.
       end: `(state, epoch, progress, validation_loss, validation_accuracy) -> (state, EpochLog)`.
       add_loss: `(learner, clock, sums, batch) -> sums`, the loss and the weights of a validation batch added.
-      add_answers: `(learner, clock, task, step, answers, batch) -> answers`, of the learner at rest; see
+      add_answers: `(learner, clock, tables, task, step, answers, batch) -> answers`, of the learner at rest; see
         `evaluation.add_batch`.
     """
 
@@ -170,7 +170,7 @@ def make_engine(
         return TaskFold(tables, clock.task, max_examples, settings.evaluation_batch)
 
     def begin_visit(learner: Learner, clock: Clock, tables: Tables, key: Array) -> Learner:
-        learner = rows.focus(learner, clock.task)
+        learner, clock = rows.focus(learner, clock.task), in_stream(clock, tables)
 
         def begin(learner: Learner) -> Learner:
             after = method.begin_task(learner, clock, make_fold(tables, clock), visit_key(key, clock, 0))
@@ -179,7 +179,8 @@ def make_engine(
         return lax.cond(clock.first, begin, lambda learner: learner, learner)
 
     def begin_phase(learner: Learner, clock: Clock, tables: Tables, key: Array) -> PhaseState:
-        del tables, key
+        del key
+        clock = in_stream(clock, tables)
         if fresh.any():
             renew = clock.first & jnp.asarray(fresh)[clock.phase]
             anew = learner._replace(opt_state=optimizer.init(learner.params))
@@ -194,7 +195,7 @@ def make_engine(
         return PhaseState(learner, mask, one, best, worst, patience, zero, false, no_failure())
 
     def begin_epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> Epoch:
-        clock = clock._replace(epoch=state.epoch)
+        clock = in_stream(clock._replace(epoch=state.epoch), tables)
         key = epoch_key(key, clock)
         order, count = streams.epoch_order(
             tables.train,
@@ -283,6 +284,7 @@ def make_engine(
         return end_epoch(state, now, progress, loss, accuracy)
 
     def end_phase(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[Learner, Failure]:
+        clock = in_stream(clock, tables)
         learner = state.learner if state.best is None else state.learner._replace(**state.best)
         after = method.end_phase(learner, clock, make_fold(tables, clock), visit_key(key, clock, 1))
         after = keep_signature(learner, after, f"end_phase of {method.name}")
@@ -295,7 +297,9 @@ def make_engine(
         del key
         scores, learners = tried
         focused = jax.vmap(lambda learner: rows.focus(learner, clock.task))(learners)
-        index, after = method.choose(scores, focused, clock, make_fold(tables, clock))
+        assert method.search is not None
+        clock = in_stream(clock, tables)
+        index, after = method.search.choose(scores, focused, clock, make_fold(tables, clock))
         after = keep_signature(focused, after, f"choose of {method.name}")
         learner = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), after)
         return index, rows.write_back(learner, clock.task)
@@ -319,13 +323,15 @@ def make_engine(
     def add_answers(
         learner: Learner,
         clock: Clock,
+        tables: Tables,
         task: Array,
         step: Array,
         answers: tuple[Array, Array, Array, Array],
         batch: Batch,
     ) -> tuple[Array, Array, Array, Array]:
         first = step * settings.evaluation_batch
-        return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=clock.newest, first=first)
+        newest = clock.newest
+        return add_batch(method, learner, tables, task, answers, batch, scenario=scenario, newest=newest, first=first)
 
     parts = Parts(begin_epoch, train_batch, end_epoch, add_loss, add_answers)
     functions = (init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate, choose)

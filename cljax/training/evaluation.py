@@ -11,7 +11,7 @@ from jax import lax
 
 from cljax import metrics, streams
 from cljax.training.state import Failure, unknown
-from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables, single_label_of
+from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables
 
 
 class Evaluation(NamedTuple):
@@ -66,12 +66,12 @@ def evaluate_task(
       `Evaluation` of scalars.
     """
     table = getattr(tables, split)
-    newest = jnp.int32(learner.classes.shape[0] - 1) if newest is None else newest
+    newest = jnp.int32(tables.classes.shape[0] - 1) if newest is None else newest
 
     def body(step: Array, answers: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         batch = streams.sequential(tables, table, task, step, batch_size)
         first = jnp.int32(step) * batch_size
-        return add_batch(method, learner, task, answers, batch, scenario=scenario, newest=newest, first=first)
+        return add_batch(method, learner, tables, task, answers, batch, scenario=scenario, newest=newest, first=first)
 
     size = streams.size_of(table, task)
     answers = lax.fori_loop(0, number_of_batches(size, batch_size), body, no_answers())
@@ -93,6 +93,7 @@ def judge(answers: tuple[Array, Array, Array, Array], size: Array) -> Evaluation
 def add_batch(
     method: Method,
     learner: Learner,
+    tables: Tables,
     task: Array,
     answers: tuple[Array, Array, Array, Array],
     batch: Batch,
@@ -106,6 +107,7 @@ def add_batch(
     Args:
       method: whose `predict` is asked.
       learner: at rest.
+      tables: whose `classes` and `single_label` are read.
       task: int32 scalar, the task of the whole batch.
       answers: the sums so far.
       batch: of `streams.sequential`.
@@ -117,12 +119,14 @@ def add_batch(
       The sums.
     """
     right, aware, top5, fingerprint = answers
-    tasks, outputs = learner.classes.shape
+    classes = jnp.asarray(tables.classes)
+    tasks, outputs = classes.shape
     everything = jnp.arange(tasks, dtype=jnp.int32)
-    own_classes = learner.classes[task]
-    correct = functools.partial(metrics.correct, single_label=single_label_of(learner, task))
+    own_classes = classes[task]
+    single = None if tables.single_label is None else jnp.asarray(tables.single_label)[task]
+    correct = functools.partial(metrics.correct, single_label=single)
     if scenario == "class":
-        seen = learner.classes & (everything <= newest)[:, None]
+        seen = classes & (everything <= newest)[:, None]
         stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
         own = lax.dynamic_index_in_dim(stacked, task, keepdims=False)
         flat = jnp.moveaxis(stacked, 0, 1).reshape(stacked.shape[1], tasks * outputs)
@@ -197,4 +201,4 @@ def evaluate(
             batch_size=batch_size,
         )
 
-    return lax.map(one, jnp.arange(learner.classes.shape[0], dtype=jnp.int32))
+    return lax.map(one, jnp.arange(tables.classes.shape[0], dtype=jnp.int32))

@@ -139,8 +139,8 @@ class Group:
         learner = learner._replace(hyper={**learner.hyper, **self._given})
         self.hyper: dict[str, Array] = learner.hyper
         self._resting: Learner = jax.eval_shape(lambda: learner)
-        if self._plan.method.candidates is not None:
-            offer: Any = lambda learner: self._plan.method.candidates(learner, self._clock(Position()))
+        if self._plan.method.search is not None:
+            offer: Any = lambda learner: self._plan.method.search.candidates(learner, self._clock(Position()))
             offered = jax.eval_shape(jax.vmap(offer) if self._batched else offer, self._resting)
             self._candidates = jax.tree.leaves(offered)[0].shape[int(self._batched)]
         return Position(), Work(learner, None, None, (), self._no_results())
@@ -233,7 +233,7 @@ class Group:
     def _begin_visit(self, at: Position, work: Work) -> tuple[Position, Work]:
         learner, clock = work.learner, self._clock(at)
         assert learner is not None
-        if self._plan.method.candidates is None:
+        if self._plan.method.search is None:
             work = work._replace(learner=None)
         else:
             options = self._call("candidates", learner, clock)

@@ -74,8 +74,10 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
     def add_loss(sums: tuple, learner: Learner, clock: Clock, batch: Batch) -> tuple:
         return parts.add_loss(learner, clock, sums, batch)
 
-    def add_answers(answers: tuple, learner: Learner, clock: Clock, task: Array, step: Array, batch: Batch) -> tuple:
-        return parts.add_answers(learner, clock, task, step, answers, batch)
+    def add_answers(
+        answers: tuple, learner: Learner, clock: Clock, tables: Tables, task: Array, step: Array, batch: Batch
+    ) -> tuple:
+        return parts.add_answers(learner, clock, tables, task, step, answers, batch)
 
     begin_program, train_program, end_program = feed.program(begin), feed.program(train, (0,)), feed.program(end, (0,))
     gather_of = {split: feed.program(gather) for split in ("validation", "test")}
@@ -137,9 +139,9 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
         return jnp.where(sums[1] > 0, sums[0] / jnp.maximum(sums[1], 1.0), unknown())
 
     def evaluate_tasks(learner: Learner, clock: Clock, tables: Tables, split: str, tasks: list[int]) -> Evaluation:
-        found = {task: no_answers() for task in tasks}
+        found, bare = {task: no_answers() for task in tasks}, feed.bare(tables)
         for task, step, batch in read(tables, split, tasks):
-            found[task] = answers_program(found[task], learner, clock, np.int32(task), step, batch)
+            found[task] = answers_program(found[task], learner, clock, bare, np.int32(task), step, batch)
             feed.started(found[task][0])
         sizes = jnp.asarray(getattr(tables, split).size)[np.asarray(tasks)]
         return judge(jax.tree.map(lambda *values: jnp.stack(values), *found.values()), sizes)
@@ -171,8 +173,8 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
         "evaluate": Streamed(evaluate, feed),
         "validate": Streamed(validate, feed),
     }
-    if method.candidates is not None:
-        programs |= {"candidates": Program(method.candidates), "choose": hook(engine.choose)}
+    if method.search is not None:
+        programs |= {"candidates": Program(method.search.candidates), "choose": hook(engine.choose)}
     return programs
 
 

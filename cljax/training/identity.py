@@ -18,6 +18,7 @@ from jax.extend import core
 
 from cljax.data.streaming import Images
 from cljax.training.engine import Engine
+from cljax.training.plan import in_stream
 from cljax.types import Array, Method, Stream, Tables, Tree, make_clock
 
 SAMPLE = 64
@@ -56,6 +57,7 @@ def computation(method: Method, engine: Engine, stream: Stream, key: Array) -> s
         digest.update(_digest(traced.jaxpr, {}))
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced.out_info)
 
+    clock = jax.eval_shape(in_stream, clock, tables)
     learner = trace(engine.init, key, tables)
     focused = trace(engine.begin_visit, learner, clock, tables, key)
     state = trace(engine.begin_phase, focused, clock, tables, key)
@@ -64,9 +66,9 @@ def computation(method: Method, engine: Engine, stream: Stream, key: Array) -> s
     resting = trace(engine.end_visit, focused, clock)
     if np.any(stream.schedule.evaluate) or engine.settings.curves_every:
         trace(engine.evaluate, resting, clock, tables)
-    if method.candidates is not None:
+    if method.search is not None:
         trace(engine.validate, focused, clock, tables)
-        options = jax.tree.leaves(trace(method.candidates, resting, clock))
+        options = jax.tree.leaves(trace(method.search.candidates, resting, clock))
         count = options[0].shape[0]
         stack = lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)
         tried = jax.ShapeDtypeStruct((count,), jnp.float32), jax.tree.map(stack, resting)

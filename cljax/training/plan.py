@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.keys import as_own
-from cljax.types import Array, Clock, Method, Schedule
+from cljax.types import Array, Clock, Method, Schedule, Tables
 
 INIT = np.uint32(2**32 - 1)
 """Folded into the run's key for the initialisation: a number that no round has."""
@@ -27,6 +27,19 @@ def clocks(schedule: Schedule) -> Clock:
     first[np.unique(task, return_index=True)[1]] = True
     zero = np.zeros_like(task)
     return Clock(rounds, task, zero, zero, zero.astype(np.float32), newest.astype(np.int32), first)
+
+
+def in_stream(clock: Clock, tables: Tables) -> Clock:
+    """The clock with what a stream says of its tasks, as every hook is given it.
+
+    Example:
+      >>> from cljax.types import make_clock
+      >>> class Two: classes, single_label = np.ones((2, 3), np.bool_), None
+      >>> in_stream(make_clock(), Two).classes.shape
+      (2, 3)
+    """
+    single = None if tables.single_label is None else jnp.asarray(tables.single_label)
+    return clock._replace(classes=jnp.asarray(tables.classes), single_label=single)
 
 
 def epoch_table(method: Method, schedule: Schedule) -> np.ndarray:

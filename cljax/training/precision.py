@@ -47,6 +47,7 @@ def evaluate_precision(
             "training.evaluate."
         )
     total, outputs = table.labels.shape
+    classes, single = jnp.asarray(tables.classes), tables.single_label
     places = jnp.arange(total, dtype=jnp.int32)
 
     def one(task: Array) -> Array:
@@ -62,8 +63,8 @@ def evaluate_precision(
         first = jnp.take(jnp.asarray(table.start, jnp.int32), task)
         labels = jnp.take(jnp.asarray(table.labels), first + places, axis=0, mode="clip")
         found = metrics.mean_average_precision(
-            scores, labels, interpolation=interpolation, weights=places < size, classes=learner.classes[task]
+            scores, labels, interpolation=interpolation, weights=places < size, classes=classes[task]
         )
-        return found if learner.single_label is None else jnp.where(learner.single_label[task], jnp.nan, found)
+        return found if single is None else jnp.where(jnp.asarray(single)[task], jnp.nan, found)
 
-    return lax.map(one, jnp.arange(learner.classes.shape[0], dtype=jnp.int32))
+    return lax.map(one, jnp.arange(classes.shape[0], dtype=jnp.int32))

@@ -68,8 +68,8 @@ def make_programs(method: Method, engine: Engine, table_axes: Tables | None) -> 
         "evaluate": program(engine.evaluate, (0, None, table_axes)),
         "validate": program(engine.validate, (0, None, table_axes)),
     }
-    if method.candidates is not None:
-        programs["candidates"] = program(method.candidates, (0, None))
+    if method.search is not None:
+        programs["candidates"] = program(method.search.candidates, (0, None))
         programs["choose"] = program(engine.choose, during)
     return programs
 

@@ -97,8 +97,8 @@ def make_run(
     )
     schedule, table = stream.schedule, epoch_table(method, stream.schedule)
     fit = make_fit(engine, settings, longest=int(table.max()))
-    if method.candidates is not None:
-        fit = search(fit, method.candidates, engine.choose, phases=method.phases)
+    if method.search is not None:
+        fit = search(fit, method.search.candidates, engine.choose, phases=method.phases)
 
     def run(key: Array, tables: Tables) -> Result:
         tasks = tables.classes.shape[0]

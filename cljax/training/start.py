@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import masks, ownership, rows
+from cljax import masks, ownership, task_params
 from cljax.storage import trained
+from cljax.training.step import init_shapes
 from cljax.types import Array, Clock, Fold, Learner, Method, Tree
 
 METHODS_OWN = ("gates", "frozen")
@@ -56,10 +57,12 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
 
     def put(learner: Learner) -> Learner:
         def place(tree: Tree) -> Tree:
-            stacked = lambda path: rows.ends_with(path, method.stacked)
-            single = rows.map_leaves(lambda path, leaf: leaf[0] if stacked(path) else leaf, tree)
+            stacked = lambda path: task_params.ends_with(path, method.stacked)
+            single = task_params.map_leaves(lambda path, leaf: leaf[0] if stacked(path) else leaf, tree)
             single = masks.embed(single, given, wiring, features)
-            return rows.map_leaves(lambda path, old, new: old.at[0].set(new) if stacked(path) else new, tree, single)
+            return task_params.map_leaves(
+                lambda path, old, new: old.at[0].set(new) if stacked(path) else new, tree, single
+            )
 
         state = learner.method_state
         if features:
@@ -79,7 +82,7 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
 
 def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The given leaves, with the shapes of a single task's, and which features are given, where they have owners."""
-    trees: tuple[Tree, Tree, Tree] = jax.eval_shape(method.init, jax.random.key(0))[:3]
+    trees: tuple[Tree, Tree, Tree] = init_shapes(method)[:3]
     params = trained.parameters(trained.flatten(dict(params) if isinstance(params, Mapping) else params))
     owner, wiring = ownership.owner_of(trees[2], trees[1]) or {}, method.network.wiring
     widths = {w.outputs: np.shape(params[w.path])[-1:] for w in reversed(wiring) if w.outputs and w.path in params}
@@ -90,7 +93,7 @@ def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarra
     for path, value in params.items():
         places = [f"{name}/{path}" for name in trees[1] if path not in wanted and f"{name}/{path}" in wanted]
         path = places[0] if len(places) == 1 else path  # an nnx.State does not name them
-        shape, own = np.shape(value), rows.ends_with(path, method.per_task)
+        shape, own = np.shape(value), task_params.ends_with(path, method.per_task)
         if path.split("/")[0] in METHODS_OWN:
             continue
         if path not in wanted:
@@ -110,7 +113,7 @@ def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarra
             )
         given[path] = np.asarray(value)
     for path, shape in wanted.items():
-        if path not in given and not rows.ends_with(path, method.per_task):
+        if path not in given and not task_params.ends_with(path, method.per_task):
             raise ValueError(
                 f"The leaf '{path}' of {method.name}, of shape {shape}, is not among the given ones, which are: "
                 f"{', '.join(params)}. Build the network as it was when it was trained."
@@ -120,5 +123,7 @@ def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarra
 
 def _shapes(trees: tuple[Tree, Tree]) -> dict[str, tuple[int, ...]]:
     """The leaves of a single task's parameters and collections that can be given."""
-    found = {rows.path_name(path): leaf.shape for t in trees for path, leaf in jax.tree_util.tree_leaves_with_path(t)}
+    found = {
+        task_params.path_name(path): leaf.shape for t in trees for path, leaf in jax.tree_util.tree_leaves_with_path(t)
+    }
     return {path: shape for path, shape in found.items() if path.split("/")[0] not in METHODS_OWN}

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cljax import rows, transforms
-from cljax.types import Array, Batch, Clock, Learner, Memory, Method, Tables, Tree
+from cljax import task_params, transforms
+from cljax.types import Array, Batch, Clock, Learner, Memory, Method, Sizes, Tables, Tree
 
 
 def strengthen(tree: Tree) -> Tree:
@@ -41,7 +41,7 @@ def keep_signature(before: Learner, after: Learner, hook: str) -> Learner:
     for (path, old), new in zip(named, jax.tree.leaves(after), strict=True):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise TypeError(
-                f"{hook} changed '{rows.path_name(path)}' from {old.dtype}{list(old.shape)} to "
+                f"{hook} changed '{task_params.path_name(path)}' from {old.dtype}{list(old.shape)} to "
                 f"{new.dtype}{list(new.shape)}. A hook may change values, never shapes or dtypes; pad to a fixed size."
             )
     return after
@@ -63,7 +63,7 @@ def make_learner(
       tables: the stream's data; their `classes` `[T, K]` say how many rows there are.
       learning_rate: the learning rate, kept as `hyper['learning_rate']`.
       key: PRNG key.
-      max_examples: of `streams.max_examples`, for the method's `allocate`.
+      max_examples: of `streams.max_examples`, for the method's `init`.
 
     Returns:
       The learner. Build it with `jax.jit`, so that no two of its leaves share a buffer.
@@ -71,17 +71,19 @@ def make_learner(
     Raises:
       ValueError: where the method's per-task paths do not name leaves.
     """
-    classes = jnp.asarray(tables.classes)
-    tasks = classes.shape[0]
+    tasks, outputs = tables.classes.shape
+    sizes = Sizes(tasks, outputs, max_examples or {})
     keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(jnp.arange(tasks))
-    resting = rows.resting(method.per_task, method.stacked)
-    params, collections, method_state, hyper = method.init(keys[0])
-    rows.check_paths(params, collections, method.per_task, method.stacked)
-    stacked = jax.vmap(method.init)(keys)
+    resting = task_params.resting(method.per_task, method.stacked, tasks=tasks)
+    params, collections, method_state, hyper = method.init(keys[0], sizes)
+    task_params.check_paths(params, collections, method.per_task, method.stacked)
+    stacked = jax.vmap(lambda key: method.init(key, sizes))(keys)
 
     def choose(one: Tree, stack: Tree) -> Tree:
         pairs = jax.tree_util.tree_map_with_path(
-            lambda path, leaf, row: row if rows.has_rows(rows.path_name(path), resting) else jnp.asarray(leaf),
+            lambda path, leaf, row: (
+                row if task_params.has_rows(task_params.path_name(path), resting) else jnp.asarray(leaf)
+            ),
             one,
             stack,
         )
@@ -90,8 +92,7 @@ def make_learner(
     params, collections, method_state = (
         choose(one, stack) for one, stack in zip((params, collections, method_state), stacked[:3], strict=True)
     )
-    method_state = method.allocate(method_state, tasks, max_examples or {})
-    opt_state = optimizer.init(rows.focus_tree(params, jnp.int32(0), resting))
+    opt_state = optimizer.init(task_params.focus_tree(params, jnp.int32(0), resting))
     memory = None
     if method.memory_size:
         shape, labels = (method.memory_size, *tables.examples.shape[1:]), tables.train.labels
@@ -102,9 +103,14 @@ def make_learner(
             jnp.zeros(method.memory_size, jnp.bool_),
         )
     hyper = {name: jnp.asarray(value, jnp.float32) for name, value in {**hyper, "learning_rate": learning_rate}.items()}
-    opt_state = rows.expand(strengthen(opt_state), tasks, resting)
-    kinds = None if tables.single_label is None else jnp.asarray(tables.single_label)
-    return strengthen(Learner(params, collections, opt_state, method_state, hyper, memory, classes, resting, kinds))
+    opt_state = task_params.expand(strengthen(opt_state), tasks, resting)
+    return strengthen(Learner(params, collections, opt_state, method_state, hyper, memory, resting))
+
+
+def init_shapes(method: Method) -> tuple[Tree, Tree, Tree, Tree]:
+    """The shapes and dtypes of what a method's `init` makes for a stream of one task; nothing is drawn."""
+    sizes = Sizes(1, method.network.outputs, dict.fromkeys(("train", "validation", "test"), 1))
+    return jax.eval_shape(lambda key: method.init(key, sizes), jax.random.key(0))
 
 
 def phase_learning_rate(method: Method, clock: Clock) -> Array:
@@ -132,7 +138,7 @@ class TrainStep:
         self._step = jax.jit(counted)
 
     def __call__(
-        self, learner: Learner, mask: Tree, clock: Clock, batch: Batch, key: Array
+        self, learner: Learner, mask: tuple[Tree, Tree], clock: Clock, batch: Batch, key: Array
     ) -> tuple[Learner, Array, dict[str, Array]]:
         """Takes one step; see `make_train_step`."""
         return self._step(learner, mask, clock, batch, key)
@@ -148,8 +154,7 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
     $$ \theta' = \begin{cases} \theta & m = 0 \\ \theta + \eta\, m\, u(m \ne 0\ ?\ g : 0) & \text{else} \end{cases} $$
     with gradients g after the method's adjustment, the optimizer's update u, the update mask m and the learning rate
     eta = `hyper['learning_rate']` times the phase's factor. A parameter whose mask is 0 keeps every bit, whatever the
-    optimizer carries along and whatever the method does after the step. A method of several parts takes one such update
-    for each, in turn, and the loss is their sum.
+    optimizer carries along and whatever the method does after the step; so does what the collections' mask is 0 for.
 
     Args:
       method: the method.
@@ -157,31 +162,22 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
         `value` gets the loss.
 
     Returns:
-      `step(learner, mask, clock, batch, key) -> (learner, loss, metrics)` on the focused learner. It is jitted; its
-      attribute `traces` counts its traces.
+      `step(learner, mask, clock, batch, key) -> (learner, loss, metrics)` on the focused learner, with both masks of
+      `Method.update_mask`. It is jitted; its attribute `traces` counts its traces.
     """
     masked = transforms.with_update_mask(optimizer)
 
-    def step(learner: Learner, mask: Tree, clock: Clock, batch: Batch, key: Array):
+    def step(learner: Learner, mask: tuple[Tree, Tree], clock: Clock, batch: Batch, key: Array):
         chex.assert_equal_shape_prefix([batch.inputs, batch.labels, batch.tasks, batch.weights], 1)
-        if not method.parts:
-            return update(learner, mask, clock, batch, key, method.loss)
-        losses: list[Array] = []
-        metrics: dict[str, Array] = {}
-        for number, part in enumerate(method.parts):
-            trains = part.trains(learner, clock)
-            both = jax.tree.map(lambda m, t: jnp.where(t == 0, jnp.zeros((), m.dtype), m), mask, trains)
-            learner, loss, found = update(learner, both, clock, batch, jax.random.fold_in(key, number), part.loss)
-            losses, metrics = [*losses, loss], {**metrics, **found}
-        return learner, sum(losses), metrics
+        trains, moves = mask
 
-    def update(learner: Learner, mask: Tree, clock: Clock, batch: Batch, key: Array, loss_of: Callable):
         def objective(params: Tree) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
-            return loss_of(params, learner, clock, batch, key)
+            value, (output, metrics) = method.loss(params, learner, clock, batch, key)
+            return value, (output.collections, metrics)
 
         (loss, (collections, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(learner.params)
         gradients = method.adjust_gradients(gradients, learner, clock, batch)
-        updates, opt_state = masked.update(gradients, learner.opt_state, learner.params, mask=mask, value=loss)
+        updates, opt_state = masked.update(gradients, learner.opt_state, learner.params, mask=trains, value=loss)
         learning_rate = learner.hyper["learning_rate"] * phase_learning_rate(method, clock)
         updates = jax.tree.map(lambda update: learning_rate.astype(update.dtype) * update, updates)
         moved = learner._replace(
@@ -190,6 +186,8 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
         moved = keep_signature(learner, moved, f"the loss of {method.name} or the optimizer")
         after = method.after_step(learner, moved, clock, batch, gradients)
         after = keep_signature(learner, after, f"after_step of {method.name}")
-        return after._replace(params=transforms.keep_masked(learner.params, after.params, mask)), loss, metrics
+        params = transforms.keep_masked(learner.params, after.params, trains)
+        collections = transforms.keep_masked(learner.collections, after.collections, moves)
+        return after._replace(params=params, collections=collections), loss, metrics
 
     return TrainStep(step)

@@ -8,20 +8,22 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 
 from cljax.types.data import Array, Batch, HostArray, Memory, Tree
-from cljax.types.network import Network
+from cljax.types.network import Network, Output
 
 
 class Clock(NamedTuple):
-    """Where a run stands. Traced scalars; `task` and `phase` are never batched, so `lax.switch` stays a branch.
+    """Where a run stands, and what its tasks are. `task` and `phase` are never batched: `lax.switch` stays a branch.
 
     Attributes:
-      round: int32, index into the stream's schedule.
-      task: int32, the task of this round. Tasks are numbered by first visit.
-      phase: int32, index into the method's phases.
-      epoch: int32, epoch within the phase.
-      progress: float32 in [0, 1], how far through the epoch.
-      newest: int32, the largest task visited so far (this round included).
-      first: bool, whether this round is the task's first visit.
+      round: int32 scalar, index into the stream's schedule.
+      task: int32 scalar, the task of this round. Tasks are numbered by first visit.
+      phase: int32 scalar, index into the method's phases.
+      epoch: int32 scalar, epoch within the phase.
+      progress: float32 scalar in [0, 1], how far through the epoch.
+      newest: int32 scalar, the largest task visited so far (this round included).
+      first: bool scalar, whether this round is the task's first visit.
+      classes: `[T, K]` bool, which logits a task's head uses. Every hook is given it; before, None.
+      single_label: `[T]` bool where tasks are of both kinds, as of `Tables`; else None.
     """
 
     round: HostArray
@@ -31,6 +33,8 @@ class Clock(NamedTuple):
     progress: HostArray
     newest: HostArray
     first: HostArray
+    classes: HostArray = None
+    single_label: HostArray | None = None
 
 
 def make_clock(
@@ -41,8 +45,11 @@ def make_clock(
     progress: float = 0.0,
     newest: int | None = None,
     first: bool = True,
+    *,
+    classes: HostArray | None = None,
+    single_label: HostArray | None = None,
 ) -> Clock:
-    """Makes a clock from Python numbers.
+    """Makes a clock from Python numbers, and the stream's `classes` and `single_label` where hooks need them.
 
     Example:
       >>> make_clock(task=2).newest
@@ -50,7 +57,183 @@ def make_clock(
     """
     newest = task if newest is None else newest
     round, task, phase, epoch, newest = (jnp.int32(value) for value in (round, task, phase, epoch, newest))
-    return Clock(round, task, phase, epoch, jnp.float32(progress), newest, jnp.bool_(first))
+    given = (None if value is None else jnp.asarray(value, jnp.bool_) for value in (classes, single_label))
+    return Clock(round, task, phase, epoch, jnp.float32(progress), newest, jnp.bool_(first), *given)
+
+
+class Sizes(NamedTuple):
+    """How large a run is: static numbers, for state whose shapes depend on them.
+
+    Attributes:
+      tasks: T, the number of tasks.
+      classes: K, the number of logits of a head.
+      max_examples: `{split: the most examples of a task}`.
+    """
+
+    tasks: int
+    classes: int
+    max_examples: dict[str, int]
+
+
+class Learner(NamedTuple):
+    """Everything that changes in a run, one pytree: jit it, vmap it over seeds, shard it, checkpoint it.
+
+    At rest, leaves that belong to a task have rows `[T, ...]`. During a visit the learner is focused: those leaves
+    are the task's row, and the stacks are in `rows` (see `cljax.task_params`).
+
+    Attributes:
+      params, collections: as of `Network.init`, plus what a method adds.
+      opt_state: of the Optax transformation.
+      method_state: what a method keeps: a teacher, Fisher information, ownership.
+      hyper: `{name: float32 scalar}`; `hyper['learning_rate']` is the loop's.
+      memory: `Memory`, or None where a method has none.
+      rows: `cljax.task_params.Rows`; `rows.tasks` is the number of tasks, static.
+    """
+
+    params: Tree
+    collections: Tree
+    opt_state: Tree
+    method_state: Tree
+    hyper: dict[str, Array]
+    memory: Memory | None
+    rows: Any
+
+
+def single_label_of(clock: Clock, tasks: Array) -> Array | None:
+    """Which of these tasks are single-label, in a stream of both kinds; None where all are of one kind."""
+    return None if clock.single_label is None else clock.single_label[tasks]
+
+
+class Fold(Protocol):
+    """`fold(fn, carry, split='train')` runs `fn(carry, batch) -> carry` over the examples of the visited task.
+
+    In order of position, once, without augmentation; `max_examples[split]` is a static bound on a task's size, for
+    arrays with a place per example (`batch.position`). Where `fn` writes by position, surplus examples (weight 0) must
+    be dropped, for they repeat others.
+    """
+
+    max_examples: dict[str, int]
+
+    def __call__(self, fn: Callable[[Any, Batch], Any], carry: Any, split: str = "train") -> Any:
+        """Folds `fn` over the batches."""
+        ...
+
+
+class Init(Protocol):
+    """`(key, sizes) -> (params, collections, method_state, hyper)`: the learner of a single task.
+
+    The loop repeats it for each task with a key of its own, stacks the leaves that `per_task` names, and takes all
+    others as those of task 0. `hyper` are numbers, which a run may replace.
+    """
+
+    def __call__(self, key: Array, sizes: Sizes, /) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        """Makes the parts of a learner."""
+        ...
+
+
+class Hook(Protocol):
+    """`(learner, clock, fold, key) -> learner`, the focused learner: `begin_task` and `end_phase`."""
+
+    def __call__(self, learner: Learner, clock: Clock, fold: Fold, key: Array, /) -> Learner:
+        """Changes values of the learner, never its structure, shapes or dtypes."""
+        ...
+
+
+class View(Protocol):
+    """`(params, collections, method_state, task, newest) -> (params, collections)`: what a task is computed with.
+
+    The trees that it gets have a single row of what belongs to a task: that task's. Those it returns go into the
+    network: with gates that hide features, weights masked, kernels synthesised. `newest` is the clock's in training,
+    and None where the learner only predicts.
+    """
+
+    def __call__(
+        self, params: Tree, collections: Tree, method_state: Tree, task: Array, newest: Array | None, /
+    ) -> tuple[Tree, Tree]:
+        """Shows the learner as the task sees it."""
+        ...
+
+
+class Loss(Protocol):
+    """`(params, learner, clock, batch, key) -> (scalar, (output, metrics))`; key None: evaluation mode.
+
+    The scalar is the mean over the batch, in nats. `output` is the network's, for the current task; where leaves are
+    stacked its logits, features, maps and activations are those of all tasks, `[T, B, ...]`. The loop keeps
+    `output.collections`, shaped as the learner's. `metrics` are scalars by name.
+    """
+
+    def __call__(
+        self, params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None, /
+    ) -> tuple[Array, tuple[Output, dict[str, Array]]]:
+        """Computes the loss of a batch."""
+        ...
+
+
+class AdjustGradients(Protocol):
+    """`(gradients, learner, clock, batch) -> gradients`, before the optimizer sees them."""
+
+    def __call__(self, gradients: Tree, learner: Learner, clock: Clock, batch: Batch, /) -> Tree:
+        """Adjusts the gradients of a step."""
+        ...
+
+
+class UpdateMask(Protocol):
+    """`(learner, clock) -> (mask of params, mask of collections)`, made once a phase.
+
+    Trees like the learner's, leaves in [0, 1] that broadcast to a leaf's shape. Where a mask is 0, not a bit of the
+    leaf moves in any step, whatever the optimizer, the network and `after_step` do. Between 0 and 1 it scales a
+    parameter's update; collections take the new value as it is.
+    """
+
+    def __call__(self, learner: Learner, clock: Clock, /) -> tuple[Tree, Tree]:
+        """Says what a phase trains."""
+        ...
+
+
+class AfterStep(Protocol):
+    """`(previous, learner, clock, batch, gradients) -> learner`, after every step; gradients as adjusted."""
+
+    def __call__(self, previous: Learner, learner: Learner, clock: Clock, batch: Batch, gradients: Tree, /) -> Learner:
+        """Changes values of the learner after a step."""
+        ...
+
+
+class Predict(Protocol):
+    """`(learner, inputs, task) -> logits [B, K]`, of the resting learner with all its rows.
+
+    A task that does not exist is refused; a traced one gives NaN.
+    """
+
+    def __call__(self, learner: Learner, inputs: Array, task: Array, /) -> Array:
+        """Computes a task's logits."""
+        ...
+
+
+class Candidates(Protocol):
+    """`(learner, clock) -> hyper`, leaves `[C]`: the numbers that C candidates have in place of the learner's."""
+
+    def __call__(self, learner: Learner, clock: Clock, /) -> dict[str, Array]:
+        """Offers the candidates of a visit; the learner is at rest."""
+        ...
+
+
+class Choose(Protocol):
+    """`(scores [C], learners [C, ...], clock, fold) -> (int32, learners)`, once all candidates are trained.
+
+    Scores are validation accuracies, -1 for a candidate that diverged. It says which candidate is kept, and returns the
+    learners, focused, as they are or changed in what only the comparison can tell.
+    """
+
+    def __call__(self, scores: Array, learners: Learner, clock: Clock, fold: Fold, /) -> tuple[Array, Learner]:
+        """Chooses a candidate."""
+        ...
+
+
+class Search(NamedTuple):
+    """Has each visit run its searched phases once a candidate, and keeps one; see `Candidates` and `Choose`."""
+
+    candidates: Candidates
+    choose: Choose
 
 
 def constant_learning_rate(clock: Clock) -> Array:
@@ -79,67 +262,6 @@ class Phase(NamedTuple):
     searched: bool = True
 
 
-class Learner(NamedTuple):
-    """Everything that changes in a run, one pytree: jit it, vmap it over seeds, shard it, checkpoint it.
-
-    At rest, leaves that belong to a task have rows `[T, ...]`. During a visit the learner is focused: those leaves
-    are the task's row, and the stacks are in `rows` (see `cljax.task_params`).
-
-    Attributes:
-      params, collections: as of `Network.init`, plus what a method adds.
-      opt_state: of the Optax transformation.
-      method_state: what a method keeps: a teacher, Fisher information, ownership.
-      hyper: `{name: float32 scalar}`; `hyper['learning_rate']` is the learning rate, the loop's.
-      memory: `Memory`, or None at size 0.
-      classes: `[T, K]` bool, which logits a task's head uses.
-      rows: `cljax.task_params.Rows`.
-      single_label: as of `Tables`.
-    """
-
-    params: Tree
-    collections: Tree
-    opt_state: Tree
-    method_state: Tree
-    hyper: dict[str, Array]
-    memory: Memory | None
-    classes: Array
-    rows: Any
-    single_label: Array | None = None
-
-
-def single_label_of(learner: Learner, tasks: Array) -> Array | None:
-    """Which of these tasks are single-label, in a stream of both kinds; None where all are of one kind."""
-    return None if learner.single_label is None else learner.single_label[tasks]
-
-
-class Fold(Protocol):
-    """`fold(fn, carry, split='train')` runs `fn(carry, batch) -> carry` over the examples of the visited task.
-
-    In order of position, once, without augmentation; `max_examples[split]` is a static bound on a task's size, for
-    arrays with a place per example (`batch.position`). Where `fn` writes by position, surplus examples (weight 0) must
-    be dropped, for they repeat others.
-    """
-
-    max_examples: dict[str, int]
-
-    def __call__(self, fn: Callable[[Any, Batch], Any], carry: Any, split: str = "train") -> Any:
-        """Folds `fn` over the batches."""
-        ...
-
-
-class Part(NamedTuple):
-    """A loss that takes an update of its own; see `Method.parts`.
-
-    Attributes:
-      loss: as `Method.loss`.
-      trains: `(learner, clock) -> tree` like params, leaves 0 or 1 that broadcast to the parameter's shape. Where it is
-        0, this part's update changes neither the parameter nor what the optimizer keeps for it.
-    """
-
-    loss: Callable[[Tree, Learner, Clock, Batch, Array | None], tuple[Array, tuple[Tree, dict[str, Array]]]]
-    trains: Callable[[Learner, Clock], Tree]
-
-
 class Method(NamedTuple):
     """A continual-learning method: a tuple of pure functions. `methods.finetune` fills every field.
 
@@ -147,51 +269,40 @@ class Method(NamedTuple):
 
     Attributes:
       name: as the command knows it.
-      init: `key -> (params, collections, method_state, hyper)`, of a single task; the loop makes the rows.
-      allocate: `(method_state, tasks, max_examples) -> method_state`, once at the start, with rows made: for state
-        whose shape depends on the number of tasks or on `max_examples[split]`, a bound on a task's examples.
-      begin_task: `(learner, clock, fold, key) -> learner`, at a first visit only.
-      loss: `(params, learner, clock, batch, key) -> (scalar, (collections, metrics))`; key None: evaluation mode.
-      parts: empty, for one update a batch; or losses that add up to `loss`, each of which then takes an update of its
-        own on the same batch, in turn, with gradients, optimizer and `after_step` as for a whole step.
-      adjust_gradients: `(gradients, learner, clock, batch) -> gradients`.
-      update_mask: `(learner, clock) -> tree` like params, leaves in [0, 1] that broadcast to the parameter's shape;
-        built once a phase. Where it is 0, not a bit moves.
-      after_step: `(previous, learner, clock, batch, gradients) -> learner`.
-      end_phase: `(learner, clock, fold, key) -> learner`.
-      predict: `(learner, inputs, task) -> logits [B, K]`; the resting learner. A task that does not exist is refused; a
-        traced one gives NaN.
+      network: the network it was made for; its shapes are checked against the stream's.
+      init: see `Init`.
+      begin_task: see `Hook`; at a first visit only.
+      view: see `View`.
+      loss: see `Loss`.
+      adjust_gradients: see `AdjustGradients`.
+      update_mask: see `UpdateMask`.
+      after_step: see `AfterStep`.
+      end_phase: see `Hook`.
+      predict: see `Predict`.
       phases: at least one.
       per_task: leaf paths with rows `[T, ...]`: of params, collections, opt_state, method_state, whole suffixes.
-      stacked: those of `per_task` that stay stacked during a visit and train whole.
+      stacked: those of `per_task` that stay stacked during a visit, so that all tasks' rows can train.
       train_on: 'current', 'seen' or 'all' tasks' examples, or those seen 'balanced' (see `streams.epoch_order`).
       memory_size: number of exemplars in memory; 0 means exemplar-free, and then the loop hands over nothing else.
       zero_forgetting: whether old tasks' logits keep every bit; the runner checks it.
-      candidates: None, or `(learner, clock) -> hyper` whose leaves have a leading axis of candidates: each visit's
-        searched phases are then run once a candidate, and `choose` keeps one (see `training.search`).
-      choose: `(scores [C], learners [C, ...], clock, fold) -> (int32, learners)`, from validation accuracies, once all
-        candidates are trained: which one is kept, and the learners, as they are or changed in what only the comparison
-        can tell.
-      network: the network it was made for; its shapes are checked against the stream's.
+      search: None, or the search that each visit makes.
     """
 
     name: str
-    init: Callable[[Array], tuple[Tree, Tree, Tree, dict[str, Array]]]
-    allocate: Callable[[Tree, int, dict[str, int]], Tree]
-    begin_task: Callable[[Learner, Clock, Fold, Array], Learner]
-    loss: Callable[[Tree, Learner, Clock, Batch, Array | None], tuple[Array, tuple[Tree, dict[str, Array]]]]
-    parts: tuple[Part, ...]
-    adjust_gradients: Callable[[Tree, Learner, Clock, Batch], Tree]
-    update_mask: Callable[[Learner, Clock], Tree]
-    after_step: Callable[[Learner, Learner, Clock, Batch, Tree], Learner]
-    end_phase: Callable[[Learner, Clock, Fold, Array], Learner]
-    predict: Callable[[Learner, Array, Array], Array]
+    network: Network
+    init: Init
+    begin_task: Hook
+    view: View
+    loss: Loss
+    adjust_gradients: AdjustGradients
+    update_mask: UpdateMask
+    after_step: AfterStep
+    end_phase: Hook
+    predict: Predict
     phases: tuple[Phase, ...]
     per_task: tuple[str, ...]
     stacked: tuple[str, ...]
     train_on: str
     memory_size: int
     zero_forgetting: bool
-    candidates: Callable[[Learner, Clock], dict[str, Array]] | None
-    choose: Callable[[Array, Learner, Clock, Fold], tuple[Array, Learner]]
-    network: Network
+    search: Search | None

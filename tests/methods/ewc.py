@@ -10,8 +10,8 @@ from cljax.methods import finetune
 def ewc(network, *, strength=100.0):
     base = finetune(network)
 
-    def init(key):
-        params, collections, _, _ = base.init(key)
+    def init(key, sizes):
+        params, collections, _, _ = base.init(key, sizes)
         state = {"anchor": jax.tree.map(jnp.array, params), "fisher": jax.tree.map(jnp.zeros_like, params)}
         return params, collections, state, {"strength": jnp.float32(strength)}
 
@@ -19,13 +19,13 @@ def ewc(network, *, strength=100.0):
         return rows.map_leaves(lambda path, leaf: None if rows.has_rows(path, learner.rows) else leaf, tree)
 
     def loss(params, learner, clock, batch, key):
-        value, (collections, metrics) = base.loss(params, learner, clock, batch, key)
+        value, (output, metrics) = base.loss(params, learner, clock, batch, key)
         anchor, fisher = (shared(learner.method_state[name], learner) for name in ("anchor", "fisher"))
         penalty = learner.hyper["strength"] / 2 * losses.quadratic_penalty(shared(params, learner), anchor, fisher)
-        return value + penalty, (collections, {**metrics, "penalty": penalty})
+        return value + penalty, (output, {**metrics, "penalty": penalty})
 
     def end_phase(learner, clock, fold, key):
-        classes = learner.classes[clock.task]
+        classes = clock.classes[clock.task]
 
         def log_prob(params, inputs):
             logits = network.apply(params, learner.collections, inputs).logits

@@ -1,20 +1,26 @@
 """Hard attention to the task: embeddings that gate units, soft update masks, gradient compensation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from cljax import rows
-from cljax.methods import finetune
-from cljax.methods.finetune import task_loss
+from cljax.methods.common import everything, forward, plain, task_loss
 
 
 def hat(network, *, strength=0.75, scale=400.0):
-    base = finetune(network)
     wires = {wire.path: wire for wire in network.wiring}
     names = sorted({wire.outputs for wire in network.wiring if wire.outputs is not None})
 
-    def init(key):
-        params, collections, _, _ = base.init(key)
+    def view(params, collections, state, task, newest, slope=scale):
+        gates = {name: jax.nn.sigmoid(slope * params["hat"][name]) for name in names}
+        return {name: leaf for name, leaf in params.items() if name != "hat"}, {**collections, "gates": gates}
+
+    base = plain("hat", network, view=view)
+
+    def init(key, sizes):
+        params, collections, _, _ = base.init(key, sizes)
         keys = jax.random.split(jax.random.fold_in(key, 7), len(names))
         sizes = {name: collections["gates"][name].shape for name in names}
         params["hat"] = {
@@ -26,22 +32,15 @@ def hat(network, *, strength=0.75, scale=400.0):
     def slope(clock):
         return 1 / scale + (scale - 1 / scale) * clock.progress
 
-    def gated(params, collections, slope):
-        gates = {name: jax.nn.sigmoid(slope * params["hat"][name]) for name in names}
-        return {**collections, "gates": gates}, gates
-
-    def bare(params):
-        return {name: leaf for name, leaf in params.items() if name != "hat"}
-
     def loss(params, learner, clock, batch, key):
-        s = jnp.float32(scale) if key is None else slope(clock)
-        collections, gates = gated(params, learner.collections, s)
-        output = network.apply(bare(params), collections, batch.inputs, key=key)
+        now = functools.partial(view, slope=scale if key is None else slope(clock))
+        output = forward(network, now, params, learner, clock, batch.inputs, key=key)
         free = {name: 1 - learner.method_state["cumulative"][name] for name in names}
+        gates = now(params, learner.collections, None, clock.task, None)[1]["gates"]
         used = sum(jnp.sum(gates[name] * free[name]) for name in names)
         sparsity = used / sum(jnp.sum(free[name]) for name in names)
-        value = task_loss(output.logits, learner, clock, batch) + learner.hyper["strength"] * sparsity
-        return value, ({**output.collections, "gates": learner.collections["gates"]}, {"sparsity": sparsity})
+        value = task_loss(output.logits, clock, batch) + learner.hyper["strength"] * sparsity
+        return value, (output, {"sparsity": sparsity})
 
     def adjust_gradients(gradients, learner, clock, batch):
         s = slope(clock)
@@ -66,31 +65,25 @@ def hat(network, *, strength=0.75, scale=400.0):
             both = jnp.maximum(leaving[None, :], entering[:, None])
             return both.reshape((1,) * (leaf.ndim - 2) + both.shape)
 
-        return rows.map_leaves(free, learner.params)
+        kept = {name: everything(tree) for name, tree in learner.collections.items()}
+        kept["gates"] = jax.tree.map(jnp.zeros_like, kept["gates"])
+        return rows.map_leaves(free, learner.params), kept
 
     def after_step(previous, learner, clock, batch, gradients):
         clamped = {name: jnp.clip(leaf, -6, 6) for name, leaf in learner.params["hat"].items()}
         return learner._replace(params={**learner.params, "hat": clamped})
 
     def end_phase(learner, clock, fold, key):
-        _, gates = gated(learner.params, learner.collections, jnp.float32(scale))
+        gates = view(learner.params, learner.collections, None, clock.task, None)[1]["gates"]
         taken = jax.tree.map(jnp.maximum, learner.method_state["cumulative"], gates)
         return learner._replace(method_state={"cumulative": taken})
 
-    def predict(learner, inputs, task):
-        params = rows.take_row(learner.params, task, learner.rows)
-        collections = rows.take_row(learner.collections, task, learner.rows)
-        collections, _ = gated(params, collections, jnp.float32(scale))
-        return network.apply(bare(params), collections, inputs).logits
-
     return base._replace(
-        name="hat",
         init=init,
         loss=loss,
         adjust_gradients=adjust_gradients,
         update_mask=update_mask,
         after_step=after_step,
         end_phase=end_phase,
-        predict=predict,
         per_task=(*network.per_task, *(f"hat/{name}" for name in names)),
     )

@@ -5,19 +5,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import losses, memory, rows
-from cljax.methods import finetune
-from cljax.methods.finetune import apply_kept, mean
+from cljax.methods.common import flatten_heads, forward, mean, plain, update_masks
 
 
-def icarl(network, *, tasks, features, memory_size=50):
-    base = finetune(network)
+def icarl(network, *, features, memory_size=50):
+    base = plain("icarl", network)
     outputs = network.outputs
 
-    def init(key):
-        params, collections, _, _ = base.init(key)
+    def init(key, sizes):
+        params, collections, _, _ = base.init(key, sizes)
         state = {
             "teacher": jax.tree.map(jnp.array, {"params": params, "collections": collections}),
-            "means": jnp.zeros((tasks, outputs, features), jnp.float32),
+            "means": jnp.zeros((sizes.tasks, outputs, features), jnp.float32),
         }
         return params, collections, state, {}
 
@@ -25,33 +24,35 @@ def icarl(network, *, tasks, features, memory_size=50):
         teacher = {"params": learner.params, "collections": learner.collections}
         return learner._replace(method_state={**learner.method_state, "teacher": teacher})
 
-    def flat(logits):
-        return jnp.moveaxis(logits, 0, 1).reshape(logits.shape[1], tasks * outputs)
-
-    def embed(params, learner, inputs):
-        found = apply_kept(network, learner, params, inputs, key=None).features[0]
+    def embed(learner, inputs):
+        own = (rows.take_row(tree, jnp.int32(0), learner.rows) for tree in (learner.params, learner.collections))
+        found = network.apply(*own, inputs).features  # the same for every head
         return found / jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), 1e-9)
 
     def loss(params, learner, clock, batch, key):
-        output = apply_kept(network, learner, params, batch.inputs, key=key)
+        output = forward(network, base.view, params, learner, clock, batch.inputs, key=key)
         teacher = learner.method_state["teacher"]
         old = learner._replace(collections=teacher["collections"])
-        old_logits = flat(apply_kept(network, old, teacher["params"], batch.inputs, key=None).logits)
+        old_logits = forward(network, base.view, teacher["params"], old, clock, batch.inputs, key=None).logits
+        tasks = learner.rows.tasks
         targets = jax.nn.one_hot(batch.tasks * outputs + batch.labels, tasks * outputs, dtype=jnp.float32)
         is_old = (jnp.arange(tasks, dtype=jnp.int32) < clock.newest).repeat(outputs)[None, :]
-        targets = jnp.where(is_old, jax.nn.sigmoid(lax.stop_gradient(old_logits)), targets)
-        per_example = losses.cross_entropy(flat(output.logits), targets, classes=learner.classes.reshape(-1))
-        return mean(per_example, batch.weights), (output.collections, {})
+        targets = jnp.where(is_old, jax.nn.sigmoid(lax.stop_gradient(flatten_heads(old_logits))), targets)
+        each = losses.cross_entropy(flatten_heads(output.logits), targets, classes=clock.classes.reshape(-1))
+        return mean(each, batch.weights), (output, {})
+
+    def update_mask(learner, clock):
+        return update_masks(learner, jnp.ones(learner.rows.tasks, jnp.bool_), True)
 
     def end_phase(learner, clock, fold, key):
         """Keeps the first m exemplars of each old class, herds m of each new one, and takes all means anew."""
-        size = fold.max_examples["train"]
-        seen = learner.classes & (jnp.arange(tasks, dtype=jnp.int32) <= clock.newest)[:, None]
+        size, tasks = fold.max_examples["train"], learner.rows.tasks
+        seen = clock.classes & (jnp.arange(tasks, dtype=jnp.int32) <= clock.newest)[:, None]
         quota = memory_size // jnp.maximum(jnp.sum(seen, dtype=jnp.int32), 1)
 
         def collect(carry, batch):
             place = jnp.where(batch.weights > 0, batch.position, size)
-            vectors = embed(learner.params, learner, batch.inputs)
+            vectors = embed(learner, batch.inputs)
             return (
                 carry[0].at[place].set(vectors, mode="drop"),
                 carry[1].at[place].set(batch.labels, mode="drop"),
@@ -89,7 +90,7 @@ def icarl(network, *, tasks, features, memory_size=50):
             )
 
         kept = fold(store, kept)
-        kept_vectors = embed(learner.params, learner, kept.inputs)
+        kept_vectors = embed(learner, kept.inputs)
         member = jax.nn.one_hot(kept.tasks * outputs + kept.labels, tasks * outputs, dtype=jnp.float32) * kept.valid[
             :, None
         ].astype(jnp.float32)
@@ -98,17 +99,18 @@ def icarl(network, *, tasks, features, memory_size=50):
         return learner._replace(memory=kept, method_state=state)
 
     def predict(learner, inputs, task):
+        tasks = learner.rows.tasks
         rows.check_task(task, tasks)
-        vectors = embed(learner.params, learner, inputs)
+        vectors = embed(learner, inputs)
         means = rows.of_task(learner.method_state["means"][task], task, tasks)
         means = means / jnp.maximum(jnp.linalg.norm(means, axis=-1, keepdims=True), 1e-9)
         return -jnp.sum((vectors[:, None, :] - means[None, :, :]) ** 2, axis=-1)
 
     return base._replace(
-        name="icarl",
         init=init,
         begin_task=begin_task,
         loss=loss,
+        update_mask=update_mask,
         end_phase=end_phase,
         predict=predict,
         stacked=network.per_task,

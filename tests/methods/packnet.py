@@ -4,20 +4,26 @@ import jax
 import jax.numpy as jnp
 
 from cljax import masks, rows
-from cljax.methods import finetune
+from cljax.methods.common import everything, plain
 from cljax.types import Phase
 
 
 def packnet(network, *, fraction=0.5):
-    base = finetune(network)
 
     def packed(path, learner_rows):
         return path.endswith("kernel") and not rows.has_rows(path, learner_rows)
 
     resting = rows.resting(network.per_task)
 
-    def init(key):
-        params, collections, _, _ = base.init(key)
+    def view(params, collections, state, task, newest):
+        # While it trains, a task uses the free weights too; after its pruning they are zero and stay so.
+        trains = False if newest is None else task == newest
+        return pruned(params, state["owner"], lambda o: (o <= task) | ((o == masks.FREE) & trains)), collections
+
+    base = plain("packnet", network, view=view)
+
+    def init(key, sizes):
+        params, collections, _, _ = base.init(key, sizes)
         owner = rows.map_leaves(
             lambda path, leaf: jnp.full(leaf.shape, masks.FREE, jnp.int32) if packed(path, resting) else None, params
         )
@@ -26,11 +32,6 @@ def packnet(network, *, fraction=0.5):
     def pruned(params, owner, shown):
         hide = lambda o, p: p if o is None else jnp.where(shown(o), p, jnp.zeros((), p.dtype))
         return jax.tree.map(hide, owner, params, is_leaf=lambda leaf: leaf is None)
-
-    def loss(params, learner, clock, batch, key):
-        # While it trains, a task uses the free weights too; after its pruning they are zero and stay so.
-        shown = lambda o: (o <= clock.task) | ((o == masks.FREE) & (clock.task == clock.newest))
-        return base.loss(pruned(params, learner.method_state["owner"], shown), learner, clock, batch, key)
 
     def update_mask(learner, clock):
         newest, training = clock.task == clock.newest, (clock.phase == 0) & clock.first
@@ -46,7 +47,7 @@ def packnet(network, *, fraction=0.5):
             mine = jnp.where(training, owner == masks.FREE, owner == clock.task)
             return (mine & newest).astype(jnp.float32)
 
-        return rows.map_leaves(trained, learner.params)
+        return rows.map_leaves(trained, learner.params), everything(learner.collections)
 
     def end_phase(learner, clock, fold, key):
         owner = learner.method_state["owner"]
@@ -62,17 +63,10 @@ def packnet(network, *, fraction=0.5):
         params = pruned(learner.params, owner, lambda o: o != masks.FREE)
         return learner._replace(params=params, method_state={"owner": owner})
 
-    def predict(learner, inputs, task):
-        params = pruned(learner.params, learner.method_state["owner"], lambda o: o <= task)
-        return base.predict(learner._replace(params=params), inputs, task)
-
     return base._replace(
-        name="packnet",
         init=init,
-        loss=loss,
         update_mask=update_mask,
         end_phase=end_phase,
-        predict=predict,
         phases=(Phase("train", 0.5), Phase("retrain", 0.5)),
         zero_forgetting=True,
     )

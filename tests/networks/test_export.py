@@ -8,8 +8,10 @@ import pytest
 
 from cljax import methods, networks, task_params, training
 from cljax.ownership import masks, usage
-from cljax.types import Learner, make_clock
+from cljax.training.step import init_shapes
+from cljax.types import Learner, Sizes, make_clock
 from tests.methods.packnet import packnet
+from tests.zero_forgetting import single
 
 KEY, TASKS = jax.random.key(0), 3
 
@@ -35,11 +37,11 @@ CASES = {
 }
 
 
-def after_three_tasks(method, network):
+def after_three_tasks(method):
     """A learner at rest, every number random, features owned by all three tasks, by the first most."""
     generator = np.random.default_rng(0)
-    params, collections, state, _ = jax.eval_shape(method.init, KEY)
-    resting = task_params.resting(method.per_task)
+    params, collections, state, _ = init_shapes(method)
+    resting = task_params.resting(method.per_task, tasks=TASKS)
     expand = lambda tree: jax.eval_shape(lambda given: task_params.expand(given, TASKS, resting), tree)
     draw = lambda leaf: jnp.asarray(generator.uniform(0.2, 1.0, leaf.shape).astype(leaf.dtype) - 0.5 * (leaf.ndim > 1))
     params, collections = (jax.tree.map(draw, expand(tree)) for tree in (params, collections))
@@ -47,8 +49,7 @@ def after_three_tasks(method, network):
         name: jnp.asarray(generator.permutation(np.r_[[0, 0, 1, 2], np.full(leaf.size - 4, masks.FREE)]), jnp.int32)
         for name, leaf in state.owner.items()
     }
-    classes = jnp.ones([TASKS, network.outputs], jnp.bool_)
-    return Learner(params, collections, (), state._replace(owner=owner), {}, None, classes, resting)
+    return Learner(params, collections, (), state._replace(owner=owner), {}, None, resting)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -56,12 +57,12 @@ def test_baked_and_extracted_networks_have_the_logits_of_predict(case):
     build, make = CASES[case]
     network = make()
     method = build(network)
-    learner = after_three_tasks(method, network)
+    learner = after_three_tasks(method)
     inputs = jnp.asarray(np.random.default_rng(1).integers(0, 256, (5, *network.inputs)).astype(np.uint8))
 
     @jax.jit
     def export_task(learner, task):
-        params, collections = networks.export_task(network, learner, task)
+        params, collections = networks.export_task(method, learner, task)
         baked = network.apply(params, collections, inputs).logits
         return (params, collections), baked, method.predict(learner, inputs, task)
 
@@ -92,12 +93,19 @@ def test_baked_and_extracted_networks_have_the_logits_of_predict(case):
         assert shapes(small) == shapes(jax.eval_shape(plain.init, KEY)), "those of an ordinary narrow network"
 
 
-def test_a_learner_whose_single_weights_have_owners_is_not_baked():
-    network = networks.mlp((4,), 2, hidden=(6,))
-    params, collections, state, hyper = packnet(network).init(KEY)
-    learner = Learner(params, collections, (), state, hyper, None, None, task_params.resting([]))
-    with pytest.raises(ValueError, match="masks single weights by their owners"):
-        networks.export_task(network, learner, 0)
+def test_a_learner_whose_single_weights_have_owners_is_exported_with_those_that_the_task_sees():
+    method = packnet(networks.mlp((4,), 2, hidden=(6,)))
+    learner = single(method, method.network, tasks=2)._replace(rows=task_params.resting([], tasks=2))
+    owner = jnp.arange(24, dtype=jnp.int32).reshape(4, 6) % 3
+    learner = learner._replace(
+        method_state={"owner": {**learner.method_state["owner"], "dense_0": {"kernel": owner, "bias": None}}}
+    )
+    params, collections = networks.export_task(method, learner, 1)
+    kernel = np.asarray(learner.params["dense_0"]["kernel"])
+    np.testing.assert_array_equal(params["dense_0"]["kernel"], np.where(owner <= 1, kernel, 0))
+    inputs = jax.random.normal(KEY, (5, 4))
+    found = method.network.apply(params, collections, inputs).logits
+    np.testing.assert_array_equal(found, method.predict(learner, inputs, jnp.int32(1)))
 
 
 def trained(network):
@@ -136,15 +144,15 @@ def test_a_given_network_keeps_its_logits_and_owns_its_features(name, wider):
     build, network = WIDE[name]
     leaves, inputs, expected = trained(network(4, 5, 6))
     method = training.start_from(build(network(4 + wider, 5 + wider, 6 + wider)), leaves)
-    classes, resting = jnp.ones([2, 2], jnp.bool_), task_params.resting(method.per_task)
+    resting = task_params.resting(method.per_task, tasks=2)
 
     @jax.jit
     def begin(clock, owner=None):
-        params, collections, state, hyper = method.init(jax.random.key(7))
+        params, collections, state, hyper = method.init(jax.random.key(7), Sizes(2, 2, {}))
         state = state if owner is None else state._replace(owner=owner)
-        learner = Learner(params, collections, (), state, hyper, None, classes, resting)
+        learner = Learner(params, collections, (), state, hyper, None, resting)
         learner = method.begin_task(learner, clock, None, jax.random.key(8))
-        single = learner._replace(rows=task_params.resting([]))
+        single = learner._replace(rows=task_params.resting([], tasks=2))
         return learner.method_state.owner, method.predict(single, inputs, jnp.int32(0))
 
     owner, logits = begin(make_clock())
@@ -173,9 +181,10 @@ def test_a_given_network_that_does_not_fit_is_refused_also_where_features_have_o
 def test_a_shared_head_reuses_no_closed_features():
     """Each task sees its own features of the last layer only; so older ones neither feed the head nor use any below."""
     network = networks.mlp((4, 4, 1), 2, hidden=(6, 5), per_task=())
-    learner = after_three_tasks(methods.clnp(network), network)
+    method = methods.clnp(network)
+    learner = after_three_tasks(method)
     with pytest.raises(ValueError, match="task is 3, but must be a whole number from 0 to 2"):
-        networks.export_task(network, learner, 3)
+        networks.export_task(method, learner, 3)
     found = usage.diagnostics(network, learner)
     assert found.reused["dense_1"].tolist() == [0, 0, 0]
     owner = learner.method_state.owner

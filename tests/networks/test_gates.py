@@ -12,7 +12,7 @@ import pytest
 from cljax import methods, networks, task_params
 from cljax.networks import check_gates, from_linen, make_network
 from cljax.networks.linen import head_wires, layer_wires
-from cljax.types import Batch, Learner, make_clock
+from cljax.types import Batch, Learner, Sizes, make_clock
 
 KEY = jax.random.key(0)
 
@@ -163,7 +163,7 @@ def test_what_keeps_features_apart_is_taken_and_forgets_no_bit(kind):
     @jax.jit
     def begin(learner, clock):
         learner = method.begin_task(learner, clock, None, KEY)
-        return learner, method.update_mask(learner, clock)
+        return learner, method.update_mask(learner, clock)[0]
 
     @jax.jit
     def descend(learner, clock, mask, labels):
@@ -176,14 +176,14 @@ def test_what_keeps_features_apart_is_taken_and_forgets_no_bit(kind):
         return jax.lax.fori_loop(0, 5, step, learner.params)
 
     logits = jax.jit(lambda learner, task: method.predict(learner._replace(rows=single), images, task))
-    params, collections, state, hyper = method.init(KEY)
-    stacks = task_params.resting(method.per_task)
-    learner = Learner(params, collections, (), state, hyper, None, jnp.ones([3, 2], bool), stacks)
+    params, collections, state, hyper = method.init(KEY, Sizes(3, 2, {}))
+    stacks = task_params.resting(method.per_task, tasks=3)
+    learner = Learner(params, collections, (), state, hyper, None, stacks)
     heads, seen = [], []
     for task in range(3):
         learner, mask = begin(learner, make_clock(task=task))
         labels = jnp.asarray(np.random.default_rng(task).integers(0, 2, 8), jnp.int32)
-        trained = descend(learner, make_clock(task=task), mask, labels)
+        trained = descend(learner, make_clock(task=task, classes=np.ones([3, 2], bool)), mask, labels)
         changed = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (trained, learner.params)), strict=True)]
         assert all(changed), "each leaf has weights of the task's own"
         learner = learner._replace(params=trained)

@@ -1,0 +1,308 @@
+"""What nearly all methods share: a method of every field, the forward pass, the task's loss, masks, phases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cljax import losses, task_params
+from cljax.numbers import real, show
+from cljax.types import (
+    Array,
+    Batch,
+    Clock,
+    Fold,
+    Learner,
+    Method,
+    Network,
+    Output,
+    Phase,
+    Sizes,
+    Tree,
+    View,
+    single_label_of,
+)
+
+mean = losses.weighted_mean
+
+
+def as_it_is(
+    params: Tree, collections: Tree, method_state: Tree, task: Array, newest: Array | None
+) -> tuple[Tree, Tree]:
+    """The view of a method that hides nothing."""
+    del method_state, task, newest
+    return params, collections
+
+
+def plain(
+    name: str, network: Network, *, view: View = as_it_is, warm_up: float = 0.0, joint_phase: str = "train"
+) -> Method:
+    """Fine-tuning through a view, every field filled: the method that all others are, with a few fields replaced.
+
+    Args:
+      name: the method's.
+      network: an ordinary network.
+      view: what a task is computed with, in the loss and in `predict`.
+      warm_up: fraction of a visit's epochs, in [0, 1), in which a new task's own leaves are trained alone.
+      joint_phase: the name of the phase after it.
+
+    Returns:
+      The method.
+
+    Raises:
+      TypeError: where the network is none.
+      ValueError: for a number out of range.
+
+    Example:
+      >>> from cljax import networks
+      >>> [phase.name for phase in plain('mine', networks.mlp((8, 8, 1), 2), warm_up=0.25).phases]
+      ['warm-up', 'train']
+    """
+    check_network(network)
+    phases = warm_up_phases(name, warm_up, network, joint_phase)
+
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        return *network.init(key), {}, {}
+
+    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
+        output = forward(network, view, params, learner, clock, batch.inputs, key=key)
+        return task_loss(output.logits, clock, batch), (output, {})
+
+    def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
+        return update_masks(learner, own_task(learner, clock), ~is_warm_up(phases, clock))
+
+    def predict(learner: Learner, inputs: Array, task: Array) -> Array:
+        task_params.check_task(task, learner.rows.tasks)  # also where nothing belongs to a task
+        trees = (learner.params, learner.collections, learner.method_state)
+        params, collections, state = (task_params.take_row(tree, task, learner.rows) for tree in trees)
+        shown = view(params, collections, state, task, None)
+        return task_params.of_task(network.apply(*shown, inputs).logits, task, learner.rows.tasks)
+
+    return Method(
+        name=name,
+        network=network,
+        init=init,
+        begin_task=unchanged,
+        view=view,
+        loss=loss,
+        adjust_gradients=lambda gradients, learner, clock, batch: gradients,
+        update_mask=update_mask,
+        after_step=lambda previous, learner, clock, batch, gradients: learner,
+        end_phase=unchanged,
+        predict=predict,
+        phases=phases,
+        per_task=network.per_task,
+        stacked=(),
+        train_on="current",
+        memory_size=0,
+        zero_forgetting=False,
+        search=None,
+    )
+
+
+def forward(
+    network: Network, view: View, params: Tree, learner: Learner, clock: Clock, inputs: Array, *, key: Array | None
+) -> Output:
+    """Runs the network as the current task sees it; where leaves are stacked, as every task does.
+
+    Returns:
+      `Output`, logits `[B, K]`; or `[T, B, K]`, as `each_task` has it.
+    """
+
+    def one(params: Tree, collections: Tree, task: Array) -> Output:
+        shown = view(params, collections, learner.method_state, task, clock.newest)
+        return network.apply(*shown, inputs, key=key)
+
+    return each_task(one, params, learner, clock)
+
+
+def each_task(one: Callable[[Tree, Tree, Array], Output], params: Tree, learner: Learner, clock: Clock) -> Output:
+    """Runs `one(params, collections, task)` for the current task; where leaves are stacked, for every task.
+
+    What does not depend on the task or on a stacked leaf, the encoder usually, is computed once.
+
+    Returns:
+      `Output` of the current task; or with logits, features, maps and activations of all tasks, `[T, ...]`, and those
+      collections that are not stacked as the current task leaves them.
+    """
+    if not learner.rows.stacked:
+        return one(params, learner.collections, clock.task)
+    axes = (task_params.row_axes(tree, learner.rows) for tree in (params, learner.collections))
+    tasks = jnp.arange(learner.rows.tasks, dtype=jnp.int32)
+    output = jax.vmap(one, in_axes=(*axes, 0))(params, learner.collections, tasks)
+    pick = lambda path, leaf: leaf if task_params.ends_with(path, learner.rows.stacked) else leaf[clock.task]
+    return output._replace(collections=task_params.map_leaves(pick, output.collections))
+
+
+def own_rows(tree: Tree, learner: Learner, clock: Clock) -> Tree:
+    """A tree like params or collections, with the current task's row in place of stacks: what a network takes."""
+    stacked = lambda path: task_params.ends_with(path, learner.rows.stacked)
+    return task_params.map_leaves(lambda path, leaf: leaf[clock.task] if stacked(path) else leaf, tree)
+
+
+def task_loss(logits: Array, clock: Clock, batch: Batch) -> Array:
+    """The mean cross-entropy (nats) over the current task's classes; of logits `[B, K]`, or all tasks' `[T, B, K]`."""
+    own = logits[clock.task] if logits.ndim == 3 else logits
+    classes, single = clock.classes[clock.task], single_label_of(clock, clock.task)
+    return mean(losses.cross_entropy(own, batch.labels, classes=classes, single_label=single), batch.weights)
+
+
+def own_task(learner: Learner, clock: Clock) -> Array:
+    """The current task, `[T]` bool."""
+    return jnp.arange(learner.rows.tasks, dtype=jnp.int32) == clock.task
+
+
+def seen_tasks(learner: Learner, clock: Clock) -> Array:
+    """The tasks seen so far, `[T]` bool."""
+    return jnp.arange(learner.rows.tasks, dtype=jnp.int32) <= clock.newest
+
+
+def update_masks(learner: Learner, tasks: Array, shared: Array | bool) -> tuple[Tree, Tree]:
+    """The update masks that train some tasks' rows of the stacked leaves, `[T]` bool, and perhaps what is shared.
+
+    A leaf that belongs to the task and is not stacked is trained.
+    """
+
+    def one(path: str, leaf: Array) -> Array:
+        if task_params.ends_with(path, learner.rows.stacked):
+            return tasks.astype(jnp.float32).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.float32(1.0) if task_params.has_rows(path, learner.rows) else jnp.asarray(shared, jnp.float32)
+
+    return task_params.map_leaves(one, learner.params), task_params.map_leaves(one, learner.collections)
+
+
+def everything(tree: Tree) -> Tree:
+    """The update mask that freezes nothing: a scalar 1 for each leaf."""
+    return jax.tree.map(lambda leaf: jnp.float32(1.0), tree)
+
+
+def stop_shared(params: Tree, learner: Learner) -> Tree:
+    """The parameters, those that tasks share being constants."""
+    stop = lambda path, leaf: leaf if task_params.has_rows(path, learner.rows) else lax.stop_gradient(leaf)
+    return task_params.map_leaves(stop, params)
+
+
+def flatten_heads(values: Array) -> Array:
+    """One growing head of all tasks' heads: `[T, B, K]` to `[B, T * K]`."""
+    tasks, size, outputs = values.shape
+    return jnp.moveaxis(values, 0, 1).reshape(size, tasks * outputs)
+
+
+def outputs_of(clock: Clock, tasks: Array) -> Array:
+    """The outputs of some tasks, `[T]` bool, in the one growing head, `[T * K]` bool."""
+    return (clock.classes & tasks[:, None]).reshape(-1)
+
+
+def one_head_labels(batch: Batch, clock: Clock) -> Array:
+    """The labels as those of one growing head: `[B]` int32; of several labels an example, `[B, T * K]` float32."""
+    if batch.labels.ndim == 2:
+        return place_labels(batch, clock)
+    outputs = clock.classes.shape[1]
+    places, known = losses.known_labels(batch.labels, outputs)
+    return jnp.where(known, batch.tasks * outputs + places, -1)
+
+
+def place_labels(batch: Batch, clock: Clock) -> Array:
+    """The labels as targets of one growing head: `[B, T * K]` float32, 0 outside the own task's block.
+
+    Where a label is no class, all are NaN, and so will the loss be.
+    """
+    tasks, outputs = clock.classes.shape
+    labels = batch.labels
+    if labels.ndim == 1:
+        places, known = losses.known_labels(labels, outputs)
+        labels = jnp.where(known[:, None], jax.nn.one_hot(places, outputs, dtype=jnp.float32), jnp.nan)
+    placed = jax.nn.one_hot(batch.tasks, tasks, dtype=jnp.float32)[:, :, None] * labels[:, None, :].astype(jnp.float32)
+    return placed.reshape(-1, tasks * outputs)
+
+
+def warm_up_phases(method: str, fraction: float, network: Network, then: str = "train") -> tuple[Phase, ...]:
+    """The phases of a visit: first, after the first task, a new task's own leaves alone; then all that is trained.
+
+    Args:
+      method: whose name an error gives.
+      fraction: the warm-up's part of a visit's epochs; the optimizer's state is kept after it.
+      network: where nothing belongs to a task there is no warm-up.
+      then: the name of the second phase.
+
+    Returns:
+      Two phases, or the second alone.
+
+    Raises:
+      ValueError: for a fraction out of range.
+
+    Example:
+      >>> from cljax import networks
+      >>> [phase.name for phase in warm_up_phases('lwf', 0.25, networks.mlp((8, 8, 1), 2), 'joint')]
+      ['warm-up', 'joint']
+    """
+    fraction = real(f"{method}'s warm_up", fraction, least=0, below=1)
+    if not fraction or not network.per_task:
+        return (Phase(then),)
+    return Phase("warm-up", fraction, skip_first_task=True), Phase(then, 1 - fraction, fresh_optimizer=False)
+
+
+def is_warm_up(phases: tuple[Phase, ...], clock: Clock) -> Array:
+    """Whether it is the warm-up of a first visit, of `warm_up_phases`."""
+    return jnp.bool_(len(phases) > 1) & clock.first & (clock.phase == 0)
+
+
+def unchanged(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
+    """The hook that does nothing."""
+    del clock, fold, key
+    return learner
+
+
+def check_network(network: Any) -> None:
+    """Raises: TypeError, where it is no network."""
+    if not isinstance(network, Network):
+        raise TypeError(
+            f"The network is {show(network)}, but must be one of cljax.networks, built: networks.mlp(...), "
+            f"networks.cnn(...); networks.from_linen(...) and from_nnx(...) make one of a Flax module."
+        )
+
+
+def require_own_leaves(name: str, network: Network) -> None:
+    """Raises a `ValueError` where a network has no leaves that belong to a task."""
+    if not network.per_task:
+        raise ValueError(
+            f"{name} needs leaves that belong to a task, but this network's per_task is empty (a shared head, as in "
+            f"the domain-incremental scenario). Name some, for example "
+            f"network._replace(per_task=('head/kernel', 'head/bias')), or choose another method."
+        )
+
+
+def depends_on_own(network: Network, read: Callable[[Output], Tree]) -> bool:
+    """Whether something of a forward pass in training mode depends on the leaves that belong to a task.
+
+    Args:
+      network: an ordinary network.
+      read: takes the thing from the `Output`.
+
+    Example:
+      >>> from cljax import networks
+      >>> network = networks.mlp((8, 8, 1), 2)
+      >>> [depends_on_own(network, read) for read in (lambda out: out.logits, lambda out: out.features)]
+      [True, False]
+    """
+    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    own = lambda path: task_params.ends_with(path, network.per_task)
+    axes = [task_params.map_leaves(lambda path, leaf: 0 if own(path) else None, tree) for tree in (params, collections)]
+    one = lambda params, collections, inputs: read(network.apply(params, collections, inputs, key=jax.random.key(0)))
+    every = jax.vmap(one, in_axes=(*axes, None), out_axes=None, axis_size=2)
+    twice = lambda leaf, axis: leaf if axis is None else jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
+    stacked = [
+        jax.tree.map(lambda axis, leaf: twice(leaf, axis), axis, tree, is_leaf=lambda leaf: leaf is None)
+        for axis, tree in zip(axes, (params, collections), strict=True)
+    ]
+    try:
+        jax.eval_shape(every, *stacked, jax.ShapeDtypeStruct((2, *network.inputs), jnp.float32))
+    except ValueError as error:
+        if "out_axes" not in str(error):
+            raise
+        return True
+    return False

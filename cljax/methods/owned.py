@@ -1,0 +1,59 @@
+"""Methods in which tasks own features: what a task sees and trains follows from one owner a feature."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import ownership
+from cljax.methods.common import plain
+from cljax.types import Array, Clock, Learner, Method, Network, Sizes, Tree
+
+
+class Owned(NamedTuple):
+    """What such a method keeps: the task that made each feature, `{gate: [C] int32}`.
+
+    `masks.pack(masks.ternary(owner, t))` is task t's mask in two bits a feature.
+    """
+
+    owner: ownership.Owner
+
+
+def owned(name: str, network: Network, layout: ownership.Layout, *, rule: Literal["ternary", "pruning"]) -> Method:
+    """Fine-tuning of the features that a task owns, through gates that hide what later tasks own.
+
+    Args:
+      name: the method's.
+      network: with gates.
+      layout: of `ownership.layout`.
+      rule: which shared weights a task trains, see `masks.weight_mask`.
+
+    Returns:
+      The method, all features being free. What claims and releases them is for its hooks to say.
+
+    Example:
+      >>> from cljax import networks
+      >>> network = networks.mlp((8, 8, 1), 2, hidden=(4,))
+      >>> owned('mine', network, ownership.layout('mine', network), rule='ternary').zero_forgetting
+      True
+    """
+    own = (layout.shared_head,) if layout.shared_head else ()
+
+    def view(params: Tree, collections: Tree, method_state: Owned, task: Array, newest: Array | None):
+        return params, ownership.apply_gates(collections, method_state.owner, task, newest=newest, own=own)
+
+    base = plain(name, network, view=view)
+
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        params, collections, _, hyper = base.init(key, sizes)
+        return params, collections, Owned(ownership.unowned(collections)), hyper
+
+    def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
+        rows_masks, collections = base.update_mask(learner, clock)
+        owner = learner.method_state.owner
+        mask = ownership.update_mask(learner.params, layout.wires, owner, clock, learner.rows, rule=rule)
+        return jax.tree.map(jnp.multiply, rows_masks, mask), collections
+
+    return base._replace(init=init, update_mask=update_mask, zero_forgetting=True)
