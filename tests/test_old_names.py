@@ -28,6 +28,7 @@ def older(value):
 def test_an_old_record_is_the_new_one(tmp_path):
     run = make_run("tfm", FIRST, feature_usage=make_usage())
     run["config"] = {**run["config"], "training": {"learning_rate": 0.05, "seeds": [0]}, "data": {"fraction": [0.5]}}
+    run["facts"] = [{"kind": "split", "fraction": [0.5]}] * 2
     rounds = {name: [run[name][0]] * len(run["seeds"]) for name in ("accuracy", "task_il_accuracy")}
     record = {"runs": [{**run, "rounds": rounds}], "complete": True}
     report.check(record, "the new one")

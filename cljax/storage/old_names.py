@@ -86,6 +86,8 @@ def _run(run: Any) -> Any:
     run = _renamed(run, RECORD)
     if isinstance(run, dict):
         changed = {"rounds": _renamed(run.get("rounds"), RECORD), "config": config(run.get("config"))}
+        if isinstance(facts := run.get("facts"), list):
+            changed["facts"] = [_renamed(one, OPTIONS) for one in facts]
         run |= {name: value for name, value in changed.items() if name in run}
     return run
 
