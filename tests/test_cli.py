@@ -33,7 +33,7 @@ from cljax.storage import old_names
 from cljax.training import driver
 from cljax.training.driver import Event, drive
 from cljax.training.step import phase_learning_rate
-from cljax.types import make_clock
+from cljax.types import Sizes, make_clock
 from tests import conformance
 
 SMALL = ["--epochs", "2", "--hidden", "16", "16"]
@@ -502,7 +502,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         ),
         (["run", "clnp", "--set", "fine_tune=true"], "'fine_tune' needs a number (by default 0.0), not 'true'"),
         (["run", "finetune", "--data", "./nowhere"], "There is no folder ./nowhere."),
-        (["run", "hard_sharing", "--set", "own_layers=9"], "Choose own_layers from 1 to 1"),
+        (["run", "hard_sharing", "--set", "own_layers=9"], "Choose from 1 to 1, or a deeper network"),
         (["run", "hard_sharing", "--set", "own_layers"], "--set takes NAME=VALUE or METHOD.NAME=VALUE"),
         (["run", "joint", "--set", "lwf.strength=1"], "There is no method of this run 'lwf'. There are: joint."),
         (["run", "joint", "--schedule", "multi-task", "--epochs", "1"], "rounds never visit task"),
@@ -601,8 +601,8 @@ def test_the_command_can_say_what_the_df_cnn_paper_did(tmp_path):
     assert making.make_network(options.network, fake_stream((32, 32, 3), "domain")).per_task == ()
     given = parse_parameters(options.training.set, {"df_cnn": methods.df_cnn})
     method = methods.df_cnn(network, **given["df_cnn"])
-    shared = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(method.init, jax.random.key(0))[0])]
-    assert (2, 2, 36) in shared
+    params = jax.eval_shape(lambda key: method.init(key, Sizes(10, 10, {}))[0], jax.random.key(0))
+    assert (2, 2, 36) in [leaf.shape for leaf in jax.tree.leaves(params)]
     method = making.amend(method, options.training, streams.lifelong(10, 2000))
     assert float(phase_learning_rate(method, make_clock(round=9, epoch=2000))) == pytest.approx(1 / 6)
     batch = SimpleNamespace(weights=jnp.array([1.0, 1.0, 0.0]))
