@@ -46,6 +46,15 @@ def trained(task, newest, rule="ternary", own=OWN):
     return lists(ownership.update_mask(filled(1.0), WIRES, OWNER, clock, task_params.resting(own), rule=rule))
 
 
+def test_a_task_claims_a_part_of_each_gate_as_far_as_it_is_free_unless_it_has_features_already():
+    free = masks.FREE
+    owner = {"a": jnp.array([0, 0, free, free, free], jnp.int32), "b": jnp.array([0, free, 0], jnp.int32)}
+    claimed = jax.jit(ownership.claim)(owner, 1, 0.4)
+    assert lists(claimed) == {"a": [0, 0, 1, 1, free], "b": [0, 1, 0]}, "ceil(1.2) of three, but one is free"
+    assert lists(ownership.claim(claimed, 1, 1.0)) == lists(claimed)
+    assert lists(ownership.claim(claimed, 2, 1.0)) == {"a": [0, 0, 1, 1, 2], "b": [0, 1, 0]}
+
+
 def test_a_visit_trains_what_its_task_made_and_what_it_sees_of_its_own_rows():
     assert trained(1, 1) == {
         "conv/kernel": [[[[0, 1, 0]]]],

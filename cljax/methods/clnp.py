@@ -9,25 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cljax import importance, masks, metrics, ownership, task_params, transforms
-from cljax.methods.common import check_network, own_rows, own_task, update_masks
+from cljax import ownership, task_params
+from cljax.methods.common import check_network
 from cljax.methods.owned import Owned, owned
+from cljax.methods.pruning import prune_within_margin
 from cljax.numbers import real
-from cljax.types import (
-    Array,
-    Batch,
-    Clock,
-    Fold,
-    Learner,
-    Method,
-    Network,
-    Output,
-    Phase,
-    Search,
-    Sizes,
-    Tree,
-    single_label_of,
-)
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Search, Sizes, Tree
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 """Multiples of a layer's mean activity, among which the pruning threshold is sought."""
@@ -98,17 +85,16 @@ def clnp(
     options = [
         {
             **_strengths(alpha, len(kernels)),
-            "learning_rate": real("clnp's candidate for the learning rate", learning_rate, above=0),
+            "learning_rate": real("clnp's candidate for the learning rate", rate, above=0),
         }
-        for alpha, learning_rate in candidates or ()
+        for alpha, rate in candidates or ()
     ]
-    margin = real("clnp's margin", margin, least=0, most=1)
     if any(set(option) != {*strengths, "learning_rate"} for option in options):
         raise ValueError("clnp's candidates give l1 in another form than the option l1: a number, or one a kernel.")
+    margin = real("clnp's margin", margin, least=0, most=1)
     fine_tune = real("clnp's fine_tune", fine_tune, least=0, below=1)
     fine_tune_factor = real("clnp's fine_tune_factor", fine_tune_factor, least=0)
-    thresholds = [real("clnp's threshold", multiple, least=0) for multiple in thresholds]
-    multiples = (0.0, *sorted(thresholds))
+    multiples = (0.0, *sorted(real("clnp's threshold", multiple, least=0) for multiple in thresholds))
     base = owned("clnp", network, layout, rule="pruning")
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
@@ -121,8 +107,8 @@ def clnp(
         found = learner.collections
         if "batch_stats" in found:
             found = {**found, "batch_stats": fresh(found["batch_stats"], collections["batch_stats"])}
-        claimed = {name: masks.claim(leaf, clock.task, leaf.size) for name, leaf in owner.items()}
-        return learner._replace(params=fresh(learner.params, params), collections=found, method_state=Owned(claimed))
+        claimed = Owned(ownership.claim(owner, clock.task, 1.0))
+        return learner._replace(params=fresh(learner.params, params), collections=found, method_state=claimed)
 
     def adjust_gradients(gradients: Tree, learner: Learner, clock: Clock, batch: Batch) -> Tree:
         def shrink(path: str, gradient: Array, leaf: Array) -> Array:
@@ -133,61 +119,14 @@ def clnp(
 
         return task_params.map_leaves(shrink, gradients, learner.params)
 
-    def look(learner: Learner, owner: ownership.Owner, clock: Clock, inputs: Array) -> Output:
-        params, collections = (own_rows(tree, learner, clock) for tree in (learner.params, learner.collections))
-        return network.apply(*base.view(params, collections, Owned(owner), clock.task, clock.newest), inputs)
-
-    def cut(owner: ownership.Owner, activity: ownership.Owner, multiple: Array, clock: Clock) -> ownership.Owner:
-        release = lambda o, a: masks.prune_by_activity(o, clock.task, a, threshold=multiple * jnp.mean(a))
-        return jax.tree.map(release, owner, activity)  # sums serve as well as means: both sides have the same factor
-
     def prune(learners: Learner, clock: Clock, fold: Fold, sound: Array) -> tuple[Learner, Array]:
-        """Prunes learners `[C, ...]`, each by its largest multiple that stays within the margin of the best of all.
+        def look(learner: Learner, owner: ownership.Owner, inputs: Array) -> Output:
+            shown = base.view(learner.params, learner.collections, Owned(owner), clock.task, clock.newest)
+            return network.apply(*shown, inputs)
 
-        Only those that are `sound` [C] may be the best. Without validation examples only dead units go.
-
-        Returns:
-          The learners; and which of them were within the margin before, `[C]` bool.
-        """
-        owners, tried = learners.method_state.owner, jnp.asarray(multiples, jnp.float32)
-
-        def observe(sums: ownership.Owner, batch: Batch) -> ownership.Owner:
-            def activity(learner: Learner) -> ownership.Owner:
-                found = look(learner, learner.method_state.owner, clock, batch.inputs).activations
-                mean = importance.unit_activity({name: found[name] for name in owners}, weights=batch.weights)
-                return jax.tree.map(lambda leaf: jnp.sum(batch.weights) * leaf.astype(jnp.float32), mean)
-
-            return jax.tree.map(jnp.add, sums, lax.map(activity, learners))
-
-        sums = fold(observe, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), owners))
-
-        def count(carry: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
-            classes, single = clock.classes[clock.task], single_label_of(clock, clock.task)
-
-            def right(learner: Learner, activity: ownership.Owner, multiple: Array) -> Array:
-                owner = cut(learner.method_state.owner, activity, multiple, clock)
-                logits = look(learner, owner, clock, batch.inputs).logits
-                return jnp.sum(batch.weights * metrics.correct(logits, batch.labels, classes, single_label=single))
-
-            every = lambda pair: lax.map(lambda multiple: right(pair[0], pair[1], multiple), tried)
-            return carry[0] + lax.map(every, (learners, sums)), carry[1] + jnp.sum(batch.weights)
-
-        none = (jnp.zeros((*sound.shape, len(multiples)), jnp.float32), jnp.float32(0.0))
-        correct, examples = fold(count, none, "validation")
-        # Counts of examples, so that rounding decides nothing.
-        best = jnp.max(jnp.where(sound, correct[:, 0], 0.0))
-        bar = (best - learners.hyper["margin"] * examples - 1e-3)[:, None]
-        within = (correct >= bar) & sound[:, None] & (examples > 0)
-        chosen = jnp.max(jnp.where(within, jnp.arange(len(multiples)), 0), axis=1)
-
-        def apply(learner: Learner, activity: ownership.Owner, multiple: Array) -> Learner:
-            owner = cut(learner.method_state.owner, activity, multiple, clock)
-            params = ownership.cut_interference(learner.params, wires, owner, clock.task)
-            own = update_masks(learner, own_task(learner, clock), True)[0]  # other tasks' heads, where stacked, stay
-            params = transforms.keep_masked(learner.params, params, own)
-            return learner._replace(params=params, method_state=Owned(owner))
-
-        return jax.vmap(apply)(learners, sums, tried[chosen]), within[:, 0]
+        owner, within = prune_within_margin(look, learners, clock, fold, sound, multiples)
+        cut = lambda params, owner: ownership.cut_interference(params, wires, owner, clock.task)
+        return learners._replace(params=jax.vmap(cut)(learners.params, owner), method_state=Owned(owner)), within
 
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         def prune_alone(learner: Learner) -> Learner:
@@ -204,6 +143,8 @@ def clnp(
         used = sum(jnp.sum(leaf <= clock.newest, axis=-1, dtype=jnp.int32) for leaf in owner.values())
         return jnp.argmin(jnp.where(within, used, jnp.int32(2**31 - 1))).astype(jnp.int32), learners
 
+    offered = {name: [option[name] for option in options] for name in options[0]} if options else {}
+    offer = lambda learner, clock: {name: jnp.asarray(values, jnp.float32) for name, values in offered.items()}
     tuning = Phase("fine-tune", fine_tune, lambda clock: jnp.float32(fine_tune_factor), searched=False)
     return base._replace(
         init=init,
@@ -211,7 +152,7 @@ def clnp(
         adjust_gradients=adjust_gradients,
         end_phase=base.end_phase if options else end_phase,
         phases=(Phase("train", 1 - fine_tune), tuning) if fine_tune else (Phase(),),
-        search=Search(lambda learner, clock: _stack(options), choose) if options else None,
+        search=Search(offer, choose) if options else None,
     )
 
 
@@ -235,7 +176,3 @@ def _strengths(l1: float | Sequence[float], kernels: int) -> dict[str, float]:
     if len(l1) != kernels:
         raise ValueError(f"clnp's l1 has {len(l1)} numbers for {kernels} kernels (the head's last): give one, or all.")
     return {f"l1_{index}": real("clnp's l1", value, least=0) for index, value in enumerate(l1)}
-
-
-def _stack(options: list[dict[str, float]]) -> dict[str, Array]:
-    return {name: jnp.asarray([option[name] for option in options], jnp.float32) for name in options[0]}

@@ -138,12 +138,6 @@ def each_task(one: Callable[[Tree, Tree, Array], Output], params: Tree, learner:
     return output._replace(collections=task_params.map_leaves(pick, output.collections))
 
 
-def own_rows(tree: Tree, learner: Learner, clock: Clock) -> Tree:
-    """A tree like params or collections, with the current task's row in place of stacks: what a network takes."""
-    stacked = lambda path: task_params.ends_with(path, learner.rows.stacked)
-    return task_params.map_leaves(lambda path, leaf: leaf[clock.task] if stacked(path) else leaf, tree)
-
-
 def task_loss(logits: Array, clock: Clock, batch: Batch) -> Array:
     """The mean cross-entropy (nats) over the current task's classes; of logits `[B, K]`, or all tasks' `[T, B, K]`."""
     own = logits[clock.task] if logits.ndim == 3 else logits

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from cljax import ownership
-from cljax.methods.common import plain
+from cljax.methods.common import everything, plain
 from cljax.types import Array, Clock, Learner, Method, Network, Sizes, Tree
 
 
@@ -51,9 +48,8 @@ def owned(name: str, network: Network, layout: ownership.Layout, *, rule: Litera
         return params, collections, Owned(ownership.unowned(collections)), hyper
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
-        rows_masks, collections = base.update_mask(learner, clock)
         owner = learner.method_state.owner
         mask = ownership.update_mask(learner.params, layout.wires, owner, clock, learner.rows, rule=rule)
-        return jax.tree.map(jnp.multiply, rows_masks, mask), collections
+        return mask, everything(learner.collections)
 
     return base._replace(init=init, update_mask=update_mask, zero_forgetting=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import masks, ownership, task_params
+from cljax import ownership, task_params
 from cljax.methods.common import check_network
 from cljax.methods.owned import owned
 from cljax.numbers import real
@@ -88,10 +88,8 @@ def tfm(
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         *rest, _ = base.init(key, sizes)
-        return *rest, {
-            "margin": jnp.float32(margin),
-            **{n: jnp.float32(v) for n, v in zip(names, schedule, strict=True)},
-        }
+        numbers = {**dict(zip(names, schedule, strict=True)), "margin": margin}
+        return *rest, {name: jnp.float32(value) for name, value in numbers.items()}
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         parts = jnp.stack([learner.hyper[name] for name in names])
@@ -99,13 +97,7 @@ def tfm(
         if growth is None and not options:
             others = jnp.float32(max(learner.rows.tasks - 1, 1))
             part = jnp.where(clock.task == 0, part, (1 - part) / others)
-
-        def grow(owner: Array) -> Array:
-            # A number such as 0.1 is a little more than a tenth in float32, and 3.0000001 features are three.
-            count = jnp.ceil(part * jnp.float32(owner.size) - jnp.float32(1e-4)).astype(jnp.int32)
-            return masks.claim(owner, clock.task, count)
-
-        owner = jax.tree.map(grow, learner.method_state.owner)
+        owner = ownership.claim(learner.method_state.owner, clock.task, part)
         params = learner.params
         if zero_init_new_to_old:
             params = ownership.cut_interference(params, layout.wires, owner, clock.task, only_own=True)
@@ -114,9 +106,8 @@ def tfm(
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
         mask, collections = base.update_mask(learner, clock)
         fixed = () if feature_normalization else layout.affines
-        return task_params.map_leaves(
-            lambda path, part: jnp.zeros_like(part) if path in fixed else part, mask
-        ), collections
+        fix = lambda path, part: jnp.zeros_like(part) if path in fixed else part
+        return task_params.map_leaves(fix, mask), collections
 
     def offer(learner: Learner, clock: Clock) -> dict[str, Array]:
         return {"growth": jnp.asarray(options, jnp.float32)}

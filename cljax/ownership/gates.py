@@ -141,6 +141,31 @@ def owner_of(method_state: Tree, collections: Tree) -> Owner | None:
     return owner if all(jnp.shape(owner[name]) == jnp.shape(gates[name]) for name in gates) else None
 
 
+def claim(owner: Owner, task: ArrayLike, part: ArrayLike) -> Owner:
+    """Gives a task the next free features of each gate; none where it has some already, as those of given parameters.
+
+    Args:
+      owner: owners of each gate's features.
+      task: int scalar.
+      part: in [0, 1], of all of a gate's features, rounded up; as many as are free.
+
+    Returns:
+      The owners.
+
+    Example:
+      >>> claim({'gate': jnp.array([0, masks.FREE, masks.FREE])}, 1, 0.3)['gate'].tolist()
+      [0, 1, 2147483647]
+    """
+    had = jnp.any(jnp.stack([jnp.any(masks.learnable(leaf, task)) for leaf in owner.values()]))
+
+    def more(leaf: Array) -> Array:
+        # A number such as 0.1 is a little more than a tenth in float32, and 3.0000001 features are three.
+        count = jnp.ceil(jnp.asarray(part, jnp.float32) * jnp.float32(leaf.size) - jnp.float32(1e-4))
+        return masks.claim(leaf, task, jnp.where(had, 0, count.astype(jnp.int32)))
+
+    return jax.tree.map(more, owner)
+
+
 def apply_gates(
     collections: Tree, owner: Owner, task: ArrayLike, *, newest: ArrayLike | None = None, own: tuple[str, ...] = ()
 ) -> Tree:
