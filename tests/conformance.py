@@ -15,7 +15,6 @@ from sklearn.datasets import load_digits
 
 from cljax import data, methods, networks, streams
 from cljax.types import Method, Network, Stream
-from tests.methods.ewc import ewc
 from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
@@ -76,7 +75,11 @@ TABLE = {
     "hard_sharing": Row(methods.hard_sharing),
     "clnp": Row(functools.partial(methods.clnp, margin=0.05)),
     "df_cnn": Row(_df_cnn),
-    "ewc": Row(ewc),
+    "ewc": Row(methods.ewc),
+    "lfl": Row(methods.lfl),
+    "replay": Row(functools.partial(methods.replay, memory_size=20)),
+    "lwf+l2_constraint": Row(functools.partial(methods.build, "lwf+l2_constraint")),
+    "lwf+replay": Row(functools.partial(methods.build, "lwf+replay", parameters={"replay.memory_size": 20})),
     # Its compensation multiplies a closed gate's gradient, then mostly rounding, by up to cosh(50).
     "hat": Row(hat, normalization=None, rounding=1e-3),
     "icarl": Row(functools.partial(icarl, features=HIDDEN[-1], memory_size=20)),

@@ -116,7 +116,9 @@ def test_old_heads_are_distilled_by_their_own_kind():
     method = lwf(network)
     make = lambda key: training.make_learner(method, OPTIMIZER, stream.tables, 0.1, key)
     learner, other = (jax.jit(make)(jax.random.key(number)) for number in range(2))
-    learner = learner._replace(method_state={"teacher": {"params": other.params, "collections": other.collections}})
+    learner = learner._replace(
+        method_state=learner.method_state._replace(teacher={"params": other.params, "collections": other.collections})
+    )
     assert single_label_of(clock, jnp.array([0, 1])).tolist() == [True, False]
     batch = streams.sequential(stream.tables, stream.tables.train, jnp.int32(2), jnp.int32(0), 8)
     _, (_, found) = method.loss(learner.params, learner, clock, batch, None)

@@ -158,7 +158,7 @@ def test_each_seed_starts_from_its_own_network():
         learner = begin(jnp.float32(number))
         assert (learner.params["dense_0"]["kernel"] == value).all()
         assert learner.params["head"]["bias"].tolist() == [[value, value], [0, 0]]
-        assert (learner.method_state["teacher"]["params"]["dense_0"]["bias"] == value).all()
+        assert (learner.method_state.teacher["params"]["dense_0"]["bias"] == value).all()
 
 
 def test_the_last_quarter_of_each_phase_has_a_tenth_of_the_rate():

@@ -13,7 +13,6 @@ from cljax import methods, metrics, networks, rows, streams, training
 from cljax.training.driver import drive
 from cljax.types import make_clock
 from tests import conformance
-from tests.methods.ewc import ewc
 from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
@@ -131,7 +130,7 @@ class TheirModel(nn.Module):
         return nn.Dense(3, name="classifier")(values)
 
 
-@pytest.mark.parametrize("build", [methods.finetune, methods.joint, methods.freezing, methods.single_task, ewc])
+@pytest.mark.parametrize("build", [methods.finetune, methods.joint, methods.freezing, methods.single_task, methods.ewc])
 def test_a_user_s_own_linen_model_unchanged(build):
     stream = conformance.stream(epochs=3)
     model = TheirModel()
@@ -157,36 +156,6 @@ def test_a_user_s_own_linen_model_unchanged(build):
     start = network.init(jax.random.key(0))[1]["batch_stats"]
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, collections["batch_stats"])
     assert all(jax.tree.leaves(moved))
-
-
-def test_ewc_s_anchor_and_fisher_are_those_of_the_last_task_at_the_third_too():
-    """State baked into the program at the first trace would still anchor to the first task."""
-    stream = conformance.stream(epochs=2)
-    method = ewc(network_for(stream), strength=10.0)
-    engine = training.make_engine(
-        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
-    )
-    fit = jax.jit(training.make_fit(engine, SETTINGS, longest=2))
-    key = jax.random.key(0)
-    learner = jax.jit(engine.init)(key, stream.tables)
-    fishers = []
-    for task in range(3):
-        clock = make_clock(round=task, task=task)
-        learner, _ = fit(learner, clock, stream.tables, key, jnp.asarray([2]))
-        state = learner.method_state
-        np.testing.assert_array_equal(state["anchor"]["dense_0"]["kernel"], learner.params["dense_0"]["kernel"])
-        fishers.append(np.asarray(state["fisher"]["dense_1"]["kernel"]))
-    assert (fishers[0] >= 0).all()
-    assert fishers[0].sum() < fishers[1].sum() < fishers[2].sum()
-    clock = make_clock(round=2, task=2, classes=stream.tables.classes)
-    focused = rows.focus(learner, clock.task)
-    batch = streams.sequential(stream.tables, stream.tables.train, clock.task, jnp.int32(0), 16)
-    loss = lambda params: method.loss(params, focused, clock, batch, None)[1][1]["penalty"]
-    assert float(loss(focused.params)) == 0
-    off = jax.tree.map(lambda leaf: leaf + 0.1, focused.params)
-    shared = [name for name in focused.params if name != "head"]
-    expected = 5.0 * sum(0.1**2 * leaf.sum() for name in shared for leaf in jax.tree.leaves(state["fisher"][name]))
-    np.testing.assert_allclose(loss(off), expected, rtol=1e-3)
 
 
 def test_icarl_s_memory_never_exceeds_its_size_and_holds_real_examples_of_every_class():

@@ -102,8 +102,7 @@ def test_the_warm_up_trains_the_head_alone_and_leaves_shared_statistics():
 def test_the_penalty_is_half_the_squared_way_of_shared_weights_and_biases():
     method, _, focused, batch = learner_of("l2_constraint", strength=0.4)
     focused = focused._replace(params=jax.tree.map(lambda leaf: leaf + 0.01, focused.params))
-    anchor = focused.method_state["anchor"]
-    assert set(rows.leaf_paths(anchor)) == {"dense_0/kernel", "dense_0/bias"}
+    anchor = focused.method_state.teacher["params"]["dense_0"]
 
     @jax.jit
     def values(params, clock):
@@ -124,7 +123,7 @@ def test_the_penalty_is_half_the_squared_way_of_shared_weights_and_biases():
 
 def test_the_anchor_is_where_the_visit_began_revisits_too():
     _, begun, warmed, joined, again = constrained_visits()
-    anchor = lambda learner: bits(learner.method_state["anchor"])
+    anchor = lambda learner: bits({**learner.method_state.teacher["params"], "head": None})
     shared = lambda learner: bits({**learner.params, "head": None})
     assert anchor(begun) == shared(begun) == anchor(warmed)
     assert anchor(joined) == shared(joined) == anchor(again)

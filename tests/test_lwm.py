@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import get_args
 
 import chex
 import jax
@@ -14,8 +15,9 @@ import pytest
 from cljax import losses, networks, rows, streams, training
 from cljax.attention import pooled_linear_cam
 from cljax.methods import finetune
+from cljax.methods.growing_head import Classification
 from cljax.methods.lwf_mc import lwf_mc
-from cljax.methods.lwm import CLASSIFICATIONS, lwm
+from cljax.methods.lwm import lwm
 from cljax.training.step import make_train_step
 from cljax.types import Batch, Learner, Network, Sizes, make_clock
 from tests import conformance
@@ -52,8 +54,8 @@ def made(method, student, teacher):
     """A focused learner from `(map, kernels [T, 2, 3])` of student and teacher."""
     params, taught = ({"map": jnp.asarray(map), "head": {"kernel": kernel}} for map, kernel in (student, teacher))
     tasks = student[1].shape[0]
-    state = {"teacher": {"params": taught, "collections": {}}}
-    hyper = hyper_of(method)
+    _, _, state, hyper = method.init(jax.random.key(0), Sizes(tasks, 3, {}))
+    state = state._replace(teacher={"params": taught, "collections": {}})
     resting = rows.resting(method.per_task, method.stacked, tasks=tasks)
     return rows.focus(Learner(params, {}, (), state, hyper, None, resting), jnp.int32(0))
 
@@ -97,7 +99,7 @@ def test_reference_values_through_the_method_s_loss_in_every_configuration(confi
     np.testing.assert_allclose(value, expected + beta * 1.773288 + gamma * 2 / 3, rtol=2e-6)
 
 
-@pytest.mark.parametrize("classification", CLASSIFICATIONS)
+@pytest.mark.parametrize("classification", get_args(Classification))
 def test_the_classification_losses_over_unequal_tasks_one_of_them_not_seen(classification):
     classes = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 1]], bool)
     method = lwm(table(), classification=classification, beta=0.0, gamma=0.0)
@@ -141,7 +143,7 @@ def test_attention_by_squares():
     np.testing.assert_allclose(evaluate(method, learner, SECOND, batch_of(1))[1]["attention"], 2 / 9, rtol=2e-6)
 
 
-@pytest.mark.parametrize("classification", CLASSIFICATIONS)
+@pytest.mark.parametrize("classification", get_args(Classification))
 def test_a_label_that_is_no_class_of_its_task_shows(classification):
     """Nor is it taken for another task's: in one head, -1 of the second task would be the first one's last class."""
     method = lwm(table(), classification=classification)
@@ -217,7 +219,7 @@ def test_the_attention_loss_uses_the_student_s_top_old_class_for_both_networks()
     method, _, learner, clock, batch = digits_case()
     _, metrics, gradient = evaluate(method, learner, clock, batch)
     network, cams, logits = method.network, [], []
-    for params in (learner.params, learner.method_state["teacher"]["params"]):
+    for params in (learner.params, learner.method_state.teacher["params"]):
         own = rows.take_row(params, clock.task, learner.rows)
         maps = network.encode(own, learner.collections, batch.inputs, train=False, key=None)[0]
         kernel = jnp.moveaxis(params["head"]["kernel"], 0, 1).reshape(6, 9)
@@ -313,10 +315,10 @@ def test_the_teacher_of_the_last_visit_was_the_student_before_it():
 
     def init(key, sizes):
         params, collections, state, hyper = base.init(key, sizes)
-        return params, collections, {**state, "previous": state["teacher"]}, hyper
+        return params, collections, state._replace(base={"previous": state.teacher}), hyper
 
     def end_phase(learner, clock, fold, key):
-        state = {**learner.method_state, "previous": learner.method_state["teacher"]}
+        state = learner.method_state._replace(base={"previous": learner.method_state.teacher})
         return base.end_phase(learner._replace(method_state=state), clock, fold, key)
 
     method, optimizer = base._replace(init=init, end_phase=end_phase), optax.sgd(1.0, momentum=0.9)
@@ -327,8 +329,8 @@ def test_the_teacher_of_the_last_visit_was_the_student_before_it():
         ends.append(run(jax.random.key(0), stream.tables).learner)
         assert run.step.traces == 1
     state = ends[1].method_state
-    chex.assert_trees_all_equal(state["teacher"]["params"], ends[1].params)
-    chex.assert_trees_all_close(state["previous"]["params"], ends[0].params, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_equal(state.teacher["params"], ends[1].params)
+    chex.assert_trees_all_close(state.base["previous"]["params"], ends[0].params, rtol=1e-4, atol=1e-5)
     for before, after in zip(*(jax.tree.leaves(end.params) for end in ends), strict=True):
         assert np.abs(before - after).max() > 1e-3
 

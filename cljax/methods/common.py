@@ -139,10 +139,17 @@ def each_task(one: Callable[[Tree, Tree, Array], Output], params: Tree, learner:
 
 
 def task_loss(logits: Array, clock: Clock, batch: Batch) -> Array:
-    """The mean cross-entropy (nats) over the current task's classes; of logits `[B, K]`, or all tasks' `[T, B, K]`."""
-    own = logits[clock.task] if logits.ndim == 3 else logits
-    classes, single = clock.classes[clock.task], single_label_of(clock, clock.task)
-    return mean(losses.cross_entropy(own, batch.labels, classes=classes, single_label=single), batch.weights)
+    """The mean cross-entropy (nats) of each example over its own task's classes.
+
+    Args:
+      logits: `[B, K]`; or all tasks' `[T, B, K]`, of which each example has its own task's.
+      clock: the current one.
+      batch: of the current task, or with exemplars of others.
+    """
+    if logits.ndim == 3:
+        logits = jnp.take_along_axis(logits, batch.tasks[None, :, None], axis=0)[0]
+    classes, single = clock.classes[batch.tasks], single_label_of(clock, batch.tasks)
+    return mean(losses.cross_entropy(logits, batch.labels, classes=classes, single_label=single), batch.weights)
 
 
 def own_task(learner: Learner, clock: Clock) -> Array:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from cljax import losses
-from cljax.methods.common import (
-    flatten_heads,
-    forward,
-    mean,
-    outputs_of,
-    place_labels,
-    plain,
-    require_own_leaves,
-    seen_tasks,
-    update_masks,
-)
-from cljax.methods.teacher import old_tasks, renew_teacher, snapshot, teach
-from cljax.types import Array, Batch, Clock, Learner, Method, Network, Sizes, Tree
+from cljax.methods.combine import combine
+from cljax.methods.common import mean
+from cljax.methods.distilling import old_scores
+from cljax.methods.growing_head import growing_head
+from cljax.types import Batch, Clock, Learner, Method, Network, Output, Teacher, Term, Tree
 
 
 def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
@@ -46,34 +37,11 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
     Reference: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, 2017, section 4.1 and
     algorithm 3.
     """
-    base = plain("lwf_mc", network)
-    require_own_leaves("lwf_mc", network)
+    base = growing_head("lwf_mc", network, classification="bce_new", push_unseen=push_unseen)
 
-    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        params, collections, _, _ = base.init(key, sizes)
-        return params, collections, {"teacher": snapshot(params, collections)}, {}
+    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key, student: Output, teacher: Teacher):
+        each = old_scores(student, teacher.respond(batch), learner, clock)
+        value = mean(each, batch.weights)
+        return value, {"distillation": value}
 
-    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        old, learned = old_tasks(learner, clock), trained(learner, clock)
-        student = forward(network, base.view, params, learner, clock, batch.inputs, key=key)
-        teacher_logits = teach(network, learner, clock, batch.inputs)
-        logits, teacher_logits = flatten_heads(student.logits), flatten_heads(teacher_logits)
-        targets = place_labels(batch, clock).astype(logits.dtype)
-        new = outputs_of(clock, learned & ~old)
-        classification = mean(losses.cross_entropy(logits, targets, classes=new), batch.weights)
-        each = losses.sigmoid_distillation(logits, teacher_logits, classes=outputs_of(clock, old))
-        distillation = mean(each, batch.weights)
-        metrics = {"classification": classification, "distillation": distillation}
-        return classification + distillation, (student, metrics)
-
-    def trained(learner: Learner, clock: Clock) -> Array:
-        return seen_tasks(learner, clock) | push_unseen
-
-    return base._replace(
-        init=init,
-        begin_task=renew_teacher,
-        loss=loss,
-        update_mask=lambda learner, clock: update_masks(learner, trained(learner, clock), True),
-        end_phase=renew_teacher,
-        stacked=network.per_task,
-    )
+    return combine(base, Term("lwf_mc", loss=loss, all_heads=True, teacher=True), name="lwf_mc")

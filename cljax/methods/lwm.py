@@ -2,41 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from cljax import losses, task_params
 from cljax.attention import grad_cam
 from cljax.losses import Distance
-from cljax.methods.common import (
-    check_network,
-    flatten_heads,
-    mean,
-    one_head_labels,
-    outputs_of,
-    place_labels,
-    plain,
-    require_own_leaves,
-    seen_tasks,
-    update_masks,
-)
-from cljax.methods.teacher import old_tasks, renew_teacher, snapshot
+from cljax.methods.combine import combine
+from cljax.methods.common import flatten_heads, mean, outputs_of
+from cljax.methods.distilling import old_tasks, own_output
+from cljax.methods.growing_head import Classification, growing_head
+from cljax.methods.terms import check_option, numbers
 from cljax.numbers import real
-from cljax.types import Array, Batch, Clock, Learner, Method, Network, Output, Sizes, Tree
+from cljax.types import Array, Batch, Clock, Learner, Method, Network, Output, Teacher, Term, Tree
 
-Classification = Literal["bce_new", "bce_all", "ce_new", "ce_all"]
 Distilled = Literal["all", "top"]
 
-CLASSIFICATIONS = {  # the classes in L_C: of the current task or all seen; a label: one class, or yes or no of each
-    "bce_new": ("new", "binary"),
-    "bce_all": ("seen", "binary"),
-    "ce_new": ("new", "softmax"),
-    "ce_all": ("seen", "softmax"),
-}
+
+def attention(
+    *, beta: float = 1.0, gamma: float = 1.0, distilled: Distilled = "all", distance: Distance = "l1"
+) -> Term:
+    r"""Learning without Memorizing's term: keeps the scores of old classes, and where the network looks for them.
+
+    $$ \beta L_D + \gamma L_{AD}, \qquad
+    L_D = -\sum_{k \in \mathrm{old}} p_k \log q_k + (1 - p_k) \log (1 - q_k), \qquad
+    L_{AD} = \Big\| \frac{Q'_b}{\|Q'_b\|_2} - \frac{Q_b}{\|Q_b\|_2} \Big\|_1 $$
+    with $p = \sigma(t)$ of the teacher's logits, $q = \sigma(z)$; b is the old class of the student's largest logit,
+    for both networks; $Q_b$ is the Grad-CAM of the current task's last maps. The maps are those of the training step;
+    their importance is taken from the heads in evaluation mode.
+
+    Args:
+      beta: strength of L_D, the number `beta`.
+      gamma: strength of L_AD, the number `gamma`.
+      distilled: the old classes in L_D: 'all', or 'top', b alone.
+      distance: of the attention maps of unit length: 'l1', or 'l2', squared.
+
+    Returns:
+      The term `lwm`; metrics `distillation` (nats) and `attention`, before their strengths.
+
+    Raises:
+      ValueError: for an unknown option, or a number out of range; in training, for maps without positions.
+
+    Example:
+      >>> attention(beta=0.0).name
+      'lwm'
+
+    Reference: Dhar et al., Learning without Memorizing, 2019, equations 1 to 3 and 6.
+    """
+    check_option("lwm's distilled", distilled, Distilled)
+    check_option("lwm's distance", distance, Distance)
+    strengths = {"beta": real("lwm's beta", beta, least=0), "gamma": real("lwm's gamma", gamma, least=0)}
+
+    def map_of(params: Tree, collections: Tree, teacher: Teacher, clock: Clock, maps: Array, top: Array) -> Array:
+        base, learner = teacher.base, teacher.learner
+
+        def head(params: Tree, collections: Tree, task: Array, maps: Array) -> Array:
+            shown = base.view(params, collections, learner.method_state, task, clock.newest)
+            return base.network.decode(*shown, maps, train=False, key=None)[0][0]
+
+        axes = (task_params.row_axes(tree, learner.rows) for tree in (params, collections))
+        tasks = jnp.arange(learner.rows.tasks, dtype=jnp.int32)
+        heads = jax.vmap(head, in_axes=(*axes, 0, None))
+        return grad_cam(lambda maps: flatten_heads(heads(params, collections, tasks, maps)), maps, top)
+
+    def loss(params, learner: Learner, clock: Clock, batch: Batch, key, student: Output, teacher: Teacher):
+        taught = teacher.respond(batch)
+        maps, taught_maps = (own_output(output, clock).maps for output in (student, taught))
+        if maps.ndim != 4:
+            raise ValueError(f"lwm compares where two networks look, but their maps are [B, {maps.shape[1:]}].")
+        logits, old = flatten_heads(student.logits), outputs_of(clock, old_tasks(learner, clock))
+        top = jnp.argmax(losses.mask_logits(logits, old), axis=-1).astype(jnp.int32)
+        kept = old if distilled == "all" else old[None, :] & jax.nn.one_hot(top, old.shape[0], dtype=jnp.bool_)
+        looks = losses.attention_distillation(
+            map_of(params, learner.collections, teacher, clock, maps, top),
+            map_of(teacher.params, teacher.learner.collections, teacher, clock, taught_maps, top),
+            distance=distance,
+        )
+        each = {
+            "distillation": losses.sigmoid_distillation(logits, flatten_heads(taught.logits), classes=kept),
+            "attention": looks * jnp.any(old).astype(looks.dtype),
+        }
+        found = {name: mean(values, batch.weights) for name, values in each.items()}
+        beta, gamma = (learner.hyper[name].astype(logits.dtype) for name in strengths)
+        return beta * found["distillation"] + gamma * found["attention"], found
+
+    init = numbers(**strengths)
+    return Term("lwm", init, loss=loss, all_heads=True, teacher=True, strengths=tuple(strengths))
 
 
 def lwm(
@@ -98,88 +151,18 @@ def lwm(
     Reference: Dhar et al., Learning without Memorizing, 2019, equations 1 to 3 and 6, table 3. In print,
     equation 1 leaves out the second term of L_D.
     """
-    check_network(network)
-    options = {
-        "classification": (classification, Classification),
-        "distilled": (distilled, Distilled),
-        "distance": (distance, Distance),
-    }
-    for name, (value, kind) in options.items():
-        if value not in get_args(kind):
-            raise ValueError(f"lwm's {name} is {value!r}, but must be one of {', '.join(get_args(kind))}.")
+    base = growing_head("lwm", network, classification=classification)
     if classification == "ce_new" and network.outputs == 1:
         raise ValueError(
             "lwm's classification is 'ce_new', but each task has one class, and a softmax over one class is always 1: "
             "nothing would be learned. Choose 'bce_new'."
         )
-    among, labelled = CLASSIFICATIONS[classification]
-    beta, gamma = real("lwm's beta", beta, least=0), real("lwm's gamma", gamma, least=0)
     _check_network(network)
-    base = plain("lwm", network)
-
-    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        params, collections, _, _ = base.init(key, sizes)
-        hyper = {"beta": jnp.float32(beta), "gamma": jnp.float32(gamma)}
-        return params, collections, {"teacher": snapshot(params, collections)}, hyper
-
-    def run(params: Tree, collections: Tree, learner: Learner, clock: Clock, inputs: Array, key: Array | None):
-        """One encoding, all heads: the output, logits `[T, B, K]`; and the flat logits as a function of maps."""
-        train = key is not None
-        encode_key, decode_key = (None, None) if key is None else tuple(jax.random.split(key))
-        own = task_params.take_row(params, clock.task, learner.rows)
-        maps, lower, collections = network.encode(own, collections, inputs, train=train, key=encode_key)
-
-        def heads(maps: Array, *, train: bool, key: Array | None) -> Output:
-            def one(params: Tree) -> Output:
-                (logits, features), upper, updated = network.decode(params, collections, maps, train=train, key=key)
-                return Output(logits, features, maps, {**lower, **upper}, updated)
-
-            axes, out = task_params.row_axes(params, learner.rows), Output(0, 0, 0, 0, None)  # type: ignore[arg-type]
-            return jax.vmap(one, in_axes=(axes,), out_axes=out)(params)
-
-        decode: Callable[[Array], Array] = lambda maps: flatten_heads(heads(maps, train=False, key=None).logits)
-        return maps, heads(maps, train=train, key=decode_key), decode
-
-    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        maps, output, decode = run(params, learner.collections, learner, clock, batch.inputs, key)
-        teacher = lax.stop_gradient(learner.method_state["teacher"])
-        teacher_maps, taught, teacher_decode = run(
-            teacher["params"], teacher["collections"], learner, clock, batch.inputs, None
-        )
-        logits, teacher_logits = flatten_heads(output.logits), flatten_heads(taught.logits)
-        old_rows = old_tasks(learner, clock)
-        seen = seen_tasks(learner, clock)
-        old = outputs_of(clock, old_rows)
-        learned = outputs_of(clock, seen & ~old_rows if among == "new" else seen)
-        labels = (place_labels if labelled == "binary" else one_head_labels)(batch, clock)
-        top = jnp.argmax(losses.mask_logits(logits, old), axis=-1).astype(jnp.int32)
-        kept = old if distilled == "all" else old[None, :] & jax.nn.one_hot(top, old.shape[0], dtype=jnp.bool_)
-        attention = losses.attention_distillation(
-            grad_cam(decode, maps, top), grad_cam(teacher_decode, teacher_maps, top), distance=distance
-        )
-        attention = attention * jnp.any(old).astype(attention.dtype)
-        terms = {
-            "classification": losses.cross_entropy(logits, labels, classes=learned),
-            "distillation": losses.sigmoid_distillation(logits, teacher_logits, classes=kept),
-            "attention": attention,
-        }
-        metrics = {name: mean(each, batch.weights) for name, each in terms.items()}
-        beta, gamma = (learner.hyper[name].astype(logits.dtype) for name in ("beta", "gamma"))
-        value = metrics["classification"] + beta * metrics["distillation"] + gamma * metrics["attention"]
-        return value, (output, metrics)
-
-    return base._replace(
-        init=init,
-        begin_task=renew_teacher,
-        loss=loss,
-        update_mask=lambda learner, clock: update_masks(learner, seen_tasks(learner, clock), True),
-        end_phase=renew_teacher,
-        stacked=network.per_task,
-    )
+    term = attention(beta=beta, gamma=gamma, distilled=distilled, distance=distance)
+    return combine(base, term, name="lwm")
 
 
 def _check_network(network: Network) -> None:
-    require_own_leaves("lwm", network)
     params, collections = jax.eval_shape(network.init, jax.random.key(0))
     if stray := [path for path in network.per_task if path in task_params.leaf_paths(collections)]:
         raise ValueError(

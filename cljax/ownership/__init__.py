@@ -9,6 +9,7 @@ from cljax.ownership.gates import (
     layout,
     owner_of,
     reinitialize,
+    replace_owner,
     unowned,
     update_mask,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "layout",
     "owner_of",
     "reinitialize",
+    "replace_owner",
     "unowned",
     "update_mask",
 ]

@@ -166,6 +166,19 @@ def claim(owner: Owner, task: ArrayLike, part: ArrayLike) -> Owner:
     return jax.tree.map(more, owner)
 
 
+def replace_owner(method_state: Tree, owner: Owner) -> Tree:
+    """A method's state with other owners; of a combination, its base's.
+
+    Example:
+      >>> from cljax.methods.owned import Owned
+      >>> replace_owner(Owned({'gate': jnp.zeros(2)}), {'gate': jnp.ones(2)}).owner['gate'].tolist()
+      [1.0, 1.0]
+    """
+    if hasattr(method_state, "base"):
+        return method_state._replace(base=replace_owner(method_state.base, owner))
+    return method_state._replace(owner=owner)
+
+
 def apply_gates(
     collections: Tree, owner: Owner, task: ArrayLike, *, newest: ArrayLike | None = None, own: tuple[str, ...] = ()
 ) -> Tree:

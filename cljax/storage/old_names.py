@@ -68,7 +68,11 @@ def leaf(path: str) -> str:
     Example:
       >>> leaf('learner/hyper/rate'), leaf('hyper/shared_rate'), leaf('params/rate')
       ('learner/hyper/learning_rate', 'hyper/shared_learning_rate', 'params/rate')
+      >>> leaf('method_state/anchor/dense_0/bias')
+      'method_state/teacher/params/dense_0/bias'
     """
+    path = re.sub(r"\bmethod_state/anchor/", "method_state/teacher/params/", path)
+    path = re.sub(r"\bmethod_state/responses$", "method_state/terms/lwf/responses", path)
     return re.sub(r"(?<=\bhyper/)\w+$", lambda name: SETTINGS.get(name[0], name[0]), path)
 
 

@@ -67,7 +67,7 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
         state = learner.method_state
         if features:
             owner = {name: jnp.where(kept, jnp.int32(0), jnp.int32(masks.FREE)) for name, kept in features.items()}
-            state = state._replace(owner=owner)
+            state = ownership.replace_owner(state, owner)
         params, collections = place(learner.params), place(learner.collections)
         return learner._replace(params=params, collections=collections, method_state=state)
 

@@ -28,6 +28,7 @@ from cljax.types.method import (
     single_label_of,
 )
 from cljax.types.network import Decode, Encode, Network, Output, Wire
+from cljax.types.term import Respond, Teacher, Term, TermHook, TermInit, TermLoss, TermStep
 
 __all__ = [
     "AdjustGradients",
@@ -51,12 +52,19 @@ __all__ = [
     "Output",
     "Phase",
     "Predict",
+    "Respond",
     "Schedule",
     "Search",
     "Sizes",
     "Stream",
     "Table",
     "Tables",
+    "Teacher",
+    "Term",
+    "TermHook",
+    "TermInit",
+    "TermLoss",
+    "TermStep",
     "Tree",
     "UpdateMask",
     "View",

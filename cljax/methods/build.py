@@ -1,0 +1,104 @@
+"""Methods by name, combinations included: `lwf+ewc`, `clnp+lwf`, `finetune+lwf+replay`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cljax.methods.combine import combine
+from cljax.methods.ewc import consolidation
+from cljax.methods.l2_constraint import pull
+from cljax.methods.lfl import features
+from cljax.methods.lwf import distillation
+from cljax.methods.lwm import attention
+from cljax.methods.replay import exemplars
+from cljax.types import Method, Network, Term
+
+TERMS: dict[str, Callable[..., Term]] = {
+    "ewc": consolidation,
+    "l2_constraint": pull,
+    "lfl": features,
+    "lwf": distillation,
+    "lwm": attention,
+    "replay": exemplars,
+}
+"""What can be added to a method: `options -> Term`."""
+
+
+def makers(name: str) -> dict[str, Callable[..., Any]]:
+    """What a name is made of, word by word: a method, and terms that are added to it.
+
+    Args:
+      name: of a method, or `method+term+...`.
+
+    Returns:
+      `{word: function}`: the method's, whose first argument is the network, then the terms'. Their keyword arguments
+      are the words' parameters.
+
+    Raises:
+      ValueError: a word that is no method, or no term, or there twice; it names those that there are.
+
+    Example:
+      >>> list(makers('lwf+ewc'))
+      ['lwf', 'ewc']
+      >>> makers('lwf+tfm')
+      Traceback (most recent call last):
+      ...
+      ValueError: 'tfm' cannot be added to a method. What can: ewc, l2_constraint, lfl, lwf, lwm, replay.
+    """
+    from cljax import methods
+
+    first, *others = name.split("+")
+    if first not in methods.__all__:
+        raise ValueError(f"There is no method {first!r}. There are: {', '.join(methods.__all__)}.")
+    for number, word in enumerate(others):
+        if word not in TERMS:
+            raise ValueError(f"{word!r} cannot be added to a method. What can: {', '.join(TERMS)}.")
+        if word in (first, *others[:number]):
+            raise ValueError(f"{name!r} has {word!r} twice.")
+    return {first: getattr(methods, first), **{word: TERMS[word] for word in others}}
+
+
+def build(name: str, network: Network, parameters: Mapping[str, Any] | None = None) -> Method:
+    """Makes a method by its name: `lwf`, or a combination, the method first, then what is added to it.
+
+    Args:
+      name: such as `'lwf+ewc'`; see `makers`.
+      network: an ordinary network.
+      parameters: `{'word.parameter': value}`, such as `{'lwf.strength': 2.0}`; for those left out, the defaults.
+
+    Returns:
+      The method, of this name. In `hyper` the first word's numbers have plain names, others `'word.number'`.
+
+    Raises:
+      ValueError: an unknown name, or parameter; or what the method itself refuses.
+
+    Example:
+      >>> from cljax import networks
+      >>> method = build('lwf+ewc', networks.mlp((8, 8, 1), 2), {'lwf.warm_up': 0.0, 'ewc.strength': 10.0})
+      >>> method.name, len(method.phases)
+      ('lwf+ewc', 1)
+    """
+    parts = makers(name)
+    given: dict[str, dict[str, Any]] = {word: {} for word in parts}
+    for key, value in (parameters or {}).items():
+        word, _, parameter = key.rpartition(".")
+        known = [f"{one}.{option}" for one, make in parts.items() for option in options_of(make)]
+        if key not in known:
+            raise ValueError(f"{name} has no parameter {key!r}. There are: {', '.join(known) or 'none'}.")
+        given[word][parameter] = value
+    (first, make), *others = parts.items()
+    base = make(network, **given[first])
+    return combine(base, *(term(**given[word]) for word, term in others), name=name) if others else base
+
+
+def options_of(make: Callable[..., Any]) -> tuple[str, ...]:
+    """The keyword arguments of a method's or a term's function.
+
+    Example:
+      >>> options_of(exemplars)
+      ('memory_size',)
+    """
+    found = inspect.signature(make).parameters.values()
+    return tuple(one.name for one in found if one.kind is inspect.Parameter.KEYWORD_ONLY)

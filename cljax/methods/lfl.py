@@ -1,0 +1,90 @@
+"""Less-forgetting learning: the features that enter the head are kept, and so is the boundary of a shared head."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cljax import losses, task_params
+from cljax.methods.combine import combine
+from cljax.methods.common import depends_on_own, mean
+from cljax.methods.distilling import own_output
+from cljax.methods.finetune import finetune
+from cljax.methods.terms import numbers
+from cljax.numbers import real
+from cljax.types import Batch, Clock, Learner, Method, Network, Output, Teacher, Term, Tree
+
+
+def features(*, strength: float = 0.05) -> Term:
+    r"""Less-forgetting learning's term: keeps the features that enter the head.
+
+    $$ \frac{\lambda_e}{2} \| f(x; \theta) - f(x; \theta^*) \|_2^2 $$
+    with the teacher's features in evaluation mode, the mean over examples.
+
+    Args:
+      strength: lambda_e, the number `strength`.
+
+    Returns:
+      The term `lfl`; metric `features`, half the squared distance.
+
+    Raises:
+      ValueError: for a number out of range.
+
+    Example:
+      >>> features().name
+      'lfl'
+
+    Reference: Jung et al., Less-Forgetting Learning in Deep Neural Networks, 2016, equation 3.
+    """
+    strength = real("lfl's strength", strength, least=0)
+
+    def loss(params, learner: Learner, clock: Clock, batch: Batch, key, student: Output, teacher: Teacher):
+        own, taught = (own_output(output, clock).features for output in (student, teacher.respond(batch)))
+        kept = 0.5 * mean(losses.feature_distillation(own, taught), batch.weights)
+        weight = jnp.where(clock.newest > 0, learner.hyper["strength"], 0.0).astype(kept.dtype)
+        return weight * kept, {"features": kept}
+
+    return Term("lfl", numbers(strength=strength), loss=loss, teacher=True, strengths=("strength",))
+
+
+def lfl(network: Network, *, strength: float = 0.05) -> Method:
+    r"""Less-forgetting learning (LfL): fine-tuning that keeps the features of the examples at hand.
+
+    $$ L = -\log \mathrm{softmax}(z_t)_y + \frac{\lambda_e}{2} \| f(x; \theta) - f(x; \theta^*) \|_2^2 $$
+    with the features f that enter the head, those of the network just before the visit in evaluation mode. Where one
+    head serves all tasks, its boundary stays as the first task has drawn it; heads that belong to a task train with it.
+
+    Args:
+      network: an ordinary network.
+      strength: lambda_e. Published code sums over a batch where this is its mean.
+
+    Returns:
+      The method. Its metrics are `classification` (nats) and `features`, half the mean squared distance.
+
+    Raises:
+      ValueError: for a number out of range.
+
+    Example:
+      >>> from cljax import networks
+      >>> lfl(networks.mlp((8, 8, 1), 2)).name
+      'lfl'
+
+    Reference: Jung et al., Less-Forgetting Learning in Deep Neural Networks, 2016, section 3 and algorithm 1.
+    """
+    base = finetune(network)
+    boundary = () if network.per_task else head_of(network)
+
+    def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
+        params, collections = base.update_mask(learner, clock)
+        first = (clock.newest == 0).astype(jnp.float32)
+        freeze = lambda path, mask: mask * first if path in boundary else mask
+        return task_params.map_leaves(freeze, params), collections
+
+    return combine(base._replace(update_mask=update_mask), features(strength=strength), name="lfl")
+
+
+def head_of(network: Network) -> tuple[str, ...]:
+    """The leaves of params that the features do not depend on."""
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    moves = lambda path: depends_on_own(network._replace(per_task=(path,)), lambda output: output.features)
+    return tuple(path for path in task_params.leaf_paths(params) if not moves(path))

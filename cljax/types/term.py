@@ -1,0 +1,115 @@
+"""What a term is: a loss with its own state and numbers, which `methods.combine` adds to any method's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from cljax.types.data import Array, Batch, Tree
+from cljax.types.method import Clock, Fold, Learner, Method, Sizes
+from cljax.types.network import Output
+
+Respond = Callable[[Tree, Batch], Output]
+"""`(params, batch) -> output` of the base in evaluation mode, as its loss has it: `[T, B, ...]` where it is stacked."""
+
+
+class Teacher(NamedTuple):
+    """The network as it was just before the visit; a constant.
+
+    Attributes:
+      base: the method that the terms are added to.
+      params: its parameters, like the learner's; only those that are shared, where no term asks for a teacher.
+      learner: the base's learner, with the teacher's collections; `method_state` is the base's.
+      respond: `batch -> output`, in evaluation mode. Where nothing reads the output, it is not computed.
+    """
+
+    base: Method
+    params: Tree
+    learner: Learner
+    respond: Callable[[Batch], Output]
+
+
+class TermInit(Protocol):
+    """`(learner, sizes) -> (state, hyper)`: the term's own state, a dict, and its numbers.
+
+    The learner is that of a single task, as the base's `init` makes it. Leaves of the state whose paths end as a
+    `per_task` leaf's have rows, as in a method's.
+    """
+
+    def __call__(self, learner: Learner, sizes: Sizes, /) -> tuple[dict[str, Tree], dict[str, Array]]:
+        """Makes a term's state and numbers."""
+        ...
+
+
+class TermHook(Protocol):
+    """`(learner, clock, fold, key, respond) -> learner`: `begin_task`, at first visits, and `end_visit`, at all.
+
+    What it changes of parameters, collections, memory and its own state is kept.
+    """
+
+    def __call__(self, learner: Learner, clock: Clock, fold: Fold, key: Array, respond: Respond, /) -> Learner:
+        """Changes values of the learner."""
+        ...
+
+
+class TermLoss(Protocol):
+    """`(params, learner, clock, batch, key, student, teacher) -> (scalar, metrics)`: what is added to the base's loss.
+
+    `student` is the output of the base's forward pass, made once for all terms; `teacher` is the network before the
+    visit, for a term that asks for it or for an anchor. The strength is part of the scalar, not of the metrics.
+    """
+
+    def __call__(
+        self,
+        params: Tree,
+        learner: Learner,
+        clock: Clock,
+        batch: Batch,
+        key: Array | None,
+        student: Output,
+        teacher: Any,
+        /,
+    ) -> tuple[Array, dict[str, Array]]:
+        """Computes the term for a batch."""
+        ...
+
+
+class TermStep(Protocol):
+    """`(previous, learner, clock, batch, gradients) -> learner`, after every step; gradients of the whole loss."""
+
+    def __call__(self, previous: Learner, learner: Learner, clock: Clock, batch: Batch, gradients: Tree, /) -> Learner:
+        """Changes values of the learner after a step."""
+        ...
+
+
+class Term(NamedTuple):
+    """A loss that is added to a method's, with its own state and numbers; see `methods.combine`.
+
+    The learner that a term's hooks get has the term's own state as `method_state`, and in `hyper` the term's own
+    numbers by their plain names. A hook that is None does nothing.
+
+    Attributes:
+      name: what its state and numbers are stored under, such as `'ewc'`.
+      init: see `TermInit`.
+      begin_task: see `TermHook`; at a first visit only, after the base's own.
+      loss: see `TermLoss`.
+      after_step: see `TermStep`.
+      end_visit: see `TermHook`; at the end of the last phase of every visit, after the base's `end_phase`.
+      all_heads: whether it reads the outputs of all tasks: what belongs to a task is then kept stacked.
+      anchor: whether it reads the shared parameters as they were just before the visit: `teacher.params`.
+      teacher: whether it reads what the whole network gave just before the visit: `teacher.respond`.
+      strengths: its numbers that scale it: where all are 0 it does nothing. None: it always does something.
+      memory_size: number of exemplars that it keeps in the learner's memory.
+    """
+
+    name: str
+    init: TermInit | None = None
+    begin_task: TermHook | None = None
+    loss: TermLoss | None = None
+    after_step: TermStep | None = None
+    end_visit: TermHook | None = None
+    all_heads: bool = False
+    anchor: bool = False
+    teacher: bool = False
+    strengths: tuple[str, ...] | None = None
+    memory_size: int = 0

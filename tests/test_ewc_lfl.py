@@ -1,0 +1,193 @@
+"""Elastic weight consolidation and less-forgetting learning: reference values, gradients in closed form, what moves."""
+
+from __future__ import annotations
+
+import itertools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import methods, networks, streams, task_params, training
+from cljax.types import Batch, Learner, Network, Sizes, make_clock
+from tests import conformance
+
+SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
+SGD = optax.sgd(1.0, momentum=0.9)
+SECOND = make_clock(task=1, classes=np.ones((2, 3), bool))
+
+
+def softmax_regression():
+    """Three classes of two inputs, no bias, one kernel for all tasks; its features are the inputs times a scale."""
+
+    def init(key):
+        return {"scale": jnp.ones(2), "kernel": jnp.zeros([2, 3])}, {}
+
+    def encode(params, collections, inputs, *, train, key):
+        return inputs * params["scale"][None, :], {}, collections
+
+    def decode(params, collections, maps, *, train, key):
+        return (maps @ params["kernel"], maps), {}, collections
+
+    return Network(init, encode, decode, (), (), (2,), 3)
+
+
+INPUTS = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0]])
+LABELS = jnp.array([0, 1, 2, 0])
+
+
+def batch_of(weights=(1.0, 1.0, 1.0, 1.0), inputs=INPUTS, labels=LABELS, task=0):
+    tasks = jnp.full(len(inputs), task, jnp.int32)
+    return Batch(inputs, labels, tasks, jnp.arange(len(inputs)), jnp.asarray(weights, jnp.float32))
+
+
+class Fold:
+    """The examples of spec 8 in two batches, surplus ones of weight 0 between them."""
+
+    max_examples: ClassVar = {"train": 4}
+
+    def __call__(self, fn, carry, split="train"):
+        carry = fn(carry, batch_of((1.0, 1.0, 1.0, 0.0)))
+        return fn(carry, batch_of((0.0, 0.0, 0.0, 1.0)))
+
+
+def learner_of(method, **params):
+    """A focused learner of two tasks."""
+    made, collections, state, hyper = method.init(jax.random.key(0), Sizes(2, 3, Fold.max_examples))
+    resting = task_params.resting(method.per_task, method.stacked, tasks=2)
+    return Learner({**made, **params}, collections, (), state, hyper, None, resting)
+
+
+KERNEL = jnp.array([[0.3, -0.2, 0.1], [0.0, 0.4, -0.5]])
+REFERENCE = {  # spec 8, transposed: an input's row, a class's column
+    "exact": [[1 / 6, 1 / 6, 1 / 6], [1 / 6, 1 / 6, 1 / 6]],
+    "empirical": [[1 / 4, 1 / 12, 1 / 6], [1 / 6, 1 / 6, 1 / 6]],
+}
+
+
+def gradient_of(method, learner, clock, batch):
+    of = lambda params: method.loss(params, learner, clock, batch, None)[0]
+    return jax.jit(jax.value_and_grad(of))(learner.params)
+
+
+@pytest.mark.parametrize("kind", REFERENCE)
+def test_the_fisher_information_of_reference_and_its_penalty_and_gradient(kind):
+    method = methods.ewc(softmax_regression(), strength=6.0, fisher=kind, chunk=2)
+    first = SECOND._replace(task=jnp.int32(0), newest=jnp.int32(0))
+    learner = method.end_phase(learner_of(method), first, Fold(), jax.random.key(0))
+    found = learner.method_state.terms["ewc"]["importance"]["kernel"]
+    np.testing.assert_allclose(found, REFERENCE[kind], rtol=1e-6)
+    moved = learner._replace(params={**learner.params, "kernel": KERNEL})
+    value, gradients = gradient_of(method, moved, SECOND, batch_of())
+    plain, slopes = gradient_of(methods.finetune(method.network), moved, SECOND, batch_of())
+    fisher = np.asarray(REFERENCE[kind])
+    np.testing.assert_allclose(value - plain, 3.0 * (fisher * KERNEL**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradients["kernel"] - slopes["kernel"], 6.0 * fisher * KERNEL, atol=1e-6)
+    again = method.end_phase(moved, SECOND, Fold(), jax.random.key(0))
+    second = again.method_state.terms["ewc"]["importance"]["kernel"] - fisher
+    p = np.exp(INPUTS @ KERNEL) / np.exp(INPUTS @ KERNEL).sum(1, keepdims=True)
+    target = np.eye(3)[LABELS]
+    each = p * (1 - p) if kind == "exact" else (p - target) ** 2
+    np.testing.assert_allclose(second, np.square(INPUTS).T @ each / 4, rtol=1e-5)
+    assert (again.method_state.teacher["params"]["kernel"] == KERNEL).all(), "the anchor moves"
+
+
+def test_fisher_of_sampled_labels_is_by_the_visit_s_key():
+    method = methods.ewc(softmax_regression(), fisher="sampled")
+    first = SECOND._replace(task=jnp.int32(0), newest=jnp.int32(0))
+    end = lambda seed: method.end_phase(learner_of(method), first, Fold(), jax.random.key(seed))
+    one, same, other = (end(seed).method_state.terms["ewc"]["importance"]["kernel"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_several_labels_an_example_have_no_softmax():
+    method = methods.ewc(softmax_regression())
+
+    def fold(fn, carry, split="train"):
+        return fn(carry, batch_of(labels=jnp.ones([4, 3])))
+
+    with pytest.raises(ValueError, match="ewc's Fisher information is of a softmax"):
+        method.end_phase(learner_of(method), SECOND, fold, jax.random.key(0))
+    with pytest.raises(ValueError, match="ewc's fisher is 'true', but must be one of exact, sampled"):
+        methods.ewc(softmax_regression(), fisher="true")
+
+
+def mlp(stream, **options):
+    return networks.mlp((8, 8, 1), 3, **{"hidden": (8, 6), "mean": stream.mean, "std": stream.std, **options})
+
+
+def test_anchor_and_fisher_are_those_of_the_last_task_at_the_third_too():
+    """State baked into the program at the first trace would still anchor to the first task. Heads have no part."""
+    stream = conformance.stream(epochs=2)
+    method = methods.ewc(mlp(stream), strength=10.0)
+    engine = training.make_engine(
+        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
+    fit, key = jax.jit(training.make_fit(engine, SETTINGS, longest=2)), jax.random.key(0)
+    learner, sums = jax.jit(engine.init)(key, stream.tables), []
+    for task in range(3):
+        learner, _ = fit(learner, make_clock(round=task, task=task), stream.tables, key, jnp.asarray([2]))
+        state = learner.method_state
+        np.testing.assert_array_equal(state.teacher["params"]["dense_0"]["kernel"], learner.params["dense_0"]["kernel"])
+        assert state.terms["ewc"]["importance"]["head"] == {"bias": None, "kernel": None}
+        sums.append(np.asarray(state.terms["ewc"]["importance"]["dense_1"]["kernel"]))
+    assert all((new >= old).all() for old, new in itertools.pairwise(sums))
+    assert 0 < sums[0].sum() < sums[1].sum() < sums[2].sum()
+    assert engine.step.traces == 1
+
+
+# Less-forgetting learning
+
+
+def test_lfl_is_half_the_squared_way_of_the_features_and_so_is_its_gradient():
+    method = methods.lfl(softmax_regression(), strength=0.5)
+    learner = learner_of(method, scale=jnp.array([1.5, 0.5]), kernel=KERNEL)  # the teacher's are one
+    value, gradients = gradient_of(method, learner, SECOND, batch_of((1.0, 1.0, 1.0, 0.0)))
+    plain, slopes = gradient_of(methods.finetune(method.network), learner, SECOND, batch_of((1.0, 1.0, 1.0, 0.0)))
+    way = np.asarray(INPUTS)[:3] * np.array([0.5, -0.5])
+    np.testing.assert_allclose(value - plain, 0.25 * (way**2).sum(1).mean(), rtol=1e-5)
+    expected = 0.5 * (way * np.asarray(INPUTS)[:3]).mean(0)
+    np.testing.assert_allclose(gradients["scale"] - slopes["scale"], expected, rtol=1e-4)
+    np.testing.assert_allclose(gradients["kernel"], slopes["kernel"], rtol=1e-5)
+    first = SECOND._replace(task=jnp.int32(0), newest=jnp.int32(0))
+    np.testing.assert_allclose(
+        gradient_of(method, learner, first, batch_of())[0],
+        gradient_of(methods.finetune(method.network), learner, first, batch_of())[0],
+        rtol=1e-6,
+    )
+
+
+def test_a_shared_head_s_boundary_is_frozen_after_the_first_task_and_own_heads_are_not():
+    shared = methods.lfl(softmax_regression())
+    learner = learner_of(shared)
+    for newest, trained in ((0, 1), (1, 0)):
+        masks, _ = shared.update_mask(learner, make_clock(task=newest, newest=newest))
+        assert (float(masks["scale"]), float(masks["kernel"])) == (1, trained)
+    own = methods.lfl(mlp(conformance.stream()))
+    learner = learner_of(own)
+    masks, _ = own.update_mask(learner, make_clock(task=1))
+    assert {float(leaf) for leaf in jax.tree.leaves(masks)} == {1}
+
+
+def test_the_teacher_s_features_are_of_evaluation_mode_and_the_student_s_of_training():
+    """With dropout and batch normalisation the two differ though the parameters are the same, and a gradient flows."""
+    stream = conformance.stream()
+    method = methods.lfl(mlp(stream, normalization="batch", dropout=0.5))
+    learner = learner_of(method)
+    tables = jax.tree.map(jnp.asarray, stream.tables)
+    batch = streams.sequential(tables, tables.train, jnp.int32(1), jnp.int32(0), 16)
+    clock = make_clock(task=1, classes=stream.tables.classes)
+
+    @jax.jit
+    def kept(params, key):
+        return method.loss(params, learner, clock, batch, key)[1][1]["features"]
+
+    assert kept(learner.params, None) < 1e-10
+    assert kept(learner.params, jax.random.key(0)) > 0.01
+    slopes = jax.grad(kept)(learner.params, jax.random.key(0))
+    assert np.abs(slopes["dense_0"]["kernel"]).max() > 1e-4
+    assert not np.asarray(slopes["head"]["kernel"]).any()
