@@ -458,6 +458,9 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
             ["run", "finetun"],
             "There is no method 'finetun'. Did you mean 'finetune'? There are: clnp, df_cnn, duplicate_and_finetune",
         ),
+        (["run", "lwf+tfm"], "'tfm' cannot be added to a method. What can: ewc,"),
+        (["run", "lwff+ewc"], "There is no method 'lwff'. There are: "),
+        (["run", "finetune", "--memory", "-1"], "--memory is -1, but must be a whole number"),
         (["compare", "--methods", "joint", "joint"], "joint is named more than once"),
         (["run"], "Which method? For example: cljax run finetune"),
         (["run", "joint", "--method", "finetune"], "Two methods are named"),
@@ -568,12 +571,68 @@ def test_tfm_has_its_normalisation_and_its_ablation_is_named():
     assert "norm_0/scale" in made.methods["tfm"].per_task
     assert not made.networks["tfm"]["norm_after"]
     assert made.networks["tfm"]["parameters"] - made.networks["freezing"]["parameters"] == 10
-    assert made.lacks("tfm") == ""
+    assert made.differs("tfm") == ""
     for normalization, parameters in (("none", ()), ("feature", ("feature_normalization=false",))):
         options = asked(normalization=normalization)
         options = dataclasses.replace(options, training=dataclasses.replace(options.training, set=parameters))
         made = experiment_of(options, "freezing", "tfm")
-        assert (made.lacks("tfm"), made.lacks("freezing")) == (" without feature normalisation", "")
+        assert (made.differs("tfm"), made.differs("freezing")) == (" without feature normalisation", "")
+
+
+def test_methods_combine_by_their_names():
+    """A part's parameters are set by its own name, in all methods of that name or in one."""
+    words = ["strength=2", "ewc.strength=3", "lwf+ewc.ewc.strength=4", "warm_up=0"]
+    asked = Options(training=Training(seeds=(1,), set=tuple(words)), network=Network(hidden=(5,)))
+    made = experiment_of(asked, "finetune", "ewc", "lwf+ewc", "finetune+ewc")
+    assert made.parameters == {
+        "finetune": {"warm_up": 0},
+        "ewc": {"strength": 3},
+        "lwf+ewc": {"lwf.strength": 2, "lwf.warm_up": 0, "ewc.strength": 4},
+        "finetune+ewc": {"finetune.warm_up": 0, "ewc.strength": 3},
+    }
+    hyper = lambda name: made.methods[name].init(jax.random.key(0), Sizes(5, 2, {"train": 3}))[3]
+    assert {name: float(value) for name, value in hyper("lwf+ewc").items() if "strength" in name} == {
+        "strength": 2,
+        "ewc.strength": 4,
+    }
+    assert [made.methods[name].name for name in made.methods] == ["finetune", "ewc", "lwf+ewc", "finetune+ewc"]
+    made = experiment_of(Options(training=Training(seeds=(1,))), "tfm+lwf", "lwf")
+    assert {name: facts["normalization"] for name, facts in made.networks.items()} == {
+        "tfm+lwf": "feature",
+        "lwf": "none",
+    }
+    assert made.methods["tfm+lwf"].zero_forgetting
+
+
+def test_a_memory_for_every_method_that_can_use_one():
+    asked = Options(training=Training(seeds=(1,), memory=30, set=("lwf+replay.memory_size=7",)))
+    made = experiment_of(asked, "finetune", "joint", "replay", "lwf+replay")
+    assert {name: method.memory_size for name, method in made.methods.items()} == {
+        "finetune": 30,
+        "joint": 0,
+        "replay": 30,
+        "lwf+replay": 7,
+    }
+    ends = [made.differs(name) for name in made.methods]
+    assert ends == [" with 30 exemplars", "", "", ""]
+    curves = [Curve("finetune")]
+    with_memory, without = (configuration(curves, Options(training=Training(memory=size))) for size in (3, 0))
+    assert with_memory["training"].pop("memory") == 3
+    assert with_memory == without, "as earlier versions have it"
+
+
+def test_a_combination_s_number_is_swept():
+    command = cli.parse(["sweep", "lwf", "strength", "1", "--vs", "lwf+ewc.ewc.strength=1,3", "--seed", "1"])
+    curves, options = curves_of(command), settle(command.options)
+    assert curves[1] == Curve("lwf+ewc", "ewc.strength", (1.0, 3.0))
+    make_experiment(curves, options, configuration(curves, options, swept=True))
+    wrong = [Curve("lwf+ewc", "lwf.temperature", (1.0, 0.0))], [Curve("lwf+ewc", "ewc.temperature", (1.0,))]
+    for one, words in zip(wrong, ("has no hyper-parameter 'lwf.temp", "has no hyper-parameter 'ewc.temp"), strict=True):
+        with pytest.raises(ValueError, match=words):
+            make_experiment(one, options, configuration(one, options, swept=True))
+    one = [Curve("lwf+ewc", "temperature", (1.0, 0.0))]
+    with pytest.raises(ValueError, match=r"temperature is 0.0, but must be a finite number above 0"):
+        make_experiment(one, options, configuration(one, options, swept=True))
 
 
 def fake_stream(shape, scenario="task"):

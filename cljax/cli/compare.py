@@ -148,7 +148,7 @@ def entries(
     for place, entry in enumerate(curve.entries(experiment.swept)):
         value = entry["sweep"]["value"] if experiment.swept else None
         label = curve.name if value is None else f"{curve.name}={report.sweep.written(value)}"
-        label += experiment.lacks(curve.method)
+        label += experiment.differs(curve.method)
         part = members(outcome, range(place * count, (place + 1) * count))
         found = diverged(part.failure, method)
         lost += [f"{label}, seed {experiment.seeds[number][0]}: {text}." for number, text in found.items()]

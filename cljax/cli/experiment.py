@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cljax.cli.making import (
-    PAPER_NORMALIZATION,
     amend,
     convolvable,
     data_options,
@@ -24,7 +23,7 @@ from cljax.cli.making import (
     make_settings,
     make_stream,
 )
-from cljax.cli.options import DEFAULT_METHODS, Compare, Options, Run, Sweep, UsageError, seed_numbers
+from cljax.cli.options import DEFAULT_METHODS, Compare, Options, Run, Sweep, Training, UsageError, seed_numbers
 from cljax.cli.parameters import parse_parameters, unknown
 from cljax.numbers import real
 from cljax.storage import old_names
@@ -34,6 +33,10 @@ if TYPE_CHECKING:
 
     from cljax import training
     from cljax.types import Method, Network, Stream
+
+
+PAPER_NORMALIZATION = {"tfm": ("feature",)}
+"""Of the methods of which normalisation is a part, those that their papers have."""
 
 
 class Curve(NamedTuple):
@@ -91,13 +94,14 @@ class Experiment(NamedTuple):
         """Whether numbers are varied."""
         return "sweep" in self.config
 
-    def lacks(self, method: str) -> str:
-        """What a method's run lacks of its paper's method, to follow its name; empty where it is whole."""
-        normalization = self.networks[method]["normalization"]
-        whole = normalization in PAPER_NORMALIZATION.get(method, (normalization,))
-        if whole and self.parameters[method].get("feature_normalization") is not False:
-            return ""
-        return " without feature normalisation"
+    def differs(self, method: str) -> str:
+        """What a method's run lacks of its paper's method, or has beside it, to follow its name; mostly empty."""
+        first, normalization = method.split("+")[0], self.networks[method]["normalization"]
+        whole = normalization in PAPER_NORMALIZATION.get(first, (normalization,))
+        whole &= self.parameters[method].get("feature_normalization") is not False
+        size = self.methods[method].memory_size
+        kept = f" with {size} exemplars" if size and "replay" not in method.split("+") else ""
+        return ("" if whole else " without feature normalisation") + kept
 
     def side_by_side(self, method: Method, count: int) -> bool | int:
         """How many runs go side by side: all, or the largest divisor of their number that half of the memory takes.
@@ -141,6 +145,8 @@ def curves_of(command: Compare | Run | Sweep) -> list[Curve]:
       >>> [curve.name for curve in curves_of(Compare(methods=('joint',)))]
       ['joint']
     """
+    from cljax.methods.build import makers
+
     known = constructors()
     if isinstance(command, Sweep):
         found = _swept(command)
@@ -156,8 +162,12 @@ def curves_of(command: Compare | Run | Sweep) -> list[Curve]:
         found = [Curve(name) for name in names]
     names = tuple(curve.name for curve in found)
     for curve in found:
-        if curve.method not in known:
+        if "+" not in curve.method and curve.method not in known:
             raise UsageError(unknown("method", curve.method, known) + " `cljax methods` describes them.")
+        try:
+            makers(curve.method)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         if names.count(curve.name) > 1:
             raise UsageError(f"{curve.name} is named more than once: give all its values together.")
         try:
@@ -201,6 +211,8 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
     parts = {name: dataclasses.asdict(getattr(options, name)) for name in ("data", "training", "network")}
     parts["training"]["seeds"] = seed_numbers(options.training)
     del parts["training"]["seed"]
+    if not options.training.memory:  # as runs have it that were begun before there was one
+        del parts["training"]["memory"]
     parts["network"]["channels"] = options.network.blocks
     for part in parts.values():
         part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})
@@ -224,12 +236,13 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
     import jax
 
     from cljax import training
+    from cljax.methods.build import build
     from cljax.storage import checkpoints
 
     names = tuple(config["methods"])
     by_name = "sweep" in config or names not in (DEFAULT_METHODS, tuple(constructors()))
     given = None if options.training.init is None else checkpoints.load_params(options.training.init)
-    parameters = parse_parameters(options.training.set, {name: constructors()[name] for name in names})
+    parameters = parameters_of(names, options.training)
     driver = choose_driver(options)
     dataset = load_data(options, driver)
     augment = make_augment(options.training.augment, dataset.train_images)
@@ -256,10 +269,10 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
         networks: dict[str, dict[str, Any]] = {}
         left_out: dict[str, str] = {}
         for name in names:
-            for normalization in normalizations(name, options.network.normalization):
+            for normalization in normalizations(name.split("+")[0], options.network.normalization):
                 try:
                     network, facts = network_of(normalization)
-                    method = constructors()[name](network, **parameters[name])
+                    method = build(name, network, by_part(name, parameters[name]))
                     method = method if given is None else training.start_from(method, given)
                     method = amend(method, options.training, seeds[0][1].schedule)
                     for _, stream in seeds:
@@ -288,17 +301,41 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
     return experiment
 
 
+def parameters_of(names: Sequence[str], options: Training) -> dict[str, dict[str, Any]]:
+    """The parameters set, by method; a combination's by `part.name`."""
+    from cljax.methods.build import makers
+
+    parts = {name: makers(name) for name in names}
+    flat = {f"{name}.{part}": make for name, made in parts.items() for part, make in made.items()}
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, given in parse_parameters(options.set, flat).items():
+        name, part = key.split(".")
+        if options.memory and "memory_size" in inspect.signature(flat[key]).parameters:
+            given = {"memory_size": options.memory, **given}
+        found[name] |= {f"{part}.{option}" if "+" in name else option: value for option, value in given.items()}
+    return found
+
+
+def by_part(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """A method's parameters as `methods.build` takes them, all by `part.name`: the first part's may go without."""
+    return {key if "." in key else f"{name.split('+')[0]}.{key}": value for key, value in parameters.items()}
+
+
 def _check_values(curve: Curve, experiment: Experiment) -> None:
     """Raises ValueError where a method has no such number, or refuses one of the values."""
     from cljax import training
+    from cljax.methods.build import build, makers
 
-    method, make = experiment.methods[curve.method], constructors()[curve.method]
-    if curve.parameter:
-        grid = [{curve.parameter: value} for value in curve.values]
-        training.check_hypers(method, grid, grid)
-        if curve.parameter in inspect.signature(make).parameters:
-            for one in grid:
-                make(method.network, **{**experiment.parameters[curve.method], **one})
+    if not curve.parameter:
+        return
+    name, method = curve.method, experiment.methods[curve.method]
+    grid = [{curve.parameter: value} for value in curve.values]
+    training.check_hypers(method, grid, grid)
+    for one in grid:
+        given = by_part(name, {**experiment.parameters[name], **one})
+        part, parameter = next(iter(by_part(name, one))).split(".")
+        if part in makers(name) and parameter in inspect.signature(makers(name)[part]).parameters:
+            build(name, method.network, given)
 
 
 def normalizations(method: str, asked: str) -> tuple[str, ...]:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cljax import training
     from cljax.types import Method, Network, Schedule, Stream
 
-PAPER_NORMALIZATION = {"tfm": ("feature",)}
-"""Of the methods of which normalisation is a part, those that their papers have."""
 PAPER_NETWORKS: dict[tuple[int, ...], Literal["mnist", "cifar", "office_home"]] = {
     (28, 28, 1): "mnist",
     (32, 32, 3): "cifar",
@@ -200,9 +198,12 @@ def make_optimizer(options: Training) -> optax.GradientTransformation:
 
 
 def amend(method: Method, options: Training, schedule: Schedule) -> Method:
-    """The method with the rate and the gradient that the options ask for."""
+    """The method with the memory, the rate and the gradient that the options ask for."""
     from cljax import training
+    from cljax.methods.replay import with_memory
 
+    if options.memory and not method.memory_size and method.train_on == "current":
+        method = with_memory(method, options.memory)
     if options.learning_rate_decay:
         method = training.with_learning_rate_decay(method, schedule, decay=options.learning_rate_decay)
     return training.with_summed_loss(method) if options.loss_reduction == "sum" else method

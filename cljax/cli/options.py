@@ -129,8 +129,10 @@ class Training:
     """Also restore the best epoch whenever the rate drops."""
     augment: tuple[Literal["crop", "flip", "colour"], ...] = ()
     """Change training images at random. crop: shift by up to an eighth of the side (4 of 32); colour: as AlexNet."""
+    memory: int = 0
+    """Exemplars of earlier tasks, in all, to train on as well; methods that have those tasks' examples take none."""
     set: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]")] = ()
-    """A method's own parameters, such as own_layers=2; METHOD.NAME=VALUE sets it for one method only."""
+    """A method's own parameters, such as own_layers=2; METHOD.NAME=VALUE sets it for one method, or part, only."""
     curves_every: int = 0
     """Evaluate all tasks after every so many epochs too; 0: after each visit only."""
     driver: Literal["auto", "scan", "host"] = "auto"
@@ -195,7 +197,8 @@ class Compare:
     """
 
     methods: Annotated[tuple[str, ...], arg(metavar="[METHOD ...]")] = ()
-    """Names of methods (see `cljax methods`), or 'all'; by default those above."""
+    """Names of methods (see `cljax methods`), or 'all'; by default those above. With + between they combine: lwf+ewc,
+    tfm+replay."""
     options: Annotated[OmitArgPrefixes[Options], arg(name="")] = Options()
 
 

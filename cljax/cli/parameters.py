@@ -17,8 +17,13 @@ from cljax.numbers import show
 def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
     """What `--set` gives each method: NAME=VALUE to all that have such a parameter, METHOD.NAME=VALUE to one.
 
+    Args:
+      settings: words of `--set`.
+      makers: the functions that take the parameters, by method; those of a combination by `method.part`, such as
+        `lwf+ewc.ewc`: METHOD may be either, or the part alone.
+
     Returns:
-      `{method: {parameter: value}}`, for every method.
+      `{method: {parameter: value}}`, for every key of `makers`.
 
     Raises:
       UsageError: no such method or parameter (those there are are listed), or a value of another kind than it takes.
@@ -29,17 +34,21 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
       {'ewc': {'strength': 100}}
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in makers}
-    takes = {name: dict(list(inspect.signature(make).parameters.items())[1:]) for name, make in makers.items()}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    takes = {
+        name: {one.name: one for one in inspect.signature(make).parameters.values() if one.kind is keyword}
+        for name, make in makers.items()
+    }
     for setting in settings:
         key, equals, text = setting.partition("=")
         owner, dot, parameter = key.rpartition(".")
         if not equals or not parameter:
             raise UsageError(f"--set takes NAME=VALUE or METHOD.NAME=VALUE, such as strength=100, not {setting!r}.")
-        if dot and owner not in makers:
-            raise UsageError(unknown("method of this run", owner, makers))
-        receivers = [name for name in ([owner] if dot else makers) if parameter in takes[name]]
+        names = [name for name in makers if not dot or owner in (name, *name.split("."))]
+        if not names:
+            raise UsageError(unknown("method of this run", owner, dict.fromkeys(key.split(".")[0] for key in makers)))
+        receivers = [name for name in names if parameter in takes[name]]
         if not receivers:
-            names = [owner] if dot else list(makers)
             has = "; ".join(f"{name} has {', '.join(takes[name]) or 'none'}" for name in names)
             every = [option for name in names for option in takes[name]]
             raise UsageError(f"There is no parameter {parameter!r}. {_close(parameter, every)}{has}.")

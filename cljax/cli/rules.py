@@ -61,6 +61,7 @@ def check_values(options: Options) -> None:
         *([("--first-epochs", first, 0, INT32)] if first is not None else []),
         ("--batch-size", train.batch_size, 1, INT32),
         ("--patience", train.patience, 0, INT32),
+        ("--memory", train.memory, 0, INT32),
         ("--curves-every", train.curves_every, 0, INT32),
         *(("--hidden", width, 1, INT32) for width in net.hidden),
         *(("--channels", width, 1, INT32) for word in net.blocks for width in parse_block(word) or ()),
