@@ -23,7 +23,6 @@ import tyro
 from PIL import Image
 
 from cljax import data, methods, networks, streams, training
-from cljax.training import host, programs
 from cljax.training.driver import Outcome, drive
 from experiments.saving import save
 
@@ -53,21 +52,21 @@ def write_folder(dataset: data.Dataset, folder: pathlib.Path, images: int) -> No
             image.resize([ENLARGED * side for side in image.size]).save(place / f"{number}.jpg", quality=90)
 
 
-def run(dataset: data.Dataset, make_programs, config: Config) -> Outcome:
+def run(dataset: data.Dataset, config: Config) -> Outcome:
     """Drives fine-tuning over two tasks."""
     stream = streams.split(dataset, tasks=2, epochs=config.epochs, validation=0.0)
     blocks = tuple((features,) for features in config.channels)
     network = networks.cnn(dataset.images.shape[1:], 5, channels=blocks, mean=stream.mean, std=stream.std)
     settings = training.Settings(batch_size=config.batch_size, learning_rate=0.01)
     optimizer = optax.sgd(1.0, momentum=0.9)
-    return drive(methods.finetune(network), optimizer, [(0, stream)], settings, programs_of=make_programs)
+    return drive(methods.finetune(network), optimizer, [(0, stream)], settings)
 
 
 def compare(case: str, on_device: data.Dataset, on_disk: data.Dataset, config: Config) -> dict:
     """Runs both drivers in turn: a row."""
     pairs = []
     for _ in range(config.repeats):
-        pairs.append((run(on_disk, host.make_programs, config), run(on_device, programs.make_programs, config)))
+        pairs.append((run(on_disk, config), run(on_device, config)))
         (one, two), waiting = pairs[-1], pairs[-1][0].share_waiting
         print(f"{case}: {one.seconds[0]:.1f} s, {two.seconds[0]:.1f} s, waiting {100 * waiting[0]:.1f}%", flush=True)
     one, two = pairs[-1]

@@ -42,7 +42,6 @@ import tyro
 from cljax import augmentation, data, metrics, networks, report, streams, training
 from cljax.files import read_json, shown, write_json
 from cljax.storage import checkpoints
-from cljax.training import host
 from cljax.training.driver import drive
 from cljax.types import Array, Learner, Method, Network, Stream, make_clock
 from experiments import claims, lwf_claims
@@ -284,7 +283,7 @@ def main(config: Config) -> None:
         if not path.exists():
             method = lower_late(training.start_from(made[label](), given), stream.schedule)
             hypers = [{"strength": VOC_STRENGTH}] * len(pairs) if several and label == "l2_constraint" else None
-            outcome = drive(method, optimizer(), pairs, settings, hypers=hypers, programs_of=host.make_programs)
+            outcome = drive(method, optimizer(), pairs, settings, hypers=hypers)
             reached = np.array(outcome.evaluation.accuracy)
             for task in several:
                 reached[:, -1, task] = [precision(method, learner, stream, task) for learner in outcome.learners]

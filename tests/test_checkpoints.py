@@ -29,10 +29,9 @@ from cljax import augmentation, cli, methods, networks, rows, streams, training
 from cljax.data.streaming import Images
 from cljax.storage import checkpoints, folders, stored
 from cljax.storage.checkpoints import Saving
-from cljax.training import driver, identity, keeper
-from cljax.training.driver import drive
-from cljax.training.programs import make_programs
-from cljax.training.state import Partial
+from cljax.training import driver, identity, resume, streaming
+from cljax.training.driver import Compiled
+from cljax.training.loop import make_programs
 from cljax.types import make_clock
 from tests import conformance
 
@@ -246,18 +245,19 @@ class Case:
         self.seeds = [(seed, three_tasks(seed, schedule)) for seed in range(seeds)]
         self.method = build(small(self.seeds[0][1], normalization=normalization))
         self.settings, self.vectorize = SETTINGS._replace(**settings), vectorize
-        self.programs = None
+        self.compiled = None
 
-    def made(self, method, engine, axes):
-        self.programs = self.programs or make_programs(method, engine, axes)
-        return self.programs
+    def make(self, *arguments):
+        self.compiled = self.compiled or Compiled(*arguments)
+        return self.compiled
 
     def drive(self, saving=None, **options):
-        options = {"vectorize": self.vectorize, "checkpoints": saving, "programs_of": self.made, **options}
+        options = {"vectorize": self.vectorize, "checkpoints": saving, **options}
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(driver, "Compiled", self.make)
             patch.setattr(driver, "step_cost", lambda *arguments: (None, None))
             patch.setattr(identity, "computation", lambda *arguments: "tested by itself")
-            return drive(self.method, MOMENTUM, self.seeds, self.settings, **options)
+            return driver.drive(self.method, MOMENTUM, self.seeds, self.settings, **options)
 
 
 CASES = {
@@ -322,14 +322,14 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(name, monkeypa
     """Interrupted after every save there is."""
     case = CASES[name]()
     whole, disk = case.drive(), Memory()
-    monkeypatch.setattr(keeper, "checkpoints", disk)
+    monkeypatch.setattr(resume, "checkpoints", disk)
     events = []
     assert found_in(case.drive(Saving("run", 0.0), report=events.append)) == found_in(whole)
     # Each visit and candidate has a first save, one after each epoch and each phase.
     assert len(disk.moments) > len(events)
     done = 0
     for moment in disk.moments:
-        monkeypatch.setattr(keeper, "checkpoints", Memory(moment))
+        monkeypatch.setattr(resume, "checkpoints", Memory(moment))
         rest = []
         resumed = case.drive(Saving("run", math.inf, say=lambda line: None), report=rest.append)
         assert found_in(resumed) == found_in(whole)
@@ -362,13 +362,13 @@ def test_a_run_that_is_thrown_out_again_and_again_gets_through(tmp_path):
         try:
             outcome = case.drive(saving, report=end)
         except TimeoutError:
-            assert len(said) == tries - 1
+            assert len(said) == tries - 1 - (tries > 4)  # the second seed has no checkpoint before its first epoch
             continue
         break
     assert found_in(outcome) == found_in(whole)
     assert tries == trained(whole) == 8
     assert said[0] == "Taking up joint, seed 0, in round 2 of 4, after epoch 0 of phase 1."
-    assert [line.split(" in ")[0] for line in said] == [f"Taking up joint, seed {seed}," for seed in "0001111"]
+    assert [line.split(" in ")[0] for line in said] == [f"Taking up joint, seed {seed}," for seed in "000111"]
     assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == ["group-0", "group-1"]
     said.clear()
     assert found_in(case.drive(saving, report=end)) == found_in(whole)  # nothing is left to do
@@ -378,7 +378,7 @@ def test_a_run_that_is_thrown_out_again_and_again_gets_through(tmp_path):
 def test_another_run_s_checkpoint_is_refused_and_named(tmp_path):
     case, _ = in_turn()
     other = Case(methods.joint, ((0, 1), (1, 1), (0, 1), (2, 1)), seeds=1, validate=True, curves_every=0)
-    other.programs = case.programs
+    other.compiled = case.compiled
     other.drive(Saving(tmp_path, 0.0))
     before = sorted(path.name for path in (tmp_path / "group-0").iterdir())
     with pytest.raises(checkpoints.CheckpointError, match=r"another run, which differs in settings.curves_every \(0 "):
@@ -406,21 +406,17 @@ def test_the_identity_of_a_run_holds_its_examples_and_their_division(monkeypatch
     monkeypatch.setattr(identity, "computation", lambda *given: "the same")
 
     def of(stream):
-        facts = lambda: identity.facts_of(None, None, stream, None)
-        method = types.SimpleNamespace(name="finetune")
-        plan = types.SimpleNamespace(
-            method=method, programs={"epoch": None}, settings=SETTINGS, schedule=stream.schedule, facts=facts
-        )
-        return keeper.identity_of(plan, types.SimpleNamespace(members=[0], tables=stream.tables, hyper={}))
+        facts = identity.facts_of(types.SimpleNamespace(name="finetune"), SETTINGS, stream, None, streamed=False)
+        return driver.identity_of(driver.Seeds([0], None, {}, stream.tables), lambda: facts)
 
     assert of(first) == of(conformance.stream(seed=0))
-    assert keeper._differences(of(first), of(changed)) == ["the examples"]
-    assert keeper._differences(of(first), of(other)) == ["the division of the data"]
+    assert resume._differences(of(first), of(changed)) == ["the examples"]
+    assert resume._differences(of(first), of(other)) == ["the division of the data"]
 
 
 def test_the_identity_of_a_run_knows_what_is_computed():
     """Optimizer, its numbers, dropout, the network's constants, augmentation, the method: whatever changes a bit."""
-    stream, key = three_tasks(0, ((0, 1), (1, 1))), jax.random.key(0)
+    stream = three_tasks(0, ((0, 1), (1, 1)))
 
     def digest(method=methods.finetune, clip=1.0, optimizer=MOMENTUM, augment=None, **options):
         made = method(small(stream, **options))
@@ -429,7 +425,7 @@ def test_the_identity_of_a_run_knows_what_is_computed():
         engine = training.make_engine(
             made, chain, settings, scenario="task", max_examples=streams.max_examples(stream.tables)
         )
-        return identity.computation(made, engine, stream, key)
+        return identity.computation(make_programs(made, engine, stream.schedule), stream.tables)
 
     found = [
         digest(),
@@ -444,34 +440,35 @@ def test_the_identity_of_a_run_knows_what_is_computed():
     assert digest() == found[0]
 
 
-def test_in_mid_epoch_a_streamed_epoch_goes_on(tmp_path):
-    """With programs that hand batches over one at a time, and may pause after each."""
-    case, whole = in_turn()
-    step = Partial(np.int32(2), np.float32(0.1), np.float32(64.0), np.int32(-1))
-    paused, given = [], []
+def test_in_mid_epoch_a_streamed_epoch_goes_on(tmp_path, monkeypatch):
+    """Saved after each chunk of a step; thrown out after a chunk's save, it goes on with the next one."""
+    monkeypatch.setattr(streaming, "STEPS", 1)
+    monkeypatch.setattr(driver, "step_cost", lambda *arguments: (None, None))
+    (stream,) = [three_tasks(0, ((0, 1), (1, 1)))]
+    examples = Images([np.asarray(stream.tables.examples)], (8, 8, 1), name="few digits")
+    stream = stream._replace(tables=stream.tables._replace(examples=examples))
+    method, made, places, kept = methods.finetune(small(stream)), [], [], resume.Keeper.offer
 
-    def made(method, engine, axes):
-        programs = dict(case.made(method, engine, axes))
+    def compile_once(*arguments):
+        made.append(made[0] if made else streaming.Streamed(*arguments))
+        return made[0]
 
-        def epoch(state, clock, tables, key, partial, pause):
-            given.append(partial)
-            if len(given) == 3:
-                pause(state, step)
-                paused.append(jax.tree.map(np.array, state))
-                raise TimeoutError
-            return case.programs["epoch"](state, clock, tables._replace(examples=jnp.asarray(tables.examples)), key)
+    def offer(keeper, place, run, watch, *, ended):
+        kept(keeper, place, run, watch, ended=ended)
+        places.append((place, int(run.state.progress.step)))
+        if len(places) in (2, 5):
+            raise TimeoutError
 
-        epoch.streams, epoch.waiting, epoch.running = True, 0.0, 0.0
-        return {**programs, "epoch": epoch}
-
+    monkeypatch.setattr(driver, "Streamed", compile_once)
+    monkeypatch.setattr(resume.Keeper, "offer", offer)
+    whole = driver.drive(method, MOMENTUM, [(0, stream)], SETTINGS)
     saving = Saving(tmp_path, 0.0, say=lambda line: None)
-    with pytest.raises(TimeoutError):
-        case.drive(saving, programs_of=made)
-    outcome = case.drive(saving, programs_of=made)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            driver.drive(method, MOMENTUM, [(0, stream)], SETTINGS, checkpoints=saving)
+    outcome = driver.drive(method, MOMENTUM, [(0, stream)], SETTINGS, checkpoints=saving)
     assert found_in(outcome) == found_in(whole)
-    assert given[:3] == [None] * 3
-    assert bits(given[3]) == bits(step)
-    assert given[4] is None
+    assert [step for place, step in places if place == 0] == [1, 2, 3, 0]
 
 
 def trained_leaves(outputs=3, hidden=6):
@@ -650,8 +647,7 @@ def test_a_first_task_without_training_nor_training_data():
     state = result.learner.method_state
     assert state["begun"].tolist() == state["ended"].tolist() == [1.0, 1.0, 1.0]
     assert state["folded"].tolist() == size.tolist()
-    np.testing.assert_array_equal(result.log.trained[:, 0], [0, 2, 1])
-    assert np.isfinite(result.log.epochs.loss[:, 0]).tolist() == [[False, False], [True, True], [True, False]]
+    assert np.isfinite(result.epochs.loss[:, 0]).tolist() == [[False, False], [True, True], [True, False]]
     test, network = stream.tables.test, base.network
     rows_of_0 = np.asarray(test.index)[test.start[0] : test.start[0] + test.size[0]]
     images, labels = stream.tables.examples[rows_of_0], np.asarray(test.labels)[: test.size[0]]

@@ -227,7 +227,7 @@ def test_the_candidate_chosen_is_pruned_before_it_is_fine_tuned_in_both_drivers(
     settings, optimizer = training.Settings(validate=True), optax.sgd(1.0, momentum=0.9)
     whole = training.make_run(method, optimizer, stream, settings)(jax.random.key(0), stream.tables)
     driven = drive(method, optimizer, [(0, stream)], settings)
-    for ours, other in zip(whole.log.epochs, driven.epochs, strict=True):
+    for ours, other in zip(whole.epochs, driven.epochs, strict=True):
         assert np.isfinite(ours).all(axis=(0, 2)).tolist() == [True, True], "two epochs of each phase, for each task"
         np.testing.assert_allclose(ours, other[0], rtol=1e-5, atol=1e-6)
     for ours, other in zip(jax.tree.leaves(whole.learner), jax.tree.leaves(driven.learners[0]), strict=True):

@@ -14,10 +14,11 @@ import orbax.checkpoint
 import pytest
 
 from cljax import data, rows, streams, training
-from cljax.training import host
-from cljax.training.driver import drive
+from cljax.training import driver
+from cljax.training.driver import Compiled
 from cljax.training.engine import make_engine
-from cljax.training.programs import make_programs
+from cljax.training.loop import Entry, make_programs
+from cljax.training.streaming import Streamed
 from cljax.types import make_clock
 from tests import conformance
 from tests.zero_forgetting import Visits
@@ -52,7 +53,7 @@ def seed_of(tree, seed):
     return jax.tree.map(lambda leaf: leaf[seed], tree)
 
 
-CLOCK = make_clock(task=1, newest=1, classes=conformance.stream().tables.classes)
+CLOCK = make_clock(round=1, task=1, newest=1, classes=conformance.stream().tables.classes)
 
 
 @functools.cache
@@ -90,14 +91,16 @@ def driven(name):
     stream, kept = conformance.stream(schedule=streams.visits(ROUNDS)), []
     method = conformance.build(name, stream)
 
-    def again(programs_of):
-        return drive(method, MOMENTUM, [(5, stream)], SETTINGS, programs_of=programs_of)
+    def again(make):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(driver, "Compiled", make)
+            return driver.drive(method, MOMENTUM, [(5, stream)], SETTINGS)
 
-    def programs_of(*arguments):
-        kept.append(make_programs(*arguments))
+    def make(*arguments):
+        kept.append(Compiled(*arguments))
         return kept[0]
 
-    return again(programs_of), kept[0], again
+    return again(make), kept[0], again
 
 
 @every_method
@@ -120,24 +123,27 @@ def test_one_trace_over_any_rounds_and_both_drivers_agree(name):
 @every_method
 def test_a_visit_is_a_fixed_point_of_the_signature_and_a_checkpoint_goes_on_by_bits(name, tmp_path):
     """The same run again, through the disk after every visit."""
-    outcome, programs, again = driven(name)
-    places, begun = (tmp_path / str(number) for number in itertools.count()), []
+    outcome, compiled, again = driven(name)
+    places, signatures = (tmp_path / str(number) for number in itertools.count()), set()
 
-    def init(*arguments):
-        begun.append(programs["init"](*arguments))
-        return begun[0]
+    class ThroughDisk:
+        seconds = 0.0
 
-    def end_visit(*arguments):
-        learner, place = programs["end_visit"](*arguments), next(places)
-        assert signature(learner) == signature(begun[0])
-        assert bits(learner.params) != bits(begun[0].params)
-        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
-            checkpointer.save(place, learner)
-            checkpointer.wait_until_finished()
-            return checkpointer.restore(place, jax.eval_shape(lambda: learner))
+        def __getattr__(self, called):
+            return getattr(compiled, called)
 
-    restored = again(lambda *_: {**programs, "init": init, "end_visit": end_visit})
+        def turn(self, *arguments):
+            run, place = compiled.turn(*arguments), next(places)
+            signatures.add(str(signature(run)))
+            with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+                checkpointer.save(place, run)
+                checkpointer.wait_until_finished()
+                found = checkpointer.restore(place, jax.eval_shape(lambda: run))
+            return jax.tree.map(jnp.array, found)  # which may share buffers
+
+    restored = again(lambda *_: ThroughDisk())
     assert len(list(tmp_path.iterdir())) >= len(ROUNDS)
+    assert len(signatures) == 1
     assert bits(restored.learners) == bits(outcome.learners)
     assert bits(restored.evaluation) == bits(outcome.evaluation)
 
@@ -201,8 +207,14 @@ def test_an_epoch_of_examples_read_on_demand_is_the_same(name):
     method, engine, stream, keys, _, states = setup(name)
     examples = np.asarray(stream.tables.examples)
     read = stream.tables._replace(examples=data.Images([examples], examples.shape[1:], name="digits"))
-    found = host.make_programs(method, engine, None)["epoch"](seed_of(states, 0), CLOCK, read, keys[0])
-    assert_close(found, after_epoch(name), rtol=1e-4, atol=1e-5)
+    entry = Entry(*(np.int32(value) for value in (1, 0, 0, 1)))
+    programs = make_programs(method, engine, stream.schedule)
+    begun = jax.jit(programs.start)(keys[0], stream.tables, {})
+    run = begun._replace(state=jax.tree.map(jnp.array, seed_of(states, 0)))
+    found = Streamed(programs, SETTINGS).epoch(run, entry, read, keys[0], lambda run: None)
+    state, log = after_epoch(name)
+    assert_close(found.state, state, rtol=1e-4, atol=1e-5)
+    assert_close(jax.tree.map(lambda leaf: leaf[0, 0], found.visit.epochs), log, rtol=1e-4, atol=1e-5)
 
 
 @every_method

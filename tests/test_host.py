@@ -18,12 +18,12 @@ from cljax.cli.experiment import choose_driver
 from cljax.cli.options import Data, Options, Training, UsageError
 from cljax.data.builders import silence
 from cljax.data.streaming import ReadError, batches
-from cljax.training import host
+from cljax.training import bounds, streaming
 from cljax.training.driver import drive
 from cljax.training.engine import make_engine
-from cljax.training.feed import sequence
-from cljax.training.state import Partial
-from cljax.types import Memory, make_clock
+from cljax.training.loop import Entry, agenda, make_programs
+from cljax.training.streaming import Streamed, sequence
+from cljax.types import Memory
 from tests import conformance
 from tests.zero_forgetting import leaving
 
@@ -60,120 +60,131 @@ def engine_of(method, stream, settings=SETTINGS, optimizer=MOMENTUM):
     )
 
 
-def begun(engine, tables, clock, key):
-    """A state at the beginning of a phase, of `engine` by itself."""
-
-    def begin(key, tables):
-        learner = engine.begin_visit(engine.init(key, tables), clock, tables, key)
-        return engine.begin_phase(learner, clock, tables, key)
-
-    return jax.jit(begin)(key, tables)
+def programs_of(method, stream, settings=SETTINGS, optimizer=MOMENTUM):
+    """The engine, a run's programs and the streamed ones, its entries, tables on the device and read lazily."""
+    engine = engine_of(method, stream, settings, optimizer)
+    programs = make_programs(method, engine, stream.schedule)
+    entries = [Entry(*map(np.int32, entry)) for entry in agenda(method, stream.schedule)]
+    tables = jax.tree.map(jnp.asarray, stream.tables)
+    read = tables._replace(examples=lazily(stream.tables.examples))
+    return engine, programs, Streamed(programs, settings), entries, tables, read
 
 
 @functools.cache
 def finetuned():
-    """Fine-tuning on task 1, with patience: engine, tables on the device and with lazy examples, a state, programs."""
+    """Fine-tuning with patience, at the beginning of its first task."""
     stream = conformance.stream()
     settings = SETTINGS._replace(stopping=training.Patience())
-    method = methods.finetune(small(stream))
-    engine = engine_of(method, stream, settings)
-    tables = jax.tree.map(jnp.asarray, stream.tables)
-    read = tables._replace(examples=lazily(stream.tables.examples))
-    clock, key = make_clock(task=1, newest=1), jax.random.key(3)
-    state = begun(engine, tables, clock, key)
-    return engine, tables, read, clock, key, state, host.make_programs(method, engine, None)
+    made = programs_of(methods.finetune(small(stream)), stream, settings)
+    key = jax.random.key(3)
+    return *made, key, jax.jit(made[1].start)(key, made[4], {})
 
 
 def copied(tree):
     return jax.tree.map(jnp.array, tree)
 
 
-def test_each_step_is_the_engine_s_and_an_epoch_that_of_the_scan():
-    engine, tables, read, clock, key, state, programs = finetuned()
+def nothing(run):
+    del run
+
+
+def test_each_step_is_the_engine_s_and_an_epoch_that_of_the_scan(monkeypatch):
+    engine, programs, streamed, entries, tables, read, key, run = finetuned()
     told = []
+    with monkeypatch.context() as patch:
+        patch.setattr(streaming, "STEPS", 1)
+        tell = lambda run: told.append(copied(run.state))
+        after = Streamed(programs, engine.settings).epoch(copied(run), entries[0], read, key, tell)
+    scanned = jax.jit(programs.epoch)(run, entries[0], tables, key)
+    assert_close(after.visit, scanned.visit, 1e-5)
+    assert_close(after.state.learner, scanned.state.learner, 1e-5)
+    assert_close(after.state.best, scanned.state.best, 1e-5)
+    assert int(after.state.epoch) == 1
+    assert bits(after.state.learner.hyper) == bits(run.state.learner.hyper)
 
-    def pause(state, partial):
-        told.append(
-            (copied(state.learner), partial._replace(**{n: np.asarray(v) for n, v in partial._asdict().items()}))
-        )
-
-    after, log = programs["epoch"](copied(state), clock, read, key, None, pause)
-    scanned, scanned_log = jax.jit(engine.epoch)(state, clock, tables, key)
-    assert_close(log, scanned_log, 1e-5)
-    assert_close(after.learner, scanned.learner, 1e-5)
-    assert_close(after.best, scanned.best, 1e-5)
-    assert int(after.epoch) == 1
-    assert bits(after.learner.hyper) == bits(state.learner.hyper)
-
-    epoch = jax.jit(engine.parts.begin)(state, clock, tables, key)
-    assert [int(partial.step) for _, partial in told] == list(range(1, int(epoch.steps) + 1))
+    epoch = jax.jit(programs.open)(run, entries[0], tables, key)
+    assert [int(state.progress.step) for state in told] == list(range(1, int(epoch.steps) + 1))
     now = epoch.clock._replace(progress=jnp.float32(0.0))
     draw = jax.jit(streams.draw, static_argnums=5)
     batch = draw(tables, tables.train, epoch.order, epoch.examples, jnp.int32(0), SETTINGS.batch_size)
+    state = run.state
     stepped, loss, _ = engine.step(state.learner, state.mask, now, batch, jax.random.fold_in(epoch.key, 1))
-    assert_close(told[0][0], stepped, 1e-5)
-    np.testing.assert_allclose(told[0][1].total / told[0][1].weight, loss, rtol=1e-5)
-    assert float(told[-1][1].weight) == float(epoch.examples)
+    assert_close(told[0].learner, stepped, 1e-5)
+    np.testing.assert_allclose(told[0].progress.total / told[0].progress.weight, loss, rtol=1e-5)
+    assert float(told[-1].progress.weight) == float(epoch.examples)
+    in_chunks = streamed.epoch(copied(run), entries[0], read, key, nothing)
+    assert_close(in_chunks.state.learner, after.state.learner, 1e-5)
 
 
 def test_nothing_is_left_of_programs_that_are_no_longer_used():
     """What JAX keeps of a traced callback must not hold the feed, whose programs hold what was traced."""
     stream = lazy_stream(conformance.stream())
     method = methods.finetune(small(stream))
-    programs = host.make_programs(method, engine_of(method, stream), None)
+    streamed = Streamed(make_programs(method, engine_of(method, stream), stream.schedule), SETTINGS)
     tables = jax.device_put(stream.tables._replace(examples=None))._replace(examples=stream.tables.examples)
-    programs["init"](jax.random.key(0), tables)
-    feed = weakref.ref(programs["epoch"]._feed)
+    streamed.start(jax.random.key(0), tables, {})
+    feed = weakref.ref(streamed._feed)
     assert feed() is not None
-    del programs
+    del streamed
     gc.collect()
     assert feed() is None
 
 
 def test_weights_that_are_not_finite_are_noted():
     """In a place that the loss does not see: the logit of a class that the task does not have."""
-    _, _, read, clock, key, state, programs = finetuned()
-    state = copied(state)
-    state.learner.params["head"]["bias"] = state.learner.params["head"]["bias"].at[2].set(jnp.nan)
-    after, log = programs["epoch"](state, clock, read, key)
-    assert np.isfinite(log.loss)
-    steps = -(-int(read.train.size[1]) // SETTINGS.batch_size)
-    assert [int(value) for value in after.failure] == [0, 1, 0, 0, steps - 1, 2]
-    assert bool(after.done)
+    _, _, streamed, entries, _, read, key, run = finetuned()
+    tables = read._replace(classes=read.classes.at[:, 2].set(False))
+    run = copied(run)
+    run.state.learner.params["head"]["bias"] = run.state.learner.params["head"]["bias"].at[2].set(jnp.nan)
+    learner = run.state.learner
+    if hasattr(learner, "classes"):
+        run = run._replace(state=run.state._replace(learner=learner._replace(classes=tables.classes)))
+    labels = tables.train.labels % 2
+    tables = tables._replace(train=tables.train._replace(labels=labels))
+    tables = tables._replace(validation=tables.validation._replace(labels=tables.validation.labels % 2))
+    after = streamed.epoch(run, entries[0], tables, key, nothing)
+    assert np.isfinite(after.visit.epochs.loss[0, 0])
+    steps = -(-int(read.train.size[0]) // SETTINGS.batch_size)
+    assert [int(value) for value in after.state.failure] == [0, 0, 0, 0, steps - 1, 2]
+    assert bool(after.state.done)
 
 
 def test_fifty_steps_in_float64_are_those_of_the_scan():
     stream = conformance.stream()
     method = methods.finetune(small(stream))
     settings = SETTINGS._replace(batch_size=1, validate=False)
-    engine = engine_of(method, stream, settings)
-    tables = jax.tree.map(jnp.asarray, stream.tables)
-    clock, key = make_clock(), jax.random.key(1)
-    state = begun(engine, tables, clock, key)
+    _, programs, streamed, entries, tables, read = programs_of(method, stream, settings)
+    key = jax.random.key(1)
+    run = jax.jit(programs.start)(key, tables, {})
     assert stream.tables.train.size[0] >= 50
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         double = lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
-        parts = {part: jax.tree.map(double, getattr(state.learner, part)) for part in rows.PARTS}
-        state = state._replace(learner=state.learner._replace(**parts))
-        programs = host.make_programs(method, engine, None)
-        fed, _ = programs["epoch"](copied(state), clock, tables._replace(examples=lazily(stream.tables.examples)), key)
-        scanned, _ = jax.jit(engine.epoch)(state, clock, tables, key)
-    assert {leaf.dtype for leaf in jax.tree.leaves(fed.learner.params)} == {np.dtype(np.float64)}
-    assert_close(fed.learner.params, scanned.learner.params, 1e-9)
+        learner = run.state.learner
+        parts = {part: jax.tree.map(double, getattr(learner, part)) for part in rows.PARTS}
+        run = run._replace(state=run.state._replace(learner=learner._replace(**parts)))
+        fed = streamed.epoch(copied(run), entries[0], read, key, nothing)
+        scanned = jax.jit(programs.epoch)(run, entries[0], tables, key)
+    assert {leaf.dtype for leaf in jax.tree.leaves(fed.state.learner.params)} == {np.dtype(np.float64)}
+    assert_close(fed.state.learner.params, scanned.state.learner.params, 1e-9)
 
 
-@pytest.mark.parametrize("stop", [1, 4, None])
+@pytest.mark.parametrize("stop", [0, 2, -1])
 def test_an_epoch_taken_up_in_its_middle_ends_with_the_same_bits(stop):
-    _, _, read, clock, key, state, programs = finetuned()
+    _, _, _, entries, _, read, key, run = finetuned()
     kept = []
-
-    def pause(state, partial):
-        kept.append(jax.tree.map(np.array, (state, partial)))  # as a checkpoint does: on the host, by value
-
-    whole = programs["epoch"](copied(state), clock, read, key, None, pause)
-    middle, partial = kept[-1 if stop is None else stop - 1]
-    again = programs["epoch"](jax.tree.map(jnp.asarray, middle), clock, read, key, Partial(*partial))
+    hold = lambda run: kept.append(jax.tree.map(np.array, run))  # as a checkpoint does: on the host, by value
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "STEPS", 2)
+        whole = streamed_in_twos().epoch(copied(run), entries[0], read, key, hold)
+        again = streamed_in_twos().epoch(jax.tree.map(jnp.asarray, kept[stop]), entries[0], read, key, nothing)
     assert bits(again) == bits(whole)
+
+
+@functools.cache
+def streamed_in_twos():
+    """The programs of `finetuned`, compiled for chunks of two steps."""
+    engine, programs = finetuned()[:2]
+    return Streamed(programs, engine.settings)
 
 
 def probing(network, memory_size):
@@ -211,18 +222,19 @@ def test_batches_and_keys_are_exactly_those_of_the_scan():
     """Drawn from seen tasks and from memory, a last partial batch wrapping around; with validation on seen tasks."""
     stream = streams.permuted(data.from_arrays(*(part[:51] for part in digit_parts())), tasks=3)
     method = probing(small(stream), memory_size=6)
-    engine = engine_of(method, stream, optimizer=optax.sgd(1.0))
-    tables = jax.tree.map(jnp.asarray, stream.tables)
-    clock, key = make_clock(round=2, task=1, newest=1, first=False), jax.random.key(0)
-    state = begun(engine, tables, clock, key)
+    stream = stream._replace(schedule=streams.visits([(0, 1), (1, 1), (2, 1), (1, 1)]))
+    _, programs, streamed, entries, tables, read = programs_of(method, stream, optimizer=optax.sgd(1.0))
+    key, entry = jax.random.key(0), entries[1]
+    run = jax.jit(programs.start)(key, tables, {})
     number = jnp.arange(6, dtype=jnp.int32)
     exemplars = jnp.broadcast_to(number.astype(jnp.uint8)[:, None, None, None], (6, 8, 8, 1))
-    state = state._replace(learner=state.learner._replace(memory=Memory(exemplars, number, number % 2, number != 2)))
-    programs = host.make_programs(method, engine, None)
-    fed, log = programs["epoch"](copied(state), clock, tables._replace(examples=lazily(stream.tables.examples)), key)
-    scanned, scanned_log = jax.jit(engine.epoch)(state, clock, tables, key)
+    learner = run.state.learner._replace(memory=Memory(exemplars, number, number % 2, number != 2))
+    run = run._replace(state=run.state._replace(learner=learner))
+    fed = streamed.epoch(copied(run), entry, read, key, nothing)
+    scanned = jax.jit(programs.epoch)(run, entry, tables, key)
+    assert_close(fed.visit, scanned.visit, 1e-6)
+    fed, scanned = fed.state, scanned.state
     assert bits(fed.learner.method_state) == bits(scanned.learner.method_state)
-    assert_close(log, scanned_log, 1e-6)
     notes = jax.tree.map(np.asarray, fed.learner.method_state)
     expected = 2 * int(stream.tables.train.size[0]) + 5
     assert (notes["weights"] == 1).sum() == expected
@@ -245,7 +257,7 @@ def test_a_whole_stream_is_that_of_the_scan():
     method = row.build(conformance.network(row, stream))
     settings = SETTINGS._replace(validate=False)
     scanned = drive(method, MOMENTUM, [(5, stream)], settings)
-    fed = drive(method, MOMENTUM, [(5, lazy_stream(stream))], settings, programs_of=host.make_programs)
+    fed = drive(method, MOMENTUM, [(5, lazy_stream(stream))], settings)
     assert (fed.traces, scanned.share_waiting) == (1, None)
     assert fed.flops == scanned.flops
     assert 0 <= fed.share_waiting[0] <= 1
@@ -263,13 +275,9 @@ def test_seeds_side_by_side_and_drivers_that_do_not_fit_are_refused():
     stream = lazy_stream(conformance.stream())
     method = methods.finetune(small(stream))
     with pytest.raises(ValueError, match=r"seeds cannot run side by side.*vectorize=False"):
-        drive(method, MOMENTUM, [(0, stream)], SETTINGS, vectorize=True, programs_of=host.make_programs)
-    for run in (
-        lambda: drive(method, MOMENTUM, [(0, stream)], SETTINGS),
-        lambda: training.make_run(method, MOMENTUM, stream, SETTINGS),
-    ):
-        with pytest.raises(ValueError, match=r"'few digits' are read on demand.*host.make_programs.*data.load"):
-            run()
+        drive(method, MOMENTUM, [(0, stream)], SETTINGS, vectorize=True)
+    with pytest.raises(ValueError, match=r"'few digits' are read on demand.*training.drive.*data.load"):
+        training.make_run(method, MOMENTUM, stream, SETTINGS)
 
 
 class Failing:
@@ -291,14 +299,13 @@ class Failing:
 
 
 def test_an_example_lost_during_a_run_is_named_in_epochs_and_in_hooks():
-    _, tables, _, clock, key, state, programs = finetuned()
+    _, _, streamed, entries, tables, _, key, run = finetuned()
     images = np.asarray(tables.examples)
-    start = int(tables.train.start[1])
-    lost = int(tables.train.index[start + 3])
+    lost = int(tables.train.index[int(tables.train.start[0]) + 3])
     broken = data.Images([Failing(images, lost)], images.shape[1:], name="few digits")
     words = f"Example {lost} of folder 'digits' in the data set 'few digits' could not be read.*no file {lost}.png"
     with pytest.raises(ReadError, match=words):
-        programs["epoch"](copied(state), clock, tables._replace(examples=broken), key)
+        streamed.epoch(copied(run), entries[0], tables._replace(examples=broken), key, nothing)
 
     stream = conformance.stream()
     method = methods.finetune(small(stream))
@@ -308,21 +315,18 @@ def test_an_example_lost_during_a_run_is_named_in_epochs_and_in_hooks():
         total = fold(shown, jnp.float32(0.0)) + fold(shown, jnp.float32(0.0), "validation")
         return learner._replace(hyper={**learner.hyper, "learning_rate": total})
 
-    hooked = method._replace(begin_task=begin_task)
-    programs = host.make_programs(hooked, engine_of(hooked, stream), None)
-    read = tables._replace(examples=lazily(images))
-    learner = programs["init"](key, read)
-    total = programs["begin_visit"](learner, clock, read, key).hyper["learning_rate"]
+    _, _, streamed, _, tables, read = programs_of(method._replace(begin_task=begin_task), stream)
+    begin = lambda tables: float(streamed.start(key, tables, {}).state.learner.hyper["learning_rate"])
     parts = (stream.tables.train, stream.tables.validation)
-    index = np.concatenate([part.index[part.start[1] : part.start[1] + part.size[1]] for part in parts])
-    assert float(total) == images[index].sum()
+    index = np.concatenate([part.index[part.start[0] : part.start[0] + part.size[0]] for part in parts])
+    assert begin(read) == images[index].sum()
     with pytest.raises(ReadError, match=words):
-        programs["begin_visit"](learner, clock, tables._replace(examples=broken), key)
-    assert float(programs["begin_visit"](learner, clock, read, key).hyper["learning_rate"]) == float(total)
+        begin(tables._replace(examples=broken))
+    assert begin(read) == images[index].sum()
 
 
 def test_the_share_of_waiting_is_measured():
-    _, tables, read, clock, key, state, programs = finetuned()
+    _, _, streamed, entries, tables, read, key, run = finetuned()
 
     class Slow(Failing):
         def __getitem__(self, row):
@@ -332,9 +336,9 @@ def test_the_share_of_waiting_is_measured():
     slow = data.Images([Slow(np.asarray(tables.examples), None)], (8, 8, 1), name="slow")
     fractions = []
     for examples in (read.examples, slow):
-        waiting, running = programs["epoch"].waiting, programs["epoch"].running
-        programs["epoch"](copied(state), clock, tables._replace(examples=examples), key)
-        fractions.append((programs["epoch"].waiting - waiting) / (programs["epoch"].running - running))
+        waiting, running = streamed.waiting, streamed.running
+        streamed.epoch(copied(run), entries[0], tables._replace(examples=examples), key, nothing)
+        fractions.append((streamed.waiting - waiting) / (streamed.running - running))
     assert 0 <= fractions[0] <= 1
     assert 0.5 < fractions[1] <= 1
 
@@ -416,7 +420,7 @@ def test_a_method_that_prunes_forgets_nothing_on_opened_data_and_is_that_of_the_
     """Folds under a condition; the fingerprints of one driver agree with one another."""
     stream, other = (streams.split(of("tiny", prepared), tasks=2, epochs=2) for of in (data.open, data.load))
     method = methods.clnp(small(stream), margin=0.1)
-    fed = drive(method, MOMENTUM, [(0, stream)], SETTINGS, programs_of=host.make_programs)
+    fed = drive(method, MOMENTUM, [(0, stream)], SETTINGS)
     scanned = drive(method, MOMENTUM, [(0, other)], SETTINGS)
     np.testing.assert_allclose(fed.evaluation.accuracy, scanned.evaluation.accuracy, rtol=1e-6)
     for one, another in zip(fed.epochs, scanned.epochs, strict=True):
@@ -488,7 +492,7 @@ def test_the_command_reads_on_demand_where_data_are_half_of_the_memory(prepared,
     options = Options(data=Data(data=("tiny",), data_dir=str(prepared)))
     assert choose_driver(options) == "scan"
     for memory, driver in ((1476 * 2, "host"), (1476 * 2 + 1, "scan"), (None, "scan")):
-        monkeypatch.setattr(host, "available_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(bounds, "available_memory", lambda memory=memory: memory)
         assert choose_driver(options) == driver
     assert choose_driver(Options(training=Training(driver="host"))) == "host"
     with pytest.raises(UsageError, match="--vectorize yes needs the data on the device"):

@@ -15,6 +15,7 @@ from cljax.methods.common import forward
 from cljax.training.step import make_train_step
 from cljax.types import make_clock
 from tests import conformance
+from tests.plain import make_visit
 
 SGD = optax.sgd(1.0)
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
@@ -191,7 +192,7 @@ def test_freezing_trains_own_leaves_only_after_the_first_task(normalization):
     settings = SETTINGS._replace(learning_rate=learning_rate)
     max_examples = streams.max_examples(stream.tables)
     engine = training.make_engine(method, optimizer, settings, scenario="task", max_examples=max_examples)
-    fit = jax.jit(training.make_fit(engine, settings, longest=1))
+    fit = jax.jit(make_visit(engine, longest=1))
     key = jax.random.key(0)
     learner, after = jax.jit(engine.init)(key, stream.tables), []
     for task in range(3):

@@ -10,6 +10,7 @@ import os
 import resource
 import struct
 import tracemalloc  # noqa: F401  (pytest's hook cannot import it at the limit)
+import types
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,8 @@ from flax.training import train_state
 
 from cljax import cli, methods, networks, training
 from cljax.storage import checkpoints, stored, trained
-from cljax.training import group
-from cljax.training.group import Position
+from cljax.training import driver
+from cljax.training.resume import Keeper
 
 LIKE = {"x": np.zeros(3, np.float32)}
 
@@ -407,33 +408,19 @@ def test_a_parameter_called_value_keeps_its_name():
     assert list(trained.parameters({"a/value": 1, "a/bias": 2})) == ["a/value", "a/bias"]
 
 
-@pytest.mark.parametrize(
-    ("at", "partial"),
-    [
-        ((-5, 0, -1, 0), False),
-        ((10**9, 0, -1, 0), False),
-        ((2, 1, -1, 0), False),
-        ((0, 1, -1, 0), False),
-        ((0, 0, 1, 0), False),
-        ((0, 0, -2, 0), False),
-        ((0, 0, 0, -5), False),
-        ((0, 0, 0, 10**9), False),
-        ((0, 0, -1, 1), False),
-        ((0, 0, 0, 1), True),
-    ],
-)
-def test_a_position_where_a_run_never_stands_is_refused(at, partial):
-    class Plan:
-        method = methods.finetune(networks.mlp((2,), 2, hidden=(2,)))
-        programs = {"epoch": None}  # noqa: RUF012
-
-    here = group.Group.__new__(group.Group)
-    here._plan, here.rounds, here._counts = Plan, 2, np.array([[3], [3]])
-    here._searched, here._candidates = 1, 0
-    here._check(Position(1, 0, 0, 3), False)
-    here._check(Position(2), False)
-    with pytest.raises(ValueError, match="stands where this run never does"):
-        here._check(Position(*at), partial)
+@pytest.mark.parametrize("notes", [{"place": -1}, {"place": 4}, {"place": 1.5}, {"place": None}, {"seconds": -1.0}])
+def test_a_place_where_a_run_never_stands_is_refused(notes, tmp_path):
+    keeper = Keeper(checkpoints.Saving(tmp_path), 0, lambda: {"computation": 1, "examples": 2, "division": 3})
+    watch = driver.Watch(types.SimpleNamespace(seconds=0.0))
+    keeper.offer(0, LIKE, watch, ended=False)
+    assert keeper.take_up(LIKE, watch, 4) is None
+    whole = {"run": {"computation": 1, "examples": 2, "division": 3}, "place": 3, "seconds": 5.0}
+    checkpoints.save(tmp_path / "group-0", LIKE, whole)
+    assert keeper.take_up(LIKE, watch, 4)[0] == 3
+    assert 5.0 <= watch.tick() < 6.0
+    checkpoints.save(tmp_path / "group-0", LIKE, {**whole, **notes})
+    with pytest.raises(checkpoints.CheckpointError, match="must be a"):
+        keeper.take_up(LIKE, watch, 4)
 
 
 RUN = ["run", "finetune", "--seeds", "1", "--tasks", "2", "--epochs", "1", "--hidden", "4", "--quiet", "--no-cache"]
@@ -472,7 +459,7 @@ def test_a_full_disk_is_one_paragraph_and_the_same_command_goes_on(interrupted, 
 
     for name in good:  # nothing usable is left: the run stops, again and again, and loses nothing
         manifest = series / name / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"at"', '"At"'))
+        manifest.write_text(manifest.read_text().replace('"place"', '"Place"'))
     for options in (["--resume"], [], ["--resume"]):
         code, said = says(*options)
         assert code == 1
@@ -480,7 +467,7 @@ def test_a_full_disk_is_one_paragraph_and_the_same_command_goes_on(interrupted, 
         assert "Traceback" not in said
     for name in good:
         manifest = series / f"{name}.refused" / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"At"', '"at"'))
+        manifest.write_text(manifest.read_text().replace('"Place"', '"place"'))
         (series / f"{name}.refused").rename(series / name)
     assert says("--resume")[0] == 0
     assert json.loads((place / "record.json").read_text())["complete"]

@@ -11,7 +11,7 @@ import pytest
 from cljax import cli, methods, report, streams, training
 from cljax.cli.experiment import Curve, configuration, curves_of, make_experiment
 from cljax.cli.options import Options, Sweep, Training, UsageError, settle
-from cljax.training import driver, host
+from cljax.training import bounds, driver
 from cljax.training.driver import drive
 from tests import conformance
 
@@ -84,7 +84,7 @@ def test_as_many_runs_side_by_side_as_half_of_the_memory_takes(monkeypatch):
     options = Options(training=Training(seeds=(3,), vectorize="yes"))
     job = make_experiment([Curve("lwf")], settle(options), configuration([Curve("lwf")], settle(options)))
     method, memory = job.methods["lwf"], {}
-    monkeypatch.setattr(host, "available_memory", lambda: memory["bytes"])
+    monkeypatch.setattr(bounds, "available_memory", lambda: memory["bytes"])
     tables = job.seeds[0][1].tables
     make = lambda: training.make_learner(
         method, job.optimizer, tables, 0.1, jax.random.key(0), streams.max_examples(tables)

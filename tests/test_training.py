@@ -19,10 +19,11 @@ from cljax.training.driver import drive
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.plan import epoch_table
 from cljax.training.programs import Program
-from cljax.training.state import Failure, PhaseState, no_failure
+from cljax.training.state import Failure, PhaseState, no_failure, no_progress
 from cljax.training.stopping import wait
 from cljax.types import Batch, Learner, Phase, Schedule, Search, Sizes, Table, make_clock
 from tests import conformance
+from tests.plain import make_visit
 from tests.zero_forgetting import leaving
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
@@ -144,7 +145,7 @@ def scripted_fit(patience, most=12):
     engine = training.make_engine(
         method, SGD, settings, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
-    fit = training.make_fit(engine, settings, longest=most)
+    fit = make_visit(engine, longest=most)
 
     @jax.jit
     def run(script):
@@ -215,7 +216,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place():
     where = f"task 1, phase 'first', epoch 1, step {step}"
     with pytest.raises(training.NonFiniteLoss, match=where):
         run(jax.random.key(0), stream.tables)
-    assert result.log.trained.tolist()[1][0] == 2
+    assert np.isfinite(result.epochs.validation_loss[1, 0]).sum() <= 2
+    assert int(result.failure.epoch) == 1
     together = jax.vmap(run, in_axes=(0, None))(jax.random.split(jax.random.key(0), 2), stream.tables)
     with pytest.raises(training.NonFiniteLoss, match=where):
         training.raise_failure(together.failure, method)
@@ -320,7 +322,7 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
     engine = training.make_engine(
         base, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
-    fit = jax.jit(training.make_fit(engine, SETTINGS, longest=2))
+    fit = jax.jit(make_visit(engine, longest=2))
     learner = jax.jit(engine.init)(jax.random.key(0), stream.tables)
     for task, index in enumerate([1, 2, 0]):
         learner = learner._replace(hyper={"learning_rate": tried[index]})
@@ -330,7 +332,7 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 
     outcome = drive(method, SGD, [(0, stream)], SETTINGS)
-    np.testing.assert_allclose(outcome.epochs.loss[0], found.log.epochs.loss, rtol=1e-4)
+    np.testing.assert_allclose(outcome.epochs.loss[0], found.epochs.loss, rtol=1e-4)
     for ours, plain in zip(jax.tree.leaves(outcome.learners[0]), jax.tree.leaves(learner), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 
@@ -381,11 +383,11 @@ def test_curves_are_evaluations_at_the_cadence():
     method = methods.finetune(small(stream))
     settings = SETTINGS._replace(curves_every=2)
     result = training.make_run(method, SGD, stream, settings)(jax.random.key(0), stream.tables)
-    curves = np.asarray(result.log.curves)[:, 0]
-    assert (~np.isnan(curves[..., 0])).tolist() == [[False, True, False, True]] * 3
-    np.testing.assert_array_equal(curves[:, 3], result.evaluation.accuracy)
+    curves = np.asarray(result.curves)[:, 0]
+    assert curves.shape == (3, 2, 3)
+    np.testing.assert_array_equal(curves[:, 1], result.evaluation.accuracy)
     outcome = drive(method, SGD, [(0, stream)], settings)
-    np.testing.assert_array_equal(outcome.curves[0], curves[:, [1, 3]].reshape(6, 3))
+    np.testing.assert_array_equal(outcome.curves[0], curves.reshape(6, 3))
 
 
 @pytest.mark.parametrize("vectorize", [False, True])
@@ -572,7 +574,16 @@ def test_training_stops_below_the_minimum_rate_and_not_at_it(learning_rate, stop
     empty = Learner({}, {}, (), {}, {}, None, None)
     best = {"params": {}, "collections": {}, "method_state": {}}
     state = PhaseState(
-        empty, {}, jnp.float32(1.0), best, jnp.float32(1.0), jnp.int32(1), jnp.int32(0), jnp.bool_(False), no_failure()
+        empty,
+        {},
+        jnp.float32(1.0),
+        best,
+        jnp.float32(1.0),
+        jnp.int32(1),
+        jnp.int32(0),
+        no_progress(),
+        jnp.bool_(False),
+        no_failure(),
     )
     after = wait(state, jnp.float32(2.0), jnp.float32(learning_rate), training.Patience(1, 2.0, 0.5))
     assert bool(after.done) == stops
@@ -595,13 +606,13 @@ def test_the_modes_of_debugging_change_no_result(mode):
         found = run(jax.random.key(5), stream.tables)
         assert int(Program(lambda value: value + 1)(jnp.int32(1))) == 2
         outcome = None if mode == "disable_jit" else drive(searched, SGD, [(5, stream)], settings)
-    measured = lambda result: jax.tree.leaves((result.learner, result.evaluation.accuracy, result.log))
+    measured = lambda result: jax.tree.leaves((result.learner, result.evaluation.accuracy, result.epochs))
     for ours, theirs in zip(measured(found), measured(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     if outcome is None:
         return
     np.testing.assert_allclose(outcome.evaluation.accuracy[0], expected.evaluation.accuracy, rtol=1e-6)
-    np.testing.assert_allclose(outcome.epochs.loss[0], expected.log.epochs.loss, rtol=1e-4)
+    np.testing.assert_allclose(outcome.epochs.loss[0], expected.epochs.loss, rtol=1e-4)
     assert np.isnan(outcome.epochs.validation_loss).all()
 
 

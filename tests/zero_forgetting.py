@@ -9,9 +9,9 @@ import optax
 from hypothesis import strategies as st
 
 from cljax import checkpoints, rows, streams, training
-from cljax.training.fit import make_fit
 from cljax.types import Learner, Output, Sizes, make_clock
 from tests import conformance
+from tests.plain import make_visit
 
 SETTINGS = training.Settings(batch_size=16, evaluation_batch=32)
 RATES = np.array([learning_rate for _, learning_rate in conformance.OPTIMIZERS.values()], np.float32)
@@ -64,9 +64,9 @@ class Visits:
 
         def visit(learner, clock, which, tables, key):
             self.traces += 1
-            fit = make_fit(engine(which), SETTINGS, longest=max(fractions))
             learner = learner._replace(hyper={**learner.hyper, "learning_rate": jnp.asarray(RATES)[which]})
-            return fit(learner, clock, tables, key, jnp.asarray(fractions, jnp.int32))[0]
+            one = make_visit(engine(which), longest=max(fractions))
+            return one(learner, clock, tables, key, jnp.asarray(fractions, jnp.int32))[0]
 
         self._start = jax.jit(engine(0).init)
         self.visit = jax.jit(visit)

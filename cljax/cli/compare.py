@@ -46,7 +46,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         from cljax.cli.progress import Reporter
         from cljax.report.tensorboard import Sink
         from cljax.storage.checkpoints import Saving
-        from cljax.training import driver, host
+        from cljax.training import driver
 
         options, seeds, before = experiment.options, experiment.seeds, folder.record or {}
         record: dict[str, Any] = {"format": 1, "complete": False, "command": before.get("command", line)}
@@ -67,8 +67,6 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                     if options.output.tensorboard:
                         sink = stack.enter_context(Sink(folder.tensorboard, method, seeds[0][1].schedule))
                         shown["visited"] = sink.visited
-                    if experiment.streamed:
-                        shown["programs_of"] = host.make_programs
                     outcome = driver.drive(
                         method,
                         experiment.optimizer,

@@ -112,7 +112,7 @@ class Experiment(NamedTuple):
         import jax
 
         from cljax import streams, training
-        from cljax.training.host import available_memory
+        from cljax.training.bounds import available_memory
 
         memory = available_memory()
         if not self.vectorize or memory is None:
@@ -371,7 +371,7 @@ def choose_driver(options: Options) -> str:
       UsageError: the host driver with seeds side by side.
     """
     from cljax import data
-    from cljax.training.host import available_memory
+    from cljax.training.bounds import available_memory
 
     chosen = options.training.driver
     if chosen == "auto":

@@ -122,9 +122,8 @@ class Images:
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         """Refuses: the images need not fit into memory."""
         raise TypeError(
-            f"The images of '{self._name}' are read on demand and are no array. They are for the host driver "
-            f"(drive(..., programs_of=training.host.make_programs), or --driver host); data.load gives them as an "
-            f"array, and take(rows) reads some."
+            f"The images of '{self._name}' are read on demand and are no array. They are for "
+            f"training.drive (or --driver host); data.load gives them as an array, and take(rows) reads some."
         )
 
     def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:

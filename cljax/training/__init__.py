@@ -3,9 +3,9 @@
 from cljax.training.amended import with_learning_rate_decay, with_summed_loss
 from cljax.training.amended import with_learning_rate_decay as with_rate_decay
 from cljax.training.checks import NonFiniteLoss, check, check_hypers, diverged, raise_failure
+from cljax.training.driver import Event, Outcome, drive
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
-from cljax.training.fit import make_fit, search
 from cljax.training.precision import evaluate_precision
 from cljax.training.run import Result, make_run
 from cljax.training.start import start_from
@@ -14,22 +14,23 @@ from cljax.training.step import make_learner, make_train_step
 
 __all__ = [
     "Evaluation",
+    "Event",
     "NonFiniteLoss",
+    "Outcome",
     "Patience",
     "Result",
     "Settings",
     "check",
     "check_hypers",
     "diverged",
+    "drive",
     "evaluate",
     "evaluate_precision",
     "make_engine",
-    "make_fit",
     "make_learner",
     "make_run",
     "make_train_step",
     "raise_failure",
-    "search",
     "start_from",
     "with_learning_rate_decay",
     "with_rate_decay",

@@ -150,7 +150,7 @@ def check_in_memory(stream: Stream) -> None:
     if isinstance(stream.tables.examples, Images):
         raise ValueError(
             f"The images of the stream '{stream.name}' are read on demand, but are to be put on the device. Drive it "
-            f"with training.driver.drive(..., programs_of=training.host.make_programs), or get the data by data.load."
+            f"with training.drive, or get the data by data.load."
         )
 
 

@@ -1,10 +1,12 @@
-"""A run from Python, epoch by epoch: the engine of `make_run` with progress, checkpoints, and an end at a failure."""
+"""A run from Python: its programs called one epoch at a time, with progress, checkpoints, and an end at a failure."""
 
 from __future__ import annotations
 
 import functools
+import json
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +14,60 @@ import numpy as np
 import optax
 
 from cljax import streams as stream_tables
-from cljax.checkpoints import Saving
 from cljax.keys import make_key
 from cljax.numbers import whole
-from cljax.training.checks import check, check_hypers, check_in_memory, check_optimizer, raise_failure
+from cljax.storage.checkpoints import Saving
+from cljax.training import identity
+from cljax.training.checks import check, check_hypers, check_optimizer, raise_failure
 from cljax.training.cost import step_cost
-from cljax.training.engine import Engine, make_engine
+from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation
-from cljax.training.group import Event, Group, Plan, Results, curve_epochs
-from cljax.training.identity import facts_of
-from cljax.training.keeper import Keeper
+from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_programs, pick
 from cljax.training.plan import epoch_table
-from cljax.training.programs import compile_seconds, make_programs, share_waiting, waited
-from cljax.training.state import EpochLog, Failure, Settings
-from cljax.types import Array, Learner, Method, Stream, Tables
+from cljax.training.programs import Program
+from cljax.training.resume import Keeper
+from cljax.training.state import EpochLog, Failure, Settings, reveal
+from cljax.training.streaming import Streamed, is_streamed
+from cljax.types import Array, Learner, Method, Schedule, Stream, Tables, Tree
+
+
+class Event(NamedTuple):
+    """Where a driven run stands, after an epoch.
+
+    Attributes:
+      method: its name.
+      seed: the first of those that run side by side.
+      seeds: how many do.
+      task: from 0.
+      phase: its name.
+      epoch: from 1.
+      epochs: of the phase, at most.
+      loss: mean training loss, in nats.
+      validation_accuracy: a fraction, NaN without a validation part.
+      done: epochs so far.
+      total: epochs of all seeds, at most.
+    """
+
+    method: str
+    seed: int
+    seeds: int
+    task: int
+    phase: str
+    epoch: int
+    epochs: int
+    loss: float
+    validation_accuracy: float
+    done: int
+    total: int
+
+
+class Results(NamedTuple):
+    """What S seeds leave, NumPy arrays `[S, ...]`; see `Outcome`."""
+
+    evaluation: Evaluation
+    epochs: EpochLog
+    curves: np.ndarray | None
+    failure: Failure
 
 
 class Outcome(NamedTuple):
@@ -43,8 +85,9 @@ class Outcome(NamedTuple):
       seconds: `[S]` of training and evaluation, without compilation and checkpoints, over all processes of the run.
       compile_seconds: of all programs, in this process.
       traces: how often the train step was traced.
-      flops, step_bytes: of one step, by the compiler; None where it does not tell.
-      share_waiting: `[S]` of the time in this process, the part in which the device waited for examples to be read, at
+      flops: of one step, by the compiler; None where it does not tell.
+      step_bytes: of one step, by the compiler; None where it does not tell.
+      share_waiting: `[S]` fractions of the time in this process in which the device waited for examples to be read, at
         most; None where all are on the device.
     """
 
@@ -62,6 +105,64 @@ class Outcome(NamedTuple):
     share_waiting: np.ndarray | None
 
 
+class Seeds(NamedTuple):
+    """One seed, or several side by side: their numbers; keys, hyper-parameters and tables, then stacked."""
+
+    numbers: list[int]
+    key: Array
+    hyper: dict[str, Array]
+    tables: Tables
+
+
+class Compiled:
+    """The programs of a run with its examples on the device, compiled at their first call.
+
+    Args:
+      programs: of `make_programs`.
+      axes: None: one seed; or the `vmap` axes of the tables, several seeds side by side.
+    """
+
+    def __init__(self, programs: Programs, axes: Tables | None) -> None:
+        def program(function: Callable, given: tuple, donate: tuple[int, ...] = ()) -> Program:
+            return Program(function if axes is None else jax.vmap(function, in_axes=given), donate)
+
+        def epoch(run: Run, entry: Entry, tables: Tables, key: Array) -> Run:  # one that is done waits for the others
+            after = programs.epoch(run, entry, tables, key)
+            state, visit = choose(run.state.done, (run.state, run.visit), (after.state, after.visit))
+            return run._replace(state=state, visit=visit)
+
+        self._start = program(programs.start, (0, axes, 0))
+        self._epoch = program(programs.epoch if axes is None else epoch, (0, None, axes, 0), (0,))
+        self._turn = program(programs.turn, (0, None, None, axes, 0), (0,))
+        self._rest = program(programs.rest, (0,))
+
+    def shape(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
+        """The structure, shapes and dtypes of every run of these programs."""
+        return self._start.shape(key, tables, hyper)
+
+    @property
+    def seconds(self) -> float:
+        """Spent compiling."""
+        return sum(program.seconds for program in (self._start, self._epoch, self._turn, self._rest))
+
+    def start(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
+        """As of `Programs`, and so are all others."""
+        return self._start(key, tables, hyper)
+
+    def epoch(self, run: Run, entry: Entry, tables: Tables, key: Array, pause: Callable[[Run], None]) -> Run:
+        """Trains an epoch; there is no pause within one."""
+        del pause
+        return self._epoch(run, entry, tables, key)
+
+    def turn(self, run: Run, entry: Entry, following: Entry, tables: Tables, key: Array) -> Run:
+        """Ends a phase and begins the next."""
+        return self._turn(run, entry, following, tables, key)
+
+    def rest(self, run: Run) -> Learner:
+        """The learner at rest."""
+        return self._rest(run)
+
+
 def drive(
     method: Method,
     optimizer: optax.GradientTransformation,
@@ -73,14 +174,14 @@ def drive(
     report: Callable[[Event], None] | None = None,
     visited: Callable[[list[int], int, Results], None] | None = None,
     checkpoints: Saving | None = None,
-    programs_of: Callable[[Method, Engine, Tables | None], Mapping[str, Callable]] = make_programs,
 ) -> Outcome:
     """Drives a method over a stream from Python, for several seeds through the same compiled programs.
 
     Args:
       method: the method.
       optimizer: an Optax transformation at unit rate.
-      seeds: pairs of a seed and its stream; the streams differ in order and division of the data only.
+      seeds: pairs of a seed and its stream; the streams differ in order and division of the data only. Where their
+        examples are `data.Images` they are read as the run goes on: see `training.streaming`.
       settings: how the run is carried out.
       hypers: numbers in place of some of `learner.hyper`, a mapping for each pair of `seeds`, all of the same names: a
         sweep is the same seeds once more for every value, through the same programs.
@@ -93,8 +194,6 @@ def drive(
         bits of one that was never interrupted. What is there of another run is left as it is, and an error: of other
         data, seeds, schedule or settings, of a method, network, optimizer or augmentation that computes something
         else, of another version of JAX or another device.
-      programs_of: what makes the programs; see `make_programs`. `training.host.make_programs` is for examples that do
-        not fit on the device.
 
     Returns:
       The outcome.
@@ -111,73 +210,234 @@ def drive(
     for _, stream in seeds:
         check(method, stream, settings)
     check_optimizer(method, optimizer)
+    hyper = check_hypers(method, seeds, hypers)
     aligned = stream_tables.align([stream for _, stream in seeds])
-    sizes = [stream_tables.max_examples(stream.tables) for stream in aligned]
-    max_examples = {split: max(size[split] for size in sizes) for split in sizes[0]}
-    engine = make_engine(method, optimizer, settings, scenario=aligned[0].scenario, max_examples=max_examples)
-    keys = [make_key(seed) for seed, _ in seeds]
-    numbers = [seed for seed, _ in seeds]
-    given = check_hypers(method, seeds, hypers)
-    members: list[tuple[list[int], Array, dict[str, Array], Tables]] = []
-    axes = None
-    if vectorize:
-        size = len(seeds) if vectorize is True else whole("vectorize", vectorize, least=1)
-        if len(seeds) % size:
-            raise ValueError(f"{len(seeds)} seeds cannot run {size} at a time: vectorize must divide their number.")
-        for start in range(0, len(seeds), size):
-            part = slice(start, start + size)
-            tables, axes = stream_tables.stack(aligned[part])
-            values = jax.tree.map(lambda *leaves: jnp.stack(leaves), *given[part])
-            members.append((numbers[part], jnp.stack(keys[part]), values, tables))
-    else:
-        for number, key, values, stream in zip(numbers, keys, given, aligned, strict=True):
-            members.append(([number], key, values, stream.tables))
-    programs = programs_of(method, engine, axes)
-    facts = functools.cache(lambda: facts_of(method, engine, aligned[0], keys[0]))
-    plan = Plan(method, settings, aligned[0].schedule, engine, programs, len(seeds), report, visited, facts)
-    examples = aligned[0].tables.examples
-    if not getattr(programs["epoch"], "streams", False):
-        check_in_memory(aligned[0])
-        examples = jax.device_put(examples)
-    parts, waits = [], [waited(programs)]
-    for number, (names, key, values, tables) in enumerate(members):
-        on_device = jax.device_put(tables._replace(examples=None))._replace(examples=examples)
-        parts.append(drive_group(Group(plan, names, key, values, on_device, number), plan, checkpoints, number))
-        waits.append(waited(programs))
-    learners, results = zip(*parts, strict=True)
-    joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
+    bounds = [stream_tables.max_examples(stream.tables) for stream in aligned]
+    most = {split: max(bound[split] for bound in bounds) for split in bounds[0]}
+    first = aligned[0]
+    engine = make_engine(method, optimizer, settings, scenario=first.scenario, max_examples=most)
+    groups, axes = divide([number for number, _ in seeds], aligned, hyper, vectorize)
+    programs = make_programs(method, engine, first.schedule)
+    streamed = is_streamed(first.tables)
+    if streamed and axes is not None:
+        raise ValueError(
+            "Examples that are read as the run goes on are handed to the device for one seed at a time, so that seeds "
+            "cannot run side by side. Run them in turn (vectorize=False, or --vectorize no)."
+        )
+    compiled = Streamed(programs, settings) if streamed else Compiled(programs, axes)
+    examples = first.tables.examples if streamed else jax.device_put(first.tables.examples)
+    facts = functools.cache(lambda: identity.facts_of(method, settings, first, programs, streamed=streamed))
+    parts = []
+    for number, group in enumerate(groups):
+        tables = jax.device_put(group.tables._replace(examples=None))._replace(examples=examples)
+        group, keeper = group._replace(tables=tables), None
+        if checkpoints is not None:
+            keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts))
+        driven = Driven(method, first.schedule, compiled, group, number * len(group.numbers), len(seeds))
+        parts.append(driven.run(report or (lambda event: None), visited or (lambda *visit: None), keeper))
+    learners, results, seconds, waits = zip(*parts, strict=True)
+    joined: Results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
     if (joined.failure.round >= 0).all():
-        values = [", ".join(f"{name} {float(value):g}" for name, value in entry.items()) for entry in given]
-        called = [f"seed {number}, {text}".removesuffix(", ") for number, text in zip(numbers, values, strict=True)]
+        values = [", ".join(f"{name} {float(value):g}" for name, value in entry.items()) for entry in hyper]
+        called = [f"seed {seed}, {text}".removesuffix(", ") for (seed, _), text in zip(seeds, values, strict=True)]
         raise_failure(joined.failure, method, called)
-    flops, step_bytes = step_cost(engine, settings, aligned[0])
+    flops, step_bytes = step_cost(engine, settings, first)
+    points = curve_epochs(epoch_table(method, first.schedule), settings.curves_every)
     return Outcome(
         [learner for part in learners for learner in part],
         joined.evaluation,
         joined.epochs,
-        joined.curves,
+        curves_at(joined, points, settings.curves_every),
         joined.failure,
-        curve_epochs(epoch_table(method, aligned[0].schedule), settings.curves_every),
-        joined.seconds,
-        compile_seconds(programs),
+        points,
+        np.concatenate(seconds),
+        compiled.seconds,
         engine.step.traces,
         flops,
         step_bytes,
-        share_waiting(waits),
+        np.concatenate(waits) if streamed else None,
     )
 
 
-def drive_group(group: Group, plan: Plan, saving: Saving | None, number: int) -> tuple[list[Learner], Results]:
-    """Drives the seeds that run side by side, or a single one, from where a checkpoint says or from the beginning."""
-    here, offer = group.begin(), None
-    if saving is not None:
-        keeper = Keeper(saving, plan, group, number)
-        here, offer = keeper.take_up() or here, keeper.offer
-    while here[0].round < group.rounds:
-        here = group.step(*here, offer)
-        if offer:
-            offer(*here)
-    return group.finish(here[1])
+def divide(
+    numbers: list[int], streams: list[Stream], hyper: list[dict[str, Array]], vectorize: bool | int
+) -> tuple[list[Seeds], Tables | None]:
+    """The seeds that go side by side, and the `vmap` axes of their tables; each alone, and None, without `vectorize`.
+
+    Raises:
+      ValueError: a number of seeds that cannot be divided like that.
+    """
+    keys = [make_key(number) for number in numbers]
+    if not vectorize:
+        alone = zip(numbers, keys, hyper, streams, strict=True)
+        return [Seeds([number], key, given, stream.tables) for number, key, given, stream in alone], None
+    size = len(numbers) if vectorize is True else whole("vectorize", vectorize, least=1)
+    if len(numbers) % size:
+        raise ValueError(f"{len(numbers)} seeds cannot run {size} at a time: vectorize must divide their number.")
+    groups, axes = [], None
+    for start in range(0, len(numbers), size):
+        part = slice(start, start + size)
+        tables, axes = stream_tables.stack(streams[part])
+        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *hyper[part])
+        groups.append(Seeds(numbers[part], jnp.stack(keys[part]), together, tables))
+    return groups, axes
+
+
+class Driven:
+    """Drives the seeds that run side by side, or a single one, through their agenda.
+
+    Args:
+      method: the method.
+      schedule: the rounds.
+      compiled: the programs.
+      seeds: with tables on the device.
+      before: how many seeds have been driven already.
+      total: how many there are in all.
+    """
+
+    def __init__(self, method: Method, schedule: Schedule, compiled: Any, seeds: Seeds, before: int, total: int):
+        self._method, self._schedule, self._compiled, self._seeds = method, schedule, compiled, seeds
+        self._before, self._total, self._batched = before, total, seeds.key.ndim == 1
+
+    def run(
+        self,
+        report: Callable[[Event], None],
+        visited: Callable[[list[int], int, Results], None],
+        keeper: Keeper | None,
+    ) -> tuple[list[Learner], Results, np.ndarray, np.ndarray]:
+        """From the beginning or from a checkpoint to the end: learners, results, seconds, fractions of waiting."""
+        (numbers, key, hyper, tables), compiled = self._seeds, self._compiled
+        waited, ran = getattr(compiled, "waiting", 0.0), getattr(compiled, "running", 0.0)
+        watch = Watch(compiled)
+        found = self._take_up(keeper, watch) if keeper else None
+        place, run = found or (0, compiled.start(key, tables, hyper))
+        entries = self._entries(run)
+        while place < len(entries) - 1:
+            entry, following = entries[place], entries[place + 1]
+
+            def pause(run: Run, place: int = place) -> None:
+                if keeper:
+                    keeper.offer(place, run, watch, ended=False)
+
+            while int(np.max(run.state.epoch)) < entry.epochs and not np.all(run.state.done):
+                run = compiled.epoch(run, entry, tables, key, pause)
+                self._tell(report, run, entries[:place], entry, entries)
+                pause(run)
+            run, place = compiled.turn(run, entry, following, tables, key), place + 1
+            ended = following.round > entry.round
+            if ended:
+                visited(numbers, int(entry.round), self._read(run))
+            if keeper:
+                keeper.offer(place, run, watch, ended=ended or following.candidate > entry.candidate)
+            if ended and np.all(run.state.failure.round >= 0):
+                break
+        results = self._read(run)
+        learner = jax.block_until_ready(compiled.rest(run))
+        seconds = np.full(len(numbers), watch.tick() / len(numbers))
+        learners = [pick(learner, jnp.int32(index)) for index in range(len(numbers))] if self._batched else [learner]
+        waits = getattr(compiled, "waiting", 0.0) - waited, getattr(compiled, "running", 0.0) - ran
+        return learners, results, seconds, np.full(len(numbers), waits[0] / max(waits[1], 1e-9))
+
+    def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
+        numbers, key, hyper, tables = self._seeds
+        like = self._compiled.shape(key, tables, hyper)
+        entries = self._entries(like)
+        found = keeper.take_up(like, watch, len(entries))
+        if found and found[0] < len(entries) - 1:
+            (place, run), rounds = found, len(self._schedule.task)
+            entry, epoch = entries[place], int(np.max(run.state.epoch))
+            after = f", after epoch {epoch} of phase {entry.phase + 1}"
+            keeper.say(
+                f"Taking up {self._method.name}, seed {numbers[0]}, in round {entry.round + 1} of {rounds}{after}."
+            )
+        return found
+
+    def _entries(self, run: Run) -> list[Entry]:
+        candidates = 0 if run.search is None else run.search.scores.shape[-1]
+        return [Entry(*map(np.int32, entry)) for entry in agenda(self._method, self._schedule, candidates)]
+
+    def _lead(self, tree: Tree) -> Tree:
+        """On the host, with a leading axis of seeds."""
+        return jax.tree.map(lambda leaf: reveal(leaf) if self._batched else reveal(leaf)[None], tree)
+
+    def _read(self, run: Run) -> Results:
+        return Results(*self._lead((run.evaluation, *run.visits, run.state.failure)))
+
+    def _tell(
+        self, report: Callable[[Event], None], run: Run, earlier: list[Entry], entry: Entry, entries: list[Entry]
+    ) -> None:
+        failed = self._lead(run.state.failure.round) >= 0
+        if failed.all():
+            return
+        count, size = int(np.max(run.state.epoch)), len(self._seeds.numbers)
+        values = (run.visit.epochs.loss, run.visit.epochs.validation_accuracy)
+        last = (np.where(failed, np.nan, self._lead(value)[:, entry.phase, count - 1]) for value in values)
+        task, phase = int(self._schedule.task[entry.round]), self._method.phases[entry.phase].name
+        here = (self._method.name, self._seeds.numbers[0], size, task, phase, count, int(entry.epochs))
+        whole = sum(int(one.epochs) for one in entries)
+        done = self._before // size * whole + sum(int(one.epochs) for one in earlier) + count
+        loss, accuracy = map(_mean, last)
+        report(Event(*here, loss, accuracy, done, whole * self._total // size))
+
+
+class Watch:
+    """Counts the seconds of a run, without compilation and what is left out."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled, self._seconds = compiled, 0.0
+        self._mark, self._apart = time.perf_counter(), compiled.seconds
+
+    def tick(self) -> float:
+        """The seconds so far."""
+        now, apart = time.perf_counter(), self._compiled.seconds
+        self._seconds += now - self._mark - (apart - self._apart)
+        self._mark, self._apart = now, apart
+        return self._seconds
+
+    def begin(self, seconds: float) -> None:
+        """Sets the seconds so far: what has gone by until now does not count."""
+        self._seconds, self._mark, self._apart = seconds, time.perf_counter(), self._compiled.seconds
+
+
+def identity_of(seeds: Seeds, facts: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """What tells a run from others, as JSON has it: a checkpoint of another one is not taken up."""
+    own = {
+        "seeds": seeds.numbers,
+        "division": identity.division(seeds.tables),
+        "hyper": {name: jnp.ravel(value).tolist() for name, value in seeds.hyper.items()},
+    }
+    return json.loads(json.dumps({**own, **facts()}, default=str))
+
+
+def curve_epochs(counts: np.ndarray, every: int) -> np.ndarray:
+    """Round, phase and epoch (from 1) of every `every`-th planned epoch, `[C, 3]`; none if it is 0.
+
+    Example:
+      >>> curve_epochs(np.array([[-1, 4], [1, 2]]), 2).tolist()
+      [[0, 1, 2], [0, 1, 4], [1, 1, 2]]
+    """
+    points = [
+        (round, phase, epoch)
+        for round, phases in enumerate(counts)
+        for phase, count in enumerate(phases)
+        for epoch in range(every, count + 1, max(every, 1))
+        if every
+    ]
+    return np.asarray(points, np.int32).reshape(-1, 3)
+
+
+def curves_at(results: Results, points: np.ndarray, every: int) -> np.ndarray:
+    """The curves at the points of `curve_epochs`, `[S, C, T]`."""
+    if results.curves is None:
+        size, _, tasks = results.evaluation.accuracy.shape
+        return np.zeros((size, 0, tasks), np.float32)
+    return results.curves[:, points[:, 0], points[:, 1], points[:, 2] // every - 1]
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of the values there are; NaN if there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def members(outcome: Outcome, which: Sequence[int]) -> Outcome:
@@ -193,6 +453,3 @@ def members(outcome: Outcome, which: Sequence[int]) -> Outcome:
         compile_seconds=outcome.compile_seconds * len(which) / len(outcome.learners),
         share_waiting=None if outcome.share_waiting is None else cut(outcome.share_waiting),
     )
-
-
-__all__ = ["Event", "Outcome", "drive", "drive_group", "make_programs", "members"]

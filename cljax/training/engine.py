@@ -20,9 +20,19 @@ from jax import lax
 from cljax import rows, streams
 from cljax.augmentation import augment_batch
 from cljax.numbers import FLOAT32
-from cljax.training.evaluation import Evaluation, add_batch, evaluate, evaluate_task, number_of_batches
+from cljax.training.evaluation import Evaluation, evaluate, evaluate_task, number_of_batches
 from cljax.training.plan import epoch_key, in_stream, init_key, visit_key
-from cljax.training.state import EpochLog, Failure, PhaseState, Settings, earlier, no_failure, unknown
+from cljax.training.state import (
+    EpochLog,
+    Failure,
+    PhaseState,
+    Progress,
+    Settings,
+    earlier,
+    no_failure,
+    no_progress,
+    unknown,
+)
 from cljax.training.step import (
     TrainStep,
     keep_signature,
@@ -54,42 +64,6 @@ class Epoch(NamedTuple):
     steps: Array
 
 
-class Progress(NamedTuple):
-    """What changes through an epoch.
-
-    Attributes:
-      trained: the parts of the learner that a step changes, by name.
-      total: float32, the sum of the losses, each times the weight of its batch.
-      weight: float32, the sum of the batches' weights.
-      failed: int32, the first step whose loss was not finite, or -1.
-    """
-
-    trained: dict[str, Tree]
-    total: Array
-    weight: Array
-    failed: Array
-
-
-class Parts(NamedTuple):
-    """An epoch, its validation and an evaluation, taken apart into batches; `tables.examples` may be a batch's only.
-
-    Attributes:
-      begin: `(state, clock, tables, key) -> Epoch`.
-      train: `(state, epoch, tables, index, progress) -> progress`: the step on the epoch's batch of this index; of the
-        state's learner, the parts in `progress.trained` are not read.
-      end: `(state, epoch, progress, validation_loss, validation_accuracy) -> (state, EpochLog)`.
-      add_loss: `(learner, clock, sums, batch) -> sums`, the loss and the weights of a validation batch added.
-      add_answers: `(learner, clock, tables, task, step, answers, batch) -> answers`, of the learner at rest; see
-        `evaluation.add_batch`.
-    """
-
-    begin: Callable[[PhaseState, Clock, Tables, Array], Epoch]
-    train: Callable[[PhaseState, Epoch, Tables, Array, Progress], Progress]
-    end: Callable[[PhaseState, Epoch, Progress, Array, Array], tuple[PhaseState, EpochLog]]
-    add_loss: Callable[[Learner, Clock, tuple[Array, Array], Batch], tuple[Array, Array]]
-    add_answers: Callable[..., tuple[Array, Array, Array, Array]]
-
-
 class Engine(NamedTuple):
     """The pure functions of a run; key is the run's key throughout, and the clock says where it stands.
 
@@ -104,8 +78,11 @@ class Engine(NamedTuple):
       validate: `(learner, clock, tables) -> accuracy` of the focused learner on its task's validation split.
       choose: `((scores [C], learners [C, ...]), clock, tables, key) -> (index, learner)`, all at rest: the candidate
         that the method keeps.
+      begin_epoch: `(state, clock, tables, key) -> Epoch`.
+      train: `(state, epoch, tables, stop) -> state`: the steps from where the epoch is to before step `stop`, or its
+        end. Where `tables.examples` has `of_step`, it gives the examples of a step.
+      end_epoch: `(state, epoch, tables) -> (state, EpochLog)`: validation, patience.
       step: the train step, for its cost and number of traces.
-      parts: an epoch, its validation and an evaluation, batch by batch.
       settings: those the engine was made with.
     """
 
@@ -118,8 +95,10 @@ class Engine(NamedTuple):
     evaluate: Callable[[Learner, Clock, Tables], Evaluation]
     validate: Callable[[Learner, Clock, Tables], Array]
     choose: Callable[[tuple[Array, Learner], Clock, Tables, Array], tuple[Array, Learner]]
+    begin_epoch: Callable[[PhaseState, Clock, Tables, Array], Epoch]
+    train: Callable[[PhaseState, Epoch, Tables, Array], PhaseState]
+    end_epoch: Callable[[PhaseState, Epoch, Tables], tuple[PhaseState, EpochLog]]
     step: TrainStep
-    parts: Parts
     settings: Settings
 
 
@@ -192,7 +171,7 @@ def make_engine(
         zero, false = jnp.int32(0), jnp.bool_(False)
         patience = jnp.int32(stopping.patience if stopping else 0)
         one, worst = jnp.float32(1.0), jnp.float32(FLOAT32)
-        return PhaseState(learner, mask, one, best, worst, patience, zero, false, no_failure())
+        return PhaseState(learner, mask, one, best, worst, patience, zero, no_progress(), false, no_failure())
 
     def begin_epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> Epoch:
         clock = in_stream(clock._replace(epoch=state.epoch), tables)
@@ -208,45 +187,55 @@ def make_engine(
         learning_rate = state.learner.hyper["learning_rate"] * state.factor
         return Epoch(clock, key, learning_rate, order, count, number_of_batches(count, batch_size))
 
-    def train_batch(state: PhaseState, epoch: Epoch, tables: Tables, index: Array, progress: Progress) -> Progress:
-        learner, clock = state.learner, epoch.clock
+    def train(state: PhaseState, epoch: Epoch, tables: Tables, stop: Array) -> PhaseState:
+        learner, examples = state.learner, tables.examples
         last = jnp.maximum(epoch.steps - 1, 1).astype(jnp.float32)
-        now = clock._replace(progress=index.astype(jnp.float32) / last)
-        batch = streams.draw(
-            tables, tables.train, epoch.order, epoch.examples, index, batch_size, memory=learner.memory
-        )
-        step_key = jax.random.fold_in(epoch.key, index + 1)
-        batch = augment_batch(settings.augment, batch, step_key)
-        slowed = learner._replace(hyper={**learner.hyper, "learning_rate": epoch.learning_rate}, **progress.trained)
-        slowed, loss, _ = step(slowed, state.mask, now, batch, step_key)
-        examples = jnp.sum(batch.weights)
-        failed = jnp.where((progress.failed < 0) & ~jnp.isfinite(loss), index, progress.failed)
-        total = progress.total + examples * loss.astype(jnp.float32)
-        return Progress(changing(slowed), total, progress.weight + examples, failed)
 
-    def end_epoch(
-        state: PhaseState, epoch: Epoch, progress: Progress, validation_loss: Array, validation_accuracy: Array
-    ) -> tuple[PhaseState, EpochLog]:
-        log = EpochLog(progress.total / jnp.maximum(progress.weight, 1.0), validation_loss, validation_accuracy)
-        clock, failed = epoch.clock, progress.failed
-        state = state._replace(learner=state.learner._replace(**progress.trained), epoch=state.epoch + 1)
+        def one(index: Array, carry: tuple[dict[str, Tree], Progress]) -> tuple[dict[str, Tree], Progress]:
+            (trained, progress), index = carry, jnp.asarray(index, jnp.int32)
+            now = epoch.clock._replace(progress=index.astype(jnp.float32) / last)
+            given = tables
+            if hasattr(examples, "of_step"):
+                given = tables._replace(examples=examples.of_step(index, batch_size))
+            batch = streams.draw(
+                given, tables.train, epoch.order, epoch.examples, index, batch_size, memory=learner.memory
+            )
+            step_key = jax.random.fold_in(epoch.key, index + 1)
+            batch = augment_batch(settings.augment, batch, step_key)
+            slowed = learner._replace(hyper={**learner.hyper, "learning_rate": epoch.learning_rate}, **trained)
+            slowed, loss, _ = step(slowed, state.mask, now, batch, step_key)
+            count = jnp.sum(batch.weights)
+            failed = jnp.where((progress.failed < 0) & ~jnp.isfinite(loss), index, progress.failed)
+            total = progress.total + count * loss.astype(jnp.float32)
+            return changing(slowed), Progress(index + 1, total, progress.weight + count, failed)
+
+        stop = jnp.minimum(jnp.asarray(stop, jnp.int32), epoch.steps)
+        begin = changing(learner), state.progress
+        trained, progress = lax.fori_loop(state.progress.step, stop, one, begin)
+        return state._replace(learner=learner._replace(**trained), progress=progress)
+
+    def end_epoch(state: PhaseState, epoch: Epoch, tables: Tables) -> tuple[PhaseState, EpochLog]:
+        learner, clock, progress = state.learner, epoch.clock, state.progress
+        loss = validation_loss(learner, clock, tables) if settings.validate or stopping else unknown()
+        accuracy = validate(learner, clock, tables) if settings.validate else unknown()
+        log = EpochLog(progress.total / jnp.maximum(progress.weight, 1.0), jnp.asarray(loss), jnp.asarray(accuracy))
+        state = state._replace(epoch=state.epoch + 1, progress=no_progress())
         if stopping:
-            learning_rate = state.learner.hyper["learning_rate"] * phase_learning_rate(method, clock)
+            learning_rate = learner.hyper["learning_rate"] * phase_learning_rate(method, clock)
             state = wait(state, log.validation_loss, learning_rate, stopping)
-        leaf = first_not_finite((progress.trained["params"], progress.trained["collections"]))
+        failed, leaf = progress.failed, first_not_finite((learner.params, learner.collections))
         broken = (failed >= 0) | (leaf >= 0)
         where = jnp.where(failed >= 0, failed, epoch.steps - 1), jnp.where(failed >= 0, -1, leaf)
         here = Failure(clock.round, clock.task, clock.phase, clock.epoch, *where)
         here = jax.tree.map(lambda value: jnp.where(broken, value, -1), here)
         return state._replace(failure=earlier(state.failure, here), done=state.done | broken), log
 
-    def add_loss(learner: Learner, clock: Clock, sums: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
-        loss, _ = method.loss(learner.params, learner, clock, batch, None)
-        examples = jnp.sum(batch.weights)
-        return sums[0] + loss.astype(jnp.float32) * examples, sums[1] + examples
-
     def validation_loss(learner: Learner, clock: Clock, tables: Tables) -> Array:
-        add = lambda sums, batch: add_loss(learner, clock, sums, batch)
+        def add(sums: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
+            loss, _ = method.loss(learner.params, learner, clock, batch, None)
+            examples = jnp.sum(batch.weights)
+            return sums[0] + loss.astype(jnp.float32) * examples, sums[1] + examples
+
         zero = (jnp.float32(0.0), jnp.float32(0.0))
         if method.train_on == "current":
             total, weight = make_fold(tables, clock)(add, zero, "validation")
@@ -276,12 +265,7 @@ def make_engine(
 
     def epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[PhaseState, EpochLog]:
         now = begin_epoch(state, clock, tables, key)
-        go = lambda index, progress: train_batch(state, now, tables, jnp.int32(index), progress)
-        progress = lax.fori_loop(0, now.steps, go, begin_progress(state.learner))
-        learner = state.learner._replace(**progress.trained)
-        loss = validation_loss(learner, now.clock, tables) if settings.validate or stopping else unknown()
-        accuracy = validate(learner, now.clock, tables) if settings.validate else unknown()
-        return end_epoch(state, now, progress, loss, accuracy)
+        return end_epoch(train(state, now, tables, now.steps), now, tables)
 
     def end_phase(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[Learner, Failure]:
         clock = in_stream(clock, tables)
@@ -320,27 +304,8 @@ def make_engine(
     def init(key: Array, tables: Tables) -> Learner:
         return make_learner(method, optimizer, tables, settings.learning_rate, init_key(key), max_examples)
 
-    def add_answers(
-        learner: Learner,
-        clock: Clock,
-        tables: Tables,
-        task: Array,
-        step: Array,
-        answers: tuple[Array, Array, Array, Array],
-        batch: Batch,
-    ) -> tuple[Array, Array, Array, Array]:
-        first = step * settings.evaluation_batch
-        newest = clock.newest
-        return add_batch(method, learner, tables, task, answers, batch, scenario=scenario, newest=newest, first=first)
-
-    parts = Parts(begin_epoch, train_batch, end_epoch, add_loss, add_answers)
     functions = (init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate, choose)
-    return Engine(*functions, step, parts, settings)
-
-
-def begin_progress(learner: Learner) -> Progress:
-    """The progress at an epoch's beginning."""
-    return Progress(changing(learner), jnp.float32(0.0), jnp.float32(0.0), jnp.int32(-1))
+    return Engine(*functions, begin_epoch, train, end_epoch, step, settings)
 
 
 def changing(learner: Learner) -> dict[str, Tree]:

@@ -17,39 +17,45 @@ import numpy as np
 from jax.extend import core
 
 from cljax.data.streaming import Images
-from cljax.training.engine import Engine
-from cljax.training.plan import in_stream
-from cljax.types import Array, Method, Stream, Tables, Tree, make_clock
+from cljax.keys import make_key
+from cljax.training.loop import Entry, Programs
+from cljax.training.state import Settings
+from cljax.types import Method, Stream, Tables, Tree
 
 SAMPLE = 64
 """How many images, evenly spaced, stand for all where they are read on demand."""
 
 
-def facts_of(method: Method, engine: Engine, stream: Stream, key: Array) -> dict[str, Any]:
+def facts_of(
+    method: Method, settings: Settings, stream: Stream, programs: Programs, *, streamed: bool
+) -> dict[str, Any]:
     """What the seeds of a drive share: versions, device, digests of what is computed and of the examples.
 
     Args:
       method: the method.
-      engine: its engine.
-      stream: for shapes, and examples.
-      key: of a run, for its kind.
+      settings: of the run.
+      stream: for shapes, examples, the schedule.
+      programs: of the run.
+      streamed: whether its examples are read as it goes on.
     """
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-    device = jax.devices()[0].device_kind
     return {
-        "versions": versions,
-        "device": device,
-        "computation": computation(method, engine, stream, key),
+        "method": method.name,
+        "streamed": streamed,
+        "settings": {name: value for name, value in settings._asdict().items() if not callable(value)},
+        "schedule": {name: np.asarray(value).tolist() for name, value in stream.schedule._asdict().items()},
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
+        "device": jax.devices()[0].device_kind,
+        "computation": computation(programs, stream.tables),
         "examples": examples(stream.tables.examples),
     }
 
 
-def computation(method: Method, engine: Engine, stream: Stream, key: Array) -> str:
-    """A digest of all that a run computes: every function of the engine, traced but not compiled."""
-    given = stream.tables
-    images = jax.ShapeDtypeStruct(given.examples.shape, given.examples.dtype)
-    tables = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, given._replace(examples=None)))._replace(examples=images)
-    key, clock = jax.eval_shape(lambda: key), jax.eval_shape(make_clock)
+def computation(programs: Programs, tables: Tables) -> str:
+    """A digest of all that a run computes: its programs, traced but not compiled."""
+    images = jax.ShapeDtypeStruct(tables.examples.shape, tables.examples.dtype)
+    rest = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tables._replace(examples=None)))
+    tables, key = rest._replace(examples=images), jax.eval_shape(lambda: make_key(0))
+    entry = jax.eval_shape(lambda: Entry(*[jnp.int32(0)] * len(Entry._fields)))
     digest = hashlib.sha256()
 
     def trace(function: Any, *arguments: Tree) -> Tree:
@@ -57,22 +63,9 @@ def computation(method: Method, engine: Engine, stream: Stream, key: Array) -> s
         digest.update(_digest(traced.jaxpr, {}))
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced.out_info)
 
-    clock = jax.eval_shape(in_stream, clock, tables)
-    learner = trace(engine.init, key, tables)
-    focused = trace(engine.begin_visit, learner, clock, tables, key)
-    state = trace(engine.begin_phase, focused, clock, tables, key)
-    state, _ = trace(engine.epoch, state, clock, tables, key)
-    trace(engine.end_phase, state, clock, tables, key)
-    resting = trace(engine.end_visit, focused, clock)
-    if np.any(stream.schedule.evaluate) or engine.settings.curves_every:
-        trace(engine.evaluate, resting, clock, tables)
-    if method.search is not None:
-        trace(engine.validate, focused, clock, tables)
-        options = jax.tree.leaves(trace(method.search.candidates, resting, clock))
-        count = options[0].shape[0]
-        stack = lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)
-        tried = jax.ShapeDtypeStruct((count,), jnp.float32), jax.tree.map(stack, resting)
-        trace(engine.choose, tried, clock, tables, key)
+    run = trace(programs.start, key, tables, {})
+    trace(programs.epoch, run, entry, tables, key)
+    trace(programs.turn, run, entry, entry, tables, key)
     return digest.hexdigest()[:16]
 
 

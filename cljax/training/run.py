@@ -1,4 +1,4 @@
-"""A whole stream in one program."""
+"""A whole stream in one program: the programs of a run, scanned over its agenda."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jax import lax
 from cljax import streams
 from cljax.keys import as_own
 from cljax.training.checks import check, check_in_memory, check_optimizer, raise_failure
-from cljax.training.engine import make_engine
-from cljax.training.evaluation import Evaluation, lost_logits
-from cljax.training.fit import FitLog, make_fit, search
-from cljax.training.plan import clocks, epoch_table
-from cljax.training.state import Failure, Settings, debugging, earlier, no_failure, reveal, unknown
+from cljax.training.engine import changing, make_engine
+from cljax.training.evaluation import Evaluation
+from cljax.training.loop import Entry, agenda, make_programs
+from cljax.training.loop import Run as State
+from cljax.training.state import EpochLog, Failure, Settings, debugging, reveal
 from cljax.training.step import TrainStep
-from cljax.types import Array, Clock, Learner, Method, Stream, Tables
+from cljax.types import Array, Learner, Method, Stream, Tables
 
 
 class Result(NamedTuple):
@@ -30,13 +30,15 @@ class Result(NamedTuple):
       learner: at rest, after the last round.
       evaluation: `Evaluation` of `[R, T]`: after each round, on the test split; accuracy NaN (fingerprint 0) for rounds
         that the schedule does not evaluate, and from the round on in which the learner diverged.
-      log: `FitLog` with a leading axis of rounds.
+      epochs: `EpochLog` of `[R, P, E]`, NaN where no epoch was trained.
+      curves: `[R, P, E // every, T]` accuracy on all tasks after every `curves_every`-th epoch; None without.
       failure: where the learner diverged, all -1 if it did not.
     """
 
     learner: Learner
     evaluation: Evaluation
-    log: FitLog
+    epochs: EpochLog
+    curves: Array | None
     failure: Failure
 
 
@@ -65,8 +67,8 @@ class Run(NamedTuple):
         if not isinstance(result.failure.round, jax.core.Tracer):
             raise_failure(result.failure, self.method)
             if debugging("debug_nans"):
-                shown = jax.tree.map(reveal, (result.evaluation, result.log))
-                return result._replace(evaluation=shown[0], log=shown[1])
+                shown = jax.tree.map(reveal, (result.evaluation, result.epochs, result.curves))
+                return result._replace(evaluation=shown[0], epochs=shown[1], curves=shown[2])
         return result
 
 
@@ -92,34 +94,38 @@ def make_run(
     check(method, stream, settings)
     check_in_memory(stream)
     check_optimizer(method, optimizer)
-    engine = make_engine(
-        method, optimizer, settings, scenario=stream.scenario, max_examples=streams.max_examples(stream.tables)
-    )
-    schedule, table = stream.schedule, epoch_table(method, stream.schedule)
-    fit = make_fit(engine, settings, longest=int(table.max()))
-    if method.search is not None:
-        fit = search(fit, method.search.candidates, engine.choose, phases=method.phases)
+    most = streams.max_examples(stream.tables)
+    engine = make_engine(method, optimizer, settings, scenario=stream.scenario, max_examples=most)
+    programs = make_programs(method, engine, stream.schedule)
+
+    def train(run: State, entry: Entry, tables: Tables, key: Array) -> State:
+        """All epochs of a phase; only what they change is carried."""
+        whole = run.state
+
+        def full(carry: State) -> State:
+            state = carry.state
+            learner = whole.learner._replace(**state.learner)
+            return run._replace(state=state._replace(learner=learner, mask=whole.mask), visit=carry.visit)
+
+        def thin(run: State) -> State:
+            state = run.state._replace(learner=changing(run.state.learner), mask=None)
+            return State(state, run.visit, None, None, None)  # type: ignore[arg-type]
+
+        body = lambda carry: thin(programs.epoch(full(carry), entry, tables, key))
+        unfinished = lambda carry: (carry.state.epoch < entry.epochs) & ~carry.state.done
+        return full(lax.while_loop(unfinished, body, thin(run)))
 
     def run(key: Array, tables: Tables) -> Result:
-        tasks = tables.classes.shape[0]
+        start = programs.start(key, tables, {})
+        candidates = 0 if start.search is None else start.search.scores.shape[0]
+        entries = np.asarray(agenda(method, stream.schedule, candidates), np.int32)
+        pairs = Entry(*jnp.asarray(entries[:-1].T)), Entry(*jnp.asarray(entries[1:].T))
 
-        def one_round(carry: tuple[Learner, Failure], entry: tuple[Clock, Array, Array]):
-            (learner, failure), (clock, epochs, evaluated) = carry, entry
-            learner, log = fit(learner, clock, tables, key, epochs)
-            failure = earlier(failure, log.failure)
-            none = jnp.full(tasks, unknown(), jnp.float32)
-            missing = Evaluation(none, none, none, jnp.zeros(tasks, jnp.uint32))
-            evaluation = lax.cond(evaluated, lambda: engine.evaluate(learner, clock, tables), lambda: missing)
-            failure = earlier(failure, lost_logits(evaluation, clock, evaluated))
-            known = lambda accuracy: jnp.where(failure.round < 0, accuracy, jnp.nan)
-            shown = {name: known(getattr(evaluation, name)) for name in ("accuracy", "task_il_accuracy", "top5")}
-            kept = evaluation._replace(**shown)
-            return (learner, failure), (kept, log)
+        def one(run: State, pair: tuple[Entry, Entry]) -> tuple[State, None]:
+            return programs.turn(train(run, pair[0], tables, key), *pair, tables, key), None
 
-        start = engine.init(key, tables), no_failure()
-        entries = jax.tree.map(jnp.asarray, (clocks(schedule), table, np.asarray(schedule.evaluate, np.bool_)))
-        (learner, failure), (evaluation, log) = lax.scan(one_round, start, entries)
-        return Result(learner, evaluation, log, failure)
+        end, _ = lax.scan(one, start, pairs)
+        return Result(programs.rest(end), end.evaluation, *end.visits, end.state.failure)
 
     jitted = jax.jit(lambda key, tables, debug: run(key, tables), static_argnums=2)
     return Run(lambda key, tables: jitted(key, tables, debugging("debug_nans")), engine.step, method)

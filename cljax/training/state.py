@@ -115,11 +115,41 @@ class EpochLog(NamedTuple):
     validation_accuracy: HostArray
 
 
+class Progress(NamedTuple):
+    """How far an epoch is.
+
+    Attributes:
+      step: int32, the number of steps taken.
+      total: float32, the sum of the losses so far, each times the weight of its batch.
+      weight: float32, the sum of the batches' weights.
+      failed: int32, the first step whose loss was not finite, or -1.
+    """
+
+    step: Array
+    total: Array
+    weight: Array
+    failed: Array
+
+
+def no_progress() -> Progress:
+    """The progress at an epoch's beginning."""
+    return Progress(jnp.int32(0), jnp.float32(0.0), jnp.float32(0.0), jnp.int32(-1))
+
+
 class PhaseState(NamedTuple):
     """What changes during a phase.
 
-    Attributes: learner (focused); mask, the update mask; factor, of the rate by patience; best, the copy to restore
-    (params, collections, method_state), or None; best_loss; patience, epochs left; epoch; done; failure.
+    Attributes:
+      learner: focused.
+      mask: the update mask.
+      factor: of the learning rate, by patience.
+      best: the copy to restore (params, collections, method_state), or None.
+      best_loss: the least validation loss so far.
+      patience: epochs left.
+      epoch: how many are finished.
+      progress: of the epoch under way.
+      done: whether the phase trains no further epoch.
+      failure: where the learner diverged.
     """
 
     learner: Any
@@ -129,21 +159,6 @@ class PhaseState(NamedTuple):
     best_loss: Array
     patience: Array
     epoch: Array
+    progress: Progress
     done: Array
     failure: Failure
-
-
-class Partial(NamedTuple):
-    """How far a streamed epoch is, as NumPy scalars, for a run that is taken up in mid-epoch.
-
-    Attributes:
-      step: int32, the number of steps taken.
-      total: float32, the sum of the losses so far, each times the weight of its batch.
-      weight: float32, the sum of the batches' weights.
-      failed: int32, the first step whose loss was not finite, or -1.
-    """
-
-    step: HostArray
-    total: HostArray
-    weight: HostArray
-    failed: HostArray

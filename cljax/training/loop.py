@@ -1,0 +1,324 @@
+"""One run: a list of phases, one pytree that always has the same signature, and three pure programs.
+
+The *agenda* lists every phase of a run in order: its round, the candidate of a search, the phase, its epochs at most.
+A `Run` is all that changes. `start` makes it, `epoch` trains one epoch of a phase, and `turn` ends a phase and begins
+the next one of the agenda, whatever lies between the two: the end of a visit, the choice among candidates, an
+evaluation. A place in the agenda and a `Run` are a checkpoint.
+
+`cljax.training.drive` calls the programs from Python, jitted, or vmapped over seeds; `make_run` scans the agenda inside
+one program. Where examples are read as the run goes on, `drive` trains an epoch in chunks of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cljax.training.engine import Engine, Epoch
+from cljax.training.evaluation import Evaluation, lost_logits
+from cljax.training.plan import clocks, epoch_table, in_stream
+from cljax.training.state import EpochLog, Failure, PhaseState, earlier, no_failure, unknown
+from cljax.types import Array, Clock, HostArray, Learner, Method, Schedule, Tables, Tree
+
+
+class Entry(NamedTuple):
+    """A phase of the agenda.
+
+    Attributes:
+      round: int32, index into the schedule.
+      candidate: int32, of a search, from 0; the number of candidates where the one chosen goes on; 0 without a search.
+      phase: int32, index into the method's phases.
+      epochs: int32, at most.
+    """
+
+    round: HostArray
+    candidate: HostArray
+    phase: HostArray
+    epochs: HostArray
+
+
+class VisitLog(NamedTuple):
+    """What a visit leaves.
+
+    Attributes:
+      epochs: `EpochLog` of `[P, E]`, NaN where no epoch was trained.
+      curves: `[P, E // every, T]` accuracy on all tasks after every `settings.curves_every`-th epoch, NaN where there
+        was none; None without.
+    """
+
+    epochs: EpochLog
+    curves: HostArray | None
+
+
+class Visit(NamedTuple):
+    """A visit that has ended: the learner at rest, where it diverged, the log."""
+
+    learner: Learner
+    failure: Failure
+    log: VisitLog
+
+
+class Candidates(NamedTuple):
+    """A search among C candidates.
+
+    Attributes:
+      origin: the learner at rest that every candidate starts from.
+      failure: where the origin diverged.
+      learners: the candidates' learners at rest, `[C, ...]`.
+      scores: `[C]` float32, accuracy on the task's validation examples; -1 of a candidate that diverged.
+      failures: where they diverged, `[C]`.
+      logs: what their visits left, `[C, ...]`.
+    """
+
+    origin: Learner
+    failure: Failure
+    learners: Learner
+    scores: Array
+    failures: Failure
+    logs: VisitLog
+
+
+class Run(NamedTuple):
+    """All that changes in a run. Its structure, shapes and dtypes never do.
+
+    Attributes:
+      state: the phase under way.
+      visit: the log of the visit under way.
+      search: the candidates of a search, or None.
+      visits: the logs of the rounds, `[R, ...]`.
+      evaluation: `Evaluation` of `[R, T]`: after each round, on the test examples; NaN (fingerprint 0) where the
+        schedule does not evaluate, and from the round on in which the learner diverged.
+    """
+
+    state: PhaseState
+    visit: VisitLog
+    search: Candidates | None
+    visits: VisitLog
+    evaluation: Evaluation
+
+
+class Programs(NamedTuple):
+    """The pure functions of a run: jit them, or vmap them over seeds first. `key` is the run's throughout.
+
+    Attributes:
+      start: `(key, tables, hyper) -> Run`, at the beginning of the agenda's first entry. `hyper` takes the place of
+        some of the learner's hyper-parameters.
+      epoch: `(run, entry, tables, key) -> run`: `open`, all `steps`, `close`.
+      open: `(run, entry, tables, key) -> Epoch`, what is fixed through an epoch.
+      steps: `(run, epoch, tables, stop) -> run`: the steps that are still to be taken before step `stop`.
+      close: `(run, epoch, entry, tables) -> run`: validation, patience, the log.
+      turn: `(run, entry, following, tables, key) -> run`. What follows the last entry is the agenda's end, beyond the
+        last round: then the learner only rests.
+      rest: `run -> learner`, at rest.
+    """
+
+    start: Callable[[Array, Tables, dict[str, Array]], Run]
+    epoch: Callable[[Run, Entry, Tables, Array], Run]
+    open: Callable[[Run, Entry, Tables, Array], Epoch]
+    steps: Callable[[Run, Epoch, Tables, Array], Run]
+    close: Callable[[Run, Epoch, Entry, Tables], Run]
+    turn: Callable[[Run, Entry, Entry, Tables, Array], Run]
+    rest: Callable[[Run], Learner]
+
+
+def agenda(method: Method, schedule: Schedule, candidates: int = 0) -> list[Entry]:
+    """Every phase of a run, in order, and an entry beyond the last round.
+
+    Args:
+      method: for its phases.
+      schedule: the rounds.
+      candidates: of a search; 0 without.
+
+    Returns:
+      Entries of Python numbers.
+
+    Example:
+      >>> class Two: phases = (Phase('warm-up', .25, skip_first_task=True), Phase('joint', .75))
+      >>> from cljax.types import Phase
+      >>> [tuple(entry) for entry in agenda(Two, Schedule(np.array([0, 1]), np.array([8, 8]), None))]
+      [(0, 0, 1, 8), (1, 0, 0, 2), (1, 0, 1, 6), (2, 0, 0, 0)]
+    """
+    entries = []
+    for round, row in enumerate(epoch_table(method, schedule)):
+        phases = [(phase, int(count)) for phase, count in enumerate(row) if count >= 0]
+        tried = [(phase, count) for phase, count in phases if method.phases[phase].searched or not candidates]
+        entries += [Entry(round, one, *phase) for one in range(max(candidates, 1)) for phase in tried]
+        entries += [Entry(round, candidates, *phase) for phase in phases if phase not in tried]
+    return [*entries, Entry(len(schedule.task), 0, 0, 0)]
+
+
+def count_candidates(method: Method, learner: Learner, clock: Clock) -> int:
+    """The number of candidates that a method's search offers; 0 without a search. Nothing is computed."""
+    if method.search is None:
+        return 0
+    return int(jax.tree.leaves(jax.eval_shape(method.search.candidates, learner, clock))[0].shape[0])
+
+
+def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Programs:
+    """Makes the programs of a run.
+
+    Args:
+      method: the method.
+      engine: of `make_engine`.
+      schedule: the rounds.
+
+    Returns:
+      The programs.
+    """
+    table, settings = epoch_table(method, schedule), engine.settings
+    rounds, cadence = len(schedule.task), settings.curves_every
+    moments, evaluated = clocks(schedule), np.asarray(schedule.evaluate, np.bool_)
+    first, search = agenda(method, schedule)[0], method.search
+
+    def clock_of(entry: Entry) -> Clock:
+        """The clock at a phase's beginning; beyond the last round that of a further visit to the last task."""
+        last = jnp.minimum(entry.round, rounds - 1)
+        clock = pick(moments, last)
+        clock = clock._replace(phase=jnp.asarray(entry.phase, jnp.int32), first=clock.first & (entry.round < rounds))
+        return clock
+
+    def no_log(tasks: int) -> VisitLog:
+        phases, longest = table.shape[1], int(table.max())
+        none = jnp.full((phases, longest), unknown(), jnp.float32)
+        curves = jnp.full((phases, longest // cadence, tasks), unknown(), jnp.float32) if cadence else None
+        return VisitLog(EpochLog(none, none, none), curves)
+
+    def begin_visit(learner: Learner, entry: Entry, tables: Tables, key: Array) -> Learner:
+        """Begins a visit with a candidate's hyper-parameters, or lets it go on with those of the one chosen."""
+        clock = in_stream(clock_of(entry._replace(phase=0)), tables)
+        if search is not None:
+            options = search.candidates(learner, clock)
+            count = jax.tree.leaves(options)[0].shape[0]
+            tried = (entry.round < rounds) & (entry.candidate < count)
+            given = pick(options, jnp.minimum(entry.candidate, count - 1))
+            hyper = {name: jnp.where(tried, value, learner.hyper[name]) for name, value in given.items()}
+            learner = learner._replace(hyper={**learner.hyper, **hyper})
+            clock = clock._replace(first=clock.first & tried)
+        return engine.begin_visit(learner, clock, tables, key)
+
+    def begin_phase(learner: Learner, failure: Failure, entry: Entry, tables: Tables, key: Array) -> PhaseState:
+        state = engine.begin_phase(learner, clock_of(entry), tables, key)
+        return state._replace(failure=failure, done=failure.round >= 0)
+
+    def start(key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
+        learner = engine.init(key, tables)
+        learner = learner._replace(hyper={**learner.hyper, **hyper})
+        tasks, lost, candidates = tables.classes.shape[0], no_failure(), None
+        log, entry = no_log(tasks), jax.tree.map(jnp.int32, first)
+        repeat = lambda tree, count: jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
+        if search is not None:
+            count = count_candidates(method, learner, in_stream(clock_of(entry), tables))
+            tried = (repeat(tree, count) for tree in (learner, jnp.float32(0.0), lost, log))
+            candidates = Candidates(learner, lost, *tried)
+        none = jnp.full((rounds, tasks), unknown(), jnp.float32)
+        nothing = Evaluation(none, none, none, jnp.zeros((rounds, tasks), jnp.uint32))
+        learner = begin_visit(learner, entry, tables, key)
+        return Run(begin_phase(learner, lost, entry, tables, key), log, candidates, repeat(log, rounds), nothing)
+
+    def open(run: Run, entry: Entry, tables: Tables, key: Array) -> Epoch:
+        return engine.begin_epoch(run.state, clock_of(entry), tables, key)
+
+    def steps(run: Run, epoch: Epoch, tables: Tables, stop: Array) -> Run:
+        return run._replace(state=engine.train(run.state, epoch, tables, stop))
+
+    def close(run: Run, epoch: Epoch, entry: Entry, tables: Tables) -> Run:
+        place, (state, found) = run.state.epoch, engine.end_epoch(run.state, epoch, tables)
+        log = run.visit._replace(epochs=put(run.visit.epochs, found, entry.phase, place))
+        if cadence:
+
+            def observe(curves: Array) -> Array:
+                clock = epoch.clock
+                accuracy = engine.evaluate(engine.end_visit(state.learner, clock), clock, tables).accuracy
+                known = jnp.where(state.failure.round < 0, accuracy, unknown())
+                return put(curves, known, entry.phase, place // cadence)
+
+            due = (place + 1) % cadence == 0
+            log = log._replace(curves=lax.cond(due, observe, lambda curves: curves, log.curves))
+        return run._replace(state=state, visit=log)
+
+    def epoch(run: Run, entry: Entry, tables: Tables, key: Array) -> Run:
+        now = open(run, entry, tables, key)
+        return close(steps(run, now, tables, now.steps), now, entry, tables)
+
+    def turn(run: Run, entry: Entry, following: Entry, tables: Tables, key: Array) -> Run:
+        clock = clock_of(entry)
+        focused, failure = engine.end_phase(run.state, clock, tables, key)
+        logs = run._replace(state=None)  # type: ignore[arg-type]
+
+        def another_visit() -> tuple[Learner, Failure, Run]:
+            round_ends, candidates = following.round > entry.round, run.search
+            visit, blank = Visit(engine.end_visit(focused, clock), failure, run.visit), no_log(tables.classes.shape[0])
+            if candidates is not None:
+                score = engine.validate(focused, clock, tables)
+                visit, candidates = compare(visit, score, candidates, entry, tables, key)
+            ended, same = lambda: end_round(visit, run, entry, tables), (visit.failure, run.visits, run.evaluation)
+            lost, visits, evaluation = lax.cond(round_ends, ended, lambda: same)
+            learner = visit.learner
+            if candidates is not None:
+                goes_on = ~round_ends & (following.candidate == candidates.scores.shape[0])
+                origin = candidates.origin, candidates.failure
+                learner, lost = choose(round_ends | goes_on, (learner, lost), origin)
+                origin = choose(round_ends, (learner, lost), origin)
+                candidates = candidates._replace(origin=origin[0], failure=origin[1])
+                blank = choose(goes_on, visit.log, blank)
+            learner = begin_visit(learner, following, tables, key)
+            return learner, lost, logs._replace(visit=blank, search=candidates, visits=visits, evaluation=evaluation)
+
+        ends = (following.round > entry.round) | (following.candidate > entry.candidate)
+        learner, lost, run = lax.cond(ends, another_visit, lambda: (focused, failure, logs))
+        return run._replace(state=begin_phase(learner, lost, following, tables, key))
+
+    def compare(
+        visit: Visit, score: Array, candidates: Candidates, entry: Entry, tables: Tables, key: Array
+    ) -> tuple[Visit, Candidates]:
+        """Notes a candidate's visit; after the last one the visit is that of the candidate chosen."""
+        score = jnp.where(jnp.isnan(score) | (visit.failure.round >= 0), jnp.float32(-1.0), score)
+        tried = put(candidates[2:], (visit.learner, score, visit.failure, visit.log), entry.candidate)
+        learners, scores, failures, logs = tried
+
+        def decide() -> Visit:
+            clock = clock_of(entry._replace(phase=0))
+            index, learner = engine.choose((scores, learners), clock, tables, key)
+            return Visit(learner, *pick((failures, logs), index))
+
+        visit = lax.cond(entry.candidate == scores.shape[0] - 1, decide, lambda: visit)
+        return visit, Candidates(candidates.origin, candidates.failure, *tried)
+
+    def end_round(visit: Visit, run: Run, entry: Entry, tables: Tables) -> tuple[Failure, VisitLog, Evaluation]:
+        """Writes the round's log, and evaluates where the schedule says so."""
+        clock, asked = clock_of(entry), pick(evaluated, entry.round)
+        row = pick(run.evaluation, entry.round)
+        found = lax.cond(asked, lambda: engine.evaluate(visit.learner, clock, tables), lambda: row)
+        failure = earlier(visit.failure, lost_logits(found, clock, asked))
+        evaluation = put(run.evaluation, choose(failure.round < 0, found, row), entry.round)
+        return failure, put(run.visits, visit.log, entry.round), evaluation
+
+    def rest(run: Run) -> Learner:
+        return engine.end_visit(run.state.learner, pick(moments, jnp.int32(rounds - 1)))
+
+    return Programs(start, epoch, open, steps, close, turn, rest)
+
+
+def pick(tree: Tree, index: Array) -> Tree:
+    """The entry `index` of a tree whose leaves have a leading axis."""
+    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(jnp.asarray(leaf), index, keepdims=False), tree)
+
+
+def put(tree: Tree, value: Tree, *index: Array) -> Tree:
+    """A tree with one entry, at an index of its first axes, replaced."""
+
+    def one(leaf: Array, new: Array) -> Array:
+        places = (*index, *[jnp.int32(0)] * (leaf.ndim - len(index)))
+        return lax.dynamic_update_slice(leaf, new.reshape(*[1] * len(index), *new.shape), places)
+
+    return jax.tree.map(one, tree, value)
+
+
+def choose(condition: Array, one: Tree, other: Tree) -> Tree:
+    """One tree where a scalar condition holds, else the other."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
