@@ -14,6 +14,7 @@ import pytest
 from cljax import methods, networks, streams, task_params, training
 from cljax.types import Batch, Learner, Network, Sizes, make_clock
 from tests import conformance
+from tests.plain import make_visit
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 SGD = optax.sgd(1.0, momentum=0.9)
@@ -127,7 +128,7 @@ def test_anchor_and_fisher_are_those_of_the_last_task_at_the_third_too():
     engine = training.make_engine(
         method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
-    fit, key = jax.jit(training.make_fit(engine, SETTINGS, longest=2)), jax.random.key(0)
+    fit, key = jax.jit(make_visit(engine, longest=2)), jax.random.key(0)
     learner, sums = jax.jit(engine.init)(key, stream.tables), []
     for task in range(3):
         learner, _ = fit(learner, make_clock(round=task, task=task), stream.tables, key, jnp.asarray([2]))

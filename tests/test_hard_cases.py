@@ -16,7 +16,6 @@ from tests import conformance
 from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
-from tests.plain import make_visit
 
 SGD = optax.sgd(1.0, momentum=0.9)
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=64)

@@ -265,7 +265,7 @@ def test_joint_training_with_balanced_tasks():
     run = training.make_run(method, optax.sgd(1.0), stream, SETTINGS)
     result = run(jax.random.key(0), stream.tables)
     assert run.step.traces == 1
-    assert np.isfinite(np.asarray(result.log.epochs.loss)).all()
+    assert np.isfinite(np.asarray(result.epochs.loss)).all()
     assert (result.evaluation.fingerprint[2] != result.evaluation.fingerprint[1]).all()
     with pytest.raises(ValueError, match="joint's sampling is 'equal', but must be one of pooled, balanced"):
         methods.joint(network, sampling="equal")

@@ -16,6 +16,7 @@ from cljax import methods, networks, streams, task_params, training
 from cljax.methods.replay import NONE, balanced_choice
 from cljax.types import make_clock
 from tests import conformance
+from tests.plain import make_visit
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 SGD = optax.sgd(1.0, momentum=0.9)
@@ -59,7 +60,7 @@ def memories(memory_size=20, seed=0):
     engine = training.make_engine(
         method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
-    fit = jax.jit(training.make_fit(engine, SETTINGS, longest=1))
+    fit = jax.jit(make_visit(engine, longest=1))
     key, found = jax.random.key(seed), []
     learner = jax.jit(engine.init)(key, stream.tables)
     for number, (task, epochs) in enumerate(ORDER):
