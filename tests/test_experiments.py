@@ -17,9 +17,10 @@ from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
 from cljax.cli.rules import check_values
 from cljax.types import make_clock
-from experiments import claims, five_papers, lwf_claims, lwf_paper, saving
-from experiments.lwf_paper import from_torch, middle
-from experiments.lwf_runs import lower_late, start_from_each, widen
+from experiments import claims, five_papers, saving
+from experiments.lwf import paper, parts
+from experiments.lwf.paper import from_torch, middle
+from experiments.lwf.runs import lower_late, start_from_each, widen
 
 
 @pytest.mark.parametrize(
@@ -78,8 +79,8 @@ def accuracies(case, label):
 
 
 def test_lwfs_claims_are_judged_by_old_and_new_tasks():
-    results = [part(accuracies) for part in (lwf_claims.table_1, lwf_claims.figure_4, lwf_claims.figure_5)]
-    results.append(lwf_claims.table_2(accuracies))
+    results = [part(accuracies) for part in (parts.table_1, parts.figure_4, parts.figure_5)]
+    results.append(parts.table_2(accuracies))
     decided = {one["claim"]: one for result in results for one in result.claims}
     assert len(decided) == sum(len(result.claims) for result in results) == 41
     assert all(set(one) == {"source", "claim", "published", "found", "verdict"} for one in decided.values())
@@ -100,16 +101,16 @@ def test_lwfs_claims_are_judged_by_old_and_new_tasks():
 
 
 def test_kept_results_are_those_of_the_whole_configuration(tmp_path, monkeypatch):
-    monkeypatch.setattr(lwf_paper, "SIDE", 8)
+    monkeypatch.setattr(paper, "SIDE", 8)
     for part in ("old/train", "old/val", "new/train", "new/val"):
         for label in ("a", "b"):
             write_images(tmp_path / part / label, ["0", "1"])
-    config = lwf_paper.Config(old=str(tmp_path / "old"), new=(str(tmp_path / "new"),), init="x", epochs=2)
+    config = paper.Config(old=str(tmp_path / "old"), new=(str(tmp_path / "new"),), init="x", epochs=2)
     given = {"head/bias": np.zeros(2, np.float32)}
 
     def place(label="lwf", given=given, **changes):
         now = dataclasses.replace(config, **changes)
-        return lwf_paper.place(now, label, lwf_paper.make_stream(now), given).name
+        return paper.place(now, label, paper.make_stream(now), given).name
 
     first = place()
     assert place() == place(out="elsewhere", methods=("lwf",), init="y") == first
@@ -206,7 +207,7 @@ def write_images(folder, names):
 
 
 def test_voc_follows_a_single_label_task_and_is_measured_without_difficult_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(lwf_paper, "SIDE", 8)
+    monkeypatch.setattr(paper, "SIDE", 8)
     for part in ("train", "val"):
         for label in ("a", "b", "c"):
             write_images(tmp_path / "old" / part / label, ["0"])
@@ -217,14 +218,14 @@ def test_voc_follows_a_single_label_task_and_is_measured_without_difficult_image
     for label, values in marks.items():
         for part, chosen in (("train", range(3)), ("val", range(3, 6))):
             (lists / f"{label}_{part}.txt").write_text("".join(f"{row} {values[row]}\n" for row in chosen))
-    config = lwf_paper.Config(old=str(tmp_path / "old"), new=(str(tmp_path / "VOC"),), epochs=1)
-    stream = lwf_paper.make_stream(config)
+    config = paper.Config(old=str(tmp_path / "old"), new=(str(tmp_path / "VOC"),), epochs=1)
+    stream = paper.make_stream(config)
     assert stream.tables.single_label.tolist() == [True, False]
     assert stream.tables.train.labels.tolist() == [*np.eye(3).tolist(), [1, 0, 0], [0, 1, 0], [0, 1, 0]]
     assert stream.tables.test.labels[3:].tolist() == [[1, 0, 0], [0, 1, 0], [0.5, 1, 0]]
     brightness = lambda images: images.astype(jnp.float32).mean((1, 2, 3))[:, None]
     predict = lambda learner, images, task: brightness(images) * jnp.array([[1.0, -1.0, 0.0]])
     method = methods.finetune(networks.mlp((8, 8, 3), 3))._replace(predict=predict)
-    found = lwf_paper.precision(method, None, stream, 1, batch_size=2)
+    found = paper.precision(method, None, stream, 1, batch_size=2)
     # By rising brightness: a bird, none, one that does not count; and, the darkest first, no cat, cat, cat.
     np.testing.assert_allclose(found, (1 / 2 + 2 / 3) / 2, rtol=1e-5)

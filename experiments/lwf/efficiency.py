@@ -16,8 +16,8 @@ from cljax.training.cost import tree_bytes
 from cljax.types import Learner, Method, Network, Tables
 from experiments.benchmark_tasks import stepper
 from experiments.claims import NOT_REPRODUCED, REPRODUCED, Claim, claim, compare
-from experiments.lwf_published import SOURCE
-from experiments.lwf_runs import Size, methods_of, optimizer
+from experiments.lwf.published import SOURCE
+from experiments.lwf.runs import Size, methods_of, optimizer
 
 SHOWN = ("finetune", "duplicate_and_finetune", "feature_extraction", "joint", "lwf", "lwf_cached", "l2_constraint")
 TASKS = 5

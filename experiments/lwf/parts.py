@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, Claim, Named, claim, compare
-from experiments.lwf_published import IN_A_FIGURE, SOURCE, TABLE_1, TABLE_2
+from experiments.lwf.published import IN_A_FIGURE, SOURCE, TABLE_1, TABLE_2
 
 Get = Callable[[str, str], np.ndarray]
 """`(case, method) -> accuracy`."""
@@ -144,7 +144,7 @@ def table_1(get: Get) -> Result:
         not_tested(
             "table 1c: joint training is above LwF on both tasks with VGG-16, otherwise as with AlexNet",
             "0.8 to 2.5 points",
-            "needs ImageNet and a trained VGG-16: experiments.lwf_paper runs it",
+            "needs ImageNet and a trained VGG-16: experiments.lwf.paper runs it",
         ),
     ]
     return Result(TABLE_1, join(*tables), claims)

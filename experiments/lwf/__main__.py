@@ -16,7 +16,7 @@ what was done already is taken from `runs/lwf`. `--form full` has all images and
 dropout` shows what dropout in new tasks does to LwF, and writes `lwf_PART_dropout.json` and no claims. Expected:
 LwF clearly above fine-tuning on old tasks, and above feature extraction on new ones. Writes
 `experiments/results/lwf_PART.json`, percent, and each claim of the paper beside what was found into
-`experiments/claims.json`. The paper's own data sets are for `experiments.lwf_paper`.
+`experiments/claims.json`. The paper's own data sets are for `experiments.lwf.paper`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ import tyro
 
 from cljax import report
 from cljax.cli.process import CONVOLUTION_THREADS, use_compilation_cache
-from experiments import claims, lwf_claims, lwf_cost
-from experiments.lwf_published import FIGURE_1
-from experiments.lwf_runs import FORMS, Runs
+from experiments import claims
+from experiments.lwf import efficiency, parts
+from experiments.lwf.published import FIGURE_1
+from experiments.lwf.runs import FORMS, Runs
 
-PARTS = {part: getattr(lwf_claims, part) for part in ("table_1", "figure_4", "figure_5", "table_2")}
+PARTS = {part: getattr(parts, part) for part in ("table_1", "figure_4", "figure_5", "table_2")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +69,21 @@ def figure_1(runs: Runs) -> tuple[dict[str, Any], list[claims.Claim]]:
     """Costs, and the accuracies of table 1's first case beside them."""
     shown = ("finetune", "duplicate_and_finetune", "feature_extraction", "joint", "lwf", "l2_constraint")
     accuracy = {method: runs.accuracy("similar", method) for method in shown}
-    rows = lwf_cost.measure(runs.make_network(10), runs.size, batch_size=runs.size.batch_size)
+    rows = efficiency.measure(runs.make_network(10), runs.size, batch_size=runs.size.batch_size)
     sizes = runs.images("several")
-    decided = lwf_cost.claims_of(rows, int(sum(sizes[:-1]) * np.prod(runs.network.inputs)))
-    found = claims.in_percent(lwf_claims.tabulate(accuracy, accuracy["lwf"]))
+    decided = efficiency.claims_of(rows, int(sum(sizes[:-1]) * np.prod(runs.network.inputs)))
+    found = claims.in_percent(parts.tabulate(accuracy, accuracy["lwf"]))
     costs = {name: {**row, "requires_previous_data": name == "joint"} for name, row in rows.items()}
-    return {"published": FIGURE_1, **found, "tasks": lwf_cost.TASKS, "costs": costs}, decided
+    return {"published": FIGURE_1, **found, "tasks": efficiency.TASKS, "costs": costs}, decided
 
 
 def full_form(part: str, runs: Runs) -> dict[str, float]:
     """What the full form of a part takes on this machine, once the first networks are trained."""
-    seconds = sum(runs.seconds(case, label) for case, labels in lwf_claims.RUNS[part].items() for label in labels)
+    seconds = sum(runs.seconds(case, label) for case, labels in parts.RUNS[part].items() for label in labels)
     size, full = runs.size, FORMS["full"]
     steps = full.fraction * full.epochs / (size.fraction * size.epochs)
     pair = runs.make_network(10), runs.make_network(10, full)
-    return lwf_cost.full_form(seconds, steps, pair, batch_size=size.batch_size)
+    return efficiency.full_form(seconds, steps, pair, batch_size=size.batch_size)
 
 
 def main(config: Config) -> None:

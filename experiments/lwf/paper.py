@@ -1,6 +1,6 @@
 """Learning without Forgetting on its own data sets, for who has them, with a trained AlexNet or VGG-16.
 
-    python -m experiments.lwf_paper --old ImageNet --new CUB --init alexnet.safetensors
+    python -m experiments.lwf.paper --old ImageNet --new CUB --init alexnet.safetensors
 
 `--old` and `--new` name folders of images (`train` and `val` or `test`, a sub-folder a class), data sets that TFDS has
 prepared, or VOC's folder of a year (`VOCdevkit/VOC2012`); several `--new` are learned one by one, as in figure 4.
@@ -20,7 +20,7 @@ leaves difficult images out. Beside it the labels of all tasks are kept one-hot,
 Each method's accuracies are kept in `--runs`, and read from there by the same configuration, data and `--init` only.
 Writes `experiments/results/lwf_paper_OLD_NEW.json`. `--check` needs no data: it goes through the shapes of a train step
 of every method on the paper's pairs, with both networks, and takes one step of LwF with AlexNet on generated images.
-Expected: tables 1(a) and 1(c), in `experiments.lwf_published`.
+Expected: tables 1(a) and 1(c), in `experiments.lwf.published`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ from cljax.files import read_json, shown, write_json
 from cljax.storage import checkpoints
 from cljax.training.driver import drive
 from cljax.types import Array, Learner, Method, Network, Stream, make_clock
-from experiments import claims, lwf_claims
-from experiments.lwf_published import TABLE_1
-from experiments.lwf_runs import lower_late, methods_of, optimizer
+from experiments import claims
+from experiments.lwf import parts
+from experiments.lwf.published import TABLE_1
+from experiments.lwf.runs import lower_late, methods_of, optimizer
 from experiments.saving import digest
 
 CLASSES = {"ImageNet": 1000, "Places2": 401, "VOC": 20, "CUB": 200, "Scenes": 67, "MNIST": 10}
@@ -73,7 +74,7 @@ class Config:
     new: tuple[str, ...] = ()
     init: str = ""
     network: Literal["alexnet", "vgg16"] = "alexnet"
-    methods: tuple[str, ...] = lwf_claims.MAIN
+    methods: tuple[str, ...] = parts.MAIN
     data_dir: str | None = None
     learning_rate: float = 0.0008
     epochs: int = 144
@@ -81,7 +82,7 @@ class Config:
     seeds: int = 3
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    runs: str = "runs/lwf_paper"
+    runs: str = "runs/paper"
     out: str = "experiments"
     check: bool = False
 
@@ -140,11 +141,11 @@ def make_stream(config: Config) -> Stream:
     tasks = []
     for name in (config.old, *config.new):
         found = open_task(name, config.data_dir)
-        parts = [found.train_images, found.test_images]
-        if parts[0].shape[-1] == 1:
-            parts = [data.Images([InColour(part)], (SIDE, SIDE, 3), name=name) for part in parts]
+        images = [found.train_images, found.test_images]
+        if images[0].shape[-1] == 1:
+            images = [data.Images([InColour(part)], (SIDE, SIDE, 3), name=name) for part in images]
         train_labels = np.floor(found.train_labels) if is_voc(name) else found.train_labels  # difficult: as without
-        tasks.append((parts[0], train_labels, parts[1], found.test_labels))
+        tasks.append((images[0], train_labels, images[1], found.test_labels))
     schedule = streams.lifelong(len(tasks), [0, *[config.epochs] * len(config.new)])
     return streams.from_tasks(tasks, validation=0.0, schedule=schedule, name="+".join((config.old, *config.new)))
 
@@ -219,10 +220,10 @@ def check() -> None:
     """Shapes of a train step of every method on every pair, with both networks; and one step taken with AlexNet."""
     for name in NETWORKS:
         for old, new in PAIRS:
-            for label in lwf_claims.MAIN:
+            for label in parts.MAIN:
                 _, loss = jax.eval_shape(lambda case=(name, old, new, label): step(*generated(*case)))
                 assert loss.shape == ()
-            print(f"{name}, {new} after {old}: a step of {', '.join(lwf_claims.MAIN)} has its shapes", flush=True)
+            print(f"{name}, {new} after {old}: a step of {', '.join(parts.MAIN)} has its shapes", flush=True)
     begun = time.perf_counter()
     learner, value = jax.jit(lambda: step(*generated("alexnet", "ImageNet", "CUB", "lwf")))()
     loss, teacher = float(value), learner.method_state["teacher"]["params"]
@@ -268,7 +269,7 @@ def main(config: Config) -> None:
     if config.check:
         return check()
     if not (config.old and config.new and config.init):
-        raise SystemExit("Name --old, --new and --init, or give --check: python -m experiments.lwf_paper --help")
+        raise SystemExit("Name --old, --new and --init, or give --check: python -m experiments.lwf.paper --help")
     stream = make_stream(config)
     network = make_network(config, stream.tables.classes.shape[-1])
     given = from_torch(checkpoints.load_params(config.init), network)
@@ -290,12 +291,12 @@ def main(config: Config) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, report.plain(reached))
         runs[label] = np.asarray(read_json(path), np.float64)
-        print(f"{label}: old {lwf_claims.old(runs[label]).mean():.3f}, new {lwf_claims.new(runs[label]).mean():.3f}")
-    numbers = claims.in_percent(lwf_claims.tabulate(runs, runs["lwf"])) if "lwf" in runs else {}
+        print(f"{label}: old {parts.old(runs[label]).mean():.3f}, new {parts.new(runs[label]).mean():.3f}")
+    numbers = claims.in_percent(parts.tabulate(runs, runs["lwf"])) if "lwf" in runs else {}
     facts = {"experiment": f"lwf/paper/{title(config)}", "published": TABLE_1, "seeds": list(range(config.seeds))}
     facts |= {"form": "full", "device": report.device(), "versions": report.versions()}
     facts["config"] = dataclasses.asdict(config)
-    facts["command"] = shlex.join(["python", "-m", "experiments.lwf_paper", *sys.argv[1:]])
+    facts["command"] = shlex.join(["python", "-m", "experiments.lwf.paper", *sys.argv[1:]])
     written = claims.write_result(pathlib.Path(config.out), f"lwf_paper_{title(config)}", {**facts, **numbers})
     print(f"written: {written}")
 
