@@ -14,8 +14,8 @@ from cljax import methods
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def blocks(page="README.md"):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 def test_python_of_the_readme(tmp_path, monkeypatch, capsys):
@@ -34,6 +34,30 @@ def test_python_of_the_readme(tmp_path, monkeypatch, capsys):
     assert float(jnp.mean(seeds.evaluation.accuracy[:, -1])) > 0.9
     np.testing.assert_array_equal(seeds.learner.hyper["slowdown"], np.full(3, 0.1, np.float32))
     assert capsys.readouterr().out.count("\n") >= 7
+
+
+def test_the_skeletons_of_a_new_method_run_and_learn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names: dict = {}
+    term, view = blocks("docs/new_method.md")
+    exec(compile(term, "docs/new_method.md", "exec"), names)
+    assert "finetune+stay" in capsys.readouterr().out
+    assert names["method"].stacked == ()
+    assert float(jnp.mean(names["result"].evaluation.accuracy[-1])) > 0.6
+    exec(compile(view, "docs/new_method.md", "exec"), names)
+    result = names["result"]
+    assert names["run"].step.traces == 1
+    assert float(result.evaluation.accuracy[-1, -1]) > 0.8
+
+
+def test_pages_name_what_there_is():
+    """Links of the pages lead to files; modules and functions in backticks exist."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        text = page.read_text()
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
+        for module, name in re.findall(r"`(methods|training|networks|losses|masks|task_params)\.(\w+)`", text):
+            assert hasattr(getattr(cljax, module), name), (page.name, module, name)
 
 
 def test_methods_of_the_readme():

@@ -120,6 +120,9 @@ class Compiled:
     Args:
       programs: of `make_programs`.
       axes: None: one seed; or the `vmap` axes of the tables, several seeds side by side.
+
+    Attributes:
+      start, turn, rest: as of `Programs`.
     """
 
     def __init__(self, programs: Programs, axes: Tables | None) -> None:
@@ -131,36 +134,24 @@ class Compiled:
             state, visit = choose(run.state.done, (run.state, run.visit), (after.state, after.visit))
             return run._replace(state=state, visit=visit)
 
-        self._start = program(programs.start, (0, axes, 0))
+        self.start = program(programs.start, (0, axes, 0))
+        self.turn = program(programs.turn, (0, None, None, axes, 0), (0,))
+        self.rest = program(programs.rest, (0,))
         self._epoch = program(programs.epoch if axes is None else epoch, (0, None, axes, 0), (0,))
-        self._turn = program(programs.turn, (0, None, None, axes, 0), (0,))
-        self._rest = program(programs.rest, (0,))
-
-    def shape(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
-        """The structure, shapes and dtypes of every run of these programs."""
-        return self._start.shape(key, tables, hyper)
 
     @property
     def seconds(self) -> float:
         """Spent compiling."""
-        return sum(program.seconds for program in (self._start, self._epoch, self._turn, self._rest))
+        return sum(program.seconds for program in (self.start, self.turn, self.rest, self._epoch))
 
-    def start(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
-        """As of `Programs`, and so are all others."""
-        return self._start(key, tables, hyper)
+    def like(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
+        """The structure, shapes and dtypes of every run of these programs."""
+        return self.start.shape(key, tables, hyper)
 
     def epoch(self, run: Run, entry: Entry, tables: Tables, key: Array, pause: Callable[[Run], None]) -> Run:
-        """Trains an epoch; there is no pause within one."""
+        """As of `Programs`; `pause` is for epochs in chunks."""
         del pause
         return self._epoch(run, entry, tables, key)
-
-    def turn(self, run: Run, entry: Entry, following: Entry, tables: Tables, key: Array) -> Run:
-        """Ends a phase and begins the next."""
-        return self._turn(run, entry, following, tables, key)
-
-    def rest(self, run: Run) -> Learner:
-        """The learner at rest."""
-        return self._rest(run)
 
 
 def drive(
@@ -340,7 +331,7 @@ class Driven:
 
     def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
         numbers, key, hyper, tables = self._seeds
-        like = self._compiled.shape(key, tables, hyper)
+        like = self._compiled.like(key, tables, hyper)
         entries = self._entries(like)
         found = keeper.take_up(like, watch, len(entries))
         if found and found[0] < len(entries) - 1:

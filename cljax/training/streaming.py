@@ -202,19 +202,19 @@ class Streamed:
             run = programs.steps(run, epoch, tables, stop)
             return run, run.state.progress.weight + 0
 
-        self._start, self._open, self._rest = Program(programs.start), Program(open), Program(programs.rest)
+        self._start, self._open, self.rest = Program(programs.start), Program(open), Program(programs.rest)
         self._steps, self._close = Program(steps, (0,)), Program(programs.close, (0,))
         self._turn = Program(programs.turn, (0,))
         self.running = 0.0
 
-    def shape(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
+    def like(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
         """The structure, shapes and dtypes of every run of these programs."""
         return self._start.shape(key, self._feed.asking(tables), hyper)
 
     @property
     def seconds(self) -> float:
         """Spent compiling."""
-        programs = (self._start, self._open, self._rest, self._steps, self._close, self._turn)
+        programs = (self._start, self._open, self.rest, self._steps, self._close, self._turn)
         return sum(program.seconds for program in programs)
 
     @property
@@ -248,10 +248,6 @@ class Streamed:
     def turn(self, run: Run, entry: Entry, following: Entry, tables: Tables, key: Array) -> Run:
         """As of `Programs`."""
         return self._answered(self._turn, tables, run, entry, following, tables, key)
-
-    def rest(self, run: Run) -> Any:
-        """As of `Programs`."""
-        return self._rest(run)
 
     def _answered(self, program: Program, tables: Tables, *arguments: Any) -> Any:
         """Calls a program that may call back for the examples of any task, in the order of its table."""

@@ -1,7 +1,7 @@
 """The vocabulary of the library: what flows through a training loop, and what a method is.
 
 Everything that changes is in one pytree, the `Learner`; everything that is fixed is a tuple of pure functions, the
-`Network` and the `Method`; the task is traced data, in the `Clock`. These types hold no logic.
+`Network` and the `Method`; the task is traced data, in the `Clock`.
 """
 
 from cljax.types.data import Array, Batch, HostArray, Memory, Schedule, Stream, Table, Tables, Tree
