@@ -25,7 +25,7 @@ import orbax.checkpoint
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cljax import augmentation, cli, methods, networks, rows, streams, training
+from cljax import augmentation, cli, methods, networks, streams, task_params, training
 from cljax.data.streaming import Images
 from cljax.storage import checkpoints, folders, stored
 from cljax.storage.checkpoints import Saving
@@ -608,14 +608,14 @@ def test_given_parameters_are_task_0_s(build):
     for given in (values, stacked):
         begin = jax.jit(engine_of(training.start_from(method, given)).begin_visit)
         focused = begin(drawn, make_clock(), stream.tables, key)
-        resting = rows.write_back(focused, jnp.int32(0))
+        resting = task_params.write_back(focused, jnp.int32(0))
         for name in ("kernel", "bias"):
             assert np.asarray(focused.params["dense_0"][name]).tobytes() == values[f"dense_0/{name}"].tobytes()
             head, old = (np.asarray(learner.params["head"][name]) for learner in (resting, drawn))
             assert head[0].tobytes() == (values[f"head/{name}"] if f"head/{name}" in given else old[0]).tobytes()
             assert head[1:].tobytes() == old[1:].tobytes()
         later = begin(drawn, make_clock(task=1), stream.tables, key)
-        assert bits(later.params) == bits(rows.focus(drawn, jnp.int32(1)).params)
+        assert bits(later.params) == bits(task_params.focus(drawn, jnp.int32(1)).params)
 
 
 def test_a_first_task_without_training_nor_training_data():

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import masks, networks, rows, streams, training
+from cljax import networks, streams, task_params, training
 from cljax.methods.clnp import clnp
-from cljax.sharing import diagnostics, reused
+from cljax.ownership import masks
+from cljax.ownership.usage import diagnostics, reused
 from cljax.training.driver import drive
 from cljax.types import Batch, Phase, make_clock
 from tests import conformance
@@ -276,7 +277,7 @@ def test_no_bit_of_old_logits_moves_and_no_interference_weight_survives(kind, l1
     collections = {**learner.collections, "gates": gates}
     images = made.tables.examples[:24]
     for task in set(order):
-        params = rows.take_row(learner.params, jnp.int32(task), learner.rows)
+        params = task_params.take_row(learner.params, jnp.int32(task), learner.rows)
         open_gates = network.apply(params, collections, images).logits
         np.testing.assert_allclose(open_gates, logits[task], rtol=1e-6, atol=1e-6)
 
@@ -290,9 +291,9 @@ def test_units_of_old_tasks_compute_what_they_did_and_layers_say_how_they_are_sh
     for name, owner in learner.method_state.owner.items():
         old = np.flatnonzero(np.asarray(owner) == 0)
         before, after = (
-            network.apply(rows.take_row(one.params, jnp.int32(0), one.rows), shown(one), images).activations[name][
-                ..., old
-            ]
+            network.apply(task_params.take_row(one.params, jnp.int32(0), one.rows), shown(one), images).activations[
+                name
+            ][..., old]
             for one in (learner, later)
         )
         assert np.asarray(before).tobytes() == np.asarray(after).tobytes()

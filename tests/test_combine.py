@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import masks, methods, networks, streams, task_params, training
+from cljax import methods, networks, streams, task_params, training
+from cljax.ownership import masks
 from cljax.training.step import init_shapes
 from cljax.types import Sizes, Term, make_clock
 from tests import conformance

@@ -13,7 +13,7 @@ import optax
 import orbax.checkpoint
 import pytest
 
-from cljax import data, rows, streams, training
+from cljax import data, streams, task_params, training
 from cljax.training import driver
 from cljax.training.driver import Compiled
 from cljax.training.engine import make_engine
@@ -165,7 +165,7 @@ def test_fifty_steps_in_float64_are_the_same_looped_and_vmapped(name):
     _, engine, stream, keys, _, states = setup(name)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         double = lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
-        parts = {part: jax.tree.map(double, getattr(states.learner, part)) for part in rows.PARTS}
+        parts = {part: jax.tree.map(double, getattr(states.learner, part)) for part in task_params.PARTS}
         states = states._replace(learner=states.learner._replace(**parts))
 
         def go(state, key):

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax import lax
 
-from cljax import filters, methods, networks, rows, streams, transforms
+from cljax import filters, methods, networks, streams, task_params, transforms
 from cljax.filters import Sizes
 from cljax.methods.df_cnn import (
     CIFAR,
@@ -49,11 +49,13 @@ def count(method, tasks):
     """Parameters of the learner of some tasks, and how many of them are shared; nothing is allocated."""
     learner = jax.eval_shape(learner_of(method, optax.sgd(1.0), tasks, method.network.outputs), jax.random.key(0))
     sizes = {path: math.prod(leaf.shape) for path, leaf in named(learner.params).items()}
-    return sum(sizes.values()), sum(size for path, size in sizes.items() if not rows.has_rows(path, learner.rows))
+    return sum(sizes.values()), sum(
+        size for path, size in sizes.items() if not task_params.has_rows(path, learner.rows)
+    )
 
 
 def named(tree):
-    return dict(zip(rows.leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+    return dict(zip(task_params.leaf_paths(tree), jax.tree.leaves(tree), strict=True))
 
 
 cifar = networks.df_cnn_base("cifar", 10)
@@ -110,11 +112,11 @@ def setup(kind="df"):
         jnp.ones(6, jnp.float32),
     )
     clock, step = SECOND, make_train_step(method, OPTIMIZER)
-    visited = rows.focus(learner, clock.task)
+    visited = task_params.focus(learner, clock.task)
     mask = method.update_mask(visited, clock)
     for number in range(3 if kind == "df" else 0):
         visited, _, _ = step(visited, mask, clock, batch, jax.random.key(number))
-    return method, learner, batch, rows.write_back(visited, clock.task)
+    return method, learner, batch, task_params.write_back(visited, clock.task)
 
 
 def test_a_visit_moves_the_knowledge_bases_and_its_own_row_and_no_bit_of_other_rows():
@@ -134,7 +136,7 @@ def test_old_kernels_follow_the_knowledge_base():
     method, before, batch, after = setup()
     predict = jax.jit(method.predict)
     old, new = (predict(learner, batch.inputs, jnp.int32(0)) for learner in (before, after))
-    mixed = after._replace(params=rows.map_leaves(lambda path, leaf: kept(path, leaf, before), after.params))
+    mixed = after._replace(params=task_params.map_leaves(lambda path, leaf: kept(path, leaf, before), after.params))
     assert float(jnp.max(jnp.abs(new - old))) > 1e-4
     np.testing.assert_array_equal(predict(mixed, batch.inputs, jnp.int32(0)), old)
 
@@ -156,7 +158,7 @@ def test_gradients_reach_every_factor_by_the_chain_rule():
     r"""dD = sum dW U, dL = conv(dD, V), db = sum dD, dU = sum D dW, from the plain network's gradient dW."""
     method, learner, batch, _ = setup()
     clock = SECOND
-    focused = rows.focus(learner, clock.task)
+    focused = task_params.focus(learner, clock.task)
     objective = lambda params, loss: loss(params, focused, clock, batch, None)[0]
     found = jax.jit(jax.grad(lambda params: objective(params, method.loss)))(focused.params)
     plain, _ = networks.export_task(method, learner, 1)
@@ -186,7 +188,7 @@ def test_kernels_are_synthesised_once_a_step(monkeypatch):
     deconvolve = filters.deconvolve
     monkeypatch.setattr(filters, "deconvolve", lambda *args, **options: calls.append(0) or deconvolve(*args, **options))
     clock = SECOND
-    focused = rows.focus(learner, clock.task)
+    focused = task_params.focus(learner, clock.task)
     mask = method.update_mask(focused, clock)
     jax.make_jaxpr(make_train_step(method, OPTIMIZER))(focused, mask, clock, batch, jax.random.key(0))
     assert len(calls) == 2, "two layers, each synthesised once, for any size of the batch"
@@ -244,7 +246,7 @@ class Users(nn.Module):
 def test_any_linen_model_with_convolutions():
     users = networks.from_linen(Users(), (8, 8, 1), outputs=CLASSES)
     method = df_cnn(users)
-    shared = set(rows.leaf_paths(init_shapes(method)[0])) - set(method.per_task)
+    shared = set(task_params.leaf_paths(init_shapes(method)[0])) - set(method.per_task)
     assert shared == {"Conv_0/kernel/knowledge_base", "Conv_1/kernel/knowledge_base"}
     assert "batch_stats/BatchNorm_0/mean" in method.per_task
     learner = jax.jit(learner_of(method))(jax.random.key(0))
@@ -282,7 +284,7 @@ def test_the_public_codes_steps_by_its_reference_vector():
     for method in (base, with_summed_loss(base)):
         optimizer = transforms.per_task(transforms.rmsprop_tf1())
         learner = make_learner(method, optimizer, tables_of(2, 2), 1e-4, jax.random.key(0))
-        learner, clock = rows.focus(learner, jnp.int32(1)), make_clock(task=1)
+        learner, clock = task_params.focus(learner, jnp.int32(1)), make_clock(task=1)
         step, mask = make_train_step(method, optimizer), method.update_mask(learner, clock)
         for inputs in ([0.3, 0.2, 9.0], [-0.3, 0.1, 9.0], [0.05, 0.05, 9.0]):
             weights = jnp.array([1.0, 1.0, 0.0])
@@ -290,7 +292,9 @@ def test_the_public_codes_steps_by_its_reference_vector():
             batch = Batch(jnp.array(inputs), none, none, none, weights)
             learner, _, _ = step(learner, mask, clock, batch, jax.random.key(0))
         found[method] = float(learner.params["w"][0])
-        slots = [leaf for leaf in jax.tree.leaves(rows.write_back(learner, jnp.int32(1)).opt_state) if leaf.ndim == 2]
+        slots = [
+            leaf for leaf in jax.tree.leaves(task_params.write_back(learner, jnp.int32(1)).opt_state) if leaf.ndim == 2
+        ]
         assert [leaf[0, 0] for leaf in slots] == [1.0], "the other task's history"
     mean, summed = found.values()
     assert summed == pytest.approx(-4.16376125e-05, rel=1e-5)

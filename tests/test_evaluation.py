@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import methods, networks, rows
+from cljax import methods, networks, task_params
 from cljax.training import evaluation
 from cljax.types import Batch, Learner, Table, Tables, make_clock
 
@@ -23,7 +23,7 @@ def tables(labels=LABELS, sizes=(3, 2)):
 
 
 def learner():
-    return Learner({}, {}, (), {}, {}, None, rows.resting((), tasks=len(CLASSES)))
+    return Learner({}, {}, (), {}, {}, None, task_params.resting((), tasks=len(CLASSES)))
 
 
 def told(logits=LOGITS):

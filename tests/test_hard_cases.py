@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import methods, metrics, networks, rows, streams, training
+from cljax import methods, metrics, networks, streams, task_params, training
 from cljax.training.driver import drive
 from cljax.types import make_clock
 from tests import conformance
@@ -146,8 +146,8 @@ def test_a_user_s_own_linen_model_unchanged(build):
         result = run(build(network), stream)
         learner = result.learner
         task = jnp.int32(2)
-        params = rows.take_row(learner.params, task, learner.rows)
-        collections = rows.take_row(learner.collections, task, learner.rows)
+        params = task_params.take_row(learner.params, task, learner.rows)
+        collections = task_params.take_row(learner.collections, task, learner.rows)
         images = jnp.asarray(stream.tables.examples[:7])
         scaled = networks.standardize(images, stream.mean, stream.std)
         theirs = model.apply({"params": params, **collections}, scaled, train=False)
@@ -220,7 +220,7 @@ def test_hat_s_gradients_are_compensated_and_its_masks_are_soft():
     engine = training.make_engine(
         method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
-    learner = rows.focus(engine.init(jax.random.key(0), stream.tables), jnp.int32(1))
+    learner = task_params.focus(engine.init(jax.random.key(0), stream.tables), jnp.int32(1))
     clock = make_clock(task=1, progress=0.5)
     gradients = jax.tree.map(jnp.ones_like, learner.params)
     found = method.adjust_gradients(gradients, learner, clock, None)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import data, methods, networks, rows, streams, training
+from cljax import data, methods, networks, streams, task_params, training
 from cljax.cli.experiment import choose_driver
 from cljax.cli.options import Data, Options, Training, UsageError
 from cljax.data.builders import silence
@@ -160,7 +160,7 @@ def test_fifty_steps_in_float64_are_those_of_the_scan():
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         double = lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
         learner = run.state.learner
-        parts = {part: jax.tree.map(double, getattr(learner, part)) for part in rows.PARTS}
+        parts = {part: jax.tree.map(double, getattr(learner, part)) for part in task_params.PARTS}
         run = run._replace(state=run.state._replace(learner=learner._replace(**parts)))
         fed = streamed.epoch(copied(run), entries[0], read, key, nothing)
         scanned = jax.jit(programs.epoch)(run, entries[0], tables, key)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import losses, networks, rows, streams, training
+from cljax import losses, networks, streams, task_params, training
 from cljax.methods import finetune
 from cljax.methods.lwf import lwf
 from cljax.methods.lwf_mc import lwf_mc
@@ -40,9 +40,9 @@ def learner_of(method, student, teacher, tasks=2):
     """A focused learner whose student and teacher have given logits `[T, 2, 3]` (`[2, 3]` for a shared head)."""
     _, _, state, hyper = method.init(jax.random.key(0), Sizes(tasks, 3, {"train": 7}))
     state = state._replace(teacher={"params": {"head": {"kernel": teacher}}, "collections": {}})
-    resting = rows.resting(method.per_task, method.stacked, tasks=tasks)
+    resting = task_params.resting(method.per_task, method.stacked, tasks=tasks)
     learner = Learner({"head": {"kernel": student}}, {}, (), state, hyper, None, resting)
-    return rows.focus(learner, jnp.int32(0))
+    return task_params.focus(learner, jnp.int32(0))
 
 
 def batch_of(task, labels=(0, 1)):
@@ -115,7 +115,7 @@ def test_an_l1_response_pulls_nothing_while_the_student_is_the_teacher():
 
     def gradient(learner, teacher):
         state = learner.method_state._replace(teacher=teacher)
-        focused = rows.focus(learner._replace(method_state=state), jnp.int32(1))
+        focused = task_params.focus(learner._replace(method_state=state), jnp.int32(1))
         clock = make_clock(task=1, phase=1, classes=like.tables.classes)
         of = lambda params: method.loss(params, focused, clock, batch, None)[1][1]["response"]
         return jax.value_and_grad(of)(focused.params)

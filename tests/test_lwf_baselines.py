@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import methods, rows, streams, training
+from cljax import methods, streams, task_params, training
 from cljax.training.cost import bytes_per_task
 from cljax.training.step import make_train_step, phase_learning_rate
 from cljax.types import Memory, Phase, Table, make_clock
@@ -31,7 +31,7 @@ def learner_of(name, **options):
     make = lambda key: training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, key, {"train": 120})
     learner = jax.jit(make)(jax.random.key(0))
     batch = streams.sequential(stream.tables, stream.tables.train, jnp.int32(1), jnp.int32(0), 8)
-    return method, learner, rows.focus(learner, jnp.int32(1)), batch
+    return method, learner, task_params.focus(learner, jnp.int32(1)), batch
 
 
 def log_likelihood(logits, batch):
@@ -148,7 +148,7 @@ def test_a_new_task_s_logits_are_two_layers_on_the_first_task_s_features():
     np.testing.assert_allclose(value, -log_likelihood(logits, batch), rtol=1e-5)
     assert all(np.abs(leaf).max() == 0 for name in body for leaf in gradients[name].values())
     assert all(np.abs(leaf).max() > 0 for layer in gradients["added_classifier"].values() for leaf in layer.values())
-    first = rows.take_row(learner.params, jnp.int32(0), learner.rows)
+    first = task_params.take_row(learner.params, jnp.int32(0), learner.rows)
     own = network.apply({name: first[name] for name in body}, learner.collections, batch.inputs).logits
     np.testing.assert_allclose(method.predict(learner, batch.inputs, jnp.int32(0)), own, rtol=1e-5, atol=1e-6)
 
@@ -194,14 +194,14 @@ def test_feature_extraction_refuses_what_it_cannot_do():
 @pytest.mark.parametrize("source", ["first", "last"])
 def test_a_copy_begins_as_an_earlier_task_s_network_with_a_new_head(source):
     method, learner, _, _ = learner_of("duplicate_and_finetune", source=source)
-    focused = rows.focus(learner, jnp.int32(2))
+    focused = task_params.focus(learner, jnp.int32(2))
     begun = method.begin_task(focused, make_clock(task=2), None, None)
     row = {"first": 0, "last": 1}[source]
     for leaf in ("kernel", "bias"):
         assert bits(begun.params["dense_0"][leaf]) == bits(learner.params["dense_0"][leaf][row])
         assert bits(begun.params["head"][leaf]) == bits(learner.params["head"][leaf][2])
     assert bits(learner.params["dense_0"]["kernel"][0]) != bits(learner.params["dense_0"]["kernel"][1])
-    first = rows.focus(learner, jnp.int32(0))
+    first = task_params.focus(learner, jnp.int32(0))
     assert bits(method.begin_task(first, make_clock(), None, None).params) == bits(first.params)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import losses, networks, rows, streams
+from cljax import losses, networks, streams, task_params
 from cljax.methods.common import as_it_is, depends_on_own, forward
 from cljax.methods.lwf import lwf
 from cljax.types import Learner, Sizes, make_clock
@@ -131,10 +131,10 @@ def test_all_tasks_layers_are_read_at_once():
         method = lwf(network, own_layers=layers)
         assert len(method.stacked) == 2 + 2 * layers
         key = jax.random.key(0)
-        resting = rows.resting(method.per_task, method.stacked, tasks=3)
+        resting = task_params.resting(method.per_task, method.stacked, tasks=3)
         stacked, collections = jax.jit(jax.vmap(network.init))(jax.random.split(key, 3))
-        kept = rows.map_leaves(
-            lambda path, leaf, resting=resting: leaf if rows.has_rows(path, resting) else leaf[0], stacked
+        kept = task_params.map_leaves(
+            lambda path, leaf, resting=resting: leaf if task_params.has_rows(path, resting) else leaf[0], stacked
         )
         collections = jax.tree.map(lambda leaf: leaf[0], collections)
         learner = Learner(kept, collections, (), {}, {}, None, resting)
@@ -144,7 +144,7 @@ def test_all_tasks_layers_are_read_at_once():
 
         @jax.jit
         def alone(kept, task, resting=resting, collections=collections, network=network):
-            return network.apply(rows.take_row(kept, task, resting), collections, images).logits
+            return network.apply(task_params.take_row(kept, task, resting), collections, images).logits
 
         assert_close(jax.jit(read)(kept), jnp.stack([alone(kept, jnp.int32(task)) for task in range(3)]))
         assert str(jax.make_jaxpr(read)(kept)).count("dot_general") == products
@@ -168,7 +168,9 @@ def deep_visits():
 def named(learner):
     trees = (learner.params, {name: leaf for name, leaf in learner.collections.items() if name == "batch_stats"})
     return {
-        path: leaf for tree in trees for path, leaf in zip(rows.leaf_paths(tree), jax.tree.leaves(tree), strict=True)
+        path: leaf
+        for tree in trees
+        for path, leaf in zip(task_params.leaf_paths(tree), jax.tree.leaves(tree), strict=True)
     }
 
 
@@ -207,7 +209,7 @@ def test_a_new_task_s_layers_begin_as_an_earlier_task_s_but_the_head_anew(start)
     before = deep_visits()["first"]
     network = small(conformance.stream(), hidden=(6, 5), normalization="batch")
     method = lwf(network, own_layers=1, start=start)
-    begun = method.begin_task(rows.focus(before, jnp.int32(2)), make_clock(task=2), None, None)
+    begun = method.begin_task(task_params.focus(before, jnp.int32(2)), make_clock(task=2), None, None)
     source = {"first": 0, "last": 1, "drawn": 2}[start]
     for path, leaf in named(before).items():
         now, row = named(begun)[path], 2 if path.startswith("head/") else source

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import losses, networks, rows, streams, training
+from cljax import losses, networks, streams, task_params, training
 from cljax.attention import pooled_linear_cam
 from cljax.methods import finetune
 from cljax.methods.growing_head import Classification
@@ -56,8 +56,8 @@ def made(method, student, teacher):
     tasks = student[1].shape[0]
     _, _, state, hyper = method.init(jax.random.key(0), Sizes(tasks, 3, {}))
     state = state._replace(teacher={"params": taught, "collections": {}})
-    resting = rows.resting(method.per_task, method.stacked, tasks=tasks)
-    return rows.focus(Learner(params, {}, (), state, hyper, None, resting), jnp.int32(0))
+    resting = task_params.resting(method.per_task, method.stacked, tasks=tasks)
+    return task_params.focus(Learner(params, {}, (), state, hyper, None, resting), jnp.int32(0))
 
 
 def batch_of(task, labels=(0, 1)):
@@ -186,7 +186,7 @@ def digits_case(dense=()):
     def move(path, leaf):
         return leaf + (1.0 if path.startswith("head/") else 0.3) * jax.random.normal(next(keys), leaf.shape)
 
-    moved = learner._replace(params=rows.map_leaves(move, learner.params))
+    moved = learner._replace(params=task_params.map_leaves(move, learner.params))
     batch = streams.sequential(tables, tables.train, clock.task, jnp.int32(0), 16)
     return method, learner, moved, clock, batch
 
@@ -220,7 +220,7 @@ def test_the_attention_loss_uses_the_student_s_top_old_class_for_both_networks()
     _, metrics, gradient = evaluate(method, learner, clock, batch)
     network, cams, logits = method.network, [], []
     for params in (learner.params, learner.method_state.teacher["params"]):
-        own = rows.take_row(params, clock.task, learner.rows)
+        own = task_params.take_row(params, clock.task, learner.rows)
         maps = network.encode(own, learner.collections, batch.inputs, train=False, key=None)[0]
         kernel = jnp.moveaxis(params["head"]["kernel"], 0, 1).reshape(6, 9)
         logits.append(maps.mean((1, 2)) @ kernel + params["head"]["bias"].reshape(1, 9))
@@ -302,8 +302,8 @@ def test_on_the_first_task_there_is_classification_alone():
         assert norm(gradient(name)) == 0
     plain = finetune(method.network)
     value = lwm(method.network, classification="ce_new").loss(moved.params, moved, first, batch, None)[0]
-    own = rows.take_row(moved.params, first.task, moved.rows)
-    focused = moved._replace(params=own, rows=rows.resting(method.per_task, tasks=3))
+    own = task_params.take_row(moved.params, first.task, moved.rows)
+    focused = moved._replace(params=own, rows=task_params.resting(method.per_task, tasks=3))
     np.testing.assert_allclose(value, plain.loss(own, focused, first, batch, None)[0], rtol=1e-6)
 
 

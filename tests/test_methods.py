@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import methods, networks, rows, streams, training
+from cljax import methods, networks, streams, task_params, training
 from cljax.methods.common import forward
 from cljax.training.step import make_train_step
 from cljax.types import make_clock
@@ -43,7 +43,7 @@ def test_fine_tuning_s_loss_is_cross_entropy_over_the_task_s_classes_and_weights
     method = methods.finetune(network_for(stream))
     _, learner = engine_and_learner(method, stream)
     clock = make_clock(task=1, newest=1, classes=stream.tables.classes)
-    focused = rows.focus(learner, clock.task)
+    focused = task_params.focus(learner, clock.task)
     batch = streams.sequential(stream.tables, stream.tables.train, clock.task, jnp.int32(2), 16)
     assert 0 < batch.weights.sum() < 16
     value, _ = method.loss(focused.params, focused, clock, batch, None)
@@ -60,7 +60,7 @@ def test_joint_training_s_loss_and_gradient_are_the_sum_over_each_example_s_own_
     clock = make_clock(task=2, newest=2, classes=stream.tables.classes)
     table = stream.tables.train
     batch = streams.gather(stream.tables, table, jnp.asarray([0, 1, *(table.start[1:] + 1), *table.start[1:]]))
-    focused = rows.focus(learner, clock.task)
+    focused = task_params.focus(learner, clock.task)
 
     def slow(params):
         total = 0.0
@@ -86,7 +86,7 @@ def test_joint_training_by_one_softmax_over_all_classes_seen():
     clock = make_clock(task=1, newest=1, classes=stream.tables.classes)
     table = stream.tables.train
     batch = streams.gather(stream.tables, table, jnp.asarray([0, 1, *(table.start[1] + np.arange(3))]))
-    focused = rows.focus(learner, clock.task)
+    focused = task_params.focus(learner, clock.task)
     params = focused.params
 
     def slow(head):
@@ -122,7 +122,7 @@ def test_joint_training_leaves_heads_of_tasks_not_yet_visited_alone(name):
     make = lambda key: training.make_learner(method, optimizer, stream.tables, 0.1, key)
     learner = jax.jit(make)(jax.random.key(0))
     clock = make_clock(task=1, classes=stream.tables.classes)
-    focused = rows.focus(learner, clock.task)
+    focused = task_params.focus(learner, clock.task)
     batch = streams.gather(stream.tables, stream.tables.train, jnp.asarray([0, stream.tables.train.start[1]]))
     step = make_train_step(method, optimizer)
     after, _, _ = step(focused, method.update_mask(focused, clock), clock, batch, jax.random.key(0))
@@ -149,7 +149,7 @@ def test_stacked_rows_and_their_statistics_train_for_tasks_seen_alone(name):
         network = networks.cnn((8, 8, 1), 3, channels=((4,),), dense=(), pooled=True)
     method, clock = STACKED[name](network), make_clock(task=1, phase=1, classes=stream.tables.classes)
     make = lambda key: training.make_learner(method, SGD, stream.tables, 0.1, key)
-    focused = rows.focus(jax.jit(make)(jax.random.key(0)), clock.task)
+    focused = task_params.focus(jax.jit(make)(jax.random.key(0)), clock.task)
     mask = method.update_mask(focused, clock)
     assert [leaf.reshape(-1).tolist() for leaf in mask[0]["head"].values()] == [[1, 1, 0]] * 2
     if name != "lwm":
@@ -198,7 +198,7 @@ def test_freezing_trains_own_leaves_only_after_the_first_task(normalization):
     for task in range(3):
         learner, _ = fit(learner, make_clock(round=task, task=task), stream.tables, key, jnp.asarray([1]))
         after.append({"params": learner.params, **learner.collections})
-    paths = rows.leaf_paths(after[0])
+    paths = task_params.leaf_paths(after[0])
     assert any("head" in path for path in paths)
     for path, first, last in zip(paths, *(jax.tree.leaves(tree) for tree in (after[0], after[2])), strict=True):
         if "head" in path:

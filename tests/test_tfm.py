@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import masks, networks, rows, transforms
+from cljax import networks, task_params, transforms
 from cljax.methods.owned import Owned
 from cljax.methods.tfm import tfm
+from cljax.ownership import masks
 from cljax.types import Batch, make_clock
 from tests.zero_forgetting import Visits, five_tasks, orders, single
 
@@ -36,7 +37,9 @@ def grown(method, network, tasks):
 
 
 def named(tree):
-    return {path: np.asarray(leaf) for path, leaf in zip(rows.leaf_paths(tree), jax.tree.leaves(tree), strict=True)}
+    return {
+        path: np.asarray(leaf) for path, leaf in zip(task_params.leaf_paths(tree), jax.tree.leaves(tree), strict=True)
+    }
 
 
 def test_masks_of_three_tasks_by_hand():

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import methods, networks, rows
+from cljax import methods, networks, task_params
 from cljax.training.step import keep_signature, make_learner, make_train_step, phase_learning_rate
 from cljax.types import Batch, Learner, Phase, Table, Tables, make_clock
 from tests.zero_forgetting import leaving
@@ -94,7 +94,7 @@ def test_paths_that_are_no_leaves_are_refused():
 
 
 def test_a_signature_is_kept():
-    before = Learner({"w": jnp.zeros(2)}, {}, (), {}, {}, None, rows.resting(()))
+    before = Learner({"w": jnp.zeros(2)}, {}, (), {}, {}, None, task_params.resting(()))
     weak = before._replace(params={"w": jnp.full(2, 1.0) * jnp.asarray(2.0)})
     after = keep_signature(before, weak, "it")
     assert after.params["w"].tolist() == [2, 2]
@@ -126,7 +126,7 @@ def focused(hyper=0.5):
         {"steps": jnp.float32(0)},
         {"learning_rate": jnp.float32(hyper)},
         None,
-        rows.resting(()),
+        task_params.resting(()),
     )
 
 

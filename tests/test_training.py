@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import methods, networks, rows, streams, training
+from cljax import methods, networks, streams, task_params, training
 from cljax.training import bounds
 from cljax.training.driver import drive
 from cljax.training.evaluation import Evaluation, evaluate
@@ -259,7 +259,7 @@ def test_weights_that_are_not_finite_after_the_last_step_are_named():
         return training.diverged(failure, method)
 
     params, collections, *_ = base.init(jax.random.key(0), Sizes(1, 3, {}))
-    learner = Learner(params, collections, SGD.init(params), {}, {}, None, rows.resting(()))
+    learner = Learner(params, collections, SGD.init(params), {}, {}, None, task_params.resting(()))
     infinite = {"gates": {"dense_0": jnp.full(8, jnp.inf)}}
     broken = lambda learner, clock, fold, key: learner._replace(params=jax.tree.map(lambda leaf: leaf / 0, params))
     assert ended(base, learner) == {}
@@ -540,7 +540,7 @@ def linear(**fields):
 def one_step(method, optimizer, mask=1.0):
     params = {"w": jnp.array([3.0, 4.0])}
     hyper = {"learning_rate": jnp.float32(0.5)}
-    learner = Learner(params, {}, optimizer.init(params), {}, hyper, None, rows.resting(()))
+    learner = Learner(params, {}, optimizer.init(params), {}, hyper, None, task_params.resting(()))
     batch = Batch(*(jnp.zeros(1) for _ in Batch._fields))
     step = training.make_train_step(method, optimizer)
     return step(learner, ({"w": jnp.asarray(mask)}, {}), make_clock(), batch, jax.random.key(0))
@@ -648,7 +648,7 @@ def test_evaluation_of_nothing_is_nan():
     learner = engine.init(jax.random.key(0), stream.tables)
     found: Evaluation = evaluate(method, learner, stream.tables, split="validation")
     assert np.isnan(np.asarray(found.accuracy)).all()
-    assert rows.leaf_paths(found) == ("accuracy", "task_il_accuracy", "top5", "fingerprint")
+    assert task_params.leaf_paths(found) == ("accuracy", "task_il_accuracy", "top5", "fingerprint")
 
 
 def test_a_schedule_that_is_not_numbered_by_first_visit_is_refused():

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 from hypothesis import strategies as st
 
-from cljax import checkpoints, rows, streams, training
+from cljax import streams, task_params, training
+from cljax.storage import checkpoints
 from cljax.types import Learner, Output, Sizes, make_clock
 from tests import conformance
 from tests.plain import make_visit
@@ -109,4 +110,4 @@ def leaving(collections):
 def single(method, network, *, tasks=1):
     """A focused learner that never met an engine: params and collections of one task, no optimizer."""
     params, collections, state, hyper = method.init(jax.random.key(0), Sizes(tasks, network.outputs, {}))
-    return Learner(params, collections, (), state, hyper, None, rows.resting(method.per_task, tasks=tasks))
+    return Learner(params, collections, (), state, hyper, None, task_params.resting(method.per_task, tasks=tasks))

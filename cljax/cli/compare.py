@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from cljax.cli.experiment import Curve, Experiment, configuration, curves_of, make_experiment
+from cljax.cli.curves import Curve, configuration, curves_of
+from cljax.cli.experiment import Experiment, make_experiment
 from cljax.cli.options import Compare, Options, Run, RunError, Sweep, UsageError, settle
 from cljax.cli.printing import show, styled
 from cljax.cli.process import set_up
@@ -62,11 +63,10 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                 method, many = experiment.methods[curve.method], seeds * max(1, len(curve.values))
                 given = [{curve.parameter: value} for value in curve.values for _ in seeds if curve.parameter]
                 place = folder.checkpoints(curve.name)
-                with contextlib.ExitStack() as stack:
-                    shown: dict[str, Any] = {"report": reporter.event}
-                    if options.output.tensorboard:
-                        sink = stack.enter_context(Sink(folder.tensorboard, method, seeds[0][1].schedule))
-                        shown["visited"] = sink.visited
+                sink: Any = contextlib.nullcontext()
+                if options.output.tensorboard:
+                    sink = Sink(folder.tensorboard, method, seeds[0][1].schedule)
+                with sink:
                     outcome = driver.drive(
                         method,
                         experiment.optimizer,
@@ -74,8 +74,9 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                         experiment.settings,
                         hypers=given or None,
                         vectorize=experiment.side_by_side(method, len(many)),
+                        report=reporter.event,
+                        visited=sink.visited if options.output.tensorboard else None,
                         checkpoints=Saving(place, options.output.checkpoint_seconds, say=say),
-                        **shown,
                     )
                 runs, lost = entries(experiment, curve, outcome, folder)
                 record["runs"] += runs

@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from cljax.cli.curves import Curve, constructors
 from cljax.cli.making import (
     amend,
     convolvable,
@@ -23,10 +24,8 @@ from cljax.cli.making import (
     make_settings,
     make_stream,
 )
-from cljax.cli.options import DEFAULT_METHODS, Compare, Options, Run, Sweep, Training, UsageError, seed_numbers
-from cljax.cli.parameters import parse_parameters, unknown
-from cljax.numbers import real
-from cljax.storage import old_names
+from cljax.cli.options import DEFAULT_METHODS, Options, Training, UsageError, seed_numbers
+from cljax.cli.parameters import parse_parameters
 
 if TYPE_CHECKING:
     import optax
@@ -37,25 +36,6 @@ if TYPE_CHECKING:
 
 PAPER_NORMALIZATION = {"tfm": ("feature",)}
 """Of the methods of which normalisation is a part, those that their papers have."""
-
-
-class Curve(NamedTuple):
-    """A method and the values of one of its numbers, driven together; without a parameter the method as it is."""
-
-    method: str
-    parameter: str | None = None
-    values: tuple[float, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """What it is called, in progress, records and checkpoints."""
-        return f"{self.method}.{self.parameter}" if self.parameter else self.method
-
-    def entries(self, swept: bool) -> list[dict[str, Any]]:
-        """What each of its entries in a record has of its own, a swept one its value."""
-        one = {"curve": self.name, "parameter": self.parameter}
-        values: Sequence[float | None] = self.values or (None,)
-        return [{"method": self.method, **({"sweep": {**one, "value": value}} if swept else {})} for value in values]
 
 
 class Experiment(NamedTuple):
@@ -72,7 +52,6 @@ class Experiment(NamedTuple):
       seeds: pairs of a seed and its stream.
       settings: of the training loop.
       optimizer: at unit rate.
-      streamed: whether examples are read from disk as the run goes on.
       vectorize: whether seeds run side by side.
     """
 
@@ -86,7 +65,6 @@ class Experiment(NamedTuple):
     seeds: list[tuple[int, Stream]]
     settings: training.Settings
     optimizer: optax.GradientTransformation
-    streamed: bool
     vectorize: bool
 
     @property
@@ -124,100 +102,6 @@ class Experiment(NamedTuple):
         learner = jax.eval_shape(make, jax.random.key(0))
         size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         return divisor(count, memory // 2 // (3 * size(learner) + size(tables._replace(examples=None))))
-
-
-def constructors() -> dict[str, Callable[..., Method]]:
-    """The methods there are, by name."""
-    from cljax import methods
-
-    return {name: getattr(methods, name) for name in sorted(methods.__all__)}
-
-
-def curves_of(command: Compare | Run | Sweep) -> list[Curve]:
-    """What a command asks for.
-
-    Raises:
-      UsageError: no method, or an unknown one; one named twice; words that say no values, or a value twice.
-
-    Example:
-      >>> curves_of(Sweep('lwf', 'strength', (0.1, 1.0), vs=('lwm.beta=1,2', 'finetune')))[1:]
-      [Curve(method='lwm', parameter='beta', values=(1.0, 2.0)), Curve(method='finetune', parameter=None, values=())]
-      >>> [curve.name for curve in curves_of(Compare(methods=('joint',)))]
-      ['joint']
-    """
-    from cljax.methods.build import makers
-
-    known = constructors()
-    if isinstance(command, Sweep):
-        found = _swept(command)
-    elif isinstance(command, Run):
-        named = [name for name in (command.name, command.method) if name]
-        if len(named) > 1:
-            raise UsageError(f"Two methods are named, {command.name!r} and {command.method!r}; `run` does one.")
-        if not named:
-            raise UsageError("Which method? For example: cljax run finetune. `cljax methods` lists them.")
-        found = [Curve(named[0])]
-    else:
-        names = tuple(known) if command.methods == ("all",) else command.methods or DEFAULT_METHODS
-        found = [Curve(name) for name in names]
-    names = tuple(curve.name for curve in found)
-    for curve in found:
-        if "+" not in curve.method and curve.method not in known:
-            raise UsageError(unknown("method", curve.method, known) + " `cljax methods` describes them.")
-        try:
-            makers(curve.method)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        if names.count(curve.name) > 1:
-            raise UsageError(f"{curve.name} is named more than once: give all its values together.")
-        try:
-            for value in curve.values:
-                real(f"A value of {curve.name}", value)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        if curve.parameter and (not curve.values or len(set(curve.values)) < len(curve.values)):
-            raise UsageError(
-                f"{curve.name} needs one value or more, each once, not {' '.join(map(str, curve.values))!r}."
-            )
-    return found
-
-
-def _swept(command: Sweep) -> list[Curve]:
-    if not (command.method and command.parameter):
-        raise UsageError("What is swept? For example: cljax sweep lwf strength 0.1 1 10.")
-    found = [Curve(command.method, old_names.setting(command.parameter), tuple(command.values))]
-    for words in command.vs:
-        key, equals, listed = words.partition("=")
-        method, dot, parameter = key.partition(".")
-        try:
-            values = tuple(float(value) for value in listed.split(",")) if equals else ()
-        except ValueError:
-            values = ()
-        if bool(dot) != bool(equals) or (dot and not (parameter and values)):
-            raise UsageError(
-                f"--vs takes METHOD or METHOD.NAME=VALUE,VALUE..., such as lwm.beta=0.1,1,10; not {words!r}."
-            )
-        found.append(Curve(method, old_names.setting(parameter) or None, values))
-    return found
-
-
-def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = False) -> dict[str, Any]:
-    """What decides the results: the methods, all options but those of `Output`, what is swept, as JSON has them.
-
-    Example:
-      >>> configuration([Curve('finetune')], Options())['training']['seeds']
-      [0, 1, 2, 3, 4]
-    """
-    parts = {name: dataclasses.asdict(getattr(options, name)) for name in ("data", "training", "network")}
-    parts["training"]["seeds"] = seed_numbers(options.training)
-    del parts["training"]["seed"]
-    if not options.training.memory:  # as runs have it that were begun before there was one
-        del parts["training"]["memory"]
-    parts["network"]["channels"] = options.network.blocks
-    for part in parts.values():
-        part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})
-    varied = {"sweep": [[curve.name, list(curve.values)] for curve in curves]} if swept else {}
-    return {"methods": list(dict.fromkeys(curve.method for curve in curves)), **parts, **varied}
 
 
 def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str, Any]) -> Experiment:
@@ -285,7 +169,7 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
                     break
         stay = [curve for curve in curves if curve.method in methods]
         what = (stay, options, config, parameters, methods, networks, left_out)
-        return Experiment(*what, seeds, settings, optimizer, driver == "host", side_by_side)
+        return Experiment(*what, seeds, settings, optimizer, side_by_side)
 
     first, *others = alternatives(options, dataset.images.shape[1:], by_name=by_name)
     experiment = fitted(*first)

@@ -48,7 +48,7 @@ def clnp(
     Multi-head or single-head is up to the network. With a shared head (`per_task=()`), a task sees only its own units
     of the last hidden layer, and the head's bias is fixed, as it would be shared. Where a layer has no free units left,
     a task with its own head learns by transfer; with a shared head, and the last layer spent, it cannot learn: see
-    `cljax.sharing.diagnostics`.
+    `cljax.ownership.usage.diagnostics`.
 
     Args:
       network: with gates; batch normalisation with `frozen` flags, as in those of `cljax.networks`, may be shared.

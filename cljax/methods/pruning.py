@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import importance, masks, metrics
-from cljax.ownership import Owner
+from cljax import importance, metrics
+from cljax.ownership import Owner, masks
 from cljax.types import Array, Batch, Clock, Fold, Learner, Output, single_label_of
 
 

@@ -9,7 +9,7 @@ import pathlib
 import jax
 import numpy as np
 
-from cljax import rows
+from cljax import task_params
 from cljax.numbers import INT32, real, show, whole
 from cljax.training.plan import epoch_table
 from cljax.training.state import Patience, Settings
@@ -87,7 +87,9 @@ def check_bounds(method: Method, stream: Stream, settings: Settings) -> None:
 def _learner_bytes(method: Method, tasks: int) -> int:
     """Bytes of parameters, collections and method state of as many tasks, before anything is drawn."""
     shapes = init_shapes(method)[:3]
-    resting = rows.resting(method.per_task, method.stacked, tasks=tasks)
-    many = lambda path: tasks if rows.has_rows(path, resting) else 1
-    each = rows.map_leaves(lambda path, leaf: many(path) * math.prod(leaf.shape) * leaf.dtype.itemsize, list(shapes))
+    resting = task_params.resting(method.per_task, method.stacked, tasks=tasks)
+    many = lambda path: tasks if task_params.has_rows(path, resting) else 1
+    each = task_params.map_leaves(
+        lambda path, leaf: many(path) * math.prod(leaf.shape) * leaf.dtype.itemsize, list(shapes)
+    )
     return sum(jax.tree.leaves(each))

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from optax import contrib
 
-from cljax import rows, transforms
+from cljax import task_params, transforms
 from cljax.augmentation import Augment
 from cljax.data.streaming import Images
 from cljax.numbers import real, show
@@ -68,7 +68,7 @@ def diverged(failure: Failure, method: Method) -> dict[int, str]:
         moment = f", phase '{method.phases[phase].name}', epoch {epoch}, step {step}"
         if leaf >= 0:
             params, collections = init_shapes(method)[:2]
-            path = (*rows.leaf_paths(params), *rows.leaf_paths(collections))[leaf]
+            path = (*task_params.leaf_paths(params), *task_params.leaf_paths(collections))[leaf]
             thing = f"leaf '{path}'"
             moment = moment if step >= 0 else f", at the end of phase '{method.phases[phase].name}'"
         elif step >= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from cljax import rows, streams
+from cljax import streams, task_params
 from cljax.keys import make_key
 from cljax.training.engine import Engine
 from cljax.training.plan import in_stream
@@ -27,7 +27,7 @@ def step_cost(engine: Engine, settings: Settings, stream: Stream) -> tuple[float
     tables = jax.eval_shape(lambda tables: jax.tree.map(jnp.asarray, tables), stream.tables)
     key = jax.eval_shape(lambda: make_key(0))
     clock = jax.eval_shape(lambda tables: in_stream(make_clock(), tables), tables)
-    learner = jax.eval_shape(lambda *given: rows.focus(engine.init(*given), jnp.int32(0)), key, tables)
+    learner = jax.eval_shape(lambda *given: task_params.focus(engine.init(*given), jnp.int32(0)), key, tables)
     state = jax.eval_shape(engine.begin_phase, learner, clock, tables, key)
 
     def first(tables):
@@ -70,6 +70,6 @@ def bytes_per_task(learner: Learner, network: Network) -> float:
     """
     kept = sum(tree_bytes(part) for part in (learner.params, learner.collections, learner.method_state, learner.memory))
     bare = jax.eval_shape(network.init, jax.random.key(0))
-    shared = rows.map_leaves(lambda path, leaf: None if rows.has_rows(path, learner.rows) else leaf, bare[0])
-    stored = rows.map_leaves(lambda path, leaf: None if rows.has_rows(path, learner.rows) else leaf, bare[1])
-    return (kept - tree_bytes(shared) - tree_bytes(stored)) / learner.rows.tasks
+    alone = lambda path, leaf: None if task_params.has_rows(path, learner.rows) else leaf
+    shared = [task_params.map_leaves(alone, tree) for tree in bare]
+    return (kept - tree_bytes(shared)) / learner.rows.tasks

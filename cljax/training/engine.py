@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from cljax import rows, streams
+from cljax import streams, task_params
 from cljax.augmentation import augment_batch
 from cljax.numbers import FLOAT32
 from cljax.training.evaluation import Evaluation, evaluate, evaluate_task, number_of_batches
@@ -149,7 +149,7 @@ def make_engine(
         return TaskFold(tables, clock.task, max_examples, settings.evaluation_batch)
 
     def begin_visit(learner: Learner, clock: Clock, tables: Tables, key: Array) -> Learner:
-        learner, clock = rows.focus(learner, clock.task), in_stream(clock, tables)
+        learner, clock = task_params.focus(learner, clock.task), in_stream(clock, tables)
 
         def begin(learner: Learner) -> Learner:
             after = method.begin_task(learner, clock, make_fold(tables, clock), visit_key(key, clock, 0))
@@ -251,7 +251,7 @@ def make_engine(
         return jnp.where(weight > 0, total / jnp.maximum(weight, 1.0), unknown())
 
     def validate(learner: Learner, clock: Clock, tables: Tables) -> Array:
-        resting = rows.write_back(learner, clock.task)
+        resting = task_params.write_back(learner, clock.task)
         return evaluate_task(
             method,
             resting,
@@ -280,16 +280,16 @@ def make_engine(
     def choose(tried: tuple[Array, Learner], clock: Clock, tables: Tables, key: Array) -> tuple[Array, Learner]:
         del key
         scores, learners = tried
-        focused = jax.vmap(lambda learner: rows.focus(learner, clock.task))(learners)
+        focused = jax.vmap(lambda learner: task_params.focus(learner, clock.task))(learners)
         assert method.search is not None
         clock = in_stream(clock, tables)
         index, after = method.search.choose(scores, focused, clock, make_fold(tables, clock))
         after = keep_signature(focused, after, f"choose of {method.name}")
         learner = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), after)
-        return index, rows.write_back(learner, clock.task)
+        return index, task_params.write_back(learner, clock.task)
 
     def end_visit(learner: Learner, clock: Clock) -> Learner:
-        return rows.write_back(learner, clock.task)
+        return task_params.write_back(learner, clock.task)
 
     def evaluate_all(learner: Learner, clock: Clock, tables: Tables) -> Evaluation:
         return evaluate(
@@ -310,7 +310,7 @@ def make_engine(
 
 def changing(learner: Learner) -> dict[str, Tree]:
     """The parts of a learner that a step changes."""
-    return {part: getattr(learner, part) for part in rows.PARTS}
+    return {part: getattr(learner, part) for part in task_params.PARTS}
 
 
 def first_not_finite(tree: Tree) -> Array:

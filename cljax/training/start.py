@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import masks, ownership, task_params
+from cljax import ownership, task_params
+from cljax.ownership import masks
 from cljax.storage import trained
 from cljax.training.step import init_shapes
 from cljax.types import Array, Clock, Fold, Learner, Method, Tree

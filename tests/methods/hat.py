@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cljax import rows
+from cljax import task_params
 from cljax.methods.common import everything, forward, plain, task_loss
 
 
@@ -67,7 +67,7 @@ def hat(network, *, strength=0.75, scale=400.0):
 
         kept = {name: everything(tree) for name, tree in learner.collections.items()}
         kept["gates"] = jax.tree.map(jnp.zeros_like, kept["gates"])
-        return rows.map_leaves(free, learner.params), kept
+        return task_params.map_leaves(free, learner.params), kept
 
     def after_step(previous, learner, clock, batch, gradients):
         clamped = {name: jnp.clip(leaf, -6, 6) for name, leaf in learner.params["hat"].items()}

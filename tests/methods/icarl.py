@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import losses, memory, rows
+from cljax import losses, memory, task_params
 from cljax.methods.common import flatten_heads, forward, mean, plain, update_masks
 
 
@@ -25,7 +25,7 @@ def icarl(network, *, features, memory_size=50):
         return learner._replace(method_state={**learner.method_state, "teacher": teacher})
 
     def embed(learner, inputs):
-        own = (rows.take_row(tree, jnp.int32(0), learner.rows) for tree in (learner.params, learner.collections))
+        own = (task_params.take_row(tree, jnp.int32(0), learner.rows) for tree in (learner.params, learner.collections))
         found = network.apply(*own, inputs).features  # the same for every head
         return found / jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), 1e-9)
 
@@ -100,9 +100,9 @@ def icarl(network, *, features, memory_size=50):
 
     def predict(learner, inputs, task):
         tasks = learner.rows.tasks
-        rows.check_task(task, tasks)
+        task_params.check_task(task, tasks)
         vectors = embed(learner, inputs)
-        means = rows.of_task(learner.method_state["means"][task], task, tasks)
+        means = task_params.of_task(learner.method_state["means"][task], task, tasks)
         means = means / jnp.maximum(jnp.linalg.norm(means, axis=-1, keepdims=True), 1e-9)
         return -jnp.sum((vectors[:, None, :] - means[None, :, :]) ** 2, axis=-1)
 

@@ -3,17 +3,18 @@
 import jax
 import jax.numpy as jnp
 
-from cljax import masks, rows
+from cljax import task_params
 from cljax.methods.common import everything, plain
+from cljax.ownership import masks
 from cljax.types import Phase
 
 
 def packnet(network, *, fraction=0.5):
 
     def packed(path, learner_rows):
-        return path.endswith("kernel") and not rows.has_rows(path, learner_rows)
+        return path.endswith("kernel") and not task_params.has_rows(path, learner_rows)
 
-    resting = rows.resting(network.per_task)
+    resting = task_params.resting(network.per_task)
 
     def view(params, collections, state, task, newest):
         # While it trains, a task uses the free weights too; after its pruning they are zero and stay so.
@@ -24,7 +25,7 @@ def packnet(network, *, fraction=0.5):
 
     def init(key, sizes):
         params, collections, _, _ = base.init(key, sizes)
-        owner = rows.map_leaves(
+        owner = task_params.map_leaves(
             lambda path, leaf: jnp.full(leaf.shape, masks.FREE, jnp.int32) if packed(path, resting) else None, params
         )
         return params, collections, {"owner": owner}, {"fraction": jnp.float32(fraction)}
@@ -37,7 +38,7 @@ def packnet(network, *, fraction=0.5):
         newest, training = clock.task == clock.newest, (clock.phase == 0) & clock.first
 
         def trained(path, leaf):
-            if rows.has_rows(path, learner.rows):
+            if task_params.has_rows(path, learner.rows):
                 return jnp.float32(1.0)
             if not packed(path, learner.rows):
                 return (clock.newest == 0).astype(jnp.float32)
@@ -47,7 +48,7 @@ def packnet(network, *, fraction=0.5):
             mine = jnp.where(training, owner == masks.FREE, owner == clock.task)
             return (mine & newest).astype(jnp.float32)
 
-        return rows.map_leaves(trained, learner.params), everything(learner.collections)
+        return task_params.map_leaves(trained, learner.params), everything(learner.collections)
 
     def end_phase(learner, clock, fold, key):
         owner = learner.method_state["owner"]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import networks, rows
+from cljax import networks, task_params
 from cljax.methods.common import everything, plain, task_loss
 from cljax.types import Output, Sizes
 
@@ -59,13 +59,13 @@ def progressive(inputs, outputs, *, width=16, mean=0.0, std=1.0):
         """Later columns read the first layer of earlier ones: at a revisit it stays as it is."""
         newest = (clock.task == clock.newest).astype(jnp.float32)
         trains = lambda path, leaf: newest if path.startswith("dense_0/") else jnp.float32(1.0)
-        return rows.map_leaves(trains, learner.params), everything(learner.collections)
+        return task_params.map_leaves(trains, learner.params), everything(learner.collections)
 
     def predict(learner, images, task):
-        own = rows.take_row(learner.params, task, learner.rows)
+        own = task_params.take_row(learner.params, task, learner.rows)
         return read(learner.params, own, images, task)[0]
 
-    every = rows.leaf_paths(jax.eval_shape(lambda key: init(key, Sizes(1, outputs, {})), jax.random.key(0))[0])
+    every = task_params.leaf_paths(jax.eval_shape(lambda key: init(key, Sizes(1, outputs, {})), jax.random.key(0))[0])
     return base._replace(
         init=init,
         loss=loss,
