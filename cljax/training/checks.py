@@ -101,6 +101,8 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
         raise ValueError(f"{method.name} draws from '{method.train_on}', which is not one of {', '.join(DRAWS)}.")
     if not method.phases:
         raise ValueError(f"{method.name} has no phases; a method needs at least one.")
+    if all(phase.skip_first_task for phase in method.phases):
+        raise ValueError(f"All phases of {method.name} skip the first task, which needs at least one.")
     searched = [phase.searched for phase in method.phases]
     if searched != sorted(searched, reverse=True) or not searched[0]:
         raise ValueError(

@@ -225,7 +225,7 @@ def drive(
         if checkpoints is not None:
             keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts))
         driven = Driven(method, first.schedule, compiled, group, number * len(group.numbers), len(seeds))
-        parts.append(driven.run(report or (lambda event: None), visited or (lambda *visit: None), keeper))
+        parts.append(driven.run(report, visited, keeper))
     learners, results, seconds, waits = zip(*parts, strict=True)
     joined: Results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
     if (joined.failure.round >= 0).all():
@@ -292,8 +292,8 @@ class Driven:
 
     def run(
         self,
-        report: Callable[[Event], None],
-        visited: Callable[[list[int], int, Results], None],
+        report: Callable[[Event], None] | None,
+        visited: Callable[[list[int], int, Results], None] | None,
         keeper: Keeper | None,
     ) -> tuple[list[Learner], Results, np.ndarray, np.ndarray]:
         """From the beginning or from a checkpoint to the end: learners, results, seconds, fractions of waiting."""
@@ -303,6 +303,7 @@ class Driven:
         found = self._take_up(keeper, watch) if keeper else None
         place, run = found or (0, compiled.start(key, tables, hyper))
         entries = self._entries(run)
+        ahead = np.cumsum([entry.epochs for entry in entries[::-1]])[::-1]  # epochs from here to the end
         while place < len(entries) - 1:
             entry, following = entries[place], entries[place + 1]
 
@@ -312,11 +313,12 @@ class Driven:
 
             while int(np.max(run.state.epoch)) < entry.epochs and not np.all(run.state.done):
                 run = compiled.epoch(run, entry, tables, key, pause)
-                self._tell(report, run, entries[:place], entry, entries)
+                if report:
+                    self._tell(report, run, entry, ahead[place], ahead[0])
                 pause(run)
             run, place = compiled.turn(run, entry, following, tables, key), place + 1
             ended = following.round > entry.round
-            if ended:
+            if ended and visited:
                 visited(numbers, int(entry.round), self._read(run))
             if keeper:
                 keeper.offer(place, run, watch, ended=ended or following.candidate > entry.candidate)
@@ -354,9 +356,7 @@ class Driven:
     def _read(self, run: Run) -> Results:
         return Results(*self._lead((run.evaluation, *run.visits, run.state.failure)))
 
-    def _tell(
-        self, report: Callable[[Event], None], run: Run, earlier: list[Entry], entry: Entry, entries: list[Entry]
-    ) -> None:
+    def _tell(self, report: Callable[[Event], None], run: Run, entry: Entry, ahead: int, whole: int) -> None:
         failed = self._lead(run.state.failure.round) >= 0
         if failed.all():
             return
@@ -365,10 +365,9 @@ class Driven:
         last = (np.where(failed, np.nan, self._lead(value)[:, entry.phase, count - 1]) for value in values)
         task, phase = int(self._schedule.task[entry.round]), self._method.phases[entry.phase].name
         here = (self._method.name, self._seeds.numbers[0], size, task, phase, count, int(entry.epochs))
-        whole = sum(int(one.epochs) for one in entries)
-        done = self._before // size * whole + sum(int(one.epochs) for one in earlier) + count
+        done = int(self._before // size * whole + whole - ahead + count)
         loss, accuracy = map(_mean, last)
-        report(Event(*here, loss, accuracy, done, whole * self._total // size))
+        report(Event(*here, loss, accuracy, done, int(whole * self._total // size)))
 
 
 class Watch:
