@@ -150,7 +150,7 @@ def rmsprop_tf1(*, decay: float = 0.9, epsilon: float = 1e-10) -> optax.Gradient
       The transformation, without momentum. Wrap it in `per_task` for a separate history per task.
 
     Raises:
-      ValueError: for decay outside [0, 1), or epsilon below 0.
+      ValueError: where decay is below 0 or not below 1, or epsilon is below 0.
 
     Example:
       >>> optimizer = rmsprop_tf1()

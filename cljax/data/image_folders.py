@@ -28,7 +28,11 @@ _BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"R
 class Folder(NamedTuple):
     """The images of a folder, training part first.
 
-    Attributes: images, read on demand; labels `[n]` int32; train_size; classes, the sub-folders' names, sorted.
+    Attributes:
+      images: read on demand.
+      labels: `[n]` int32.
+      train_size: how many of the first ones are for training.
+      classes: the sub-folders' names, sorted.
     """
 
     images: FolderImages

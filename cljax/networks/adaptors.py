@@ -137,7 +137,7 @@ def from_linen(
       decode_method: of the module, by name: `maps -> logits` or `maps -> (logits, features)`.
       gates: paths of submodules, such as `('Conv_0', 'Block_1/Dense_0')`.
       mean: of inputs in [0, 1], one number or one for each channel.
-      std: likewise.
+      std: the standard deviation, in the same form.
 
     Returns:
       The network; its wiring is empty without gates.

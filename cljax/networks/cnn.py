@@ -131,7 +131,7 @@ def cnn(
       kernel_init: initialiser of all kernels.
       bias_init: initialiser of the layers' biases.
       mean: of inputs in [0, 1], one number or one for each channel.
-      std: likewise.
+      std: the standard deviation, in the same form.
       per_task: leaf paths that belong to a task; the head's if None.
 
     Returns:
@@ -250,7 +250,7 @@ def df_cnn_base(
       data: which of the paper's three networks; it fixes the shape of the inputs.
       outputs: number of logits: 10, and 13 for Office-Home.
       mean: of inputs in [0, 1], one number or one for each channel.
-      std: likewise.
+      std: the standard deviation, in the same form.
 
     Returns:
       The network. With the paper's outputs: 152,810 parameters (MNIST), 328,426 (CIFAR), 2,679,437 (Office-Home).

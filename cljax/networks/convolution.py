@@ -22,8 +22,11 @@ Padding = str | Sequence[tuple[int, int]]
 class _Geometry(NamedTuple):
     """A two-dimensional convolution. The gradients of one are two others, so differentiation never leaves the family.
 
-    Attributes: strides; padding (low, high), maybe negative; spread, the dilation of the inputs; dilation, that of the
-    kernel.
+    Attributes:
+      strides: of the window.
+      padding: low and high of each axis, maybe negative.
+      spread: the dilation of the inputs.
+      dilation: that of the kernel.
     """
 
     strides: tuple[int, ...] = (1, 1)

@@ -23,7 +23,7 @@ def standardize(inputs: Array, mean: Scalars = 0.0, std: Scalars = 1.0, *, dtype
     Args:
       inputs: `[B, ..., C]`, uint8 (scaled to [0, 1]) or floating point (taken as they are).
       mean: one number, or one for each channel.
-      std: likewise.
+      std: the standard deviation, in the same form.
       dtype: of the result; float32 for integers and the inputs' own for floats if None.
 
     Returns:
@@ -135,7 +135,7 @@ def make_network(
       frozen: names of the gates whose features pass a `BatchNorm`.
       per_task: leaf paths that belong to a task; those of the module named `head` if None.
       mean: of inputs, one number or one for each channel; see `standardize`.
-      std: likewise.
+      std: the standard deviation, in the same form.
       check: whether the wiring is tried out, see `check_gates`; the networks of this package are by its tests.
 
     Returns:

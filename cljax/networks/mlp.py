@@ -72,7 +72,7 @@ def mlp(
       norm_after: whether a norm comes after its ReLU instead of before it; the gate comes last either way.
       dropout: rate after each hidden layer.
       mean: of inputs in [0, 1], one number or one for each channel.
-      std: likewise.
+      std: the standard deviation, in the same form.
       per_task: leaf paths that belong to a task; the head's if None.
 
     Returns:

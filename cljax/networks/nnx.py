@@ -59,7 +59,7 @@ def from_nnx(
       encode_method: name of the module's method `inputs -> maps`.
       decode_method: name of its method `maps -> logits`.
       mean: of inputs in [0, 1], one number or one for each channel.
-      std: likewise.
+      std: the standard deviation, in the same form.
 
     Returns:
       The network; its wiring is empty.

@@ -38,7 +38,7 @@ def vgg16(
       normalization: `'batch'`, `'feature'` (see `FeatureNorm`) or None, of convolutions and dense layers.
       norm_after: whether a norm comes after its ReLU instead of before it; the gate comes last either way.
       mean: of inputs in [0, 1], one number or one for each channel.
-      std: likewise.
+      std: the standard deviation, in the same form.
       per_task: leaf paths that belong to a task; the head's if None.
 
     Returns:

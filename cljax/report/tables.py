@@ -28,8 +28,10 @@ WORDS = {
 class Cell(NamedTuple):
     """A cell of a table.
 
-    Attributes: text; value, by which rows are sorted (None: unknown, last); tone, 1 or -1 where a difference is
-    clearly above or below 0, else 0.
+    Attributes:
+      text: what is shown.
+      value: rows are sorted by it; None is unknown and comes last.
+      tone: 1 or -1 where a difference is clearly above or below 0, else 0.
     """
 
     text: str

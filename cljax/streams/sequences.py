@@ -38,7 +38,7 @@ def sequence(
       seed: as in `split`.
       class_order: within each data set: None, `'random'` or `'icarl'`, as in `split`.
       image_size: as in `data.combine`; not for data sets combined before.
-      normalize: likewise.
+      normalize: as in `data.combine`; not for data sets combined before.
       **options: scenario, validation, fraction, epochs, schedule, as in `split`.
 
     Returns:

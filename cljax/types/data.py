@@ -35,7 +35,11 @@ class Batch(NamedTuple):
 class Memory(NamedTuple):
     """Exemplars kept from earlier tasks, in slots of fixed number M.
 
-    Attributes: inputs `[M, ...]` as stored; labels `[M]` (or `[M, K]`); tasks `[M]` int32; valid `[M]` bool.
+    Attributes:
+      inputs: `[M, ...]`, as stored.
+      labels: `[M]` int32, or `[M, K]` float32.
+      tasks: `[M]` int32.
+      valid: `[M]` bool, which slots hold an exemplar.
     """
 
     inputs: Array
@@ -47,8 +51,11 @@ class Memory(NamedTuple):
 class Table(NamedTuple):
     """One split of a stream: a flat index over shared examples, with a start and a size per task.
 
-    Attributes: index `[N]` int32 rows of `Tables.examples`; labels `[N]` int32 or `[N, K]` float32, within the task;
-    start, size `[T]` int32.
+    Attributes:
+      index: `[N]` int32, rows of `Tables.examples`.
+      labels: `[N]` int32 or `[N, K]` float32, within the task.
+      start: `[T]` int32, where each task begins in the index.
+      size: `[T]` int32, how many examples each task has.
     """
 
     index: HostArray
@@ -60,10 +67,16 @@ class Table(NamedTuple):
 class Tables(NamedTuple):
     """A stream's data, one pytree: never a copy of the examples per task.
 
-    Attributes: examples `[n, ...]` uint8 or float32, shared by all splits, tasks and seeds (or `data.Images`, which are
-    read on demand; inside a program, also anything with `read(rows) -> [B, ...]`); train, validation, test:
-    `Table`; permutation `[T, P]` int32 over an example's flattened elements, or None; classes `[T, K]` bool;
-    single_label `[T]` bool where tasks are of both kinds, all with float labels, one-hot where it is True; else None.
+    Attributes:
+      examples: `[n, ...]` uint8 or float32, shared by all splits, tasks and seeds; or `data.Images`, which are read on
+        demand; inside a program, also anything with `read(rows) -> [B, ...]`.
+      train: for training steps.
+      validation: for patience, searches and validation.
+      test: for evaluation alone.
+      permutation: `[T, P]` int32 over an example's flattened elements, or None.
+      classes: `[T, K]` bool, which logits of its head a task uses.
+      single_label: `[T]` bool where tasks of one label and of several labels an example are mixed: all labels are then
+        floats, one-hot where it is True. Else None.
     """
 
     examples: HostArray
