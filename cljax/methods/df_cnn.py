@@ -20,7 +20,7 @@ def _layers(names: tuple[str, ...], *sizes: Sizes) -> dict[str, Sizes]:
 
 _CIFAR, _MNIST, _OFFICE_HOME = ("0_0", "0_1", "1_0", "1_1"), ("0_0", "1_0"), ("0_0", "1_0", "2_0", "3_0")
 CIFAR = _layers(_CIFAR, Sizes(16, 24), Sizes(24, 48), Sizes(32, 64), Sizes(36, 72))
-"""The paper's sizes for `networks.df_cnn_base('cifar', 10)`, 8.0M parameters in ten tasks; the others are those of its other networks."""
+"""The paper's sizes for `networks.df_cnn_base('cifar', 10)`, 8.0M parameters in ten tasks; then its others."""
 CIFAR_REDUCED = _layers(_CIFAR, Sizes(18, 24), Sizes(18, 24), Sizes(18, 24), Sizes(36, 48))
 """2.8M with the reduced network (24, 24, 48, 48 features, 32 dense). The paper does not print these; they are ours."""
 CIFAR_DIRECT = _layers(_CIFAR, Sizes(24), Sizes(48), Sizes(64), Sizes(72))
