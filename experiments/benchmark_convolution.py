@@ -19,7 +19,7 @@ import tyro
 from jax import lax
 
 from cljax.networks import convolve, max_pool
-from experiments.saving import save
+from experiments.saving import command_line, write_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Config:
     steps: int = 4
     repeats: int = 7
     seed: int = 0
-    out: str = "experiments/results"
+    out: str = "experiments"
 
 
 def native_convolution(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -108,7 +108,7 @@ def main(config: Config) -> None:
     }
     for row in rows:
         print(f"{row['case']}: {row['cljax']:.1f} against {row['reference']:.1f} ms, ratio {row['ratio']:.3f}")
-    save("experiments.benchmark_convolution", "convolution_benchmark", record, config)
+    write_result(config, "convolution_benchmark", record, command_line("experiments.benchmark_convolution"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from PIL import Image
 
 from cljax import data, methods, networks, streams, training
 from cljax.training.driver import Outcome, drive
-from experiments.saving import save
+from experiments.saving import write_result
 
 ENLARGED = 4
 
@@ -39,7 +39,7 @@ class Config:
     epochs: int = 2
     images: int = 2000
     repeats: int = 3
-    out: str = "experiments/results"
+    out: str = "experiments"
 
 
 def write_folder(dataset: data.Dataset, folder: pathlib.Path, images: int) -> None:
@@ -93,12 +93,8 @@ def main(config: Config) -> None:
         opened = data.open(folder, image_size=size)
         read = opened._replace(images=opened.images.take(range(len(opened.images))))
         rows.append(compare(f"{ENLARGED * size[0]}-pixel JPEG, a folder", read, opened, config))
-    save(
-        "experiments.benchmark_drivers --data-dir FOLDER",
-        "drivers_benchmark",
-        {"rows": rows},
-        dataclasses.replace(config, data_dir=None),
-    )
+    command = "python -m experiments.benchmark_drivers --data-dir FOLDER"
+    write_result(config, "drivers_benchmark", {"rows": rows}, command)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import tyro
 
 from cljax import methods, networks
 from experiments.benchmark_tasks import in_turn, stepper
-from experiments.saving import save
+from experiments.saving import command_line, write_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Config:
     steps: int = 8
     repeats: int = 11
     only: tuple[str, ...] = ()
-    out: str = "experiments/results"
+    out: str = "experiments"
 
 
 def cases(config: Config) -> list[tuple[str, object, object]]:
@@ -60,7 +60,7 @@ def main(config: Config) -> None:
             stepper(one, 2, batch_size=config.batch_size, steps=config.steps) for one in (method, reference)
         )
         rows.append(in_turn(name, ours, theirs, repeats=config.repeats))
-    save("experiments.benchmark_methods", "methods_benchmark", {"rows": rows}, config)
+    write_result(config, "methods_benchmark", {"rows": rows}, command_line("experiments.benchmark_methods"))
 
 
 if __name__ == "__main__":

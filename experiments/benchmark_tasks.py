@@ -22,7 +22,7 @@ import tyro
 
 from cljax import methods, networks, streams, training
 from cljax.types import Method, Network, make_clock
-from experiments.saving import save
+from experiments.saving import command_line, write_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Config:
     batch_size: int = 256
     steps: int = 10
     repeats: int = 9
-    out: str = "experiments/results"
+    out: str = "experiments"
 
 
 def stepper(method: Method, tasks: int, *, batch_size: int, steps: int):
@@ -96,7 +96,7 @@ def main(config: Config) -> None:
     for name, method in cases(network).items():
         few, many = (stepper(method, tasks, batch_size=config.batch_size, steps=config.steps) for tasks in (2, 100))
         rows.append(in_turn(name, many, few, repeats=config.repeats))
-    save("experiments.benchmark_tasks", "tasks_benchmark", {"rows": rows}, config)
+    write_result(config, "tasks_benchmark", {"rows": rows}, command_line("experiments.benchmark_tasks"))
 
 
 if __name__ == "__main__":

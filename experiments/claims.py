@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cljax import metrics, report
+from cljax import metrics
 from cljax.files import write_json, write_text
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
@@ -75,14 +74,6 @@ def in_percent(found: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, dict[s
             values = {method: round(100 * float(getattr(one, field)), 2) for method, one in intervals.items()}
             numbers[f"{metric}_{part}"] = values
     return numbers
-
-
-def write_result(out: pathlib.Path, name: str, result: Mapping[str, Any]) -> pathlib.Path:
-    """Writes `results/NAME.json` in the folder `out`; NaN becomes null."""
-    path = out / "results" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, report.plain(dict(result)))
-    return path
 
 
 def merge(out: pathlib.Path, claims: Iterable[Claim]) -> pathlib.Path:

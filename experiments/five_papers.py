@@ -25,7 +25,7 @@ import tyro
 
 from cljax import metrics, report
 from experiments import claims
-from experiments.saving import digest
+from experiments.saving import digest, write_result
 
 ALL = "finetune joint freezing lwf lwm tfm clnp df_cnn"
 DF_CNN_FIRST = (
@@ -186,7 +186,7 @@ for case in ("df_cnn_cifar100", "df_cnn_cifar100_full"):
     ]  # fmt: skip
 
 
-def summary(name: str, command: str, record: dict[str, Any]) -> dict[str, Any]:
+def summary(name: str, record: dict[str, Any]) -> dict[str, Any]:
     """A case's numbers, in percent."""
     runs = record["runs"]
     tables = {run["method"]: report.summarise(run) for run in runs}
@@ -204,7 +204,6 @@ def summary(name: str, command: str, record: dict[str, Any]) -> dict[str, Any]:
         "seeds": runs[0]["seeds"],
         "device": runs[0]["device"],
         "form": "full" if name in FULL else "reduced",
-        "command": command,
         "versions": runs[0]["versions"],
     }
 
@@ -224,7 +223,7 @@ def main(config: Config) -> None:
             call = "import sys; from cljax.cli import main; sys.exit(main(sys.argv[1:]))"
             subprocess.run([sys.executable, "-c", call, "compare", *words], check=True)
         record = report.read(folder)
-        claims.write_result(out, f"five_papers_{name}", summary(name, command, record))
+        write_result(config, f"five_papers_{name}", summary(name, record), command)
         runs = {run["method"]: run for run in record["runs"]}
         for source, claim, published, case, decide in CLAIMS:
             if case == name:

@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint
 import tyro
 
-from experiments.saving import save
+from experiments.saving import command_line, write_result
 
 TIMES = ("seconds", "compile_seconds", "share_waiting")
 
@@ -41,7 +41,7 @@ class Config:
         *("--methods", "finetune", "freezing", "--seeds", "2", "--tasks", "3", "--epochs", "5", "--hidden", "32"),
         *("--checkpoint-seconds", "0.1", "--keep-learners", "--quiet"),
     )
-    out: str = "experiments/results"
+    out: str = "experiments"
 
 
 def start(config: Config, driver: str, folder: pathlib.Path) -> subprocess.Popen:
@@ -112,7 +112,7 @@ def main(config: Config) -> None:
     equal = sum(row["record"] and row["learners"] for row in rows)
     result = {"experiment": "kill_and_resume", "kills": len(rows), "equal_ends": equal, "rows": rows}
     print(f"{equal} equal ends of {len(rows)} kills")
-    save("experiments.kill_and_resume", "kill_and_resume", result, config)
+    write_result(config, "kill_and_resume", result, command_line("experiments.kill_and_resume"))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""The file that an experiment leaves: its results, with what they were found on."""
+"""What an experiment leaves: its results, with what they were found on, and runs that it need not do again."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import pathlib
-import platform
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-
 from cljax import report
-from cljax.files import write_json
+from cljax.files import read_json, write_json
+
+PLACES = ("data_dir", "runs", "out")
+"""Fields of a configuration that say where files are: no result depends on them."""
 
 
 def digest(*decides: Any) -> str:
-    """Of all that a result depends on, as JSON has it: for the name of a file that is read instead of a run.
+    """Of all that a result depends on, as JSON has it: for the name of what is read instead of being run again.
 
     Example:
       >>> digest({"learning_rate": 0.1}, "lwf") == digest({"learning_rate": 0.2}, "lwf")
@@ -28,27 +28,50 @@ def digest(*decides: Any) -> str:
     return hashlib.sha256(json.dumps(report.plain(list(decides)), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def save(module: str, name: str, result: dict[str, Any], config: Any) -> pathlib.Path:
-    """Writes results as JSON, with device, versions, configuration and command, and says where.
+def kept(folder: pathlib.Path, name: str, decides: Any, make: Callable[[], Any]) -> Any:
+    """What `make()` returns, as JSON has it; read where the same configuration left it in the folder before.
 
     Args:
-      module: the experiment's, such as `'experiments.benchmark_tasks'`.
-      name: of the file; one of a benchmark ends in `_benchmark`, to which the kind of device is added.
-      result: as JSON has it.
-      config: a dataclass, its `out` the folder.
+      folder: of the file `NAME-DIGEST.json`.
+      name: for who looks into the folder.
+      decides: all that the result depends on; what differs in any of it is made anew.
+      make: called where nothing is kept.
+
+    Example:
+      >>> import tempfile
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> [kept(folder, 'lwf', {'epochs': epochs}, lambda n=n: [n]) for n, epochs in enumerate((10, 20, 10))]
+      [[0], [1], [0]]
     """
-    device = jax.devices()[0]
-    packages = ("cljax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-    versions = {package: importlib.metadata.version(package) for package in packages}
-    facts = {
-        "device": device.device_kind,
-        "versions": {"python": platform.python_version(), **versions},
-        "config": dataclasses.asdict(config),
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
-    }
-    kind = "cpu" if device.platform == "cpu" else "gpu"
-    path = pathlib.Path(config.out) / f"{name}{f'_{kind}' if name.endswith('_benchmark') else ''}.json"
+    path = folder / f"{name}-{digest(decides)}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, report.plain(make()))
+    return read_json(path)
+
+
+def command_line(module: str) -> str:
+    """The command that started this process, as the module's."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def write_result(config: Any, name: str, result: Mapping[str, Any], command: str) -> pathlib.Path:
+    """Writes `results/NAME.json` in the folder `config.out`, and says where. NaN becomes null.
+
+    Beside the result stand the command, the device, the versions and the configuration but for `PLACES`; where the
+    result has one of these itself, that stays.
+
+    Args:
+      config: a dataclass.
+      name: of the file; one of a benchmark ends in `_benchmark`, to which the kind of device is added.
+      result: what was found.
+      command: by which it is found again.
+    """
+    facts = {"command": command, "device": report.device(), "versions": report.versions()}
+    facts["config"] = {field: value for field, value in dataclasses.asdict(config).items() if field not in PLACES}
+    kind = "cpu" if facts["device"]["platform"] == "cpu" else "gpu"
+    path = pathlib.Path(config.out) / "results" / f"{name}{f'_{kind}' if name.endswith('_benchmark') else ''}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, report.plain({**result, **facts}))
+    write_json(path, report.plain({**facts, **result}))
     print(f"written: {path}")
     return path

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shlex
 
 import jax
@@ -12,13 +13,13 @@ import pytest
 import tyro
 from PIL import Image
 
-from cljax import methods, networks, streams, training
+from cljax import methods, networks, report, streams, training
 from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
 from cljax.cli.rules import check_values
 from cljax.types import make_clock
 from experiments import claims, five_papers, saving
-from experiments.lwf import paper, parts
+from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
 from experiments.lwf.runs import lower_late, start_from_each, widen
 
@@ -108,33 +109,92 @@ def test_kept_results_are_those_of_the_whole_configuration(tmp_path, monkeypatch
     config = paper.Config(old=str(tmp_path / "old"), new=(str(tmp_path / "new"),), init="x", epochs=2)
     given = {"head/bias": np.zeros(2, np.float32)}
 
-    def place(label="lwf", given=given, **changes):
+    def key(label="lwf", given=given, **changes):
         now = dataclasses.replace(config, **changes)
-        return paper.place(now, label, paper.make_stream(now), given).name
+        return saving.digest(paper.decides(now, label, paper.make_stream(now), given))
 
-    first = place()
-    assert place() == place(out="elsewhere", methods=("lwf",), init="y") == first
+    first = key()
+    assert key() == key(out="elsewhere", methods=("lwf",), init="y") == first
     changes = [{"learning_rate": 0.001}, {"epochs": 3}, {"seeds": 2}, {"batch_size": 64}, {"network": "vgg16"}]
     changes += [{"mean": (0.0, 0.0, 0.0)}, {"std": (1.0, 1.0, 1.0)}, {"label": "finetune"}]
     changes += [{"given": {"head/bias": np.ones(2, np.float32)}}, {"new": (config.old,)}]
-    names = [place(**one) for one in changes]
+    keys = [key(**one) for one in changes]
     one, other = (tmp_path / "new" / "train" / label / "0.jpg" for label in ("a", "b"))
     one.rename(tmp_path / "aside")
     other.rename(one)
     (tmp_path / "aside").rename(other)
-    assert len({first, place(), *names}) == len(names) + 2
+    assert len({first, key(), *keys}) == len(keys) + 2
 
 
-def test_results_are_strict_json_and_written_whole(tmp_path, monkeypatch):
+def changed(value):
+    """Another value of the same kind."""
+    if isinstance(value, tuple):
+        return (*value, value[-1])
+    return not value if isinstance(value, bool) else value + 1
+
+
+def test_no_changed_option_of_lwfs_runs_gives_the_old_number(tmp_path, monkeypatch):
+    size, made = runs.FORMS["tiny"], []
+
+    def numbers(case="similar", label="lwf", seeds=2, **changes):
+        monkeypatch.setitem(runs.FORMS, "tiny", size._replace(**changes))
+        asked = runs.Runs(tmp_path, "tiny", seeds, None)
+        monkeypatch.setattr(asked, "_run", lambda *_: made.append(None) or {"accuracy": len(made), "seconds": [1]})
+        return int(asked.accuracy(case, label))
+
+    sizes = [{name: changed(value)} for name, value in size._asdict().items()]
+    others = [{"case": "part_30"}, {"label": "finetune"}, {"seeds": 3}]
+    found = [numbers(**changes) for changes in ({}, *others, *sizes)]
+    assert found == list(range(1, len(size) + len(others) + 2)), "each of them is a run of its own"
+    assert [numbers(**changes) for changes in ({}, *others, *sizes)] == found, "and each is read the next time"
+    monkeypatch.setitem(runs.GROUPS, "mammals", "small_mammals")
+    assert numbers() == len(found) + 1
+
+
+def test_first_networks_are_kept_by_what_they_are_trained_with(monkeypatch):
+    size = runs.FORMS["tiny"]
+
+    def key(**changes):
+        monkeypatch.setitem(runs.FORMS, "tiny", size._replace(**changes))
+        return saving.digest(runs.Runs(pathlib.Path("x"), "tiny", 1, None).decides_first())
+
+    later = ("new_dropout", "hidden", "fraction", "epochs", "learning_rate")
+    keys = {name: key(**{name: changed(value)}) for name, value in size._asdict().items()}
+    assert {name for name in keys if keys[name] == key()} == set(later)
+    assert len(set(keys.values())) == len(size) - len(later) + 1
+
+
+def test_results_are_strict_json_written_whole_with_what_they_were_found_on(tmp_path, monkeypatch, capsys):
     @dataclasses.dataclass
     class Config:
+        epochs: int = 3
+        data_dir: str = "/a/private/folder"
         out: str = str(tmp_path)
 
-    monkeypatch.setattr("sys.argv", ["x", "--out", "here"])
-    path = saving.save("experiments.x", "x", {"rows": [np.float32(0.1), np.nan]}, Config())
+    monkeypatch.setattr("sys.argv", ["x", "--epochs", "3"])
+    result = {"rows": [np.float32(0.1), np.nan]}
+    for name, file in (("x", "x.json"), ("x_benchmark", f"x_benchmark_{jax.default_backend()}.json")):
+        path = saving.write_result(Config(), name, result, saving.command_line("experiments.x"))
+        assert path == tmp_path / "results" / file
+        assert capsys.readouterr().out == f"written: {path}\n"
     found = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
-    assert (found["rows"], found["command"]) == ([0.1, None], "python -m experiments.x --out here")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
+    facts = {"command": "python -m experiments.x --epochs 3", "config": {"epochs": 3}, "rows": [0.1, None]}
+    assert found == {**facts, "device": report.device(), "versions": report.versions()}
+    assert len(list(path.parent.iterdir())) == 2
+    path = saving.write_result(Config(), "x", {"device": "that of the record"}, "x")
+    assert json.loads(path.read_text())["device"] == "that of the record"
+
+
+def test_the_index_names_every_experiment_its_command_and_its_result():
+    folder = pathlib.Path(claims.__file__).parent
+    index = (folder / "README.md").read_text()
+    for path in sorted(folder.glob("*.py")):
+        assert f"`{path.stem}`" in index or f"`python -m experiments.{path.stem}" in index, path
+    for path in sorted((folder / "lwf").glob("*.py")):
+        shown = "python -m experiments.lwf " if path.stem == "__main__" else f"lwf.{path.stem}"
+        assert shown in index, path
+    for path in (folder / "results").iterdir():
+        assert path.name in index.replace("{", "").replace("}", ""), path
 
 
 def test_each_seed_starts_from_its_own_network():

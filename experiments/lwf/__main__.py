@@ -30,12 +30,12 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from cljax import report
 from cljax.cli.process import CONVOLUTION_THREADS, use_compilation_cache
 from experiments import claims
 from experiments.lwf import efficiency, parts
 from experiments.lwf.published import FIGURE_1
 from experiments.lwf.runs import FORMS, Runs
+from experiments.saving import write_result
 
 PARTS = {part: getattr(parts, part) for part in ("table_1", "figure_4", "figure_5", "table_2")}
 
@@ -59,9 +59,6 @@ def describe(part: str, config: Config, runs: Runs) -> dict[str, Any]:
         "seeds": runs.seeds,
         "form": config.form,
         "sizes": runs.size._asdict(),
-        "device": report.device(),
-        "command": f"python -m experiments.lwf --only {part} --form {config.form} --seeds {config.seeds}",
-        "versions": report.versions(),
     }
 
 
@@ -103,7 +100,8 @@ def main(config: Config) -> None:
             if config.form == "reduced":
                 numbers["full_form"] = full_form(part, runs)
         name = f"lwf_{part}" if config.form in ("reduced", "full") else f"lwf_{part}_{config.form}"
-        print(f"written: {claims.write_result(out, name, {**describe(part, config, runs), **numbers})}")
+        command = f"python -m experiments.lwf --only {part} --form {config.form} --seeds {config.seeds}"
+        write_result(config, name, {**describe(part, config, runs), **numbers}, command)
         for one in decided:
             print(f"{one['verdict']:15s} {one['claim']}: {one['found']}")
         if config.form in ("reduced", "full") and config.seeds > 1:  # one seed has no interval

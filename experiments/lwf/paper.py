@@ -28,8 +28,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -39,8 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from cljax import augmentation, data, metrics, networks, report, streams, training
-from cljax.files import read_json, shown, write_json
+from cljax import augmentation, data, metrics, networks, streams, training
+from cljax.files import shown
 from cljax.storage import checkpoints
 from cljax.training.driver import drive
 from cljax.types import Array, Learner, Method, Network, Stream, make_clock
@@ -48,7 +46,7 @@ from experiments import claims
 from experiments.lwf import parts
 from experiments.lwf.published import TABLE_1
 from experiments.lwf.runs import lower_late, methods_of, optimizer
-from experiments.saving import digest
+from experiments.saving import PLACES, command_line, kept, write_result
 
 CLASSES = {"ImageNet": 1000, "Places2": 401, "VOC": 20, "CUB": 200, "Scenes": 67, "MNIST": 10}
 PAIRS = (
@@ -191,8 +189,8 @@ def precision(method: Method, learner: Learner, stream: Stream, task: int, batch
     return float(metrics.mean_average_precision(np.concatenate(scores), labels, weights=weights, classes=classes))
 
 
-def place(config: Config, label: str, stream: Stream, given: Mapping[str, np.ndarray]) -> pathlib.Path:
-    """Where a method's accuracies are kept, by all that decides them: configuration, data, given parameters.
+def decides(config: Config, label: str, stream: Stream, given: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """All that a method's accuracies depend on: configuration, data, given parameters.
 
     Args:
       config: the whole configuration; where files are, and which other methods are asked for, does not count.
@@ -200,14 +198,14 @@ def place(config: Config, label: str, stream: Stream, given: Mapping[str, np.nda
       stream: of `make_stream`.
       given: the parameters that all start from.
     """
-    aside = ("runs", "out", "check", "methods", "init", "data_dir", "old", "new")
-    decides = {name: value for name, value in dataclasses.asdict(config).items() if name not in aside}
+    aside = (*PLACES, "check", "methods", "init", "old", "new")
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in aside}
     arrays = hashlib.sha256(stream.tables.examples.identity().encode())
     for name, leaf in [*sorted(given.items()), *enumerate(jax.tree.leaves(stream.tables._replace(examples=None)))]:
         array = np.ascontiguousarray(leaf)
         arrays.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
-    key = digest(decides, arrays.hexdigest(), jax.tree.map(np.asarray, tuple(stream.schedule)))
-    return pathlib.Path(config.runs) / f"{title(config)}-{config.network}-{label}-{key}.json"
+    schedule = jax.tree.map(np.asarray, tuple(stream.schedule))
+    return {"label": label, "options": options, "schedule": schedule, "arrays": arrays.hexdigest()}
 
 
 def title(config: Config) -> str:
@@ -280,25 +278,23 @@ def main(config: Config) -> None:
     several = [task for task, name in enumerate((config.old, *config.new)) if is_voc(name)]
     made = methods_of(network, warm_up=0.5)
     for label in config.methods:
-        path = place(config, label, stream, given)
-        if not path.exists():
+
+        def reach(label: str = label) -> np.ndarray:
             method = lower_late(training.start_from(made[label](), given), stream.schedule)
             hypers = [{"strength": VOC_STRENGTH}] * len(pairs) if several and label == "l2_constraint" else None
             outcome = drive(method, optimizer(), pairs, settings, hypers=hypers)
             reached = np.array(outcome.evaluation.accuracy)
             for task in several:
                 reached[:, -1, task] = [precision(method, learner, stream, task) for learner in outcome.learners]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, report.plain(reached))
-        runs[label] = np.asarray(read_json(path), np.float64)
+            return reached
+
+        name, everything = f"{title(config)}-{config.network}-{label}", decides(config, label, stream, given)
+        runs[label] = np.asarray(kept(pathlib.Path(config.runs), name, everything, reach), np.float64)
         print(f"{label}: old {parts.old(runs[label]).mean():.3f}, new {parts.new(runs[label]).mean():.3f}")
     numbers = claims.in_percent(parts.tabulate(runs, runs["lwf"])) if "lwf" in runs else {}
     facts = {"experiment": f"lwf/paper/{title(config)}", "published": TABLE_1, "seeds": list(range(config.seeds))}
-    facts |= {"form": "full", "device": report.device(), "versions": report.versions()}
-    facts["config"] = dataclasses.asdict(config)
-    facts["command"] = shlex.join(["python", "-m", "experiments.lwf.paper", *sys.argv[1:]])
-    written = claims.write_result(pathlib.Path(config.out), f"lwf_paper_{title(config)}", {**facts, **numbers})
-    print(f"written: {written}")
+    facts["form"] = "full"
+    write_result(config, f"lwf_paper_{title(config)}", {**facts, **numbers}, command_line("experiments.lwf.paper"))
 
 
 if __name__ == "__main__":

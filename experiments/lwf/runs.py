@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +15,13 @@ import optax
 from jax import lax
 
 from cljax import augmentation, data, methods, networks, report, streams, training
+from cljax.data.statistics import channel_statistics
 from cljax.data.superclasses import groups_of
-from cljax.files import read_json, write_json
 from cljax.storage import checkpoints
 from cljax.training.driver import Outcome, drive
 from cljax.training.plan import epoch_table
 from cljax.types import Array, Clock, Fold, Learner, Method, Network, Schedule, Sizes, Stream
+from experiments.saving import digest, kept
 
 GROUPS = {
     "mammals": "aquatic_mammals medium_mammals small_mammals large_carnivores large_omnivores_and_herbivores",
@@ -192,17 +192,21 @@ class Runs:
 
     def record(self, case: str, label: str) -> dict[str, Any]:
         """The record of a method or variant over a case."""
-        path = self._folder / f"{case}-{label}-{self._digest(CASES[case])}.json"
-        if path.exists():
-            return read_json(path)
+        return kept(self._folder, f"{case}-{label}", self.decides(case, label), lambda: self._run(case, label))
+
+    def decides(self, case: str, label: str) -> dict[str, Any]:
+        """All that a record depends on."""
+        parts = {task: GROUPS.get(task) for task in CASES[case].tasks}
+        own = {"label": label, "case": CASES[case]._asdict(), "parts": parts, "outputs": OUTPUTS}
+        return {**own, "size": self.size._asdict(), "seeds": self.seeds}
+
+    def _run(self, case: str, label: str) -> dict[str, Any]:
         begun = time.perf_counter()
         pairs = [(seed, self._stream(case, seed)) for seed in self.seeds]
         method = methods_of(self.network, hidden=self.size.hidden)[label]()
         method = lower_late(start_from_each(method, self.first_networks), pairs[0][1].schedule)
         outcome = self._drive(method, pairs, self.size.learning_rate, [{"start": place} for place in range(len(pairs))])
         record = self._record(method, pairs, outcome)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, report.plain(record))
         old, new = record["accuracy"][0][-1][0], record["accuracy"][0][-1][-1]
         print(f"{case}, {label}: {time.perf_counter() - begun:.0f} s; first seed {old:.3f}, {new:.3f}", flush=True)
         return record
@@ -217,6 +221,12 @@ class Runs:
         return data.combine([data.load(name, self._data_dir) for name in ("cifar10", "cifar100", "mnist")])
 
     @functools.cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of CIFAR-10's training images, a channel."""
+        own = np.isin(self.dataset.train_labels, self._classes("cifar10"))
+        return channel_statistics([self.dataset.train_images[own]])
+
+    @functools.cached_property
     def network(self) -> Network:
         """The CNN that all runs have."""
         return self.make_network(OUTPUTS, self.size._replace(dropout=self.size.new_dropout))
@@ -224,14 +234,14 @@ class Runs:
     def make_network(self, outputs: int, size: Size | None = None) -> Network:
         """The CNN of this form, or of another's size, its head with so many logits."""
         size, shape = size or self.size, self.dataset.images.shape[1:]
-        mean, std = self.dataset.statistics  # type: ignore[misc]
+        mean, std = self.statistics
         sizes: dict[str, Any] = {"channels": size.channels, "dense": size.dense, "dense_dropout": size.dropout}
         return networks.cnn(shape, outputs, **sizes, mean=mean, std=std)
 
     @functools.cached_property
     def first_networks(self) -> list[dict[str, np.ndarray]]:
         """The parameters of the network trained on CIFAR-10, for each seed; trained where they are not kept yet."""
-        folder = self._folder / f"first-{self._digest()}"
+        folder = self._folder / f"first-{digest(self.decides_first())}"
         places = {seed: folder / f"seed-{seed}" for seed in self.seeds}
         missing = [seed for seed, place in places.items() if not any(place.glob("*/manifest.json"))]
         if missing:
@@ -287,7 +297,7 @@ class Runs:
         members = dict(groups_of(names, name="cifar100"))
         return [hundred[label] for name in GROUPS[task].split() for label in members[name]]
 
-    def _digest(self, case: Case | None = None) -> str:
-        """Of all that a run depends on; without a case, of what the first networks depend on."""
-        first = self.size._replace(new_dropout=0, hidden=0, fraction=0, epochs=0, learning_rate=0)
-        return hashlib.sha256(repr((self.size, case, self.seeds) if case else first).encode()).hexdigest()[:8]
+    def decides_first(self) -> dict[str, Any]:
+        """All that a seed's first network depends on."""
+        later = ("new_dropout", "hidden", "fraction", "epochs", "learning_rate")
+        return {"outputs": OUTPUTS} | {name: value for name, value in self.size._asdict().items() if name not in later}
