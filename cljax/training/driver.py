@@ -122,7 +122,7 @@ class Compiled:
       axes: None: one seed; or the `vmap` axes of the tables, several seeds side by side.
 
     Attributes:
-      start, turn, rest: as of `Programs`.
+      start, observe, turn, rest: as of `Programs`.
     """
 
     def __init__(self, programs: Programs, axes: Tables | None) -> None:
@@ -137,12 +137,13 @@ class Compiled:
         self.start = program(programs.start, (0, axes, 0))
         self.turn = program(programs.turn, (0, None, None, axes, 0), (0,))
         self.rest = program(programs.rest, (0,))
+        self.observe = program(programs.observe, (0, None, axes), (0,))
         self._epoch = program(programs.epoch if axes is None else epoch, (0, None, axes, 0), (0,))
 
     @property
     def seconds(self) -> float:
         """Spent compiling."""
-        return sum(program.seconds for program in (self.start, self.turn, self.rest, self._epoch))
+        return sum(program.seconds for program in (self.start, self.observe, self.turn, self.rest, self._epoch))
 
     def like(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
         """The structure, shapes and dtypes of every run of these programs."""
@@ -224,7 +225,8 @@ def drive(
         group, keeper = group._replace(tables=tables), None
         if checkpoints is not None:
             keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts))
-        driven = Driven(method, first.schedule, compiled, group, number * len(group.numbers), len(seeds))
+        places = settings.curves_every, number * len(group.numbers), len(seeds)
+        driven = Driven(method, first.schedule, compiled, group, *places)
         parts.append(driven.run(report, visited, keeper))
     learners, results, seconds, waits = zip(*parts, strict=True)
     joined: Results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
@@ -282,13 +284,16 @@ class Driven:
       schedule: the rounds.
       compiled: the programs.
       seeds: with tables on the device.
+      cadence: `settings.curves_every`.
       before: how many seeds have been driven already.
       total: how many there are in all.
     """
 
-    def __init__(self, method: Method, schedule: Schedule, compiled: Any, seeds: Seeds, before: int, total: int):
+    def __init__(
+        self, method: Method, schedule: Schedule, compiled: Any, seeds: Seeds, cadence: int, before: int, total: int
+    ):
         self._method, self._schedule, self._compiled, self._seeds = method, schedule, compiled, seeds
-        self._before, self._total, self._batched = before, total, seeds.key.ndim == 1
+        self._cadence, self._before, self._total, self._batched = cadence, before, total, seeds.key.ndim == 1
 
     def run(
         self,
@@ -313,6 +318,8 @@ class Driven:
 
             while int(np.max(run.state.epoch)) < entry.epochs and not np.all(run.state.done):
                 run = compiled.epoch(run, entry, tables, key, pause)
+                if self._cadence and int(np.max(run.state.epoch)) % self._cadence == 0:
+                    run = compiled.observe(run, entry, tables)
                 if report:
                     self._tell(report, run, entry, ahead[place], ahead[0])
                 pause(run)

@@ -112,6 +112,8 @@ class Programs(NamedTuple):
       open: `(run, entry, tables, key) -> Epoch`, what is fixed through an epoch.
       steps: `(run, epoch, tables, stop) -> run`: the steps that are still to be taken before step `stop`.
       close: `(run, epoch, entry, tables) -> run`: validation, patience, the log.
+      observe: `(run, entry, tables) -> run`, where `settings.curves_every` is not 0, after an epoch whose number it
+        divides: the accuracy on all tasks goes into the visit's curves.
       turn: `(run, entry, following, tables, key) -> run`. What follows the last entry is the agenda's end, beyond the
         last round: then the learner only rests.
       rest: `run -> learner`, at rest.
@@ -122,6 +124,7 @@ class Programs(NamedTuple):
     open: Callable[[Run, Entry, Tables, Array], Epoch]
     steps: Callable[[Run, Epoch, Tables, Array], Run]
     close: Callable[[Run, Epoch, Entry, Tables], Run]
+    observe: Callable[[Run, Entry, Tables], Run]
     turn: Callable[[Run, Entry, Entry, Tables, Array], Run]
     rest: Callable[[Run], Learner]
 
@@ -229,17 +232,14 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
     def close(run: Run, epoch: Epoch, entry: Entry, tables: Tables) -> Run:
         place, (state, found) = run.state.epoch, engine.end_epoch(run.state, epoch, tables)
         log = run.visit._replace(epochs=put(run.visit.epochs, found, entry.phase, place))
-        if cadence:
-
-            def observe(curves: Array) -> Array:
-                clock = epoch.clock
-                accuracy = engine.evaluate(engine.end_visit(state.learner, clock), clock, tables).accuracy
-                known = jnp.where(state.failure.round < 0, accuracy, unknown())
-                return put(curves, known, entry.phase, place // cadence)
-
-            due = (place + 1) % cadence == 0
-            log = log._replace(curves=lax.cond(due, observe, lambda curves: curves, log.curves))
         return run._replace(state=state, visit=log)
+
+    def observe(run: Run, entry: Entry, tables: Tables) -> Run:
+        state, clock, curves = run.state, clock_of(entry), run.visit.curves
+        accuracy = engine.evaluate(engine.end_visit(state.learner, clock), clock, tables).accuracy
+        known = jnp.where(state.failure.round < 0, accuracy, unknown())
+        written = put(curves, known, entry.phase, (state.epoch - 1) // cadence)
+        return run._replace(visit=run.visit._replace(curves=choose(state.epoch % cadence == 0, written, curves)))
 
     def epoch(run: Run, entry: Entry, tables: Tables, key: Array) -> Run:
         now = open(run, entry, tables, key)
@@ -301,7 +301,7 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
     def rest(run: Run) -> Learner:
         return engine.end_visit(run.state.learner, pick(moments, jnp.int32(rounds - 1)))
 
-    return Programs(start, epoch, open, steps, close, turn, rest)
+    return Programs(start, epoch, open, steps, close, observe, turn, rest)
 
 
 def pick(tree: Tree, index: Array) -> Tree:

@@ -111,7 +111,13 @@ def make_run(
             state = run.state._replace(learner=changing(run.state.learner), mask=None)
             return State(state, run.visit, None, None, None)  # type: ignore[arg-type]
 
-        body = lambda carry: thin(programs.epoch(full(carry), entry, tables, key))
+        def body(carry: State) -> State:
+            after = programs.epoch(full(carry), entry, tables, key)
+            if settings.curves_every:
+                due = after.state.epoch % settings.curves_every == 0
+                after = lax.cond(due, lambda run: programs.observe(run, entry, tables), lambda run: run, after)
+            return thin(after)
+
         unfinished = lambda carry: (carry.state.epoch < entry.epochs) & ~carry.state.done
         return full(lax.while_loop(unfinished, body, thin(run)))
 

@@ -204,7 +204,7 @@ class Streamed:
 
         self._start, self._open, self.rest = Program(programs.start), Program(open), Program(programs.rest)
         self._steps, self._close = Program(steps, (0,)), Program(programs.close, (0,))
-        self._turn = Program(programs.turn, (0,))
+        self._turn, self._observe = Program(programs.turn, (0,)), Program(programs.observe, (0,))
         self.running = 0.0
 
     def like(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
@@ -214,7 +214,7 @@ class Streamed:
     @property
     def seconds(self) -> float:
         """Spent compiling."""
-        programs = (self._start, self._open, self.rest, self._steps, self._close, self._turn)
+        programs = (self._start, self._open, self.rest, self._steps, self._close, self._turn, self._observe)
         return sum(program.seconds for program in programs)
 
     @property
@@ -244,6 +244,10 @@ class Streamed:
                 pause(run)
             jax.block_until_ready(run)
         return self._answered(self._close, tables, run, epoch, entry, tables)
+
+    def observe(self, run: Run, entry: Entry, tables: Tables) -> Run:
+        """As of `Programs`."""
+        return self._answered(self._observe, tables, run, entry, tables)
 
     def turn(self, run: Run, entry: Entry, following: Entry, tables: Tables, key: Array) -> Run:
         """As of `Programs`."""
