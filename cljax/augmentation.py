@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cljax.data.streaming import Images
+from cljax.data.on_demand import Images
 from cljax.numbers import real, whole
 from cljax.types import Array, Batch
 

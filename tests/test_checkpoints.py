@@ -26,7 +26,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from cljax import augmentation, cli, methods, networks, streams, task_params, training
-from cljax.data.streaming import Images
+from cljax.data.on_demand import Images
 from cljax.storage import checkpoints, folders, stored
 from cljax.storage.checkpoints import Saving
 from cljax.training import driver, identity, resume, streaming

@@ -24,12 +24,12 @@ from jax.experimental.compilation_cache import compilation_cache
 import cljax
 from cljax import cli, data, methods, networks, report, streams, task_params, training
 from cljax.cli import making, process, progress
-from cljax.cli.curves import Curve, configuration, curves_of
+from cljax.cli.asked import Curve, configuration, curves_of
 from cljax.cli.experiment import make_experiment
 from cljax.cli.options import DEFAULT_METHODS, Compare, Data, Network, Options, Output, Training, UsageError, settle
 from cljax.cli.parameters import fits, parse_parameters
 from cljax.cli.rules import check_values
-from cljax.data.streaming import ReadError
+from cljax.data.on_demand import ReadError
 from cljax.storage import old_names
 from cljax.training import driver
 from cljax.training.driver import Event, drive

@@ -17,7 +17,7 @@ from cljax import data, methods, networks, streams, task_params, training
 from cljax.cli.experiment import choose_driver
 from cljax.cli.options import Data, Options, Training, UsageError
 from cljax.data.builders import silence
-from cljax.data.streaming import ReadError, batches
+from cljax.data.on_demand import ReadError, batches
 from cljax.training import bounds, streaming
 from cljax.training.driver import drive
 from cljax.training.engine import make_engine
@@ -462,7 +462,7 @@ def test_images_are_no_array_and_know_their_rows():
 
 
 def test_statistics_of_many_images_are_those_of_a_sample(monkeypatch):
-    monkeypatch.setattr(data.streaming, "STATISTICS", 300)
+    monkeypatch.setattr(data.on_demand, "STATISTICS", 300)
     values = np.arange(1000).astype(np.uint8)[:, None, None, None]
     pieces = np.concatenate(list(lazily(values).pieces()))[:, 0, 0, 0]
     np.testing.assert_array_equal(pieces, values[np.linspace(0, 999, 300).round().astype(int), 0, 0, 0])

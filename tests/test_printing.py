@@ -179,7 +179,7 @@ def test_a_variable_that_jax_refuses_is_one_paragraph():
 
 @pytest.mark.parametrize("spoil", ["method", "seeds", "config", "half", "text"])
 def test_a_record_of_something_else_is_refused_before_the_run(spoil, tmp_path, capsys, monkeypatch):
-    from cljax.cli.curves import Curve, configuration
+    from cljax.cli.asked import Curve, configuration
     from cljax.cli.options import Options, settle
 
     config = json.loads(json.dumps(configuration([Curve("finetune"), Curve("joint")], settle(Options()))))

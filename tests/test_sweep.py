@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from cljax import cli, methods, report, streams, training
-from cljax.cli.curves import Curve, configuration, curves_of
+from cljax.cli.asked import Curve, configuration, curves_of
 from cljax.cli.experiment import make_experiment
 from cljax.cli.options import Options, Sweep, Training, UsageError, settle
 from cljax.training import bounds, driver

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cljax import data, metrics, streams
-from cljax.data.streaming import ReadError
+from cljax.data.on_demand import ReadError
 
 CLASSES = ("diningtable", "dog", "train")  # one is called as a split is
 MARKS = {  # of each image, by the classes' order

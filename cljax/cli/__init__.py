@@ -114,7 +114,7 @@ def make_report(folders: tuple[str, ...], out: str | None) -> int:
 
 def list_methods() -> int:
     """Prints a line for each method: the first of its docstring."""
-    from cljax.cli.curves import constructors
+    from cljax.cli.asked import constructors
 
     known = constructors()
     width = max(map(len, known))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from cljax.cli.curves import Curve, configuration, curves_of
+from cljax.cli.asked import Curve, configuration, curves_of
 from cljax.cli.experiment import Experiment, make_experiment
 from cljax.cli.options import Compare, Options, Run, RunError, Sweep, UsageError, settle
 from cljax.cli.printing import show, styled
@@ -251,7 +251,7 @@ def run_folder(curves: Sequence[Curve], options: Options, config: dict[str, Any]
 @contextlib.contextmanager
 def what_ends_a_run(folder: RunFolder) -> Iterator[None]:
     """Raises: RunError, KeyboardInterrupt, with the way to go on, for whatever ends a run that has begun."""
-    from cljax.data.streaming import ReadError
+    from cljax.data.on_demand import ReadError
     from cljax.storage.checkpoints import CheckpointError
     from cljax.training import NonFiniteLoss
 

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from cljax.cli.curves import Curve, constructors
+from cljax.cli.asked import Curve, constructors
 from cljax.cli.making import (
     amend,
     convolvable,

@@ -2,9 +2,9 @@
 
 from cljax.data.combining import combine
 from cljax.data.dataset import Dataset, from_arrays
+from cljax.data.on_demand import Images
 from cljax.data.prepared import available, prepare
 from cljax.data.sources import decoded_bytes, load, open
-from cljax.data.streaming import Images
 from cljax.data.voc import open_voc
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.data.streaming import Images
+from cljax.data.on_demand import Images
 
 CLASSES = 1 << 20
 """Most classes of a data set: the labels are less."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from cljax.data.dataset import Dataset
 from cljax.data.images import Size, check_memory, height_and_width, resize, with_channels
+from cljax.data.on_demand import Images
 from cljax.data.statistics import channel_statistics
-from cljax.data.streaming import Images
 
 
 def combine(

@@ -15,7 +15,7 @@ class Dataset(NamedTuple):
     """Labelled images, training part first, in one array that all streams share.
 
     Attributes:
-      images: `[n, H, W, C]` uint8 (or float32; or vectors `[n, D]`); `streaming.Images` where they are read on demand.
+      images: `[n, H, W, C]` uint8 (or float32; or vectors `[n, D]`); `on_demand.Images` where they are read on demand.
       labels: `[n]` int32, or `[n, K]` float32 in [0, 1], multi-label.
       train_size: number of training examples; those that follow are the test part.
       classes: K names.

@@ -21,7 +21,7 @@ _PIECE = 1024
 
 
 class Records:
-    """The images of a split, read and decoded when they are asked for; see `streaming.Source`.
+    """The images of a split, read and decoded when they are asked for; see `on_demand.Source`.
 
     As TFDS decodes them: not turned by an orientation tag. Channels are those declared.
 

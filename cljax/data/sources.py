@@ -15,9 +15,9 @@ from cljax.data.arrays import check_labels
 from cljax.data.dataset import Dataset, from_arrays
 from cljax.data.images import Size, height_and_width
 from cljax.data.keeping import keep_arrays, kept_arrays
+from cljax.data.on_demand import Images
 from cljax.data.prepared import KNOWN, cache_folder, data_folder, find, folder_name, folder_path, prepared
 from cljax.data.records import Records, open_builder, version_identity
-from cljax.data.streaming import Images
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Size | None = None) -> Dataset:
@@ -73,7 +73,7 @@ def open(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
       image_size: as in `load`.
 
     Returns:
-      The data set; its `images` are `streaming.Images`.
+      The data set; its `images` are `on_demand.Images`.
 
     Raises:
       ValueError: as in `load`, and for images that are not uint8.

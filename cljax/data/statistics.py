@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.data.streaming import STATISTICS, Images
+from cljax.data.on_demand import STATISTICS, Images
 
 
 def channel_statistics(arrays: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,8 +11,8 @@ import numpy as np
 from cljax.data.dataset import Dataset
 from cljax.data.image_folders import FolderImages
 from cljax.data.images import Size, height_and_width
+from cljax.data.on_demand import Images
 from cljax.data.prepared import folder_name, folder_path
-from cljax.data.streaming import Images
 from cljax.files import read_bytes, shown
 from cljax.numbers import real, show
 
@@ -39,7 +39,7 @@ def open_voc(path: str | os.PathLike, *, image_size: Size, difficult: float = 0.
       name: of the data set; the folder's name where None.
 
     Returns:
-      The data set, images in the lists' order; `images` are `streaming.Images` in colour, `labels` `[n, K]` float32,
+      The data set, images in the lists' order; `images` are `on_demand.Images` in colour, `labels` `[n, K]` float32,
       1 for an object and 0 for none, `classes` sorted by name.
 
     Raises:

@@ -1,10 +1,10 @@
 """Streams: what is learned and in which order, as index tables over one shared array of examples."""
 
+from cljax.streams.alignment import align, max_examples, stack
 from cljax.streams.building import from_tasks, permuted, split
 from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, size_of, task_of
 from cljax.streams.schedules import lifelong, multi_task, visits, with_schedule
 from cljax.streams.sequences import by_superclass, relabelled, sequence, superclass_labels
-from cljax.streams.stacking import align, max_examples, stack
 
 __all__ = [
     "align",

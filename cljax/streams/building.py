@@ -15,7 +15,7 @@ import numpy as np
 
 from cljax.data.arrays import check_images, check_labels, check_pair
 from cljax.data.dataset import Dataset
-from cljax.data.streaming import join
+from cljax.data.on_demand import join
 from cljax.keys import LARGEST_SEED, make_key
 from cljax.numbers import INT32, real, whole
 from cljax.streams.division import draw_class_order, fractions, group_classes, set_aside, subsample

@@ -13,7 +13,7 @@ from optax import contrib
 
 from cljax import task_params, transforms
 from cljax.augmentation import Augment
-from cljax.data.streaming import Images
+from cljax.data.on_demand import Images
 from cljax.numbers import real, show
 from cljax.streams.schedules import check_schedule
 from cljax.training.bounds import check_bounds, check_settings

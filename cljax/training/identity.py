@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from cljax.data.streaming import Images
+from cljax.data.on_demand import Images
 from cljax.keys import make_key
 from cljax.training.loop import Entry, Programs
 from cljax.training.state import Settings

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
-from cljax.data.streaming import Images, batches
+from cljax.data.on_demand import Images, batches
 from cljax.training.engine import Epoch
 from cljax.training.loop import Entry, Programs, Run
 from cljax.training.programs import Program

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax.data.streaming import Images
+from cljax.data.on_demand import Images
 from cljax.types import Stream, Table, Tables
 
 
