@@ -32,6 +32,7 @@ from cljax.storage.checkpoints import Saving
 from cljax.training import driver, identity, resume, streaming
 from cljax.training.driver import Compiled
 from cljax.training.loop import make_programs
+from cljax.training.start import NOTHING
 from cljax.types import make_clock
 from tests import conformance
 
@@ -407,7 +408,7 @@ def test_the_identity_of_a_run_holds_its_examples_and_their_division(monkeypatch
 
     def of(stream):
         facts = identity.facts_of(types.SimpleNamespace(name="finetune"), SETTINGS, stream, None, streamed=False)
-        return driver.identity_of(driver.Seeds([0], None, {}, stream.tables), lambda: facts)
+        return driver.identity_of(driver.Seeds([0], None, NOTHING, stream.tables), lambda: facts)
 
     assert of(first) == of(conformance.stream(seed=0))
     assert resume._differences(of(first), of(changed)) == ["the examples"]
@@ -586,7 +587,7 @@ def test_parameters_that_do_not_fit_are_named(change, words):
     given = {name: value for name, value in {**trained_leaves(), **change}.items() if value is not None}
     method = methods.finetune(small(three_tasks(0, ((0, 1), (1, 1)))))
     with pytest.raises(ValueError, match=re.escape(words)):
-        training.start_from(method, given)
+        training.given_params(method, given)
 
 
 @pytest.mark.parametrize("build", [methods.finetune, methods.lwf])
@@ -605,17 +606,19 @@ def test_given_parameters_are_task_0_s(build):
         max_examples=streams.max_examples(stream.tables),
     )
     drawn = jax.jit(engine_of(method).init)(key, stream.tables)
+    begin = jax.jit(engine_of(method).begin_visit)
     for given in (values, stacked):
-        begin = jax.jit(engine_of(training.start_from(method, given)).begin_visit)
-        focused = begin(drawn, make_clock(), stream.tables, key)
+        leaves = training.given_params(method, given)
+        started = jax.jit(lambda learner, leaves: training.start_from(method, learner, leaves))(drawn, leaves)
+        focused = begin(started, make_clock(), stream.tables, key)
         resting = task_params.write_back(focused, jnp.int32(0))
         for name in ("kernel", "bias"):
             assert np.asarray(focused.params["dense_0"][name]).tobytes() == values[f"dense_0/{name}"].tobytes()
             head, old = (np.asarray(learner.params["head"][name]) for learner in (resting, drawn))
             assert head[0].tobytes() == (values[f"head/{name}"] if f"head/{name}" in given else old[0]).tobytes()
             assert head[1:].tobytes() == old[1:].tobytes()
-        later = begin(drawn, make_clock(task=1), stream.tables, key)
-        assert bits(later.params) == bits(task_params.focus(drawn, jnp.int32(1)).params)
+        later = begin(started, make_clock(task=1), stream.tables, key)
+        assert bits(later.params) == bits(task_params.focus(started, jnp.int32(1)).params)
 
 
 def test_a_first_task_without_training_nor_training_data():
@@ -642,8 +645,8 @@ def test_a_first_task_without_training_nor_training_data():
 
     counting = base._replace(init=init, begin_task=count("begun"), end_phase=count("ended"))
     settings = SETTINGS._replace(stopping=training.Patience(5))
-    run = training.make_run(training.start_from(counting, values), MOMENTUM, stream, settings)
-    result = run(jax.random.key(0), stream.tables)
+    run = training.make_run(counting, MOMENTUM, stream, settings)
+    result = run(jax.random.key(0), stream.tables, training.given_params(counting, values))
     state = result.learner.method_state
     assert state["begun"].tolist() == state["ended"].tolist() == [1.0, 1.0, 1.0]
     assert state["folded"].tolist() == size.tolist()
@@ -654,6 +657,31 @@ def test_a_first_task_without_training_nor_training_data():
     logits = network.apply(nested(values), network.init(jax.random.key(0))[1], jnp.asarray(images)).logits
     expected = np.where(stream.tables.classes[0], logits, -np.inf).argmax(1) == labels
     np.testing.assert_allclose(result.evaluation.accuracy[0, 0], expected.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_each_seed_begins_with_its_own_parameters_through_the_same_programs(vectorize, tmp_path):
+    """They are data of the run: nothing is traced anew, and no checkpoint of other ones is taken up."""
+    stream, values = three_tasks(0, ((0, 0), (1, 1))), trained_leaves()
+    method = methods.freezing(small(stream))
+    starts = [values, {name: leaf + 1 for name, leaf in values.items()}]
+
+    def go(starts, **options):
+        return driver.drive(
+            method, MOMENTUM, [(0, stream), (1, stream)], SETTINGS, starts=starts, vectorize=vectorize, **options
+        )
+
+    outcome = go(starts, checkpoints=Saving(tmp_path, 0.0, 1.0))
+    assert outcome.traces == 1
+    for learner, given in zip(outcome.learners, starts, strict=True):
+        assert np.asarray(learner.params["dense_0"]["kernel"]).tobytes() == given["dense_0/kernel"].tobytes()
+        assert np.asarray(learner.params["head"]["bias"][0]).tobytes() == given["head/bias"].tobytes()
+        assert (learner.params["head"]["bias"][1] != given["head/bias"]).any()
+    with pytest.raises(checkpoints.CheckpointError, match="start"):
+        go(starts[::-1], checkpoints=Saving(tmp_path, 0.0, 1.0))
+    for wrong in (starts[:1], [values, {"dense_0/kernel": values["dense_0/kernel"], "dense_0/bias": np.zeros(6)}]):
+        with pytest.raises(ValueError, match="starts must be 2 mappings of the same leaves"):
+            go(wrong)
 
 
 def test_only_the_first_round_may_have_no_epochs():

@@ -321,9 +321,10 @@ def test_a_search_of_the_base_goes_on_and_given_features_are_the_first_task_s(na
     assert {name: leaf.shape for name, leaf in owner.items()} == {"dense_0": (6,), "dense_1": (5,)}
     small = networks.mlp((8, 8, 1), 3, hidden=(3, 2), normalization=None)
     wide = methods.build(name, networks.mlp((8, 8, 1), 3, hidden=(6, 5), normalization=None))
-    started = training.start_from(wide, small.init(jax.random.key(1))[0])
-    both = Visits(started, stream)
-    learner = both.visit(both.start(), make_clock(), jnp.int32(0), both.tables, jax.random.key(0))
+    leaves = training.given_params(wide, small.init(jax.random.key(1))[0])
+    both = Visits(wide, stream)
+    learner = training.start_from(wide, both.start(), leaves)
+    learner = both.visit(learner, make_clock(), jnp.int32(0), both.tables, jax.random.key(0))
     given = learner.method_state.owner["dense_0"].tolist()
     assert given[:3] == [0, 0, 0] or first == "clnp", "which gives inactive ones back"
     assert set(given[3:]) == {masks.FREE}

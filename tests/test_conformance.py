@@ -18,6 +18,7 @@ from cljax.training import driver
 from cljax.training.driver import Compiled
 from cljax.training.engine import make_engine
 from cljax.training.loop import Entry, make_programs
+from cljax.training.start import NOTHING
 from cljax.training.streaming import Streamed
 from cljax.types import make_clock
 from tests import conformance
@@ -209,7 +210,7 @@ def test_an_epoch_of_examples_read_on_demand_is_the_same(name):
     read = stream.tables._replace(examples=data.Images([examples], examples.shape[1:], name="digits"))
     entry = Entry(*(np.int32(value) for value in (1, 0, 0, 1)))
     programs = make_programs(method, engine, stream.schedule)
-    begun = jax.jit(programs.start)(keys[0], stream.tables, {})
+    begun = jax.jit(programs.start)(keys[0], stream.tables, NOTHING)
     run = begun._replace(state=jax.tree.map(jnp.array, seed_of(states, 0)))
     found = Streamed(programs, SETTINGS).epoch(run, entry, read, keys[0], lambda run: None)
     state, log = after_epoch(name)

@@ -8,12 +8,11 @@ import shlex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import tyro
 from PIL import Image
 
-from cljax import methods, networks, report, streams, training
+from cljax import methods, networks, report, streams
 from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
 from cljax.cli.rules import check_values
@@ -21,7 +20,7 @@ from cljax.types import make_clock
 from experiments import claims, five_papers, saving
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
-from experiments.lwf.runs import lower_late, start_from_each, widen
+from experiments.lwf.runs import lower_late
 
 
 @pytest.mark.parametrize(
@@ -195,31 +194,6 @@ def test_the_index_names_every_experiment_its_command_and_its_result():
         assert shown in index, path
     for path in (folder / "results").iterdir():
         assert path.name in index.replace("{", "").replace("}", ""), path
-
-
-def test_each_seed_starts_from_its_own_network():
-    network = networks.mlp((2, 2, 1), 2, hidden=(3,))
-    images = np.zeros((4, 2, 2, 1), np.uint8)
-    stream = widen(streams.from_tasks([(images, [0, 1] * 2, images, [0, 1] * 2)] * 2, validation=0.0), 2)
-    shapes = {"dense_0/kernel": (4, 3), "dense_0/bias": (3,), "head/kernel": (1, 3, 2), "head/bias": (1, 2)}
-    given = [{path: np.full(shape, value, np.float32) for path, shape in shapes.items()} for value in (5, 6)]
-    method = start_from_each(methods.lwf(network), given)
-    engine = training.make_engine(
-        method, optax.sgd(1.0), training.Settings(), scenario="task", max_examples=streams.max_examples(stream.tables)
-    )
-
-    @jax.jit
-    def begin(start):
-        tables, key = jax.tree.map(jnp.asarray, stream.tables), jax.random.key(0)
-        learner = engine.init(key, tables)
-        learner = learner._replace(hyper={**learner.hyper, "start": start})
-        return engine.begin_visit(learner, make_clock(), tables, key)
-
-    for number, value in enumerate((5, 6)):
-        learner = begin(jnp.float32(number))
-        assert (learner.params["dense_0"]["kernel"] == value).all()
-        assert learner.params["head"]["bias"].tolist() == [[value, value], [0, 0]]
-        assert (learner.method_state.teacher["params"]["dense_0"]["bias"] == value).all()
 
 
 def test_the_last_quarter_of_each_phase_has_a_tenth_of_the_rate():

@@ -22,6 +22,7 @@ from cljax.training import bounds, streaming
 from cljax.training.driver import drive
 from cljax.training.engine import make_engine
 from cljax.training.loop import Entry, agenda, make_programs
+from cljax.training.start import NOTHING
 from cljax.training.streaming import Streamed, sequence
 from cljax.types import Memory
 from tests import conformance
@@ -77,7 +78,7 @@ def finetuned():
     settings = SETTINGS._replace(stopping=training.Patience())
     made = programs_of(methods.finetune(small(stream)), stream, settings)
     key = jax.random.key(3)
-    return *made, key, jax.jit(made[1].start)(key, made[4], {})
+    return *made, key, jax.jit(made[1].start)(key, made[4], NOTHING)
 
 
 def copied(tree):
@@ -122,7 +123,7 @@ def test_nothing_is_left_of_programs_that_are_no_longer_used():
     method = methods.finetune(small(stream))
     streamed = Streamed(make_programs(method, engine_of(method, stream), stream.schedule), SETTINGS)
     tables = jax.device_put(stream.tables._replace(examples=None))._replace(examples=stream.tables.examples)
-    streamed.start(jax.random.key(0), tables, {})
+    streamed.start(jax.random.key(0), tables, NOTHING)
     feed = weakref.ref(streamed._feed)
     assert feed() is not None
     del streamed
@@ -155,7 +156,7 @@ def test_fifty_steps_in_float64_are_those_of_the_scan():
     settings = SETTINGS._replace(batch_size=1, validate=False)
     _, programs, streamed, entries, tables, read = programs_of(method, stream, settings)
     key = jax.random.key(1)
-    run = jax.jit(programs.start)(key, tables, {})
+    run = jax.jit(programs.start)(key, tables, NOTHING)
     assert stream.tables.train.size[0] >= 50
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         double = lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
@@ -225,7 +226,7 @@ def test_batches_and_keys_are_exactly_those_of_the_scan():
     stream = stream._replace(schedule=streams.visits([(0, 1), (1, 1), (2, 1), (1, 1)]))
     _, programs, streamed, entries, tables, read = programs_of(method, stream, optimizer=optax.sgd(1.0))
     key, entry = jax.random.key(0), entries[1]
-    run = jax.jit(programs.start)(key, tables, {})
+    run = jax.jit(programs.start)(key, tables, NOTHING)
     number = jnp.arange(6, dtype=jnp.int32)
     exemplars = jnp.broadcast_to(number.astype(jnp.uint8)[:, None, None, None], (6, 8, 8, 1))
     learner = run.state.learner._replace(memory=Memory(exemplars, number, number % 2, number != 2))
@@ -316,7 +317,7 @@ def test_an_example_lost_during_a_run_is_named_in_epochs_and_in_hooks():
         return learner._replace(hyper={**learner.hyper, "learning_rate": total})
 
     _, _, streamed, _, tables, read = programs_of(method._replace(begin_task=begin_task), stream)
-    begin = lambda tables: float(streamed.start(key, tables, {}).state.learner.hyper["learning_rate"])
+    begin = lambda tables: float(streamed.start(key, tables, NOTHING).state.learner.hyper["learning_rate"])
     parts = (stream.tables.train, stream.tables.validation)
     index = np.concatenate([part.index[part.start[0] : part.start[0] + part.size[0]] for part in parts])
     assert begin(read) == images[index].sum()

@@ -373,7 +373,7 @@ def test_an_nnx_state_is_a_start(tmp_path):
     }
     method = methods.finetune(networks.from_nnx(Module, (3,), outputs=2))
     for given in (found, plain, nnx.state(module)):
-        leaves, _ = training.start._fit(method, given)
+        leaves = training.given_params(method, given)
         assert leaves["batch_stats/norm/mean"].tolist() == [0, 1, 2, 3]
         assert leaves["head/kernel"].tobytes() == np.asarray(module.head.kernel[...]).tobytes()
 
@@ -382,10 +382,10 @@ def test_nested_variables_are_a_start(variables, state):
     method = methods.finetune(networks.from_linen(Small(), (3,), outputs=2))
     wanted = expected(variables)
     for given in (variables, {"params": variables}, state, expected_arrays(variables)):
-        leaves, _ = training.start._fit(method, given)
+        leaves = training.given_params(method, given)
         assert by_bits(leaves) == wanted
     with pytest.raises(ValueError, match="wo leaves have the path 'head/bias'"):
-        training.start_from(method, {"head": {"bias": np.ones(2)}, "head/bias": np.ones(2)})
+        training.given_params(method, {"head": {"bias": np.ones(2)}, "head/bias": np.ones(2)})
 
 
 def expected_arrays(variables):

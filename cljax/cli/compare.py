@@ -73,6 +73,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                         many,
                         experiment.settings,
                         hypers=given or None,
+                        starts=None if experiment.start is None else [experiment.start] * len(many),
                         vectorize=experiment.side_by_side(method, len(many)),
                         report=reporter.event,
                         visited=sink.visited if options.output.tensorboard else None,

@@ -53,6 +53,7 @@ class Experiment(NamedTuple):
       settings: of the training loop.
       optimizer: at unit rate.
       vectorize: whether seeds run side by side.
+      start: the parameters of `--init`, or None.
     """
 
     curves: list[Curve]
@@ -66,6 +67,7 @@ class Experiment(NamedTuple):
     settings: training.Settings
     optimizer: optax.GradientTransformation
     vectorize: bool
+    start: dict[str, Any] | None
 
     @property
     def swept(self) -> bool:
@@ -157,7 +159,8 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
                 try:
                     network, facts = network_of(normalization)
                     method = build(name, network, by_part(name, parameters[name]))
-                    method = method if given is None else training.start_from(method, given)
+                    if given is not None:
+                        training.given_params(method, given)
                     method = amend(method, options.training, seeds[0][1].schedule)
                     for _, stream in seeds:
                         training.check(method, stream, settings)
@@ -169,7 +172,7 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
                     break
         stay = [curve for curve in curves if curve.method in methods]
         what = (stay, options, config, parameters, methods, networks, left_out)
-        return Experiment(*what, seeds, settings, optimizer, side_by_side)
+        return Experiment(*what, seeds, settings, optimizer, side_by_side, given)
 
     first, *others = alternatives(options, dataset.images.shape[1:], by_name=by_name)
     experiment = fitted(*first)

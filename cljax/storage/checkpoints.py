@@ -175,7 +175,7 @@ def restore(folder: str | os.PathLike, like: Tree | Callable[[dict[str, Any]], T
 
 
 def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Loads trained parameters, such as `training.start_from` takes.
+    """Loads trained parameters, such as `training.given_params` takes.
 
     Args:
       path: a `.safetensors` file, its tensors named `conv_0_0/kernel` or `conv_0_0.kernel`; or a folder: a series or a

@@ -8,7 +8,7 @@ from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.precision import evaluate_precision
 from cljax.training.run import Result, make_run
-from cljax.training.start import start_from
+from cljax.training.start import Start, given_params, start_from
 from cljax.training.state import Patience, Settings
 from cljax.training.step import make_learner, make_train_step
 
@@ -20,12 +20,14 @@ __all__ = [
     "Patience",
     "Result",
     "Settings",
+    "Start",
     "check",
     "check_hypers",
     "diverged",
     "drive",
     "evaluate",
     "evaluate_precision",
+    "given_params",
     "make_engine",
     "make_learner",
     "make_run",

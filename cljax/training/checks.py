@@ -134,7 +134,7 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
     if (epochs[1:] < 1).any() or epochs[0] < 0:
         raise ValueError(
             "Every round of the schedule must have at least one epoch. Only the first may have none, where a method "
-            "starts from given parameters (training.start_from)."
+            "begins with given parameters (drive(..., starts=...))."
         )
     check_schedule(schedule, tables.classes.shape[-2])
     check_network(method, stream)

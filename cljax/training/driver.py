@@ -18,7 +18,7 @@ from cljax.keys import make_key
 from cljax.numbers import whole
 from cljax.storage.checkpoints import Saving
 from cljax.training import identity
-from cljax.training.checks import check, check_hypers, check_optimizer, raise_failure
+from cljax.training.checks import check, check_optimizer, raise_failure
 from cljax.training.cost import step_cost
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation
@@ -26,6 +26,7 @@ from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_progr
 from cljax.training.plan import epoch_table
 from cljax.training.programs import Program
 from cljax.training.resume import Keeper
+from cljax.training.start import Start, check_given
 from cljax.training.state import EpochLog, Failure, Settings, reveal
 from cljax.training.streaming import Streamed, is_streamed
 from cljax.types import Array, Learner, Method, Schedule, Stream, Tables, Tree
@@ -106,11 +107,11 @@ class Outcome(NamedTuple):
 
 
 class Seeds(NamedTuple):
-    """One seed, or several side by side: their numbers; keys, hyper-parameters and tables, then stacked."""
+    """One seed, or several side by side: their numbers; keys, what they are given, and tables, then stacked."""
 
     numbers: list[int]
     key: Array
-    hyper: dict[str, Array]
+    given: Start
     tables: Tables
 
 
@@ -145,9 +146,9 @@ class Compiled:
         """Spent compiling."""
         return sum(program.seconds for program in (self.start, self.observe, self.turn, self.rest, self._epoch))
 
-    def like(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
+    def like(self, key: Array, tables: Tables, given: Start) -> Run:
         """The structure, shapes and dtypes of every run of these programs."""
-        return self.start.shape(key, tables, hyper)
+        return self.start.shape(key, tables, given)
 
     def epoch(self, run: Run, entry: Entry, tables: Tables, key: Array, pause: Callable[[Run], None]) -> Run:
         """As of `Programs`; `pause` is for epochs in chunks."""
@@ -162,6 +163,7 @@ def drive(
     settings: Settings | None = None,
     *,
     hypers: Sequence[Mapping[str, float]] | None = None,
+    starts: Sequence[Mapping[str, Any]] | None = None,
     vectorize: bool | int = False,
     report: Callable[[Event], None] | None = None,
     visited: Callable[[list[int], int, Results], None] | None = None,
@@ -177,6 +179,8 @@ def drive(
       settings: how the run is carried out.
       hypers: numbers in place of some of `learner.hyper`, a mapping for each pair of `seeds`, all of the same names: a
         sweep is the same seeds once more for every value, through the same programs.
+      starts: trained parameters that task 0 begins with, for each pair of `seeds`, in any form that
+        `training.given_params` takes: see `training.start_from`.
       vectorize: whether the seeds run side by side (`vmap`: faster on GPU and TPU, slower on CPU) or in turn; a number
         above 1, which divides theirs: so many at a time.
       report: called after every epoch.
@@ -202,13 +206,13 @@ def drive(
     for _, stream in seeds:
         check(method, stream, settings)
     check_optimizer(method, optimizer)
-    hyper = check_hypers(method, seeds, hypers)
+    given = check_given(method, seeds, hypers, starts)
     aligned = stream_tables.align([stream for _, stream in seeds])
     bounds = [stream_tables.max_examples(stream.tables) for stream in aligned]
     most = {split: max(bound[split] for bound in bounds) for split in bounds[0]}
     first = aligned[0]
     engine = make_engine(method, optimizer, settings, scenario=first.scenario, max_examples=most)
-    groups, axes = divide([number for number, _ in seeds], aligned, hyper, vectorize)
+    groups, axes = divide([number for number, _ in seeds], aligned, given, vectorize)
     programs = make_programs(method, engine, first.schedule)
     streamed = is_streamed(first.tables)
     if streamed and axes is not None:
@@ -231,7 +235,7 @@ def drive(
     learners, results, seconds, waits = zip(*parts, strict=True)
     joined: Results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
     if (joined.failure.round >= 0).all():
-        values = [", ".join(f"{name} {float(value):g}" for name, value in entry.items()) for entry in hyper]
+        values = [", ".join(f"{name} {float(value):g}" for name, value in entry.hyper.items()) for entry in given]
         called = [f"seed {seed}, {text}".removesuffix(", ") for (seed, _), text in zip(seeds, values, strict=True)]
         raise_failure(joined.failure, method, called)
     flops, step_bytes = step_cost(engine, settings, first)
@@ -253,7 +257,7 @@ def drive(
 
 
 def divide(
-    numbers: list[int], streams: list[Stream], hyper: list[dict[str, Array]], vectorize: bool | int
+    numbers: list[int], streams: list[Stream], given: list[Start], vectorize: bool | int
 ) -> tuple[list[Seeds], Tables | None]:
     """The seeds that go side by side, and the `vmap` axes of their tables; each alone, and None, without `vectorize`.
 
@@ -262,8 +266,8 @@ def divide(
     """
     keys = [make_key(number) for number in numbers]
     if not vectorize:
-        alone = zip(numbers, keys, hyper, streams, strict=True)
-        return [Seeds([number], key, given, stream.tables) for number, key, given, stream in alone], None
+        alone = zip(numbers, keys, given, streams, strict=True)
+        return [Seeds([number], key, own, stream.tables) for number, key, own, stream in alone], None
     size = len(numbers) if vectorize is True else whole("vectorize", vectorize, least=1)
     if len(numbers) % size:
         raise ValueError(f"{len(numbers)} seeds cannot run {size} at a time: vectorize must divide their number.")
@@ -271,7 +275,7 @@ def divide(
     for start in range(0, len(numbers), size):
         part = slice(start, start + size)
         tables, axes = stream_tables.stack(streams[part])
-        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *hyper[part])
+        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *given[part])
         groups.append(Seeds(numbers[part], jnp.stack(keys[part]), together, tables))
     return groups, axes
 
@@ -302,11 +306,11 @@ class Driven:
         keeper: Keeper | None,
     ) -> tuple[list[Learner], Results, np.ndarray, np.ndarray]:
         """From the beginning or from a checkpoint to the end: learners, results, seconds, fractions of waiting."""
-        (numbers, key, hyper, tables), compiled = self._seeds, self._compiled
+        (numbers, key, given, tables), compiled = self._seeds, self._compiled
         waited, ran = getattr(compiled, "waiting", 0.0), getattr(compiled, "running", 0.0)
         watch = Watch(compiled)
         found = self._take_up(keeper, watch) if keeper else None
-        place, run = found or (0, compiled.start(key, tables, hyper))
+        place, run = found or (0, compiled.start(key, tables, given))
         entries = self._entries(run)
         ahead = np.cumsum([entry.epochs for entry in entries[::-1]])[::-1]  # epochs from here to the end
         while place < len(entries) - 1:
@@ -339,8 +343,8 @@ class Driven:
         return learners, results, seconds, np.full(len(numbers), waits[0] / max(waits[1], 1e-9))
 
     def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
-        numbers, key, hyper, tables = self._seeds
-        like = self._compiled.like(key, tables, hyper)
+        numbers, key, given, tables = self._seeds
+        like = self._compiled.like(key, tables, given)
         entries = self._entries(like)
         found = keeper.take_up(like, watch, len(entries))
         if found and found[0] < len(entries) - 1:
@@ -401,7 +405,8 @@ def identity_of(seeds: Seeds, facts: Callable[[], Mapping[str, Any]]) -> dict[st
     own = {
         "seeds": seeds.numbers,
         "division": identity.division(seeds.tables),
-        "hyper": {name: jnp.ravel(value).tolist() for name, value in seeds.hyper.items()},
+        "hyper": {name: jnp.ravel(value).tolist() for name, value in seeds.given.hyper.items()},
+        "start": identity.parameters(seeds.given.params),
     }
     return json.loads(json.dumps({**own, **facts()}, default=str))
 

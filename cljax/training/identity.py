@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from jax.extend import core
 from cljax.data.on_demand import Images
 from cljax.keys import make_key
 from cljax.training.loop import Entry, Programs
+from cljax.training.start import NOTHING
 from cljax.training.state import Settings
 from cljax.types import Method, Stream, Tables, Tree
 
@@ -63,7 +65,7 @@ def computation(programs: Programs, tables: Tables) -> str:
         digest.update(_digest(traced.jaxpr, {}))
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced.out_info)
 
-    run = trace(programs.start, key, tables, {})
+    run = trace(programs.start, key, tables, NOTHING)
     trace(programs.epoch, run, entry, tables, key)
     trace(programs.turn, run, entry, entry, tables, key)
     return digest.hexdigest()[:16]
@@ -80,6 +82,15 @@ def examples(values: Any) -> str:
 def division(tables: Tables) -> str:
     """A digest of a stream's labels, division among tasks, permutations."""
     return _of_arrays(jax.tree.leaves(tables._replace(examples=None)))
+
+
+def parameters(given: Mapping[str, Any]) -> str | None:
+    """A digest of given parameters, whose paths are part of it; None where there are none."""
+    if not given:
+        return None
+    return _of_arrays(
+        [part for name in sorted(given) for part in (np.frombuffer(name.encode(), np.uint8), given[name])]
+    )
 
 
 def _of_arrays(leaves: list[Any]) -> str:

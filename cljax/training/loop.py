@@ -22,6 +22,7 @@ from jax import lax
 from cljax.training.engine import Engine, Epoch
 from cljax.training.evaluation import Evaluation, lost_logits
 from cljax.training.plan import clocks, epoch_table, in_stream
+from cljax.training.start import Start, begin_with
 from cljax.training.state import EpochLog, Failure, PhaseState, earlier, no_failure, unknown
 from cljax.types import Array, Clock, HostArray, Learner, Method, Schedule, Tables, Tree
 
@@ -106,8 +107,8 @@ class Programs(NamedTuple):
     """The pure functions of a run: jit them, or vmap them over seeds first. `key` is the run's throughout.
 
     Attributes:
-      start: `(key, tables, hyper) -> Run`, at the beginning of the agenda's first entry. `hyper` takes the place of
-        some of the learner's hyper-parameters.
+      start: `(key, tables, given) -> Run`, at the beginning of the agenda's first entry. `given` takes the place of
+        some of the learner's hyper-parameters, and of task 0's parameters.
       epoch: `(run, entry, tables, key) -> run`: `open`, all `steps`, `close`.
       open: `(run, entry, tables, key) -> Epoch`, what is fixed through an epoch.
       steps: `(run, epoch, tables, stop) -> run`: the steps that are still to be taken before step `stop`.
@@ -119,7 +120,7 @@ class Programs(NamedTuple):
       rest: `run -> learner`, at rest.
     """
 
-    start: Callable[[Array, Tables, dict[str, Array]], Run]
+    start: Callable[[Array, Tables, Start], Run]
     epoch: Callable[[Run, Entry, Tables, Array], Run]
     open: Callable[[Run, Entry, Tables, Array], Epoch]
     steps: Callable[[Run, Epoch, Tables, Array], Run]
@@ -208,9 +209,8 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         state = engine.begin_phase(learner, clock_of(entry), tables, key)
         return state._replace(failure=failure, done=failure.round >= 0)
 
-    def start(key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
-        learner = engine.init(key, tables)
-        learner = learner._replace(hyper={**learner.hyper, **hyper})
+    def start(key: Array, tables: Tables, given: Start) -> Run:
+        learner = begin_with(method, engine.init(key, tables), given)
         tasks, lost, candidates = tables.classes.shape[0], no_failure(), None
         log, entry = no_log(tasks), jax.tree.map(jnp.int32, first)
         repeat = lambda tree, count: jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from cljax.training.engine import changing, make_engine
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, agenda, make_programs
 from cljax.training.loop import Run as State
+from cljax.training.start import NOTHING, Start
 from cljax.training.state import EpochLog, Failure, Settings, debugging, reveal
 from cljax.training.step import TrainStep
 from cljax.types import Array, Learner, Method, Stream, Tables
@@ -46,24 +47,29 @@ class Run(NamedTuple):
     """A run, compiled at its first call.
 
     Attributes:
-      run: `(key, tables) -> Result`, pure and jitted. Under `jax_debug_nans` it returns float32's largest number for
-        what is not measured, where it otherwise returns NaN; calling `Run` itself gives NaN.
+      run: `(key, tables, params={}) -> Result`, pure and jitted. Under `jax_debug_nans` it returns float32's largest
+        number for what is not measured, where it otherwise returns NaN; calling `Run` itself gives NaN.
       step: its train step; `step.traces` counts traces.
       method: the method.
     """
 
-    run: Callable[[Array, Tables], Result]
+    run: Callable[..., Result]
     step: TrainStep
     method: Method
 
-    def __call__(self, key: Array, tables: Tables) -> Result:
+    def __call__(self, key: Array, tables: Tables, params: Mapping[str, Any] | None = None) -> Result:
         """Carries out the run; vmap this over keys, and over the tables that differ by seed.
+
+        Args:
+          key: PRNG key.
+          tables: the stream's.
+          params: trained ones that task 0 begins with, of `training.given_params`; None: random ones.
 
         Raises:
           NonFiniteLoss: naming task, phase and step. Under `vmap` or `jit` nothing can be raised: the accuracies of the
             learners that diverged are NaN; `raise_failure` of the result's `failure` names them.
         """
-        result = self.run(as_own(key), tables)
+        result = self.run(as_own(key), tables, dict(params or {}))
         if not isinstance(result.failure.round, jax.core.Tracer):
             raise_failure(result.failure, self.method)
             if debugging("debug_nans"):
@@ -121,8 +127,8 @@ def make_run(
         unfinished = lambda carry: (carry.state.epoch < entry.epochs) & ~carry.state.done
         return full(lax.while_loop(unfinished, body, thin(run)))
 
-    def run(key: Array, tables: Tables) -> Result:
-        start = programs.start(key, tables, {})
+    def run(key: Array, tables: Tables, params: dict[str, Array]) -> Result:
+        start = programs.start(key, tables, Start({}, params))
         candidates = 0 if start.search is None else start.search.scores.shape[0]
         entries = np.asarray(agenda(method, stream.schedule, candidates), np.int32)
         pairs = Entry(*jnp.asarray(entries[:-1].T)), Entry(*jnp.asarray(entries[1:].T))
@@ -133,5 +139,6 @@ def make_run(
         end, _ = lax.scan(one, start, pairs)
         return Result(programs.rest(end), end.evaluation, *end.visits, end.state.failure)
 
-    jitted = jax.jit(lambda key, tables, debug: run(key, tables), static_argnums=2)
-    return Run(lambda key, tables: jitted(key, tables, debugging("debug_nans")), engine.step, method)
+    jitted = jax.jit(lambda key, tables, params, debug: run(key, tables, params), static_argnums=3)
+    whole = lambda key, tables, params=NOTHING.params: jitted(key, tables, params, debugging("debug_nans"))
+    return Run(whole, engine.step, method)

@@ -1,9 +1,9 @@
-"""Starting from given trained parameters."""
+"""Starting from given trained parameters: data that are put into the learner before its run begins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,60 @@ import numpy as np
 from cljax import ownership, task_params
 from cljax.ownership import masks
 from cljax.storage import trained
+from cljax.training.checks import check_hypers
 from cljax.training.step import init_shapes
-from cljax.types import Array, Clock, Fold, Learner, Method, Tree
+from cljax.types import Array, Learner, Method, Tree
 
 METHODS_OWN = ("gates", "frozen")
 """Collections that say what a method shows and freezes: they are never loaded."""
 
 
-def start_from(method: Method, params: Mapping[str, Any]) -> Method:
-    """A method that begins task 0 with given parameters instead of random ones.
+class Start(NamedTuple):
+    """What a run begins with in place of its own: data, so that seeds differ in them side by side.
+
+    Attributes:
+      hyper: in place of some of `learner.hyper`.
+      params: of `given_params`, in place of what is drawn for task 0; empty: none.
+    """
+
+    hyper: dict[str, Array]
+    params: dict[str, Array]
+
+
+NOTHING = Start({}, {})
+
+
+def begin_with(method: Method, learner: Learner, given: Start) -> Learner:
+    """The new learner with what is given."""
+    learner = learner._replace(hyper={**learner.hyper, **given.hyper})
+    return start_from(method, learner, given.params) if given.params else learner
+
+
+def check_given(
+    method: Method,
+    seeds: Sequence[Any],
+    hypers: Sequence[Mapping[str, float]] | None,
+    starts: Sequence[Mapping[str, Any]] | None,
+) -> list[Start]:
+    """What each seed is given.
+
+    Raises:
+      ValueError: as of `check_hypers` and `given_params`; another number of parameters than of seeds, or different
+        ones.
+    """
+    if starts is None:
+        return [Start(hyper, {}) for hyper in check_hypers(method, seeds, hypers)]
+    known = {id(start): given_params(method, start) for start in starts}
+    params = [known[id(start)] for start in starts]
+    if len(params) != len(seeds) or any(set(leaves) != set(params[0]) for leaves in params):
+        raise ValueError(f"starts must be {len(seeds)} mappings of the same leaves, one for each pair of seeds.")
+    hyper = check_hypers(method, seeds, hypers)
+    pairs = zip(hyper, params, strict=True)
+    return [Start(numbers, {name: jnp.asarray(leaf) for name, leaf in leaves.items()}) for numbers, leaves in pairs]
+
+
+def start_from(method: Method, learner: Learner, given: Mapping[str, Array]) -> Learner:
+    """Puts given parameters into a new learner: task 0 begins with them, instead of random ones.
 
     Task 0 then needs no training: a schedule may give its first round 0 epochs, such as `streams.lifelong(5, [0, 9, 9,
     9, 9])`. The method's hooks still run, so what it keeps of a task (importance, a teacher, ownership) it keeps of
@@ -30,13 +75,60 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
     tasks. Without wider layers nothing is free, and later tasks can only transfer.
 
     Args:
-      method: the method.
+      method: the learner's.
+      learner: new, at rest.
+      given: of `given_params`; traced or not, one more argument of a program.
+
+    Returns:
+      The learner.
+
+    Example:
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> method = methods.freezing(networks.mlp((8, 8, 1), 2, hidden=(4,)))
+      >>> given = training.given_params(method, {'dense_0/kernel': np.ones((64, 4)), 'dense_0/bias': np.ones(4)})
+      >>> tables = streams.split(data.load('digits'), tasks=5).tables
+      >>> learner = training.make_learner(method, optax.sgd(1.0), tables, 0.1, jax.random.key(0))
+      >>> start_from(method, learner, given).params['dense_0']['bias']
+      Array([1., 1., 1., 1.], dtype=float32)
+    """
+    features = _features(method, given)
+    rows = task_params.resting(method.per_task)  # none of them kept stacked: row 0 is what is given
+
+    def place(tree: Tree) -> Tree:
+        has_rows = lambda path: task_params.has_rows(path, rows)
+        stacks = task_params.map_leaves(lambda path, leaf: leaf if has_rows(path) else None, tree)
+        first = task_params.focus_tree(tree, jnp.int32(0), rows)
+        wiring = method.network.wiring if features else ()
+        return task_params.merge_row(masks.embed(first, given, wiring, features), stacks, jnp.int32(0))
+
+    state = learner.method_state
+    if features:
+        owner = {name: jnp.where(kept, jnp.int32(0), jnp.int32(masks.FREE)) for name, kept in features.items()}
+        state = ownership.replace_owner(state, owner)
+    params, collections = place(learner.params), place(learner.collections)
+    return learner._replace(params=params, collections=collections, method_state=state)
+
+
+def _features(method: Method, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Which features of each gate are given, where features have owners; by the shapes of what is given."""
+    _, collections, state, _ = init_shapes(method)
+    owner, wiring = ownership.owner_of(state, collections) or {}, method.network.wiring
+    widths = {w.outputs: np.shape(given[w.path])[-1:] for w in reversed(wiring) if w.outputs and w.path in given}
+    return {name: np.arange(leaf.size) < sum(widths.get(name, leaf.shape)) for name, leaf in owner.items()}
+
+
+def given_params(method: Method, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Trained parameters as the leaves of a single task, for `drive`, for a run in one program and for `start_from`.
+
+    Args:
+      method: whose they are to be.
       params: `{leaf path: array}` of params, and of collections with the collection's name first, as
         `checkpoints.load_params` gives them; or nested, as Flax has them: variables, a `TrainState`, an `nnx.State`. A
         stack of several tasks' rows gives its first.
 
     Returns:
-      The method with another `begin_task`.
+      `{leaf path: array}`.
 
     Raises:
       ValueError: a leaf is missing, unknown, given twice, or of another shape (where features have owners: of a larger
@@ -46,50 +138,18 @@ def start_from(method: Method, params: Mapping[str, Any]) -> Method:
       >>> from cljax import methods, networks
       >>> method = methods.freezing(networks.mlp((8, 8, 1), 2, hidden=(4,)))
       >>> trained = {'dense_0/kernel': np.ones((64, 4)), 'dense_0/bias': np.ones(4)}
-      >>> start_from(method, trained).name
-      'freezing'
-      >>> start_from(method, {**trained, 'head/bias': np.ones(3)})
+      >>> list(given_params(method, trained))
+      ['dense_0/bias', 'dense_0/kernel']
+      >>> given_params(method, {**trained, 'head/bias': np.ones(3)})
       Traceback (most recent call last):
       ...
       ValueError: The given leaf 'head/bias' has shape (3,), but that of freezing has shape (2,). ...
     """
-    given, features = _fit(method, params)
-    wiring = method.network.wiring if features else ()
-
-    def put(learner: Learner) -> Learner:
-        def place(tree: Tree) -> Tree:
-            stacked = lambda path: task_params.ends_with(path, method.stacked)
-            single = task_params.map_leaves(lambda path, leaf: leaf[0] if stacked(path) else leaf, tree)
-            single = masks.embed(single, given, wiring, features)
-            return task_params.map_leaves(
-                lambda path, old, new: old.at[0].set(new) if stacked(path) else new, tree, single
-            )
-
-        state = learner.method_state
-        if features:
-            owner = {name: jnp.where(kept, jnp.int32(0), jnp.int32(masks.FREE)) for name, kept in features.items()}
-            state = ownership.replace_owner(state, owner)
-        params, collections = place(learner.params), place(learner.collections)
-        return learner._replace(params=params, collections=collections, method_state=state)
-
-    def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        first = clock.task == 0
-        learner = jax.lax.cond(first, put, lambda learner: learner, learner)
-        learner = method.begin_task(learner, clock, fold, key)
-        return jax.lax.cond(first, put, lambda learner: learner, learner)  # where begin_task has drawn anew
-
-    return method._replace(begin_task=begin_task)
-
-
-def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The given leaves, with the shapes of a single task's, and which features are given, where they have owners."""
-    trees: tuple[Tree, Tree, Tree] = init_shapes(method)[:3]
+    trees = init_shapes(method)[:2]
     params = trained.parameters(trained.flatten(dict(params) if isinstance(params, Mapping) else params))
-    owner, wiring = ownership.owner_of(trees[2], trees[1]) or {}, method.network.wiring
-    widths = {w.outputs: np.shape(params[w.path])[-1:] for w in reversed(wiring) if w.outputs and w.path in params}
-    features = {name: np.arange(leaf.size) < sum(widths.get(name, leaf.shape)) for name, leaf in owner.items()}
-    cut = lambda tree: masks.extract(tree, wiring, features) if features else tree
-    wanted = _shapes(jax.eval_shape(lambda *both: tuple(map(cut, both)), *trees[:2]))
+    features = _features(method, params)
+    cut = lambda tree: masks.extract(tree, method.network.wiring, features) if features else tree
+    wanted = _shapes(jax.eval_shape(lambda *both: tuple(map(cut, both)), *trees))
     given: dict[str, np.ndarray] = {}
     for path, value in params.items():
         places = [f"{name}/{path}" for name in trees[1] if path not in wanted and f"{name}/{path}" in wanted]
@@ -119,7 +179,7 @@ def _fit(method: Method, params: Mapping[str, Any]) -> tuple[dict[str, np.ndarra
                 f"The leaf '{path}' of {method.name}, of shape {shape}, is not among the given ones, which are: "
                 f"{', '.join(params)}. Build the network as it was when it was trained."
             )
-    return given, features
+    return given
 
 
 def _shapes(trees: tuple[Tree, Tree]) -> dict[str, tuple[int, ...]]:

@@ -23,6 +23,7 @@ from cljax.data.on_demand import Images, batches
 from cljax.training.engine import Epoch
 from cljax.training.loop import Entry, Programs, Run
 from cljax.training.programs import Program
+from cljax.training.start import Start
 from cljax.training.state import Settings
 from cljax.types import Array, HostArray, Table, Tables
 
@@ -207,9 +208,9 @@ class Streamed:
         self._turn, self._observe = Program(programs.turn, (0,)), Program(programs.observe, (0,))
         self.running = 0.0
 
-    def like(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
+    def like(self, key: Array, tables: Tables, given: Start) -> Run:
         """The structure, shapes and dtypes of every run of these programs."""
-        return self._start.shape(key, self._feed.asking(tables), hyper)
+        return self._start.shape(key, self._feed.asking(tables), given)
 
     @property
     def seconds(self) -> float:
@@ -222,9 +223,9 @@ class Streamed:
         """Seconds in which the device waited for examples, at most."""
         return self._feed.waiting
 
-    def start(self, key: Array, tables: Tables, hyper: dict[str, Array]) -> Run:
+    def start(self, key: Array, tables: Tables, given: Start) -> Run:
         """As of `Programs`."""
-        return self._answered(self._start, tables, key, tables, hyper)
+        return self._answered(self._start, tables, key, tables, given)
 
     def epoch(self, run: Run, entry: Entry, tables: Tables, key: Array, pause: Callable[[Run], None]) -> Run:
         """As of `Programs`; `pause(run)` is called after each chunk, and has the run until it returns."""

@@ -280,9 +280,9 @@ def main(config: Config) -> None:
     for label in config.methods:
 
         def reach(label: str = label) -> np.ndarray:
-            method = lower_late(training.start_from(made[label](), given), stream.schedule)
+            method = lower_late(made[label](), stream.schedule)
             hypers = [{"strength": VOC_STRENGTH}] * len(pairs) if several and label == "l2_constraint" else None
-            outcome = drive(method, optimizer(), pairs, settings, hypers=hypers)
+            outcome = drive(method, optimizer(), pairs, settings, hypers=hypers, starts=[given] * len(pairs))
             reached = np.array(outcome.evaluation.accuracy)
             for task in several:
                 reached[:, -1, task] = [precision(method, learner, stream, task) for learner in outcome.learners]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from cljax import augmentation, data, methods, networks, report, streams, training
 from cljax.data.statistics import channel_statistics
@@ -20,7 +19,7 @@ from cljax.data.superclasses import groups_of
 from cljax.storage import checkpoints
 from cljax.training.driver import Outcome, drive
 from cljax.training.plan import epoch_table
-from cljax.types import Array, Clock, Fold, Learner, Method, Network, Schedule, Sizes, Stream
+from cljax.types import Method, Network, Schedule, Stream
 from experiments.saving import digest, kept
 
 GROUPS = {
@@ -129,21 +128,6 @@ def methods_of(network: Network, *, hidden: int = 4096, warm_up: float = 0.25) -
     }
 
 
-def start_from_each(method: Method, given: Sequence[Mapping[str, Any]]) -> Method:
-    """`training.start_from` for several seeds through one program: `hyper['start']` numbers the seed's parameters."""
-    begins = [training.start_from(method, params).begin_task for params in given]
-
-    def init(key: Array, sizes: Sizes):
-        *rest, hyper = method.init(key, sizes)
-        return *rest, {**hyper, "start": jnp.float32(0)}
-
-    def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        branches = [lambda learner, begin=begin: begin(learner, clock, fold, key) for begin in begins]
-        return lax.switch(learner.hyper["start"].astype(jnp.int32), branches, learner)
-
-    return method._replace(init=init, begin_task=begin_task)
-
-
 def lower_late(method: Method, schedule: Schedule) -> Method:
     """The method, with a tenth of the rate in the last quarter of every phase, as in the official code."""
 
@@ -204,8 +188,8 @@ class Runs:
         begun = time.perf_counter()
         pairs = [(seed, self._stream(case, seed)) for seed in self.seeds]
         method = methods_of(self.network, hidden=self.size.hidden)[label]()
-        method = lower_late(start_from_each(method, self.first_networks), pairs[0][1].schedule)
-        outcome = self._drive(method, pairs, self.size.learning_rate, [{"start": place} for place in range(len(pairs))])
+        method = lower_late(method, pairs[0][1].schedule)
+        outcome = self._drive(method, pairs, self.size.learning_rate, starts=self.first_networks)
         record = self._record(method, pairs, outcome)
         old, new = record["accuracy"][0][-1][0], record["accuracy"][0][-1][-1]
         print(f"{case}, {label}: {time.perf_counter() - begun:.0f} s; first seed {old:.3f}, {new:.3f}", flush=True)
@@ -258,11 +242,11 @@ class Runs:
             print(f"first networks: {time.perf_counter() - begun:.0f} s; accuracy {reached.round(3)}", flush=True)
         return [checkpoints.load_params(place) for place in places.values()]
 
-    def _drive(self, method: Method, pairs: list[tuple[int, Stream]], learning_rate: float, hypers=None) -> Outcome:
+    def _drive(self, method: Method, pairs: list[tuple[int, Stream]], learning_rate: float, **given: Any) -> Outcome:
         augment = augmentation.compose(augmentation.pad_crop(4), augmentation.flip()) if self.size.augment else None
         settings = training.Settings(batch_size=self.size.batch_size, learning_rate=learning_rate, augment=augment)
         vectorize = jax.default_backend() != "cpu"
-        return drive(method, optimizer(), pairs, settings, hypers=hypers, vectorize=vectorize)
+        return drive(method, optimizer(), pairs, settings, vectorize=vectorize, **given)
 
     def _record(self, method: Method, pairs: list[tuple[int, Stream]], outcome: Outcome) -> dict[str, Any]:
         config = {"training": {"curves_every": 0}, "size": self.size._asdict()}

@@ -4,12 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cljax import methods, networks, task_params, training
 from cljax.ownership import masks, usage
 from cljax.training.step import init_shapes
-from cljax.types import Learner, Sizes, make_clock
+from cljax.types import Learner, Tables, make_clock
 from tests.methods.packnet import packnet
 from tests.zero_forgetting import single
 
@@ -143,24 +144,26 @@ def test_a_given_network_keeps_its_logits_and_owns_its_features(name, wider):
     """TFM would claim 55% of them; the first task's features are the given ones, and what is wider is free."""
     build, network = WIDE[name]
     leaves, inputs, expected = trained(network(4, 5, 6))
-    method = training.start_from(build(network(4 + wider, 5 + wider, 6 + wider)), leaves)
-    resting = task_params.resting(method.per_task, tasks=2)
+    method = build(network(4 + wider, 5 + wider, 6 + wider))
+    tables = Tables(None, None, None, None, None, np.ones((2, 2), np.bool_))
 
     @jax.jit
-    def begin(clock, owner=None):
-        params, collections, state, hyper = method.init(jax.random.key(7), Sizes(2, 2, {}))
-        state = state if owner is None else state._replace(owner=owner)
-        learner = Learner(params, collections, (), state, hyper, None, resting)
-        learner = method.begin_task(learner, clock, None, jax.random.key(8))
-        single = learner._replace(rows=task_params.resting([], tasks=2))
-        return learner.method_state.owner, method.predict(single, inputs, jnp.int32(0))
+    def begin(given):
+        learner = training.make_learner(method, optax.sgd(1.0), tables, 0.1, jax.random.key(7))
+        learner, owners = training.start_from(method, learner, given), []
+        for task in range(2):
+            clock = make_clock(task=task)
+            begun = method.begin_task(task_params.focus(learner, clock.task), clock, None, jax.random.key(8))
+            learner = task_params.write_back(begun, clock.task)
+            owners.append(learner.method_state.owner)
+        return owners, method.predict(learner, inputs, jnp.int32(0))
 
-    owner, logits = begin(make_clock())
-    assert {name: leaf.tolist() for name, leaf in owner.items()} == {
-        name: [0] * (leaf.size - wider) + [masks.FREE] * wider for name, leaf in owner.items()
+    (first, second), logits = begin(training.given_params(method, leaves))
+    assert {name: leaf.tolist() for name, leaf in first.items()} == {
+        name: [0] * (leaf.size - wider) + [masks.FREE] * wider for name, leaf in first.items()
     }
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    for before, after in zip(*map(jax.tree.leaves, (owner, begin(make_clock(task=1), owner)[0])), strict=True):
+    for before, after in zip(*map(jax.tree.leaves, (first, second)), strict=True):
         assert after[: after.size - wider].tolist() == [0] * (after.size - wider)
         assert ((after == 1).sum() > 0) == (wider > 0)
         assert before.size == after.size
@@ -170,12 +173,12 @@ def test_a_given_network_that_does_not_fit_is_refused_also_where_features_have_o
     sizes = {"dense_0/kernel": (16, 6), "dense_0/bias": 6, "dense_1/kernel": (6, 5), "dense_1/bias": 5}
     leaves = {path: np.ones(size, np.float32) for path, size in sizes.items()}
     with pytest.raises(ValueError, match=r"'dense_0/bias' has shape \(6,\), but that of tfm has shape \(4,\)"):
-        training.start_from(methods.tfm(networks.mlp((4, 4, 1), 2, hidden=(4, 4))), leaves)
+        training.given_params(methods.tfm(networks.mlp((4, 4, 1), 2, hidden=(4, 4))), leaves)
     with pytest.raises(ValueError, match=r"'dense_1/bias' has shape \(5,\), but that of finetune has shape \(8,\)"):
-        training.start_from(methods.finetune(networks.mlp((4, 4, 1), 2, hidden=(6, 8))), leaves)
+        training.given_params(methods.finetune(networks.mlp((4, 4, 1), 2, hidden=(6, 8))), leaves)
     odd = {**leaves, "dense_1/kernel": leaves["dense_1/kernel"][:-1]}
     with pytest.raises(ValueError, match=r"'dense_1/kernel' has shape \(5, 5\), but that of tfm has shape \(6, 5\)"):
-        training.start_from(methods.tfm(networks.mlp((4, 4, 1), 2, hidden=(9, 9))), odd)
+        training.given_params(methods.tfm(networks.mlp((4, 4, 1), 2, hidden=(9, 9))), odd)
 
 
 def test_a_shared_head_reuses_no_closed_features():
