@@ -588,8 +588,8 @@ def test_methods_combine_by_their_names():
     assert made.parameters == {
         "finetune": {"warm_up": 0},
         "ewc": {"strength": 3},
-        "lwf+ewc": {"lwf.strength": 2, "lwf.warm_up": 0, "ewc.strength": 4},
-        "finetune+ewc": {"finetune.warm_up": 0, "ewc.strength": 3},
+        "lwf+ewc": {"strength": 2, "warm_up": 0, "ewc.strength": 4},
+        "finetune+ewc": {"warm_up": 0, "ewc.strength": 3},
     }
     hyper = lambda name: made.methods[name].init(jax.random.key(0), Sizes(5, 2, {"train": 3}))[3]
     assert {name: float(value) for name, value in hyper("lwf+ewc").items() if "strength" in name} == {

@@ -234,7 +234,7 @@ def test_names_that_there_are_not(name, error):
 
 def test_parameters_that_there_are_not():
     network = mlp(conformance.stream())
-    for key in ("strength", "ewc.warm_up", "lwm.beta"):
+    for key in ("growth", "ewc.warm_up", "lwm.beta"):
         with pytest.raises(
             ValueError, match=rf"lwf\+ewc has no parameter '{key}'. There are: lwf.temperature, .*ewc.chunk"
         ):

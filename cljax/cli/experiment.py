@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -158,7 +157,7 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
             for normalization in normalizations(name.split("+")[0], options.network.normalization):
                 try:
                     network, facts = network_of(normalization)
-                    method = build(name, network, by_part(name, parameters[name]))
+                    method = build(name, network, parameters[name])
                     if given is not None:
                         training.given_params(method, given)
                     method = amend(method, options.training, seeds[0][1].schedule)
@@ -189,40 +188,34 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
 
 
 def parameters_of(names: Sequence[str], options: Training) -> dict[str, dict[str, Any]]:
-    """The parameters set, by method; a combination's by `part.name`."""
-    from cljax.methods.build import makers
+    """The parameters set, by method, as `methods.build` takes them."""
+    from cljax.methods.build import makers, options_of
 
-    parts = {name: makers(name) for name in names}
-    flat = {f"{name}.{part}": make for name, made in parts.items() for part, make in made.items()}
+    flat = {f"{name}.{part}": make for name in names for part, make in makers(name).items()}
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, given in parse_parameters(options.set, flat).items():
         name, part = key.split(".")
-        if options.memory and "memory_size" in inspect.signature(flat[key]).parameters:
+        if options.memory and "memory_size" in options_of(flat[key]):
             given = {"memory_size": options.memory, **given}
-        found[name] |= {f"{part}.{option}" if "+" in name else option: value for option, value in given.items()}
+        own = "" if part == name.split("+")[0] else f"{part}."
+        found[name] |= {own + option: value for option, value in given.items()}
     return found
-
-
-def by_part(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """A method's parameters as `methods.build` takes them, all by `part.name`: the first part's may go without."""
-    return {key if "." in key else f"{name.split('+')[0]}.{key}": value for key, value in parameters.items()}
 
 
 def _check_values(curve: Curve, experiment: Experiment) -> None:
     """Raises ValueError where a method has no such number, or refuses one of the values."""
     from cljax import training
-    from cljax.methods.build import build, makers
+    from cljax.methods.build import build, makers, options_of
 
-    if not curve.parameter:
-        return
-    name, method = curve.method, experiment.methods[curve.method]
-    grid = [{curve.parameter: value} for value in curve.values]
-    training.check_hypers(method, grid, grid)
-    for one in grid:
-        given = by_part(name, {**experiment.parameters[name], **one})
-        part, parameter = next(iter(by_part(name, one))).split(".")
-        if part in makers(name) and parameter in inspect.signature(makers(name)[part]).parameters:
-            build(name, method.network, given)
+    if curve.parameter:
+        name, method = curve.method, experiment.methods[curve.method]
+        grid = [{curve.parameter: value} for value in curve.values]
+        training.check_hypers(method, grid, grid)
+        part, _, parameter = curve.parameter.rpartition(".")
+        made = makers(name)
+        if parameter in options_of(made[part or next(iter(made))]):
+            for one in grid:
+                build(name, method.network, {**experiment.parameters[name], **one})
 
 
 def normalizations(method: str, asked: str) -> tuple[str, ...]:

@@ -34,11 +34,9 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
       {'ewc': {'strength': 100}}
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in makers}
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    takes = {
-        name: {one.name: one for one in inspect.signature(make).parameters.values() if one.kind is keyword}
-        for name, make in makers.items()
-    }
+    only = inspect.Parameter.KEYWORD_ONLY
+    keywords = lambda make: {name: one for name, one in inspect.signature(make).parameters.items() if one.kind is only}
+    takes = {name: keywords(make) for name, make in makers.items()}
     for setting in settings:
         key, equals, text = setting.partition("=")
         owner, dot, parameter = key.rpartition(".")

@@ -66,7 +66,8 @@ def build(name: str, network: Network, parameters: Mapping[str, Any] | None = No
     Args:
       name: such as `'lwf+ewc'`; see `makers`.
       network: an ordinary network.
-      parameters: `{'word.parameter': value}`, such as `{'lwf.strength': 2.0}`; for those left out, the defaults.
+      parameters: `{'word.parameter': value}`, such as `{'ewc.strength': 2.0}`; the first word may be left out, as in
+        `hyper`. For those not given, the defaults.
 
     Returns:
       The method, of this name. In `hyper` the first word's numbers have plain names, others `'word.number'`.
@@ -76,19 +77,19 @@ def build(name: str, network: Network, parameters: Mapping[str, Any] | None = No
 
     Example:
       >>> from cljax import networks
-      >>> method = build('lwf+ewc', networks.mlp((8, 8, 1), 2), {'lwf.warm_up': 0.0, 'ewc.strength': 10.0})
+      >>> method = build('lwf+ewc', networks.mlp((8, 8, 1), 2), {'warm_up': 0.0, 'ewc.strength': 10.0})
       >>> method.name, len(method.phases)
       ('lwf+ewc', 1)
     """
     parts = makers(name)
+    (first, make), *others = parts.items()
     given: dict[str, dict[str, Any]] = {word: {} for word in parts}
     for key, value in (parameters or {}).items():
         word, _, parameter = key.rpartition(".")
-        known = [f"{one}.{option}" for one, make in parts.items() for option in options_of(make)]
-        if key not in known:
+        word, known = word or first, [f"{one}.{option}" for one, part in parts.items() for option in options_of(part)]
+        if f"{word}.{parameter}" not in known:
             raise ValueError(f"{name} has no parameter {key!r}. There are: {', '.join(known) or 'none'}.")
         given[word][parameter] = value
-    (first, make), *others = parts.items()
     base = make(network, **given[first])
     return combine(base, *(term(**given[word]) for word, term in others), name=name) if others else base
 
