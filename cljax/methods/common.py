@@ -249,7 +249,7 @@ def warm_up_phases(method: str, fraction: float, network: Network, then: str = "
 
 def is_warm_up(phases: tuple[Phase, ...], clock: Clock) -> Array:
     """Whether it is the warm-up of a first visit, of `warm_up_phases`."""
-    return jnp.bool_(len(phases) > 1) & clock.first & (clock.phase == 0)
+    return jnp.bool_(len(phases) > 1 and phases[0].skip_first_task) & clock.first & (clock.phase == 0)
 
 
 def unchanged(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:

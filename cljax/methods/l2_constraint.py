@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cljax.methods.combine import combine
-from cljax.methods.finetune import finetune
+from cljax.methods.common import plain
 from cljax.methods.terms import quadratic
 from cljax.types import Method, Network, Term
 
@@ -53,5 +53,5 @@ def l2_constraint(network: Network, *, strength: float = 0.05, warm_up: float = 
 
     Reference: Li and Hoiem, Learning without Forgetting, 2016, section 4.2 and table 2(b).
     """
-    base = finetune(network, warm_up=warm_up)
+    base = plain("l2_constraint", network, warm_up=warm_up)
     return combine(base, pull(strength=strength), name="l2_constraint")
