@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cljax import methods, networks, streams, training
 from cljax.training.loop import Entry, agenda, make_programs
+from cljax.training.start import NOTHING
 from cljax.types import Phase, Schedule, Search, make_clock
 from tests import conformance
 from tests.plain import make_visit
@@ -90,7 +91,7 @@ def test_no_program_changes_a_run_s_signature():
     key, tables = jax.random.key(0), jax.tree.map(jnp.asarray, stream.tables)
     entry = Entry(*[jnp.int32(0)] * 4)
     signature = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
-    run = jax.eval_shape(programs.start, key, tables, {})
+    run = jax.eval_shape(programs.start, key, tables, NOTHING)
     assert signature(jax.eval_shape(programs.epoch, run, entry, tables, key)) == signature(run)
     assert signature(jax.eval_shape(programs.observe, run, entry, tables)) == signature(run)
     assert signature(jax.eval_shape(programs.turn, run, entry, entry, tables, key)) == signature(run)
