@@ -142,8 +142,8 @@ def agenda(method: Method, schedule: Schedule, candidates: int = 0) -> list[Entr
       Entries of Python numbers.
 
     Example:
-      >>> class Two: phases = (Phase('warm-up', .25, skip_first_task=True), Phase('joint', .75))
       >>> from cljax.types import Phase
+      >>> class Two: phases = (Phase('warm-up', .25, skip_first_task=True), Phase('joint', .75))
       >>> [tuple(entry) for entry in agenda(Two, Schedule(np.array([0, 1]), np.array([8, 8]), None))]
       [(0, 0, 1, 8), (1, 0, 0, 2), (1, 0, 1, 6), (2, 0, 0, 0)]
     """
