@@ -651,7 +651,7 @@ def test_the_command_can_say_what_the_df_cnn_paper_did(tmp_path):
     )
     check_values(options)
     network = making.make_network(options.network, fake_stream((32, 32, 3)))
-    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    params, _ = network.shapes
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 328_426
     assert making.describe(options.network, network) == {
         "name": "df_cnn_base",
@@ -747,7 +747,7 @@ def test_a_head_on_pooled_maps():
     for words, width in ((["--pooled", "--hidden"], 6), (["--pooled", "--hidden", "5"], 5), (["--hidden"], 24)):
         options = settle(cli.parse(["run", "lwm", *words, "--channels", "4", "6", "--normalization", "none"]).options)
         network = making.make_network(options.network, stream)
-        params, _ = jax.eval_shape(network.init, jax.random.key(0))
+        params, _ = network.shapes
         assert params["head"]["kernel"].shape == (width, 3)
         assert params.get("dense_0", {"kernel": np.zeros([6])})["kernel"].shape[0] == 6
         assert making.describe(options.network, network)["pooled"] is ("--pooled" in words)

@@ -194,7 +194,7 @@ SHARED = ("dense_0/kernel", "dense_0/bias", "norm_0/scale", "norm_0/bias")
 def test_each_phase_moves_its_own_rows_normalisation_statistics_included():
     visits = deep_visits()
     network = small(conformance.stream(), hidden=(6, 5), normalization="batch")
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     bare = Learner(params, collections, (), {}, {}, None, None)
     ndim = {path: leaf.ndim for path, leaf in named(bare).items()}
     of = lambda task: {(path, task) for path in (*OWN, *STATISTICS)}

@@ -166,7 +166,7 @@ def describe(chosen: NetworkOptions, network: Network) -> dict[str, Any]:
     """What a record says of the network: name, sizes, and how many parameters a single task needs."""
     import jax
 
-    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    params, _ = network.shapes
     facts = {name: value for name, value in dataclasses.asdict(chosen).items() if name != "network"}
     facts["channels"] = chosen.blocks
     left = {"mlp": ("channels", "pooled"), "df_cnn_base": ("channels", "pooled", "hidden", "dropout", "norm_after")}

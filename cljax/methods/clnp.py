@@ -158,7 +158,7 @@ def clnp(
 
 def _layout(network: Network) -> ownership.Layout:
     layout = ownership.layout("clnp", network)
-    _, collections = jax.eval_shape(network.init, jax.random.key(0))
+    _, collections = network.shapes
     own = [path for path in network.per_task if path.startswith("batch_stats/")]
     if "batch_stats" in collections and ("frozen" not in collections or own):
         raise ValueError(

@@ -290,7 +290,7 @@ def depends_on_own(network: Network, read: Callable[[Output], Tree]) -> bool:
       >>> [depends_on_own(network, read) for read in (lambda out: out.logits, lambda out: out.features)]
       [True, False]
     """
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     own = lambda path: task_params.ends_with(path, network.per_task)
     axes = [task_params.map_leaves(lambda path, leaf: 0 if own(path) else None, tree) for tree in (params, collections)]
     one = lambda params, collections, inputs: read(network.apply(params, collections, inputs, key=jax.random.key(0)))

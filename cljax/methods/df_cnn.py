@@ -85,7 +85,7 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
     Networks, 2019, equations 1 and 2, algorithm 1, appendix A.
     """
     check_network(network)
-    like, collections = jax.eval_shape(network.init, jax.random.key(0))
+    like, collections = network.shapes
     shapes = {path: leaf.shape for path, leaf in zip(task_params.leaf_paths(like), jax.tree.leaves(like), strict=True)}
     chosen = {path: filters.default_sizes(shape, kind=kind) for path, shape in shapes.items() if len(shape) == 4}
     if not chosen:

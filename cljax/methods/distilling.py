@@ -90,7 +90,7 @@ def cached(term: Term) -> Term:
 
 def check_statistics(name: str, network: Network) -> None:
     """Refuses layers of a task's own whose normalisation is shared: its statistics would be several tasks'."""
-    _, collections = jax.eval_shape(network.init, jax.random.key(0))
+    _, collections = network.shapes
     shared = task_params.map_leaves(lambda path, leaf: path not in network.per_task, collections)
 
     def read(output: Output) -> list[Array]:

@@ -65,7 +65,7 @@ def feature_extraction(
             f"feature_extraction classifies the features of the first task's network, but here the features depend on "
             f"leaves that belong to a task: {', '.join(network.per_task)}. Leave only the head in per_task."
         )
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     inputs = jax.ShapeDtypeStruct((1, *network.inputs), jnp.float32)
     features = jax.eval_shape(lambda *given: network.apply(*given).features, params, collections, inputs).shape[-1]
     layers = {"hidden": (features, hidden), "output": (hidden, network.outputs)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from cljax import losses, task_params
@@ -85,6 +84,6 @@ def lfl(network: Network, *, strength: float = 0.05) -> Method:
 
 def head_of(network: Network) -> tuple[str, ...]:
     """The leaves of params that the features do not depend on."""
-    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    params, _ = network.shapes
     moves = lambda path: depends_on_own(network._replace(per_task=(path,)), lambda output: output.features)
     return tuple(path for path in task_params.leaf_paths(params) if not moves(path))

@@ -163,7 +163,7 @@ def lwm(
 
 
 def _check_network(network: Network) -> None:
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     if stray := [path for path in network.per_task if path in task_params.leaf_paths(collections)]:
         raise ValueError(
             f"lwm reads all heads from one encoding, so that only parameters of the head may belong to a task, but "

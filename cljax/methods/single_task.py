@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax
-
 from cljax import task_params
 from cljax.methods.common import plain
 from cljax.types import Method, Network
@@ -26,6 +24,6 @@ def single_task(network: Network) -> Method:
     Reference: the baseline STL of Lee et al., Deconvolutional Factorized CNN, 2019, section 5.
     """
     base = plain("single_task", network)
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     every = task_params.leaf_paths(params) + task_params.leaf_paths(collections)
     return base._replace(per_task=every, zero_forgetting=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -127,7 +126,7 @@ def _check(network: Network, layout: ownership.Layout) -> None:
             "belong to a task: network._replace(per_task=('head/kernel', 'head/bias')); or choose clnp, which can "
             "divide a shared head's inputs among tasks."
         )
-    _, collections = jax.eval_shape(network.init, jax.random.key(0))
+    _, collections = network.shapes
     if "batch_stats" in collections:
         raise ValueError(
             "tfm cannot use batch normalisation: its statistics are shared, and old features, which new ones feed, "

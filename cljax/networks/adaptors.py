@@ -209,7 +209,7 @@ def from_linen(
 
     network = Network(init, encode, decode, tuple(per_task), wiring, shape, outputs)
     if gates:
-        _, collections = jax.eval_shape(network.init, jax.random.key(0))
+        _, collections = network.shapes
         example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         found = jax.eval_shape(network.apply, shapes["params"], collections, example).activations
         if lost := sorted(set(sizes) - set(found)):

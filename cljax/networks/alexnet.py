@@ -112,7 +112,7 @@ def alexnet(
       ValueError: for images too small.
 
     Example:
-      >>> params, collections = jax.eval_shape(alexnet().init, jax.random.key(0))
+      >>> params, collections = alexnet().shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params)), sum(gate.size for gate in collections['gates'].values())
       (61100840, 9344)
 

@@ -224,7 +224,7 @@ def clnp_cnn(*, mean: Scalars = 0.0, std: Scalars = 1.0) -> Network:
     512 dense features with dropout of 0.5.
 
     Example:
-      >>> params, _ = jax.eval_shape(clnp_cnn().init, jax.random.key(0))
+      >>> params, _ = clnp_cnn().shapes
       >>> params['dense_0']['kernel'].shape
       (4096, 512)
 
@@ -259,7 +259,7 @@ def df_cnn_base(
       ValueError: for another name of data.
 
     Example:
-      >>> params, _ = jax.eval_shape(df_cnn_base('cifar', 10).init, jax.random.key(0))
+      >>> params, _ = df_cnn_base('cifar', 10).shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
       328426
 

@@ -51,7 +51,7 @@ def export_task(method: Method, learner: Learner, task: Array | int) -> tuple[Tr
     task_params.check_task(task, learner.rows.tasks)
     row = jnp.asarray(task, jnp.int32)
     trees = (learner.params, learner.collections, learner.method_state)
-    like, _ = jax.eval_shape(method.network.init, jax.random.key(0))
+    like, _ = method.network.shapes
     own, *others = (task_params.take_row(tree, row, learner.rows) for tree in trees)
     try:
         params, collections = method.view(own, others[0], others[1], row, None)

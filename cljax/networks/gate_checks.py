@@ -33,7 +33,7 @@ def check_gates(network: Network) -> None:
       >>> from cljax import networks
       >>> check_gates(networks.mlp((3,), 2, hidden=(4,), normalization='feature'))
     """
-    like: tuple[Tree, Tree] = jax.eval_shape(network.init, jax.random.key(0))
+    like = network.shapes
     wires = {wire.path: wire for wire in network.wiring}
     modules = {_module(path): wire for path, wire in wires.items() if wire.inputs is None}
     names = list(dict.fromkeys(wire.outputs for wire in network.wiring if wire.outputs is not None))

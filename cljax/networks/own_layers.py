@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax
-
 from cljax import task_params
 from cljax.numbers import whole
 from cljax.types import Network
@@ -36,7 +34,7 @@ def own_last_layers(network: Network, layers: int) -> Network:
         )
     own_gates = {wire.outputs for wire in hidden[-layers:]}
     own = {wire.path for wire in network.wiring if wire.outputs in own_gates} | set(network.per_task)
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     statistics = {
         path
         for path in task_params.leaf_paths(collections)

@@ -49,7 +49,7 @@ def vgg16(
 
     Example:
       >>> import jax
-      >>> params, collections = jax.eval_shape(vgg16().init, jax.random.key(0))
+      >>> params, collections = vgg16().shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params)), sum(gate.size for gate in collections['gates'].values())
       (138357544, 12416)
 

@@ -60,7 +60,7 @@ def layout(name: str, network: Network) -> Layout:
       >>> layout('clnp', networks.mlp((8, 8, 1), 2, hidden=(4,), normalization='batch'))[1:]
       (('dense_0/kernel', 'head/kernel'), ('norm_0/scale', 'norm_0/bias'), None)
     """
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     shapes = {
         path: leaf.shape for path, leaf in zip(task_params.leaf_paths(params), jax.tree.leaves(params), strict=True)
     }

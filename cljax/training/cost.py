@@ -69,7 +69,7 @@ def bytes_per_task(learner: Learner, network: Network) -> float:
       Bytes a task.
     """
     kept = sum(tree_bytes(part) for part in (learner.params, learner.collections, learner.method_state, learner.memory))
-    bare = jax.eval_shape(network.init, jax.random.key(0))
+    bare = network.shapes
     alone = lambda path, leaf: None if task_params.has_rows(path, learner.rows) else leaf
     shared = [task_params.map_leaves(alone, tree) for tree in bare]
     return (kept - tree_bytes(shared)) / learner.rows.tasks

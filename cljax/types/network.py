@@ -80,6 +80,18 @@ class Network(NamedTuple):
     inputs: tuple[int, ...]
     outputs: int
 
+    @property
+    def shapes(self) -> tuple[Tree, Tree]:
+        """Shapes and dtypes of params and collections, as `jax.ShapeDtypeStruct`; nothing is drawn.
+
+        Example:
+          >>> from cljax import networks
+          >>> params, collections = networks.mlp((8, 8, 1), 2, hidden=(16,)).shapes
+          >>> params['head']['kernel'].shape, collections['gates']['dense_0'].shape
+          ((16, 2), (16,))
+        """
+        return jax.eval_shape(self.init, jax.random.key(0))
+
     def apply(self, params: Tree, collections: Tree, inputs: Array, *, key: Array | None = None) -> Output:
         """Encodes and decodes; in training mode where a key is given, in evaluation mode where it is None."""
         train = key is not None

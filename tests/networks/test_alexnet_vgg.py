@@ -21,7 +21,7 @@ def leaves_of(tree):
     [(alexnet, 61_100_840, 56_994_496, 9_344), (vgg16, 138_357_544, 134_248_128, 12_416)],
 )
 def test_the_counts_are_the_known_ones(build, parameters, kernels, features):
-    params, collections = jax.eval_shape(build().init, jax.random.key(0))
+    params, collections = build().shapes
     leaves = leaves_of(params)
     hidden = {path: leaf for path, leaf in leaves.items() if not path.startswith("head")}
     count = lambda ending: sum(leaf.size for path, leaf in hidden.items() if path.endswith(ending))
@@ -34,7 +34,7 @@ def test_the_counts_are_the_known_ones(build, parameters, kernels, features):
 @pytest.mark.parametrize("normalization", [None, "batch", "feature"])
 def test_shapes_at_the_real_size(build, maps, normalization):
     network = build(outputs=401, normalization=normalization)
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.uint8)
     output = jax.eval_shape(lambda *given: network.apply(*given, key=jax.random.key(0)), params, collections, images)
     assert (output.maps.shape, output.features.shape, output.logits.shape) == (maps, (2, 4096), (2, 401))

@@ -91,7 +91,7 @@ def test_baked_and_extracted_networks_have_the_logits_of_predict(case):
         plain = networks.cnn((8, 8, 1), 2, **sizes, normalization="batch")
         shapes = lambda trees: jax.tree.map(lambda leaf: leaf.shape, tuple(trees))
         small, _ = jax.eval_shape(extract, *trees)
-        assert shapes(small) == shapes(jax.eval_shape(plain.init, KEY)), "those of an ordinary narrow network"
+        assert shapes(small) == shapes(plain.shapes), "those of an ordinary narrow network"
 
 
 def test_a_learner_whose_single_weights_have_owners_is_exported_with_those_that_the_task_sees():
@@ -113,7 +113,7 @@ def trained(network):
     """A network's random params and statistics by path, and its logits of some inputs."""
     generator = np.random.default_rng(2)
     draw = lambda leaf: generator.uniform(0.1, 1.0, leaf.shape).astype(leaf.dtype) - np.float32(0.4 * (leaf.ndim > 1))
-    params, collections = jax.eval_shape(network.init, KEY)
+    params, collections = network.shapes
     gates, frozen = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), collections["gates"]), {}
     if "frozen" in collections:
         frozen = {"frozen": jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, bool), collections["frozen"])}

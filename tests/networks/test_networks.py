@@ -31,7 +31,7 @@ EVERY = pytest.mark.parametrize(
 def make(builder, normalization, **options):
     """A network whose every parameter and statistic is random, so that nothing hides behind a zero or a one."""
     network = BUILDERS[builder](normalization=normalization, **options)
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     generator = np.random.default_rng(0)
 
     def draw(leaf):
@@ -252,7 +252,7 @@ def test_vmapped_seeds_are_single_ones():
 )
 def test_df_cnn_base_has_the_published_count(data, outputs, count):
     network = df_cnn_base(data, outputs)
-    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    params, _ = network.shapes
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
 
 
@@ -280,7 +280,7 @@ def test_initialisation():
 
 def test_clnp_cnn_has_the_published_sizes():
     network = clnp_cnn()
-    params, collections = jax.eval_shape(network.init, jax.random.key(0))
+    params, collections = network.shapes
     output = jax.eval_shape(network.apply, params, collections, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8))
     sizes = {name: value.shape for name, value in output.activations.items()}
     assert sizes == {
@@ -305,4 +305,4 @@ def test_mistakes_are_named():
         df_cnn_base("imagenet", 10)
     network = mlp((4,), 2, hidden=(3,))
     with pytest.raises(AssertionError):
-        jax.eval_shape(network.apply, *jax.eval_shape(network.init, jax.random.key(0)), jnp.ones((2, 5)))
+        jax.eval_shape(network.apply, *network.shapes, jnp.ones((2, 5)))
