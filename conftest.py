@@ -33,8 +33,15 @@ from cljax.cli.process import keep_programs
 HERE = pathlib.Path(__file__).parent
 SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other processes, pictures
     "experiments/",
+    "tests/networks/test_adaptors.py",
+    "tests/networks/test_alexnet_vgg.py",
+    "tests/networks/test_convolution.py",
     "tests/networks/test_export.py",
+    "tests/networks/test_gates.py",
     "tests/networks/test_gradients.py",
+    "tests/networks/test_layers.py",
+    "tests/networks/test_networks.py",
+    "tests/test_attention.py::test_the_gradient",
     "tests/test_augmentation.py::test_each_step_sees",
     "tests/test_both_kinds.py",
     "tests/test_checkpoints.py",
@@ -44,10 +51,12 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_conformance.py::test_fine_tuning",
     "tests/test_data.py",
     "tests/test_df_cnn.py",
+    "tests/test_ewc_lfl.py",
     "tests/test_experiments.py",
     "tests/test_hard_cases.py",
     "tests/test_host.py",
     "tests/test_keys.py::test_a_run_and_its_stream",
+    "tests/test_losses.py::test_an_l1_loss",
     "tests/test_lwf.py",
     "tests/test_lwf_baselines.py",
     "tests/test_lwf_variants.py",
@@ -55,19 +64,25 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_methods.py",
     "tests/test_pictures.py",
     "tests/test_plots.py",
+    "tests/test_precision.py",
     "tests/test_prepared.py",
+    "tests/test_printing.py",
     "tests/test_readme.py",
     "tests/test_replay.py",
     "tests/test_report.py",
     "tests/test_report_files.py",
     "tests/test_storage.py",
+    "tests/test_streams.py::test_stacked_seeds",
     "tests/test_sweep.py",
     "tests/test_tfm.py",
     "tests/test_training.py",
     "tests/test_voc.py",
 )
-QUICK_ROWS = ("finetune", "freezing")
+QUICK_ROWS = ("finetune",)
 """The rows of the conformance table that are quick."""
+
+MUCH = 2**30
+"""Bytes of a worker beyond which it gives its compiled programs up."""
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -75,25 +90,51 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 keep_programs(HERE / ".pytest_cache" / "compiled")
 
 
+def row_of(item):
+    """The row of the conformance table that a test is about, or ''."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return parameters.get("name", "") if "test_conformance.py" in item.nodeid else ""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """In a test a warning is an error; what is not slow is quick."""
+    """In a test a warning is an error; what is not slow is quick; a row's tests come one after the other."""
     for item in items:
         item.add_marker(pytest.mark.filterwarnings("error"), append=False)  # a test's own filters come after it
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        row = parameters.get("name") if "test_conformance.py" in item.nodeid else None
-        if not item.nodeid.startswith(SLOW) and (row is None or row in QUICK_ROWS):
+        if not item.nodeid.startswith(SLOW) and row_of(item) in ("", *QUICK_ROWS):
             item.add_marker("quick")
+    table = sorted((item for item in items if row_of(item)), key=row_of)
+    if table:
+        first = next(place for place, item in enumerate(items) if row_of(item))
+        rest = [item for item in items if not row_of(item)]
+        before = sum(not row_of(item) for item in items[:first])
+        items[:] = [*rest[:before], *table, *rest[before:]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forget(request):
-    """What a module has compiled and kept goes with it, and its memory back to the system."""
-    yield
-    for value in vars(request.module).values():
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """What a module, or a row of the table, keeps goes with it; compiled programs, where they take much memory."""
+    if nextitem is not None and (nextitem.path, row_of(nextitem)) == (item.path, row_of(item)):
+        return
+    for value in vars(getattr(item, "module", item)).values():
         if callable(getattr(value, "cache_clear", None)):
             value.cache_clear()
-    jax.clear_caches()
+    give_back()
+    if resident() > MUCH:
+        jax.clear_caches()
+        give_back()
+
+
+def give_back():
+    """Gives freed memory back to the system: glibc keeps it, here most of a gigabyte."""
     gc.collect()
-    if sys.platform == "linux":  # glibc keeps what is freed, here most of a gigabyte
+    if sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+
+
+def resident():
+    """Bytes of this process in memory; where the system does not tell, too many."""
+    try:
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return MUCH + 1
