@@ -7,7 +7,7 @@ parameters return a scalar. None has a strength: multiply. Teachers are constant
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import chex
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cljax.numbers import real
+from cljax.numbers import check_option, real
 from cljax.types import Array, Tree
 
 Distance = Literal["l1", "l2"]
@@ -328,8 +328,7 @@ def attention_distillation(map: Array, teacher_map: Array, *, distance: Distance
 
     Reference: Dhar et al., Learning without Memorizing, 2019, equation 6, and the text below it for 'l2'.
     """
-    if distance not in get_args(Distance):
-        raise ValueError(f"The distance is {distance!r}, but must be one of {', '.join(get_args(Distance))}.")
+    check_option("The distance", distance, Distance)
     chex.assert_equal_shape([map, teacher_map])
     rows, teacher_rows = (part.reshape(part.shape[0], -1) for part in (map, _constant(teacher_map, map)))
     alive = jnp.any(rows != 0, axis=-1) & jnp.any(teacher_rows != 0, axis=-1)

@@ -1,11 +1,11 @@
-"""One place that checks numbers: of streams, settings, methods, primitives and the command. Light to import."""
+"""One place that checks numbers and words: of streams, settings, methods, primitives, the command. Light to import."""
 
 from __future__ import annotations
 
 import math
 import operator
 import sys
-from typing import Any
+from typing import Any, get_args
 
 INT32 = 2**31 - 1
 FLOAT32 = 3.4028234663852886e38
@@ -90,6 +90,23 @@ def real(
         bounds = " and ".join(f"{word} {bound:g}" for bound, word in words if bound is not None)
         raise ValueError(f"{name} is {show(value)}, but must be a finite number{' ' if bounds else ''}{bounds}.")
     return number
+
+
+def check_option(name: str, value: Any, kind: Any) -> None:
+    """Checks that a word is one of a `Literal`'s.
+
+    Raises:
+      ValueError: naming the words there are.
+
+    Example:
+      >>> from typing import Literal
+      >>> check_option("distance", "l3", Literal["l1", "l2"])
+      Traceback (most recent call last):
+      ...
+      ValueError: distance is 'l3', but must be one of l1, l2.
+    """
+    if value not in get_args(kind):
+        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(get_args(kind))}.")
 
 
 def show(value: Any, most: int = 60) -> str:

@@ -256,6 +256,17 @@ def row_axes(tree: Tree, rows: Rows) -> Tree:
     return map_leaves(lambda path, leaf: 0 if ends_with(path, rows.stacked) else None, tree)
 
 
+def flatten_heads(values: Array) -> Array:
+    """One growing head of all tasks' heads: `[T, B, K]` to `[B, T * K]`.
+
+    Example:
+      >>> flatten_heads(jnp.array([[[1, 2]], [[3, 4]]])).tolist()
+      [[1, 2, 3, 4]]
+    """
+    tasks, size, outputs = values.shape
+    return jnp.moveaxis(values, 0, 1).reshape(size, tasks * outputs)
+
+
 def check_paths(params: Tree, collections: Tree, per_task: Iterable[str], stacked: Iterable[str] = ()) -> None:
     """Checks that every per-task path is a leaf's whole path and no other leaf's path ends with it.
 

@@ -92,6 +92,7 @@ class Experiment(NamedTuple):
 
         from cljax import streams, training
         from cljax.training.bounds import available_memory
+        from cljax.training.cost import tree_bytes
 
         memory = available_memory()
         if not self.vectorize or memory is None:
@@ -101,8 +102,7 @@ class Experiment(NamedTuple):
             method, self.optimizer, tables, rate, key, streams.max_examples(tables)
         )
         learner = jax.eval_shape(make, jax.random.key(0))
-        size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        return divisor(count, memory // 2 // (3 * size(learner) + size(tables._replace(examples=None))))
+        return divisor(count, memory // 2 // (3 * tree_bytes(learner) + tree_bytes(tables._replace(examples=None))))
 
 
 def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str, Any]) -> Experiment:

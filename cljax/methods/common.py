@@ -187,12 +187,6 @@ def stop_shared(params: Tree, learner: Learner) -> Tree:
     return task_params.map_leaves(stop, params)
 
 
-def flatten_heads(values: Array) -> Array:
-    """One growing head of all tasks' heads: `[T, B, K]` to `[B, T * K]`."""
-    tasks, size, outputs = values.shape
-    return jnp.moveaxis(values, 0, 1).reshape(size, tasks * outputs)
-
-
 def outputs_of(clock: Clock, tasks: Array) -> Array:
     """The outputs of some tasks, `[T]` bool, in the one growing head, `[T * K]` bool."""
     return (clock.classes & tasks[:, None]).reshape(-1)

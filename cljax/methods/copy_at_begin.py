@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax.numpy as jnp
 
 from cljax import task_params
+from cljax.numbers import check_option
 from cljax.types import Array, Clock, Fold, Learner, Method, Tree
 
 Source = Literal["first", "last"]
@@ -32,8 +33,7 @@ def copy_at_begin(method: Method, *, source: Source = "first", drawn: tuple[str,
       >>> copy_at_begin(methods.finetune(own), drawn=('head/kernel', 'head/bias')).name
       'finetune'
     """
-    if source not in get_args(Source):
-        raise ValueError(f"{method.name}'s source is {source!r}, but must be one of {', '.join(get_args(Source))}.")
+    check_option(f"{method.name}'s source", source, Source)
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         row = jnp.int32(0) if source == "first" else jnp.maximum(clock.task - 1, 0)

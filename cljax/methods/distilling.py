@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import losses, task_params
-from cljax.methods.common import depends_on_own, flatten_heads, outputs_of, own_task, seen_tasks
+from cljax.methods.common import depends_on_own, outputs_of, own_task, seen_tasks
+from cljax.task_params import flatten_heads
 from cljax.types import Array, Batch, Clock, Fold, Learner, Network, Output, Respond, Sizes, Teacher, Term, Tree
 
 

@@ -11,8 +11,8 @@ from cljax import importance, losses
 from cljax.methods.combine import combine
 from cljax.methods.distilling import own_output
 from cljax.methods.finetune import finetune
-from cljax.methods.terms import check_option, quadratic, shared
-from cljax.numbers import whole
+from cljax.methods.terms import quadratic, shared
+from cljax.numbers import check_option, whole
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Respond, Term, Tree
 
 Fisher = Literal["exact", "sampled", "empirical", "batched"]

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from cljax import losses
 from cljax.methods.common import (
-    flatten_heads,
     forward,
     mean,
     one_head_labels,
@@ -21,7 +20,8 @@ from cljax.methods.common import (
     seen_tasks,
     update_masks,
 )
-from cljax.methods.terms import check_option
+from cljax.numbers import check_option
+from cljax.task_params import flatten_heads
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
 Classification = Literal["bce_new", "bce_all", "ce_new", "ce_all"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax.numpy as jnp
 
 from cljax import losses
 from cljax.methods.common import (
-    flatten_heads,
     forward,
     mean,
     one_head_labels,
@@ -18,6 +17,8 @@ from cljax.methods.common import (
     seen_tasks,
     update_masks,
 )
+from cljax.numbers import check_option
+from cljax.task_params import flatten_heads
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree, single_label_of
 
 Sampling = Literal["pooled", "balanced"]
@@ -57,9 +58,8 @@ def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "pe
     Reference: the baseline "Joint Training" of Li & Hoiem, Learning without Forgetting, 2016, section 2; 'balanced' by
     section 3, implementation details. There, batches of one task each alternate.
     """
-    for name, value, kind in (("sampling", sampling, Sampling), ("scope", scope, Scope)):
-        if value not in get_args(kind):
-            raise ValueError(f"joint's {name} is {value!r}, but must be one of {', '.join(get_args(kind))}.")
+    check_option("joint's sampling", sampling, Sampling)
+    check_option("joint's scope", scope, Scope)
     base = plain("joint", network)
     if scope == "concatenated":
         require_own_leaves("joint with one softmax over all tasks' heads", network)

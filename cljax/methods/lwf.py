@@ -10,12 +10,13 @@ import jax.numpy as jnp
 
 from cljax import losses
 from cljax.methods.combine import combine
-from cljax.methods.common import flatten_heads, mean, plain
+from cljax.methods.common import mean, plain
 from cljax.methods.copy_at_begin import copy_at_begin
 from cljax.methods.distilling import cached, check_statistics, old_tasks
-from cljax.methods.terms import check_option, numbers
+from cljax.methods.terms import numbers
 from cljax.networks import own_last_layers
-from cljax.numbers import real, whole
+from cljax.numbers import check_option, real, whole
+from cljax.task_params import flatten_heads
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Output, Teacher, Term
 
 Response = Literal["distillation", "cross_entropy", "l1", "l2"]

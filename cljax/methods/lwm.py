@@ -11,11 +11,12 @@ from cljax import losses, task_params
 from cljax.attention import grad_cam
 from cljax.losses import Distance
 from cljax.methods.combine import combine
-from cljax.methods.common import flatten_heads, mean, outputs_of
+from cljax.methods.common import mean, outputs_of
 from cljax.methods.distilling import old_tasks, own_output
 from cljax.methods.growing_head import Classification, growing_head
-from cljax.methods.terms import check_option, numbers
-from cljax.numbers import real
+from cljax.methods.terms import numbers
+from cljax.numbers import check_option, real
+from cljax.task_params import flatten_heads
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Output, Teacher, Term, Tree
 
 Distilled = Literal["all", "top"]

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from cljax.methods.combine import combine
 from cljax.methods.finetune import finetune
 from cljax.methods.growing_head import growing_head
-from cljax.methods.terms import check_option
-from cljax.numbers import whole
+from cljax.numbers import check_option, whole
 from cljax.types import Array, Batch, Clock, Fold, Learner, Memory, Method, Network, Respond, Term
 
 Scope = Literal["per_task", "concatenated"]

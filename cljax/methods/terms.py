@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,6 @@ from cljax.types import Array, Batch, Clock, Fold, Learner, Output, Respond, Siz
 
 Importance = Callable[[Learner, Clock, Fold, Array, Respond], Tree]
 """`(learner, clock, fold, key, respond) -> tree` like the shared parameters, measured at the end of a visit."""
-
-
-def check_option(name: str, value: Any, kind: Any) -> None:
-    """Raises: ValueError, where a word is none of those there are."""
-    if value not in get_args(kind):
-        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(get_args(kind))}.")
 
 
 def shared(tree: Tree, learner: Learner) -> Tree:

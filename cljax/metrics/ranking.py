@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from cljax.numbers import check_option
 from cljax.types import Array
 
 Interpolation = Literal["area", "eleven_points"]
@@ -51,9 +52,7 @@ def average_precision(
 
     Reference: Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective, 2015, section 3.
     """
-    if interpolation not in get_args(Interpolation):
-        known = ", ".join(get_args(Interpolation))
-        raise ValueError(f"interpolation is {interpolation!r}, but must be one of {known}.")
+    check_option("interpolation", interpolation, Interpolation)
     scores, (has, counts) = jnp.asarray(scores).astype(jnp.float32), _which(labels, weights)
     missing = jnp.any(jnp.isnan(scores) & counts, axis=0)
     order = jnp.argsort(jnp.where(counts, -scores, jnp.inf), axis=0, stable=True)

@@ -22,7 +22,7 @@ from cljax.streams.division import draw_class_order, fractions, group_classes, s
 from cljax.streams.schedules import FIRST_TASK, MOST, lifelong, make_table, with_schedule
 from cljax.types import Schedule, Stream, Tables
 
-_SCENARIOS = ("task", "class", "domain")
+SCENARIOS = ("task", "class", "domain")
 
 
 def split(
@@ -291,7 +291,7 @@ def check_options(tasks: int, scenario: str, validation: float, seed: int) -> in
     whole("tasks", tasks, least=1, most=MOST)
     seed = whole("seed", seed, most=LARGEST_SEED)
     real("The validation fraction", validation, least=0, below=1)
-    if scenario not in _SCENARIOS:
+    if scenario not in SCENARIOS:
         raise ValueError(f"The scenario is {scenario!r}, but must be 'task', 'class' or 'domain'.")
     return seed
 

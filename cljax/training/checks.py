@@ -15,13 +15,13 @@ from cljax import task_params, transforms
 from cljax.augmentation import Augment
 from cljax.data.on_demand import Images
 from cljax.numbers import real, show
+from cljax.streams.building import SCENARIOS
 from cljax.streams.schedules import check_schedule
 from cljax.training.bounds import check_bounds, check_settings
 from cljax.training.state import Failure, Settings
 from cljax.training.step import init_shapes
 from cljax.types import Method, Stream, Tree
 
-SCENARIOS = ("task", "class", "domain")
 DRAWS = ("current", "seen", "all", "balanced")
 
 

@@ -123,7 +123,10 @@ class Compiled:
       axes: None: one seed; or the `vmap` axes of the tables, several seeds side by side.
 
     Attributes:
-      start, observe, turn, rest: as of `Programs`.
+      start: as of `Programs`.
+      observe: as of `Programs`.
+      turn: as of `Programs`.
+      rest: as of `Programs`.
     """
 
     def __init__(self, programs: Programs, axes: Tables | None) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import metrics, streams
+from cljax import metrics, streams, task_params
 from cljax.training.state import Failure, unknown
 from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables
 
@@ -129,7 +129,7 @@ def add_batch(
         seen = classes & (everything <= newest)[:, None]
         stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
         own = lax.dynamic_index_in_dim(stacked, task, keepdims=False)
-        flat = jnp.moveaxis(stacked, 0, 1).reshape(stacked.shape[1], tasks * outputs)
+        flat = task_params.flatten_heads(stacked)
         if batch.labels.ndim == 1:
             labels = jnp.where(task <= newest, task * outputs + batch.labels, -1)
         else:

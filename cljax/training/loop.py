@@ -181,10 +181,8 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
 
     def clock_of(entry: Entry) -> Clock:
         """The clock at a phase's beginning; beyond the last round that of a further visit to the last task."""
-        last = jnp.minimum(entry.round, rounds - 1)
-        clock = pick(moments, last)
-        clock = clock._replace(phase=jnp.asarray(entry.phase, jnp.int32), first=clock.first & (entry.round < rounds))
-        return clock
+        clock = pick(moments, jnp.minimum(entry.round, rounds - 1))
+        return clock._replace(phase=jnp.asarray(entry.phase, jnp.int32), first=clock.first & (entry.round < rounds))
 
     def no_log(tasks: int) -> VisitLog:
         phases, longest = table.shape[1], int(table.max())

@@ -180,7 +180,7 @@ class Feed:
 
 
 class Streamed:
-    """The programs of a run over `data.Images`, one seed at a time; the methods of `drive.Compiled`.
+    """The programs of a run over `data.Images`, one seed at a time; as `driver.Compiled`.
 
     Args:
       programs: of `make_programs`.

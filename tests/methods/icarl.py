@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import losses, memory, task_params
-from cljax.methods.common import flatten_heads, forward, mean, plain, update_masks
+from cljax.methods.common import forward, mean, plain, update_masks
+from cljax.task_params import flatten_heads
 
 
 def icarl(network, *, features, memory_size=50):
