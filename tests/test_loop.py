@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cljax import methods, networks, streams, training
 from cljax.training.loop import Entry, agenda, make_programs
 from cljax.training.start import NOTHING
-from cljax.types import Phase, Schedule, Search, make_clock
+from cljax.types import Clock, Phase, Schedule, Search, make_clock
 from tests import conformance
 from tests.plain import make_visit
 
@@ -97,3 +97,28 @@ def test_no_program_changes_a_run_s_signature():
     assert signature(jax.eval_shape(programs.turn, run, entry, entry, tables, key)) == signature(run)
     learner = jax.eval_shape(programs.rest, run)
     assert signature(learner) == signature(jax.eval_shape(engine.init, key, tables))
+
+
+def test_every_hook_is_told_what_the_stream_says_of_its_tasks():
+    stream = conformance.stream(scenario="class")
+    base, told = conformance.build("tfm", stream), {}
+
+    def listen(name, hook):
+        def listening(*given):
+            told.setdefault(name, []).extend((one.scenario, one.classes) for one in given if isinstance(one, Clock))
+            return hook(*given)
+
+        return listening
+
+    hooks = ("begin_task", "end_phase", "loss", "adjust_gradients", "update_mask", "after_step")
+    search = Search(*(listen(name, hook) for name, hook in base.search._asdict().items()))
+    method = base._replace(search=search, **{name: listen(name, getattr(base, name)) for name in hooks})
+    most = streams.max_examples(stream.tables)
+    engine = training.make_engine(method, SGD, SETTINGS, scenario="class", max_examples=most)
+    programs = make_programs(method, engine, stream.schedule)
+    key, entry = jax.random.key(0), Entry(*[jnp.int32(0)] * 4)
+    run = jax.eval_shape(programs.start, key, stream.tables, NOTHING)
+    jax.eval_shape(programs.epoch, run, entry, stream.tables, key)
+    jax.eval_shape(programs.turn, run, entry, entry, stream.tables, key)
+    assert set(told) == {*hooks, *base.search._fields}
+    assert all(scenario == "class" and classes is not None for found in told.values() for scenario, classes in found)

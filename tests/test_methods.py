@@ -13,7 +13,7 @@ import pytest
 from cljax import methods, networks, streams, task_params, training
 from cljax.methods.common import forward
 from cljax.training.step import make_train_step
-from cljax.types import make_clock
+from cljax.types import Scenario, make_clock
 from tests import conformance
 from tests.plain import make_visit
 
@@ -103,14 +103,53 @@ def test_joint_training_by_one_softmax_over_all_classes_seen():
     by_head = lambda head: method.loss({**params, "head": head}, focused, clock, batch, None)[0]
     found, expected = (jax.value_and_grad(each)(params["head"]) for each in (by_head, slow))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), found, expected)
+    value = lambda scope, scenario: float(
+        methods.joint(network, scope=scope).loss(
+            params, focused, clock._replace(scenario=Scenario(scenario)), batch, None
+        )[0]
+    )
+    whole, own = value("concatenated", "task"), value("per_task", "class")
+    assert abs(whole - own) > 0.1
+    assert [value("auto", scenario) for scenario in ("task", "domain", "class")] == [own, own, whole]
     for name in ("sampling", "scope"):
         with pytest.raises(ValueError, match=f"joint's {name} is 'all', but must be one of"):
             methods.joint(network, **{name: "all"})
     with pytest.raises(ValueError, match="joint with one softmax over all tasks' heads needs leaves that belong"):
         methods.joint(network._replace(per_task=()), scope="concatenated")
     mixed = clock._replace(single_label=jnp.array([True, False, True]))
-    with pytest.raises(ValueError, match="leave joint's scope at 'per_task'"):
+    with pytest.raises(ValueError, match="choose scope='per_task'"):
         method.loss(params, focused, mixed, batch, None)
+
+
+def test_fine_tuning_of_all_outputs_seen():
+    """The old head is among the classes, and trains, but for the warm-up; the head of a task to come does neither."""
+    stream = conformance.stream()
+    network = network_for(stream)
+    method = methods.finetune(network, scope="concatenated", warm_up=0.5)
+    _, learner = engine_and_learner(method, stream)
+    clock = make_clock(task=1, phase=1, classes=stream.tables.classes)
+    learner = task_params.focus(learner, clock.task)
+    batch = streams.sequential(stream.tables, stream.tables.train, clock.task, jnp.int32(0), 8)
+    value, gradients = jax.value_and_grad(lambda params: method.loss(params, learner, clock, batch, None)[0])(
+        learner.params
+    )
+    body = {**learner.params, "head": jax.tree.map(lambda leaf: leaf[0], learner.params["head"])}
+    features = np.asarray(network.apply(body, learner.collections, batch.inputs).features)
+    kernel, bias = (np.asarray(learner.params["head"][name]) for name in ("kernel", "bias"))
+    logits = np.concatenate([features @ kernel[0] + bias[0], (features @ kernel[1] + bias[1])[:, :2]], axis=1)
+    logs, place = log_softmax(logits), 3 + np.asarray(batch.labels)
+    np.testing.assert_allclose(value, -logs[np.arange(8), place].mean(), rtol=1e-5)
+    slopes = features.T @ (np.exp(logs) - np.eye(5)[place]) / 8
+    np.testing.assert_allclose(gradients["head"]["kernel"][0], slopes[:, :3], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradients["head"]["kernel"][1][:, :2], slopes[:, 3:], rtol=1e-4, atol=1e-6)
+    assert not gradients["head"]["kernel"][2].any()
+    trained = lambda phase: method.update_mask(learner, make_clock(task=1, phase=phase))[0]["head"]["bias"]
+    assert [trained(phase).ravel().tolist() for phase in (0, 1)] == [[0, 1, 0], [1, 1, 0]]
+    assert methods.finetune(network).stacked == ()
+    with pytest.raises(ValueError, match="finetune's scope is 'all', but must be one of auto, per_task, concatenated"):
+        methods.finetune(network, scope="all")
+    with pytest.raises(ValueError, match="finetune with one softmax over all tasks' heads needs leaves that belong"):
+        methods.finetune(network._replace(per_task=()), scope="concatenated")
 
 
 @pytest.mark.parametrize("name", ["adamw", "momentum"])

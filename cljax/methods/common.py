@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cljax import losses, task_params
-from cljax.numbers import real, show
+from cljax.numbers import check_option, real, show
 from cljax.types import (
     Array,
     Batch,
@@ -29,6 +29,9 @@ from cljax.types import (
 
 mean = losses.weighted_mean
 
+Scope = Literal["auto", "per_task", "concatenated"]
+"""Which classes a softmax is over; see `all_outputs`."""
+
 
 def as_it_is(
     params: Tree, collections: Tree, method_state: Tree, task: Array, newest: Array | None
@@ -39,7 +42,13 @@ def as_it_is(
 
 
 def plain(
-    name: str, network: Network, *, view: View = as_it_is, warm_up: float = 0.0, joint_phase: str = "train"
+    name: str,
+    network: Network,
+    *,
+    view: View = as_it_is,
+    warm_up: float = 0.0,
+    joint_phase: str = "train",
+    scope: Scope = "auto",
 ) -> Method:
     """Fine-tuning through a view, every field filled: the method that all others are, with a few fields replaced.
 
@@ -49,13 +58,16 @@ def plain(
       view: what a task is computed with, in the loss and in `predict`.
       warm_up: fraction of a visit's epochs, in [0, 1), in which a new task's own leaves are trained alone.
       joint_phase: the name of the phase after it.
+      scope: which classes an example's softmax is over: of its own task, 'per_task'; of all tasks seen, 'concatenated',
+        whose heads then train together, stacked. 'auto': of all tasks seen where the scenario is class-incremental and
+        there is a memory of exemplars, else of its own.
 
     Returns:
       The method.
 
     Raises:
       TypeError: where the network is none.
-      ValueError: for a number out of range.
+      ValueError: for an unknown scope, or a number out of range; for 'concatenated', where nothing belongs to a task.
 
     Example:
       >>> from cljax import networks
@@ -63,6 +75,9 @@ def plain(
       ['warm-up', 'train']
     """
     check_network(network)
+    check_option(f"{name}'s scope", scope, Scope)
+    if scope == "concatenated":
+        require_own_leaves(f"{name} with one softmax over all tasks' heads", network)
     phases = warm_up_phases(name, warm_up, network, joint_phase)
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
@@ -70,10 +85,13 @@ def plain(
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         output = forward(network, view, params, learner, clock, batch.inputs, key=key)
-        return task_loss(output.logits, clock, batch), (output, {})
+        wide = all_outputs(scope, clock, output.logits) and (scope != "auto" or learner.memory is not None)
+        return task_loss(output.logits, clock, batch, seen_tasks(learner, clock) if wide else None), (output, {})
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
-        return update_masks(learner, own_task(learner, clock), ~is_warm_up(phases, clock))
+        alone = is_warm_up(phases, clock)
+        older = seen_tasks(learner, clock) & ~alone & (scope == "concatenated")
+        return update_masks(learner, own_task(learner, clock) | older, ~alone)
 
     def predict(learner: Learner, inputs: Array, task: Array) -> Array:
         task_params.check_task(task, learner.rows.tasks)  # also where nothing belongs to a task
@@ -96,7 +114,7 @@ def plain(
         predict=predict,
         phases=phases,
         per_task=network.per_task,
-        stacked=(),
+        stacked=network.per_task if scope == "concatenated" else (),
         train_on="current",
         memory_size=0,
         zero_forgetting=False,
@@ -138,14 +156,36 @@ def each_task(one: Callable[[Tree, Tree, Array], Output], params: Tree, learner:
     return output._replace(collections=task_params.map_leaves(pick, output.collections))
 
 
-def task_loss(logits: Array, clock: Clock, batch: Batch) -> Array:
-    """The mean cross-entropy (nats) of each example over its own task's classes.
+def all_outputs(scope: Scope, clock: Clock, logits: Array) -> bool:
+    """Whether the softmax is over the classes of all tasks seen, as one growing head.
+
+    'auto': where the scenario is class-incremental, so that tasks must be told apart; unless there is one head for all,
+    or tasks of several labels an example are among others, so that no one softmax would do.
+    """
+    can_be = logits.ndim == 3 and clock.single_label is None
+    return scope == "concatenated" or (scope == "auto" and clock.scenario == "class" and can_be)
+
+
+def task_loss(logits: Array, clock: Clock, batch: Batch, seen: Array | None = None) -> Array:
+    """The mean cross-entropy (nats) of each example over its own task's classes, or over those of all tasks seen.
 
     Args:
       logits: `[B, K]`; or all tasks' `[T, B, K]`, of which each example has its own task's.
       clock: the current one.
       batch: of the current task, or with exemplars of others.
+      seen: `[T]` bool, the tasks whose classes are all in one softmax; None: each example's own task alone.
+
+    Raises:
+      ValueError: for one softmax, where only some tasks have a single label an example.
     """
+    if seen is not None:
+        if clock.single_label is not None:
+            raise ValueError(
+                "Some tasks are single-label, others are not, so that no one softmax is over the classes of all: "
+                "choose scope='per_task'."
+            )
+        labels, classes = one_head_labels(batch, clock), outputs_of(clock, seen)
+        return mean(losses.cross_entropy(task_params.flatten_heads(logits), labels, classes=classes), batch.weights)
     if logits.ndim == 3:
         logits = jnp.take_along_axis(logits, batch.tasks[None, :, None], axis=0)[0]
     classes, single = clock.classes[batch.tasks], single_label_of(clock, batch.tasks)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cljax.methods.combine import combine
-from cljax.methods.finetune import finetune
-from cljax.methods.growing_head import growing_head
-from cljax.numbers import check_option, whole
+from cljax.methods.common import Scope, plain
+from cljax.numbers import whole
 from cljax.types import Array, Batch, Clock, Fold, Learner, Memory, Method, Network, Respond, Term
-
-Scope = Literal["per_task", "concatenated"]
 
 
 def exemplars(*, memory_size: int = 200) -> Term:
@@ -21,7 +18,7 @@ def exemplars(*, memory_size: int = 200) -> Term:
 
     The loop mixes the memory into every epoch: each example of the current task and each exemplar comes once. What is
     learned of an exemplar is the base's affair; by `finetune` and what is built on it, the cross-entropy over the
-    classes of the exemplar's own task, with that task's own head.
+    classes of the exemplar's own task, or in the class-incremental scenario over those of all tasks seen.
 
     Each class has the same number of exemplars, or one more by chance, or all of its examples where it has fewer. What
     is kept of an older class becomes fewer by chance; a task that is visited again is drawn anew. Of several labels an
@@ -139,18 +136,19 @@ def with_memory(method: Method, memory_size: int) -> Method:
     return combine(method, exemplars(memory_size=memory_size), name=method.name)
 
 
-def replay(network: Network, *, memory_size: int = 200, scope: Scope = "per_task") -> Method:
+def replay(network: Network, *, memory_size: int = 200, scope: Scope = "auto") -> Method:
     r"""Replay: fine-tuning on the current task's examples and on exemplars of earlier ones, all together.
 
     $$ \min_\theta \; \mathbb{E}_{(x, y, s) \sim D_t \cup M} \left[ -\log \mathrm{softmax}(z_s(x))_y \right] $$
     where the memory M has as many exemplars of each class seen before as can be, chosen by chance at the end of each
-    visit, and an example's loss is over the classes of its own task s, by that task's head. With one growing head
-    (`scope` 'concatenated', for the class-incremental scenario) it is over the classes of all tasks seen.
+    visit, and an example's loss is over the classes of its own task s, by that task's head; or, with one growing head,
+    over the classes of all tasks seen.
 
     Args:
       network: an ordinary network. All `per_task` leaves stay stacked, and those of all tasks seen train.
       memory_size: the number of exemplars, for all tasks together; 0 is fine-tuning.
-      scope: a softmax over the classes of each example's own task, or one over all classes seen.
+      scope: a softmax over the classes of each example's own task, 'per_task'; or one over all classes seen,
+        'concatenated'. 'auto': the second where the scenario is class-incremental, else the first.
 
     Returns:
       The method.
@@ -166,6 +164,4 @@ def replay(network: Network, *, memory_size: int = 200, scope: Scope = "per_task
     Reference: Rolnick et al., Experience Replay for Continual Learning, 2019; Chaudhry et al., On Tiny Episodic
     Memories in Continual Learning, 2019.
     """
-    check_option("replay's scope", scope, Scope)
-    base = finetune(network) if scope == "per_task" else growing_head("replay", network, classification="ce_all")
-    return with_memory(base._replace(name="replay"), memory_size)
+    return with_memory(plain("replay", network, scope=scope), memory_size)

@@ -26,7 +26,7 @@ def step_cost(engine: Engine, settings: Settings, stream: Stream) -> tuple[float
     """
     tables = jax.eval_shape(lambda tables: jax.tree.map(jnp.asarray, tables), stream.tables)
     key = jax.eval_shape(lambda: make_key(0))
-    clock = jax.eval_shape(lambda tables: in_stream(make_clock(), tables), tables)
+    clock = jax.eval_shape(lambda tables: in_stream(make_clock(), tables, engine.scenario), tables)
     learner = jax.eval_shape(lambda *given: task_params.focus(engine.init(*given), jnp.int32(0)), key, tables)
     state = jax.eval_shape(engine.begin_phase, learner, clock, tables, key)
 

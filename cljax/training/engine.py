@@ -84,6 +84,7 @@ class Engine(NamedTuple):
       end_epoch: `(state, epoch, tables) -> (state, EpochLog)`: validation, patience.
       step: the train step, for its cost and number of traces.
       settings: those the engine was made with.
+      scenario: the stream's.
     """
 
     init: Callable[[Array, Tables], Learner]
@@ -100,6 +101,7 @@ class Engine(NamedTuple):
     end_epoch: Callable[[PhaseState, Epoch, Tables], tuple[PhaseState, EpochLog]]
     step: TrainStep
     settings: Settings
+    scenario: str
 
 
 class TaskFold:
@@ -149,7 +151,7 @@ def make_engine(
         return TaskFold(tables, clock.task, max_examples, settings.evaluation_batch)
 
     def begin_visit(learner: Learner, clock: Clock, tables: Tables, key: Array) -> Learner:
-        learner, clock = task_params.focus(learner, clock.task), in_stream(clock, tables)
+        learner, clock = task_params.focus(learner, clock.task), in_stream(clock, tables, scenario)
 
         def begin(learner: Learner) -> Learner:
             after = method.begin_task(learner, clock, make_fold(tables, clock), visit_key(key, clock, 0))
@@ -159,7 +161,7 @@ def make_engine(
 
     def begin_phase(learner: Learner, clock: Clock, tables: Tables, key: Array) -> PhaseState:
         del key
-        clock = in_stream(clock, tables)
+        clock = in_stream(clock, tables, scenario)
         if fresh.any():
             renew = clock.first & jnp.asarray(fresh)[clock.phase]
             anew = learner._replace(opt_state=optimizer.init(learner.params))
@@ -174,7 +176,7 @@ def make_engine(
         return PhaseState(learner, mask, one, best, worst, patience, zero, no_progress(), false, no_failure())
 
     def begin_epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> Epoch:
-        clock = in_stream(clock._replace(epoch=state.epoch), tables)
+        clock = in_stream(clock._replace(epoch=state.epoch), tables, scenario)
         key = epoch_key(key, clock)
         order, count = streams.epoch_order(
             tables.train,
@@ -268,7 +270,7 @@ def make_engine(
         return end_epoch(train(state, now, tables, now.steps), now, tables)
 
     def end_phase(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[Learner, Failure]:
-        clock = in_stream(clock, tables)
+        clock = in_stream(clock, tables, scenario)
         learner = state.learner if state.best is None else state.learner._replace(**state.best)
         after = method.end_phase(learner, clock, make_fold(tables, clock), visit_key(key, clock, 1))
         after = keep_signature(learner, after, f"end_phase of {method.name}")
@@ -282,7 +284,7 @@ def make_engine(
         scores, learners = tried
         focused = jax.vmap(lambda learner: task_params.focus(learner, clock.task))(learners)
         assert method.search is not None
-        clock = in_stream(clock, tables)
+        clock = in_stream(clock, tables, scenario)
         index, after = method.search.choose(scores, focused, clock, make_fold(tables, clock))
         after = keep_signature(focused, after, f"choose of {method.name}")
         learner = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), after)
@@ -305,7 +307,7 @@ def make_engine(
         return make_learner(method, optimizer, tables, settings.learning_rate, init_key(key), max_examples)
 
     functions = (init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate, choose)
-    return Engine(*functions, begin_epoch, train, end_epoch, step, settings)
+    return Engine(*functions, begin_epoch, train, end_epoch, step, settings, scenario)
 
 
 def changing(learner: Learner) -> dict[str, Tree]:

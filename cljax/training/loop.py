@@ -192,7 +192,7 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
 
     def begin_visit(learner: Learner, entry: Entry, tables: Tables, key: Array) -> Learner:
         """Begins a visit with a candidate's hyper-parameters, or lets it go on with those of the one chosen."""
-        clock = in_stream(clock_of(entry._replace(phase=0)), tables)
+        clock = in_stream(clock_of(entry._replace(phase=0)), tables, engine.scenario)
         if search is not None:
             options = search.candidates(learner, clock)
             count = jax.tree.leaves(options)[0].shape[0]
@@ -213,7 +213,7 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         log, entry = no_log(tasks), jax.tree.map(jnp.int32, first)
         repeat = lambda tree, count: jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
         if search is not None:
-            count = count_candidates(method, learner, in_stream(clock_of(entry), tables))
+            count = count_candidates(method, learner, in_stream(clock_of(entry), tables, engine.scenario))
             tried = (repeat(tree, count) for tree in (learner, jnp.float32(0.0), lost, log))
             candidates = Candidates(learner, lost, *tried)
         none = jnp.full((rounds, tasks), unknown(), jnp.float32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.keys import as_own
-from cljax.types import Array, Clock, Method, Schedule, Tables
+from cljax.types import Array, Clock, Method, Scenario, Schedule, Tables
 
 INIT = np.uint32(2**32 - 1)
 """Folded into the run's key for the initialisation: a number that no round has."""
@@ -29,17 +29,18 @@ def clocks(schedule: Schedule) -> Clock:
     return Clock(rounds, task, zero, zero, zero.astype(np.float32), newest.astype(np.int32), first)
 
 
-def in_stream(clock: Clock, tables: Tables) -> Clock:
+def in_stream(clock: Clock, tables: Tables, scenario: str) -> Clock:
     """The clock with what a stream says of its tasks, as every hook is given it.
 
     Example:
       >>> from cljax.types import make_clock
       >>> class Two: classes, single_label = np.ones((2, 3), np.bool_), None
-      >>> in_stream(make_clock(), Two).classes.shape
-      (2, 3)
+      >>> clock = in_stream(make_clock(), Two, 'class')
+      >>> clock.classes.shape, clock.scenario
+      ((2, 3), 'class')
     """
     single = None if tables.single_label is None else jnp.asarray(tables.single_label)
-    return clock._replace(classes=jnp.asarray(tables.classes), single_label=single)
+    return clock._replace(classes=jnp.asarray(tables.classes), single_label=single, scenario=Scenario(scenario))
 
 
 def epoch_table(method: Method, schedule: Schedule) -> np.ndarray:

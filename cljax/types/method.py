@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 
 from cljax.types.data import Array, Batch, HostArray, Memory, Tree
 from cljax.types.network import Network, Output
+
+
+@jax.tree_util.register_static
+class Scenario(str):
+    """How a stream's logits are read: 'task', 'class' or 'domain'. A word, never a traced value."""
+
+    __slots__ = ()
 
 
 class Clock(NamedTuple):
@@ -24,6 +32,7 @@ class Clock(NamedTuple):
       first: bool scalar, whether this round is the task's first visit.
       classes: `[T, K]` bool, which logits a task's head uses. Every hook is given it; before, None.
       single_label: `[T]` bool where tasks are of both kinds, as of `Tables`; else None.
+      scenario: the stream's, which is static: Python's `if` may ask it.
     """
 
     round: HostArray
@@ -35,6 +44,7 @@ class Clock(NamedTuple):
     first: HostArray
     classes: HostArray = None
     single_label: HostArray | None = None
+    scenario: Scenario = Scenario("task")
 
 
 def make_clock(
@@ -48,8 +58,9 @@ def make_clock(
     *,
     classes: HostArray | None = None,
     single_label: HostArray | None = None,
+    scenario: str = "task",
 ) -> Clock:
-    """Makes a clock from Python numbers, and the stream's `classes` and `single_label` where hooks need them.
+    """Makes a clock from Python numbers, and what the stream says of its tasks where hooks need it.
 
     Example:
       >>> make_clock(task=2).newest
@@ -57,8 +68,11 @@ def make_clock(
     """
     newest = task if newest is None else newest
     round, task, phase, epoch, newest = (jnp.int32(value) for value in (round, task, phase, epoch, newest))
-    given = (None if value is None else jnp.asarray(value, jnp.bool_) for value in (classes, single_label))
-    return Clock(round, task, phase, epoch, jnp.float32(progress), newest, jnp.bool_(first), *given)
+    classes, single_label = (
+        None if value is None else jnp.asarray(value, jnp.bool_) for value in (classes, single_label)
+    )
+    stream = classes, single_label, Scenario(scenario)
+    return Clock(round, task, phase, epoch, jnp.float32(progress), newest, jnp.bool_(first), *stream)
 
 
 class Sizes(NamedTuple):
