@@ -18,7 +18,6 @@ from cljax.types import Method, Network, Stream
 from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
-from tests.methods.progressive import progressive
 
 TASKS, HIDDEN = 3, (16, 12)
 
@@ -33,10 +32,6 @@ class Row(NamedTuple):
     normalization: str | None = "batch"
     dropout: float = 0.2
     rounding: float = 1e-4
-
-
-def _progressive(network: Network) -> Method:
-    return progressive(network.inputs, network.outputs)
 
 
 def _df_cnn(network: Network) -> Method:
@@ -87,7 +82,7 @@ TABLE = {
     "lwf_mc": Row(methods.lwf_mc),
     "lwm": Row(_lwm),
     "packnet": Row(packnet, normalization=None),
-    "progressive": Row(_progressive, normalization=None, dropout=0.0),
+    "progressive": Row(methods.progressive),
     "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature"),
 }
 HOSTED = ("clnp", "finetune", "icarl", "joint", "lwf", "tfm")

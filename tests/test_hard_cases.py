@@ -187,10 +187,10 @@ def test_a_memory_that_differs_by_seed_runs_side_by_side():
             np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
-def test_side_by_side_seeds_leave_the_progressive_network_s_switch_a_branch():
-    """The task is not batched, so `lax.switch` runs one branch a step, not all of them and a selection."""
+def test_side_by_side_seeds_leave_a_branch_a_branch():
+    """The task is not batched, so `lax.cond` runs one branch a step, not both of them and a selection."""
     stream = conformance.stream()
-    method = conformance.build("progressive", stream)
+    method = conformance.build("feature_extraction", stream)
     engine = training.make_engine(
         method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
@@ -206,7 +206,7 @@ def test_side_by_side_seeds_leave_the_progressive_network_s_switch_a_branch():
     side_by_side = lambda clock: jax.vmap(step, in_axes=(0, None))(keys, clock)
     now = make_clock(task=1, newest=1, classes=tables.classes)
     text = jax.jit(side_by_side).lower(now).as_text()
-    assert text.count("stablehlo.case") >= 2, "the switch of the forward and of the backward pass"
+    assert text.count("stablehlo.case") >= 2, "that of the forward and of the backward pass"
     batched = lambda clock: jax.vmap(step, in_axes=(0, 0))(
         keys, jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), clock)
     )

@@ -28,6 +28,7 @@ from cljax.methods.lwf import lwf
 from cljax.methods.lwf_mc import lwf_mc
 from cljax.methods.lwm import attention as attention
 from cljax.methods.lwm import lwm
+from cljax.methods.progressive import progressive
 from cljax.methods.replay import exemplars as exemplars
 from cljax.methods.replay import replay
 from cljax.methods.replay import with_memory as with_memory
@@ -50,6 +51,7 @@ __all__ = [
     "lwf",
     "lwf_mc",
     "lwm",
+    "progressive",
     "replay",
     "single_task",
     "tfm",

@@ -1,6 +1,9 @@
 """Networks: pure functions over plain dicts of arrays, made with Flax. The only folder that knows Flax."""
 
 from cljax.networks.adaptors import from_linen as from_linen
+from cljax.networks.adjusting import Layer as Layer
+from cljax.networks.adjusting import adjust_layers as adjust_layers
+from cljax.networks.adjusting import hidden_layers as hidden_layers
 from cljax.networks.alexnet import alexnet as alexnet
 from cljax.networks.cnn import Pool as Pool
 from cljax.networks.cnn import clnp_cnn as clnp_cnn
