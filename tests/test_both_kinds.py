@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from cljax import losses, methods, metrics, networks, streams, training
+from cljax import losses, methods, metrics, streams, training
 from cljax.methods.lwf import lwf
 from cljax.types import make_clock, single_label_of
-from tests import conformance
+from tests import conformance, shared
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05)
+small = functools.partial(shared.small, hidden=(8,))
 OPTIMIZER = optax.sgd(1.0, momentum=0.9)
 
 
@@ -26,10 +29,6 @@ def mixed(*, first_single=True, **options):
     facts = lambda digit: np.stack([digit % 2 == 0, digit > 0], 1).astype(np.float32)
     tasks = [(images, labels, test_images, test_labels), (images, facts(labels), test_images, facts(test_labels))]
     return streams.from_tasks(tasks if first_single else tasks[::-1], validation=0.0, **options)
-
-
-def network_for(stream):
-    return networks.mlp((8, 8, 1), 3, hidden=(8,), mean=stream.mean, std=stream.std)
 
 
 def run(method, stream, key=0):
@@ -80,8 +79,8 @@ def test_a_single_label_task_is_learned_as_in_a_stream_of_its_own_kind(build):
     task = (plain.train_images[chosen[0]], plain.train_labels[chosen[0]])
     task = (*task, plain.test_images[chosen[1]], plain.test_labels[chosen[1]])
     alone = streams.from_tasks([task] * 2, validation=0.0, epochs=3, schedule=streams.visits([(0, 3)]))
-    found = run(build(network_for(both)), both._replace(schedule=alone.schedule))
-    expected = run(build(network_for(both)), alone)
+    found = run(build(small(both)), both._replace(schedule=alone.schedule))
+    expected = run(build(small(both)), alone)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         found.learner.params,
@@ -96,9 +95,9 @@ def test_both_kinds_are_learned(build, first_single):
     stream = mixed(first_single=first_single, epochs=10)
     if build in (methods.clnp, methods.tfm):  # which choose by validation
         stream = stream._replace(tables=stream.tables._replace(validation=stream.tables.train))
-    result = run(build(network_for(stream)), stream)
+    result = run(build(small(stream)), stream)
     assert np.diag(result.evaluation.accuracy).min() > 0.85
-    precision = training.evaluate_precision(build(network_for(stream)), result.learner, stream.tables)
+    precision = training.evaluate_precision(build(small(stream)), result.learner, stream.tables)
     several = int(first_single)
     assert np.isnan(precision[1 - several])
     assert precision[several] > 0.9
@@ -111,7 +110,7 @@ def test_old_heads_are_distilled_by_their_own_kind():
     several = np.eye(3, dtype=np.float32)[labels]
     task = lambda labels: (images, labels, images, labels)
     stream = streams.from_tasks([task(labels), task(several), task(labels)], validation=0.0)
-    network, tables = network_for(stream), stream.tables
+    network, tables = small(stream), stream.tables
     clock = make_clock(2, 2, 1, newest=2, classes=tables.classes, single_label=tables.single_label)
     method = lwf(network)
     make = lambda key: training.make_learner(method, OPTIMIZER, stream.tables, 0.1, key)

@@ -25,7 +25,7 @@ import orbax.checkpoint
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from cljax import augmentation, cli, methods, networks, streams, task_params, training
+from cljax import augmentation, cli, methods, streams, task_params, training
 from cljax.data.on_demand import Images
 from cljax.storage import checkpoints, folders, stored
 from cljax.storage.checkpoints import Saving
@@ -35,6 +35,7 @@ from cljax.training.loop import make_programs
 from cljax.training.start import NOTHING
 from cljax.types import make_clock
 from tests import conformance
+from tests.shared import bits, small
 
 MOMENTUM = optax.sgd(1.0, momentum=0.9)
 SETTINGS = training.Settings(batch_size=32, learning_rate=0.05, evaluation_batch=64)
@@ -43,10 +44,6 @@ SETTINGS = training.Settings(batch_size=32, learning_rate=0.05, evaluation_batch
 class Pair(NamedTuple):
     first: Any
     second: Any
-
-
-def bits(tree):
-    return [(np.asarray(leaf).dtype, np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(tree)]
 
 
 def example_tree():
@@ -233,10 +230,6 @@ def test_an_empty_series_says_nothing(tmp_path):
 @functools.cache
 def three_tasks(seed, schedule):
     return conformance.stream(seed=seed, schedule=streams.visits(schedule))
-
-
-def small(like, **options):
-    return networks.mlp((8, 8, 1), 3, hidden=(6,), mean=like.mean, std=like.std, **options)
 
 
 class Case:

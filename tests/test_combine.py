@@ -17,6 +17,7 @@ from cljax.ownership import masks
 from cljax.training.step import init_shapes
 from cljax.types import Sizes, Term, make_clock
 from tests import conformance
+from tests.shared import assert_close, bits, small
 from tests.zero_forgetting import Visits, orders
 
 TERMS = {
@@ -27,6 +28,7 @@ TERMS = {
     "lwm": methods.attention,
 }
 NUMBERS = ("lwf.strength", "l2_constraint.strength", "ewc.strength", "lfl.strength", "lwm.beta", "lwm.gamma")
+close = functools.partial(assert_close, rtol=2e-5, atol=2e-5)
 READER = Term("reader", all_heads=True)
 """Reads all heads and adds nothing: the base with its heads kept stacked."""
 
@@ -95,14 +97,6 @@ def run(names, seed, place, numbers):
     return program(*names)[2](seed, clock_of(place), jax.random.key(seed), numbers)
 
 
-def close(first, second, rtol=2e-5, atol=2e-5):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
 SCALED = {
     "lwf.strength": "lwf.response",
     "l2_constraint.strength": "l2_constraint.penalty",
@@ -145,9 +139,7 @@ def visits(base, *terms):
 
 
 def mlp(stream, normalization="batch"):
-    return networks.mlp(
-        (8, 8, 1), 3, hidden=(6, 5), normalization=normalization, dropout=0.2, mean=stream.mean, std=stream.std
-    )
+    return small(stream, hidden=(6, 5), normalization=normalization, dropout=0.2)
 
 
 def finetune(stream):
@@ -319,9 +311,9 @@ def test_a_search_of_the_base_goes_on_and_given_features_are_the_first_task_s(na
     assert run.step.traces == 1
     owner = result.learner.method_state.owner
     assert {name: leaf.shape for name, leaf in owner.items()} == {"dense_0": (6,), "dense_1": (5,)}
-    small = networks.mlp((8, 8, 1), 3, hidden=(3, 2), normalization=None)
+    narrow = networks.mlp((8, 8, 1), 3, hidden=(3, 2), normalization=None)
     wide = methods.build(name, networks.mlp((8, 8, 1), 3, hidden=(6, 5), normalization=None))
-    leaves = training.given_params(wide, small.init(jax.random.key(1))[0])
+    leaves = training.given_params(wide, narrow.init(jax.random.key(1))[0])
     both = Visits(wide, stream)
     learner = training.start_from(wide, both.start(), leaves)
     learner = both.visit(learner, make_clock(), jnp.int32(0), both.tables, jax.random.key(0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +21,7 @@ from cljax.training.start import NOTHING
 from cljax.training.streaming import Streamed
 from cljax.types import make_clock
 from tests import conformance
+from tests.shared import assert_close, bits
 from tests.zero_forgetting import Visits
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
@@ -35,15 +35,6 @@ Short ones, for two programs of the same run round differently, and training mak
 every_method = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in conformance.TABLE]
 )
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def assert_close(first, second, rtol=1e-5, atol=1e-6):
-    chex.assert_trees_all_equal_structs(first, second)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
 
 
 def signature(tree):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import ClassVar
 
@@ -11,13 +12,14 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import methods, networks, streams, task_params, training
+from cljax import methods, streams, task_params, training
 from cljax.types import Batch, Learner, Network, Sizes, make_clock
-from tests import conformance
+from tests import conformance, shared
 from tests.plain import make_visit
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 SGD = optax.sgd(1.0, momentum=0.9)
+small = functools.partial(shared.small, hidden=(8, 6))
 SECOND = make_clock(task=1, classes=np.ones((2, 3), bool))
 
 
@@ -117,14 +119,10 @@ def test_several_labels_an_example_have_no_softmax():
         methods.ewc(softmax_regression(), fisher="true")
 
 
-def mlp(stream, **options):
-    return networks.mlp((8, 8, 1), 3, **{"hidden": (8, 6), "mean": stream.mean, "std": stream.std, **options})
-
-
 def test_anchor_and_fisher_are_those_of_the_last_task_at_the_third_too():
     """State baked into the program at the first trace would still anchor to the first task. Heads have no part."""
     stream = conformance.stream(epochs=2)
-    method = methods.ewc(mlp(stream), strength=10.0)
+    method = methods.ewc(small(stream), strength=10.0)
     engine = training.make_engine(
         method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
@@ -168,7 +166,7 @@ def test_a_shared_head_s_boundary_is_frozen_after_the_first_task_and_own_heads_a
     for newest, trained in ((0, 1), (1, 0)):
         masks, _ = shared.update_mask(learner, make_clock(task=newest, newest=newest))
         assert (float(masks["scale"]), float(masks["kernel"])) == (1, trained)
-    own = methods.lfl(mlp(conformance.stream()))
+    own = methods.lfl(small(conformance.stream()))
     learner = learner_of(own)
     masks, _ = own.update_mask(learner, make_clock(task=1))
     assert {float(leaf) for leaf in jax.tree.leaves(masks)} == {1}
@@ -177,7 +175,7 @@ def test_a_shared_head_s_boundary_is_frozen_after_the_first_task_and_own_heads_a
 def test_the_teacher_s_features_are_of_evaluation_mode_and_the_student_s_of_training():
     """With dropout and batch normalisation the two differ though the parameters are the same, and a gradient flows."""
     stream = conformance.stream()
-    method = methods.lfl(mlp(stream, normalization="batch", dropout=0.5))
+    method = methods.lfl(small(stream, normalization="batch", dropout=0.5))
     learner = learner_of(method)
     tables = jax.tree.map(jnp.asarray, stream.tables)
     batch = streams.sequential(tables, tables.train, jnp.int32(1), jnp.int32(0), 16)

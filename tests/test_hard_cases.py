@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,18 +14,14 @@ import pytest
 from cljax import methods, metrics, networks, streams, task_params, training
 from cljax.training.driver import drive
 from cljax.types import make_clock
-from tests import conformance
+from tests import conformance, shared
 from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
 
 SGD = optax.sgd(1.0, momentum=0.9)
+small = functools.partial(shared.small, hidden=(24, 16))
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=64)
-
-
-def network_for(like, **options):
-    options = {"hidden": (24, 16), "mean": like.mean, "std": like.std, **options}
-    return networks.mlp(like.tables.examples.shape[1:], like.tables.classes.shape[1], **options)
 
 
 def run(method, stream, settings=SETTINGS, seed=0, optimizer=SGD):
@@ -39,7 +37,7 @@ def test_a_task_that_recurs_and_first_visits_out_of_order():
     assert stream.schedule.task.tolist() == [0, 1, 0, 2]
     assert stream.facts["tasks"] == [2, 0, 1]
     assert stream.tables.classes.sum(1).tolist() == [2, 3, 2]
-    base = methods.finetune(network_for(stream))
+    base = methods.finetune(small(stream))
 
     def init(key, sizes):
         params, collections, _, hyper = base.init(key, sizes)
@@ -60,10 +58,10 @@ def test_a_task_that_recurs_and_first_visits_out_of_order():
 def test_multi_task_training_with_a_random_task_each_epoch_is_like_joint_training():
     rounds = streams.multi_task(3, 45, seed=0, evaluate_every=45)
     stream = conformance.stream(schedule=rounds)
-    accuracy = np.asarray(run(methods.finetune(network_for(stream)), stream).evaluation.accuracy)
+    accuracy = np.asarray(run(methods.finetune(small(stream)), stream).evaluation.accuracy)
     assert np.isnan(accuracy[:-1]).all()
     in_turn = conformance.stream(schedule=streams.lifelong(3, 15))
-    forgotten = np.asarray(run(methods.finetune(network_for(in_turn)), in_turn).evaluation.accuracy)
+    forgotten = np.asarray(run(methods.finetune(small(in_turn)), in_turn).evaluation.accuracy)
     assert accuracy[-1].mean() > forgotten[-1].mean()
 
 
@@ -88,7 +86,7 @@ def test_tasks_with_several_labels_an_example(build):
     stream = multi_label()
     assert stream.tables.train.labels.dtype == np.float32
     normalization = "feature" if build is methods.tfm else None
-    result = run(build(network_for(stream, normalization=normalization)), stream)
+    result = run(build(small(stream, normalization=normalization)), stream)
     own = np.diag(np.asarray(result.evaluation.accuracy))
     guess = [
         np.maximum(part.mean(0), 1 - part.mean(0))[:width].mean()
@@ -101,10 +99,10 @@ def test_tasks_with_several_labels_an_example(build):
 
 def test_the_unused_logit_of_a_smaller_task_is_never_trained():
     stream = conformance.stream(epochs=2)
-    learner = run(methods.finetune(network_for(stream)), stream, optimizer=optax.sgd(1.0)).learner
+    learner = run(methods.finetune(small(stream)), stream, optimizer=optax.sgd(1.0)).learner
     start = jax.jit(
         training.make_engine(
-            methods.finetune(network_for(stream)),
+            methods.finetune(small(stream)),
             optax.sgd(1.0),
             SETTINGS,
             scenario="task",
@@ -160,7 +158,7 @@ def test_a_user_s_own_linen_model_unchanged(build):
 
 def test_icarl_s_memory_never_exceeds_its_size_and_holds_real_examples_of_every_class():
     stream = conformance.stream(epochs=6, scenario="class")
-    method = icarl(network_for(stream), features=16, memory_size=20)
+    method = icarl(small(stream), features=16, memory_size=20)
     result = run(method, stream)
     memory = result.learner.memory
     valid = np.asarray(memory.valid)
@@ -177,7 +175,7 @@ def test_icarl_s_memory_never_exceeds_its_size_and_holds_real_examples_of_every_
 def test_a_memory_that_differs_by_seed_runs_side_by_side():
     """Which exemplars are valid, and so an epoch's length, is then a matter of each seed."""
     made = [(seed, conformance.stream(seed=seed, epochs=2, scenario="class")) for seed in range(2)]
-    method = icarl(network_for(made[0][1], hidden=(8, 8)), features=8, memory_size=14)
+    method = icarl(small(made[0][1], hidden=(8, 8)), features=8, memory_size=14)
     turn, together = (drive(method, SGD, made, SETTINGS, vectorize=vectorize) for vectorize in (False, True))
     np.testing.assert_allclose(turn.evaluation.accuracy, together.evaluation.accuracy, atol=0.08)
     for one, many in zip(turn.learners, together.learners, strict=True):
@@ -215,7 +213,7 @@ def test_side_by_side_seeds_leave_a_branch_a_branch():
 
 def test_hat_s_gradients_are_compensated_and_its_masks_are_soft():
     stream = conformance.stream()
-    network = network_for(stream)
+    network = small(stream)
     method = hat(network, scale=400.0)
     engine = training.make_engine(
         method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
@@ -240,7 +238,7 @@ def test_hat_s_gradients_are_compensated_and_its_masks_are_soft():
 
 def test_packnet_s_phases_leave_each_weight_one_owner_and_half_of_the_rest_free():
     stream = conformance.stream(epochs=4)
-    learner = run(packnet(network_for(stream), fraction=0.5), stream).learner
+    learner = run(packnet(small(stream), fraction=0.5), stream).learner
     for name in ("dense_0", "dense_1"):
         owner = np.asarray(learner.method_state["owner"][name]["kernel"])
         free = owner.size
@@ -254,7 +252,7 @@ def test_packnet_s_phases_leave_each_weight_one_owner_and_half_of_the_rest_free(
 
 def test_growth_is_chosen_by_search_and_never_gives_a_feature_twice():
     stream = conformance.stream(epochs=4)
-    network = network_for(stream, normalization="feature")
+    network = small(stream, normalization="feature")
     margins = {0.0: "best", 1.0: "least"}
     owners = {}
     for margin, name in margins.items():
@@ -267,7 +265,7 @@ def test_growth_is_chosen_by_search_and_never_gives_a_feature_twice():
 
 def test_class_incremental_accuracy_and_the_task_il_one_come_from_the_same_run():
     stream = conformance.stream(epochs=6, scenario="class")
-    found = run(methods.finetune(network_for(stream)), stream).evaluation
+    found = run(methods.finetune(small(stream)), stream).evaluation
     last = np.asarray(found.accuracy)[-1]
     assert (last <= np.asarray(found.task_il_accuracy)[-1] + 1e-6).all()
     assert last.mean() < np.asarray(found.task_il_accuracy)[-1].mean()

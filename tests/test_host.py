@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import data, methods, networks, streams, task_params, training
+from cljax import data, methods, streams, task_params, training
 from cljax.cli.experiment import choose_driver
 from cljax.cli.options import Data, Options, Training, UsageError
 from cljax.data.builders import silence
@@ -26,19 +26,11 @@ from cljax.training.start import NOTHING
 from cljax.training.streaming import Streamed, sequence
 from cljax.types import Memory
 from tests import conformance
+from tests.shared import assert_close, bits, small
 from tests.zero_forgetting import leaving
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
 SETTINGS = training.Settings(batch_size=8, learning_rate=RATE, evaluation_batch=32, validate=True)
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
-
-
-def assert_close(first, second, tolerance):
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance / 10)
 
 
 def lazily(array, name="few digits"):
@@ -48,11 +40,6 @@ def lazily(array, name="few digits"):
 def lazy_stream(stream):
     """The same stream, its examples read on demand."""
     return stream._replace(tables=stream.tables._replace(examples=lazily(np.asarray(stream.tables.examples))))
-
-
-def small(like, **options):
-    shape, outputs = like.tables.examples.shape[1:], like.tables.classes.shape[1]
-    return networks.mlp(shape, outputs, hidden=(6,), mean=like.mean, std=like.std, **options)
 
 
 def engine_of(method, stream, settings=SETTINGS, optimizer=MOMENTUM):

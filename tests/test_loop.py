@@ -9,12 +9,13 @@ import optax
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cljax import methods, networks, streams, training
+from cljax import methods, streams, training
 from cljax.training.loop import Entry, agenda, make_programs
 from cljax.training.start import NOTHING
 from cljax.types import Clock, Phase, Schedule, Search, make_clock
 from tests import conformance
 from tests.plain import make_visit
+from tests.shared import small
 
 SGD = optax.sgd(1.0, momentum=0.9)
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
@@ -58,7 +59,7 @@ def test_the_agenda_has_every_phase_once_a_candidate_and_all_epochs(phases, epoc
 def test_a_run_is_its_visits_one_after_the_other():
     """Two phases, a revisit, and a search whose chosen candidate goes on with the second phase."""
     stream = conformance.stream(schedule=streams.visits([(0, 2), (1, 2), (0, 2)]))
-    network = networks.mlp((8, 8, 1), 3, hidden=(6,), mean=stream.mean, std=stream.std)
+    network = small(stream)
     rates = jnp.array([0.01, 0.1], jnp.float32)
     chosen = [1, 0, 1]
     base = methods.finetune(network)._replace(phases=(Phase("first", 0.5), Phase("second", 0.5, searched=False)))

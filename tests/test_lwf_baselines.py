@@ -15,8 +15,8 @@ from cljax.training.cost import bytes_per_task
 from cljax.training.step import make_train_step, phase_learning_rate
 from cljax.types import Memory, Phase, Table, make_clock
 from tests import conformance
-from tests.test_lwf import SETTINGS, bits, phases_of
-from tests.test_lwf_variants import small
+from tests.shared import bits, small
+from tests.test_lwf import SETTINGS, phases_of
 from tests.test_methods import log_softmax
 
 CLASSES = conformance.stream().tables.classes

@@ -14,13 +14,10 @@ from cljax.methods.common import as_it_is, depends_on_own, forward
 from cljax.methods.lwf import lwf
 from cljax.types import Learner, Sizes, make_clock
 from tests import conformance
-from tests.test_lwf import STUDENT, TEACHER, batch_of, bits, learner_of, phases_of, table
+from tests.shared import assert_close, bits, small
+from tests.test_lwf import STUDENT, TEACHER, batch_of, learner_of, phases_of, table
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
-
-
-def assert_close(first, second, rtol=1e-5, atol=1e-6):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
 
 
 @pytest.mark.parametrize("name", ["responses", "start"])
@@ -30,11 +27,6 @@ def test_unknown_variants_are_refused(name):
 
 
 # Cached responses
-
-
-def small(stream, **options):
-    shape, outputs = stream.tables.examples.shape[1:], stream.tables.classes.shape[1]
-    return networks.mlp(shape, outputs, **{"hidden": (6,), "mean": stream.mean, "std": stream.std, **options})
 
 
 def with_responses(learner, responses):

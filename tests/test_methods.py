@@ -14,16 +14,12 @@ from cljax import methods, networks, streams, task_params, training
 from cljax.methods.common import forward
 from cljax.training.step import make_train_step
 from cljax.types import Scenario, make_clock
-from tests import conformance
+from tests import conformance, shared
 from tests.plain import make_visit
 
 SGD = optax.sgd(1.0)
+small = functools.partial(shared.small, hidden=(8, 6))
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
-
-
-def network_for(like, **options):
-    options = {"hidden": (8, 6), "mean": like.mean, "std": like.std, **options}
-    return networks.mlp(like.tables.examples.shape[1:], like.tables.classes.shape[1], **options)
 
 
 def engine_and_learner(method, stream, seed=0):
@@ -40,7 +36,7 @@ def log_softmax(values):
 
 def test_fine_tuning_s_loss_is_cross_entropy_over_the_task_s_classes_and_weights():
     stream = conformance.stream()
-    method = methods.finetune(network_for(stream))
+    method = methods.finetune(small(stream))
     _, learner = engine_and_learner(method, stream)
     clock = make_clock(task=1, newest=1, classes=stream.tables.classes)
     focused = task_params.focus(learner, clock.task)
@@ -54,7 +50,7 @@ def test_fine_tuning_s_loss_is_cross_entropy_over_the_task_s_classes_and_weights
 
 def test_joint_training_s_loss_and_gradient_are_the_sum_over_each_example_s_own_head():
     stream = conformance.stream()
-    network = network_for(stream)
+    network = small(stream)
     method = methods.joint(network)
     _, learner = engine_and_learner(method, stream)
     clock = make_clock(task=2, newest=2, classes=stream.tables.classes)
@@ -80,7 +76,7 @@ def test_joint_training_s_loss_and_gradient_are_the_sum_over_each_example_s_own_
 def test_joint_training_by_one_softmax_over_all_classes_seen():
     """The class of an example of the first task is told from those of the second, and from none of the third."""
     stream = conformance.stream(scenario="class")
-    network = network_for(stream)
+    network = small(stream)
     method = methods.joint(network, scope="concatenated")
     _, learner = engine_and_learner(method, stream)
     clock = make_clock(task=1, newest=1, classes=stream.tables.classes)
@@ -124,7 +120,7 @@ def test_joint_training_by_one_softmax_over_all_classes_seen():
 def test_fine_tuning_of_all_outputs_seen():
     """The old head is among the classes, and trains, but for the warm-up; the head of a task to come does neither."""
     stream = conformance.stream()
-    network = network_for(stream)
+    network = small(stream)
     method = methods.finetune(network, scope="concatenated", warm_up=0.5)
     _, learner = engine_and_learner(method, stream)
     clock = make_clock(task=1, phase=1, classes=stream.tables.classes)
@@ -156,7 +152,7 @@ def test_fine_tuning_of_all_outputs_seen():
 def test_joint_training_leaves_heads_of_tasks_not_yet_visited_alone(name):
     """Weight decay would shrink them."""
     stream = conformance.stream()
-    method = methods.joint(network_for(stream))
+    method = methods.joint(small(stream))
     optimizer, _ = conformance.OPTIMIZERS[name]
     make = lambda key: training.make_learner(method, optimizer, stream.tables, 0.1, key)
     learner = jax.jit(make)(jax.random.key(0))
@@ -183,7 +179,7 @@ def test_stacked_rows_and_their_statistics_train_for_tasks_seen_alone(name):
     """The update masks of the head, and of the statistics that belong to a task, by a step."""
     stream = conformance.stream()
     own = ("head/kernel", "head/bias", "batch_stats/norm_0/mean")
-    network = network_for(stream, hidden=(6,), normalization="batch")._replace(per_task=own)
+    network = small(stream, hidden=(6,), normalization="batch")._replace(per_task=own)
     if name == "lwm":
         network = networks.cnn((8, 8, 1), 3, channels=((4,),), dense=(), pooled=True)
     method, clock = STACKED[name](network), make_clock(task=1, phase=1, classes=stream.tables.classes)
@@ -200,7 +196,7 @@ def test_stacked_rows_and_their_statistics_train_for_tasks_seen_alone(name):
 
 def test_joint_training_reads_all_heads_with_one_encoding():
     stream = conformance.stream()
-    network = network_for(stream, normalization="batch", dropout=0.5)
+    network = small(stream, normalization="batch", dropout=0.5)
     method = methods.joint(network)
     _, learner = engine_and_learner(method, stream)
     images = jnp.asarray(stream.tables.examples[:5])
@@ -217,7 +213,7 @@ def test_joint_training_sees_only_tasks_up_to_now():
     other = stream.tables.train.labels.copy()
     other[stream.tables.train.start[2] :] = 0
     tables = stream.tables._replace(train=stream.tables.train._replace(labels=other))
-    run = training.make_run(methods.joint(network_for(stream)), SGD, stream, SETTINGS)
+    run = training.make_run(methods.joint(small(stream)), SGD, stream, SETTINGS)
     prints = [np.asarray(run(jax.random.key(0), given).evaluation.fingerprint) for given in (stream.tables, tables)]
     np.testing.assert_array_equal(prints[0][:2], prints[1][:2])
     assert (prints[0][2] != prints[1][2]).all()
@@ -226,7 +222,7 @@ def test_joint_training_sees_only_tasks_up_to_now():
 @pytest.mark.parametrize("normalization", [None, "batch", "feature"])
 def test_freezing_trains_own_leaves_only_after_the_first_task(normalization):
     stream = conformance.stream()
-    method = methods.freezing(network_for(stream, normalization=normalization, dropout=0.5))
+    method = methods.freezing(small(stream, normalization=normalization, dropout=0.5))
     optimizer, learning_rate = conformance.OPTIMIZERS["adamw"]
     settings = SETTINGS._replace(learning_rate=learning_rate)
     max_examples = streams.max_examples(stream.tables)
@@ -257,7 +253,7 @@ def test_freezing_and_others_need_something_to_learn():
 
 def test_single_task_learning_does_not_know_of_the_other_tasks():
     stream = conformance.stream()
-    method = methods.single_task(network_for(stream, normalization="batch"))
+    method = methods.single_task(small(stream, normalization="batch"))
     run = training.make_run(method, SGD, stream, SETTINGS)
     table = stream.tables.train
     other = table.labels.copy()
@@ -269,7 +265,7 @@ def test_single_task_learning_does_not_know_of_the_other_tasks():
 
 def test_hard_sharing_gives_each_task_its_last_layers_with_their_statistics():
     like = conformance.stream()
-    network = network_for(like, normalization="batch")
+    network = small(like, normalization="batch")
     assert set(methods.hard_sharing(network).per_task) == {
         "dense_1/kernel",
         "dense_1/bias",
@@ -287,7 +283,7 @@ def test_bytes_per_task_are_those_of_the_rows():
     from cljax.training.cost import bytes_per_task
 
     stream = conformance.stream()
-    network = network_for(stream)
+    network = small(stream)
     sizes = {"head": 4 * (6 * 3 + 3), "dense_1": 4 * (8 * 6 + 6), "dense_0": 4 * (64 * 8 + 8)}
     gates = 4 * (8 + 6)
     expected = {
@@ -301,7 +297,7 @@ def test_bytes_per_task_are_those_of_the_rows():
         _, learner = engine_and_learner(getattr(methods, name)(network), stream)
         assert bytes_per_task(learner, network) == size, name
         assert packed_bytes_per_task(learner, network) is None
-    _, learner = engine_and_learner(methods.tfm(network_for(stream)), stream)
+    _, learner = engine_and_learner(methods.tfm(small(stream)), stream)
     packed = packed_bytes_per_task(learner, network)
     assert packed == sizes["head"] + 11 / 3  # 14 features of 2 bits for each of 3 tasks are 11 bytes
 
@@ -350,7 +346,7 @@ def test_numbers_in_lists_and_of_a_phase_s_rate():
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_traced_task_that_does_not_exist_has_nan_for_logits(shared):
     stream = conformance.stream()
-    method = methods.finetune(network_for(stream, **({"per_task": ()} if shared else {})))
+    method = methods.finetune(small(stream, **({"per_task": ()} if shared else {})))
     _, learner = engine_and_learner(method, stream)
     images = jnp.asarray(stream.tables.examples[:2])
     found = jax.jit(jax.vmap(lambda task: method.predict(learner, images, task)))(jnp.array([-1, 0, 2, 3], jnp.int32))

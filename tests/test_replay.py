@@ -12,19 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import methods, networks, streams, task_params, training
+from cljax import methods, streams, task_params, training
 from cljax.methods.replay import NONE, balanced_choice
 from cljax.types import make_clock
-from tests import conformance
+from tests import conformance, shared
 from tests.plain import make_visit
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 SGD = optax.sgd(1.0, momentum=0.9)
-
-
-def mlp(stream, **options):
-    shape, outputs = stream.tables.examples.shape[1:], stream.tables.classes.shape[1]
-    return networks.mlp(shape, outputs, **{"hidden": (16,), "mean": stream.mean, "std": stream.std, **options})
+small = functools.partial(shared.small, hidden=(16,))
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,7 +52,7 @@ ORDER = [(0, 1), (1, 1), (2, 1), (0, 1)]
 def memories(memory_size=20, seed=0):
     """The memory after each of four visits, the last one a second to task 0; through one trace."""
     stream = conformance.stream()
-    method = methods.replay(mlp(stream), memory_size=memory_size)
+    method = methods.replay(small(stream), memory_size=memory_size)
     engine = training.make_engine(
         method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
@@ -142,8 +138,8 @@ def softmax(values):
 def test_an_exemplar_s_loss_is_over_its_own_task_s_classes_or_over_all_seen(scope, auto):
     """As the option says; or, for any method that has a memory, the scenario."""
     stream = conformance.stream()
-    one = methods.with_memory(methods.l2_constraint(mlp(stream)), 20)
-    method = one if auto else methods.replay(mlp(stream), memory_size=20, scope=scope)
+    one = methods.with_memory(methods.l2_constraint(small(stream)), 20)
+    method = one if auto else methods.replay(small(stream), memory_size=20, scope=scope)
     learner, _ = focused(method)
     scenario = "class" if auto == (scope == "concatenated") else "task"
     batch, clock = mixed_batch(stream), make_clock(task=1, classes=stream.tables.classes, scenario=scenario)
@@ -169,7 +165,7 @@ def test_an_exemplar_s_loss_is_over_its_own_task_s_classes_or_over_all_seen(scop
 
 
 def test_old_heads_train_and_those_not_seen_keep_their_bits():
-    method = methods.replay(mlp(conformance.stream()), memory_size=20)
+    method = methods.replay(small(conformance.stream()), memory_size=20)
     learner, _ = focused(method)
     mask = method.update_mask(learner, make_clock(task=1))[0]
     assert mask["head"]["kernel"].reshape(-1).tolist() == [1, 1, 0]
@@ -180,7 +176,7 @@ def test_replay_forgets_less_than_fine_tuning_on_digits():
     found = {}
     for scenario in ("task", "class"):
         stream = conformance.stream(epochs=8, scenario=scenario)
-        network = mlp(stream)
+        network = small(stream)
         for name, method in (
             ("finetune", methods.finetune(network)),
             ("replay", methods.replay(network, memory_size=42)),
@@ -193,7 +189,7 @@ def test_replay_forgets_less_than_fine_tuning_on_digits():
 
 
 def test_no_memory_is_no_memory_and_what_has_all_data_takes_none():
-    network = mlp(conformance.stream())
+    network = small(conformance.stream())
     base = methods.finetune(network)
     assert methods.with_memory(base, 0) is base
     assert methods.replay(network, memory_size=0).memory_size == 0

@@ -22,23 +22,13 @@ from cljax.training.programs import Program
 from cljax.training.state import Failure, PhaseState, no_failure, no_progress
 from cljax.training.stopping import wait
 from cljax.types import Batch, Learner, Phase, Schedule, Search, Sizes, Table, make_clock
-from tests import conformance
+from tests import conformance, shared
 from tests.plain import make_visit
 from tests.zero_forgetting import leaving
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 SGD = optax.sgd(1.0)
-
-
-def small(like, **options):
-    return networks.mlp(
-        like.tables.examples.shape[1:],
-        like.tables.classes.shape[1],
-        hidden=(8,),
-        mean=like.mean,
-        std=like.std,
-        **options,
-    )
+small = functools.partial(shared.small, hidden=(8,))
 
 
 def counting(network):

@@ -1,0 +1,26 @@
+"""What many tests need: to compare trees, and a small network."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from cljax import networks
+
+
+def bits(tree):
+    """The dtype, shape and bytes of every leaf: equal where no bit differs."""
+    leaves = map(np.asarray, jax.tree.leaves(tree))
+    return [(leaf.dtype, leaf.shape, leaf.tobytes()) for leaf in leaves]
+
+
+def assert_close(first, second, rtol=1e-5, atol=None):
+    """Two trees of one structure hold the same numbers, up to rounding; `atol` is a tenth of `rtol`."""
+    atol = rtol / 10 if atol is None else atol
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
+
+
+def small(like, *, hidden=(6,), **options):
+    """An MLP for a stream."""
+    shape, outputs = like.tables.examples.shape[1:], like.tables.classes.shape[1]
+    return networks.mlp(shape, outputs, hidden=hidden, mean=like.mean, std=like.std, **options)
