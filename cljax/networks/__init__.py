@@ -9,6 +9,7 @@ from cljax.networks.cnn import Pool as Pool
 from cljax.networks.cnn import clnp_cnn as clnp_cnn
 from cljax.networks.cnn import cnn as cnn
 from cljax.networks.cnn import df_cnn_base as df_cnn_base
+from cljax.networks.cnn import lenet as lenet
 from cljax.networks.convolution import convolve as convolve
 from cljax.networks.convolution import max_pool as max_pool
 from cljax.networks.export import export_task as export_task
@@ -23,7 +24,13 @@ from cljax.networks.linen import standardize as standardize
 from cljax.networks.mlp import mlp as mlp
 from cljax.networks.nnx import from_nnx as from_nnx
 from cljax.networks.own_layers import own_last_layers as own_last_layers
+from cljax.networks.resnet import resnet as resnet
+from cljax.networks.resnet import resnet18 as resnet18
+from cljax.networks.resnet import resnet32 as resnet32
+from cljax.networks.resnet import resnet34 as resnet34
+from cljax.networks.resnet import resnet50 as resnet50
 from cljax.networks.vgg import vgg16 as vgg16
+from cljax.networks.vgg import vgg16_reduced as vgg16_reduced
 
 bake = export_task
 """The old name of `export_task`."""

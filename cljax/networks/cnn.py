@@ -1,4 +1,4 @@
-"""Convolutional networks whose last maps are flattened or averaged, and those of the CLNP and DF-CNN papers."""
+"""Convolutional networks whose last maps are flattened or averaged; LeNet, and those of the CLNP and DF-CNN papers."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cljax.networks.convolution import Padding, max_pool
+from cljax.networks.convolution import Padding, convolve, max_pool
 from cljax.networks.layers import (
     Convolution,
     Initializer,
@@ -35,6 +35,7 @@ class _CNN(nn.Module):
     outputs: int
     channels: tuple[tuple[int, ...], ...]
     windows: tuple[int, ...]
+    padding: tuple[str, ...]
     pools: tuple[Pool, ...]
     dropout: tuple[float, ...]
     dense_features: tuple[int, ...]
@@ -48,8 +49,8 @@ class _CNN(nn.Module):
     def setup(self) -> None:
         init: dict[str, Any] = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
         self.conv = [
-            [Convolution(features, window, **init) for features in block]
-            for block, window in zip(self.channels, self.windows, strict=True)
+            [Convolution(features, window, padding=padding, **init) for features in block]
+            for block, window, padding in zip(self.channels, self.windows, self.padding, strict=True)
         ]
         self.conv_norm = [[make_norm(self.normalization) for _ in block] for block in self.channels]
         self.dense = [nn.Dense(features, **init) for features in self.dense_features]
@@ -95,6 +96,7 @@ def cnn(
     *,
     channels: Sequence[Sequence[int]] = ((32, 32), (64, 64)),
     kernel: int | Sequence[int] = 3,
+    padding: str | Sequence[str] = "SAME",
     pool: Pool | Sequence[Pool] = Pool(),  # noqa: B008
     dropout: float | Sequence[float] = 0.0,
     dense: Sequence[int] = (512,),
@@ -110,7 +112,7 @@ def cnn(
 ) -> Network:
     """Blocks of convolutions, each closed by max-pooling, then dense layers, then the head.
 
-    A convolution (`'SAME'`, stride 1) or dense layer is followed by norm, ReLU and gate; a block by pooling and
+    A convolution (stride 1) or dense layer is followed by norm, ReLU and gate; a block by pooling and
     dropout; a dense layer by dropout. The maps are the last pooled ones; the features are those that enter the head.
     Both are as they are before dropout.
 
@@ -121,6 +123,7 @@ def cnn(
       outputs: number of logits.
       channels: features of each convolution, one tuple a block.
       kernel: size of the kernels, one number or one for each block.
+      padding: of the convolutions, `'SAME'` or `'VALID'`, one word or one for each block.
       pool: one `Pool` or one for each block.
       dropout: rate after each block, one number or one for each block.
       dense: features of each dense layer; may be empty.
@@ -138,7 +141,7 @@ def cnn(
       The network.
 
     Raises:
-      ValueError: if kernel, pool or dropout are neither one nor as many as the blocks.
+      ValueError: if kernel, padding, pool or dropout are neither one nor as many as the blocks.
 
     Example:
       >>> network = cnn((8, 8, 1), 2, channels=((4,), (6,)), dense=(5,))
@@ -156,11 +159,13 @@ def cnn(
     dropouts, widths = _each_block("dropout", dropout, len(blocks)), [size for block in blocks for size in block]
     check_numbers(inputs, outputs, [*widths, *dense], [*dropouts, dense_dropout], mean, std)
     windows = _each_block("kernel", kernel, len(blocks))
+    pads = _each_block("padding", (padding,) * len(blocks) if isinstance(padding, str) else padding, len(blocks))
     pools = _each_block("pool", (pool,) * len(blocks) if isinstance(pool, Pool) else pool, len(blocks))
     module = _CNN(
         outputs,
         blocks,
         windows,
+        pads,
         pools,
         dropouts,
         tuple(dense),
@@ -179,7 +184,7 @@ def cnn(
             name, norm = f"conv_{block}_{index}", f"conv_norm_{block}_{index}" if normalization else None
             wiring += layer_wires(name, norm, inputs=previous, outputs=name)
             gates[name], previous = size, name
-    repeat = 1 if pooled else _positions(tuple(inputs), pools)
+    repeat = 1 if pooled else _positions(tuple(inputs), blocks, windows, pads, pools)
     for index, size in enumerate(dense):
         name, norm = f"dense_{index}", f"dense_norm_{index}" if normalization else None
         wiring += layer_wires(name, norm, inputs=previous, outputs=name, repeat=repeat)
@@ -205,19 +210,34 @@ def _each_block(name: str, value: Any, blocks: int) -> tuple:
     return values
 
 
-def _positions(inputs: tuple[int, ...], pools: Sequence[Pool]) -> int:
+def _positions(
+    inputs: tuple[int, ...],
+    blocks: Sequence[Sequence[int]],
+    windows: Sequence[int],
+    pads: Sequence[str],
+    pools: Sequence[Pool],
+) -> int:
     """The number of places H * W of the last maps, which flattening turns into features."""
 
     def pooled(values: Array) -> Array:
-        for pool in pools:
+        for block, window, padding, pool in zip(blocks, windows, pads, pools, strict=True):
+            for _ in block:
+                values = convolve(values, jnp.zeros((window, window, 1, 1)), padding=padding)
             values = max_pool(values, window=pool.window, stride=pool.stride, padding=pool.padding)
         return values
 
-    maps = jax.eval_shape(pooled, jax.ShapeDtypeStruct((1, *inputs), jnp.float32))
+    maps = jax.eval_shape(pooled, jax.ShapeDtypeStruct((1, *inputs[:2], 1), jnp.float32))
     return maps.shape[1] * maps.shape[2]
 
 
-def clnp_cnn(*, mean: Scalars = 0.0, std: Scalars = 1.0) -> Network:
+def clnp_cnn(
+    inputs: Sequence[int] = (32, 32, 3),
+    outputs: int = 10,
+    *,
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+    per_task: Sequence[str] | None = None,
+) -> Network:
     """The narrow network of the CLNP paper for CIFAR tasks of ten classes: maps of 32, 16 and 8 positions a side.
 
     Two blocks of two 3x3 convolutions (32, 64 features), each closed by overlapping 3x3 pooling and dropout of 0.25;
@@ -231,7 +251,63 @@ def clnp_cnn(*, mean: Scalars = 0.0, std: Scalars = 1.0) -> Network:
     Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, section 3.2.
     """
     pool = Pool(3, 2, ((1, 1), (1, 1)))
-    return cnn((32, 32, 3), 10, pool=pool, dropout=0.25, dense_dropout=0.5, mean=mean, std=std)
+    return cnn(inputs, outputs, pool=pool, dropout=0.25, dense_dropout=0.5, mean=mean, std=std, per_task=per_task)
+
+
+def lenet(
+    inputs: Sequence[int] = (28, 28, 1),
+    outputs: int = 10,
+    *,
+    normalization: Normalization = None,
+    norm_after: bool = False,
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+    per_task: Sequence[str] | None = None,
+) -> Network:
+    """LeNet-5 as it is mostly used today: ReLU, max-pooling, every convolution reading all features.
+
+    Two 5x5 convolutions of 6 and 16 features, each closed by 2x2 pooling, dense layers of 120 and 84, the head. It was
+    made for 32x32; smaller images, such as MNIST's, are padded for the first convolution. It is `cnn` with these sizes.
+
+    Args:
+      inputs: shape of one example, `(H, W, C)`, both sides at least 12.
+      outputs: number of logits.
+      normalization: `'batch'`, `'feature'` (see `FeatureNorm`) or None, of convolutions and dense layers.
+      norm_after: whether a norm comes after its ReLU instead of before it; the gate comes last either way.
+      mean: of inputs in [0, 1], one number or one for each channel.
+      std: the standard deviation, in the same form.
+      per_task: leaf paths that belong to a task; the head's if None.
+
+    Returns:
+      The network: with a head of 10, 61,706 parameters for MNIST and 62,006 for CIFAR; 226 gated features.
+
+    Raises:
+      ValueError: for images too small.
+
+    Example:
+      >>> params, collections = lenet().shapes
+      >>> sum(leaf.size for leaf in jax.tree.leaves(params)), sum(gate.size for gate in collections['gates'].values())
+      (61706, 226)
+
+    Reference: LeCun, Bottou, Bengio and Haffner, Gradient-Based Learning Applied to Document Recognition, 1998, figure
+    2, whose third layer reads only some features.
+    """
+    side = min(tuple(inputs)[:2])
+    if side < 12:
+        raise ValueError(f"LeNet needs images of at least 12x12 pixels, but the inputs have shape {tuple(inputs)}.")
+    return cnn(
+        inputs,
+        outputs,
+        channels=((6,), (16,)),
+        kernel=5,
+        padding=("SAME" if side < 32 else "VALID", "VALID"),
+        dense=(120, 84),
+        normalization=normalization,
+        norm_after=norm_after,
+        mean=mean,
+        std=std,
+        per_task=per_task,
+    )
 
 
 def df_cnn_base(

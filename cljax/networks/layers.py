@@ -1,6 +1,7 @@
 """Layers whose state and gates are explicit: convolution, normalisation, and the unit that a gate closes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import chex
@@ -167,6 +168,18 @@ def make_norm(normalization: Normalization) -> nn.Module | None:
     return {"batch": BatchNorm, "feature": FeatureNorm}[normalization]() if normalization else None
 
 
+def apply_norm(norm: nn.Module | None, values: Array, *, train: bool, frozen: Array | None = None) -> Array:
+    """Normalises by `BatchNorm`, `FeatureNorm` or None, which leaves the values as they are; arguments as `activate`'s.
+
+    Example:
+      >>> apply_norm(None, jnp.ones(2), train=False)
+      Array([1., 1.], dtype=float32)
+    """
+    if isinstance(norm, BatchNorm):
+        return norm(values, train=train, frozen=frozen)
+    return values if norm is None else norm(values)
+
+
 def activate(
     layer: nn.Module,
     norm: nn.Module | None,
@@ -201,11 +214,6 @@ def activate(
       >>> Hidden().init_with_output(jax.random.key(0), jnp.ones((1, 3)), jnp.array([1.0, 0.0]))[0]
       Array([[3., 0.]], dtype=float32)
     """
-
-    def normalize(values: Array) -> Array:
-        if isinstance(norm, BatchNorm):
-            return norm(values, train=train, frozen=frozen)
-        return values if norm is None else norm(values)
-
+    normalize = partial(apply_norm, norm, train=train, frozen=frozen)
     outputs = layer(inputs)
     return gate_features(normalize(nn.relu(outputs)) if norm_after else nn.relu(normalize(outputs)), gate)

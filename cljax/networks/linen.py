@@ -187,14 +187,16 @@ def make_network(
     return network
 
 
-def layer_wires(layer: str, norm: str | None, *, inputs: str | None, outputs: str, repeat: int = 1) -> list[Wire]:
-    """The wires of a gated layer with bias and, if there is one, of the norm behind it.
+def layer_wires(
+    layer: str, norm: str | None, *, inputs: str | None, outputs: str, repeat: int = 1, bias: bool = True
+) -> list[Wire]:
+    """The wires of a gated layer, with bias or without, and of the norm behind it, if there is one.
 
     Example:
       >>> [wire.path for wire in layer_wires('dense_0', 'norm_0', inputs=None, outputs='dense_0')]
       ['dense_0/kernel', 'dense_0/bias', 'norm_0/scale', 'norm_0/bias']
     """
-    affine = [f"{layer}/bias"] + ([f"{norm}/scale", f"{norm}/bias"] if norm else [])
+    affine = [*([f"{layer}/bias"] if bias else []), *([f"{norm}/scale", f"{norm}/bias"] if norm else [])]
     return [Wire(f"{layer}/kernel", inputs, outputs, repeat), *(Wire(path, None, outputs) for path in affine)]
 
 

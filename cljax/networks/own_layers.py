@@ -32,8 +32,8 @@ def own_last_layers(network: Network, layers: int) -> Network:
             f"The last {layers} hidden layers cannot be a task's own: the network's wiring lists {len(hidden)}, of "
             f"which at least one must stay shared. Choose from 1 to {len(hidden) - 1}, or a deeper network."
         )
-    own_gates = {wire.outputs for wire in hidden[-layers:]}
-    own = {wire.path for wire in network.wiring if wire.outputs in own_gates} | set(network.per_task)
+    first = network.wiring.index(hidden[-layers])
+    own = {wire.path for wire in network.wiring[first:] if wire.outputs is not None} | set(network.per_task)
     params, collections = network.shapes
     statistics = {
         path

@@ -56,13 +56,63 @@ def vgg16(
     Reference: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, 2015, table
     1, column D.
     """
-    if min(tuple(inputs)[:2]) < 2 ** len(CHANNELS):
-        raise ValueError(f"VGG-16 needs images of at least 32x32 pixels, but the inputs have shape {tuple(inputs)}.")
+    return _vgg(CHANNELS, inputs, outputs, width, dropout, normalization, norm_after, mean, std, per_task)
+
+
+def vgg16_reduced(
+    inputs: Sequence[int] = (64, 64, 3),
+    outputs: int = 20,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.5,
+    normalization: Normalization = None,
+    norm_after: bool = False,
+    mean: Scalars = 0.0,
+    std: Scalars = 1.0,
+    per_task: Sequence[str] | None = None,
+) -> Network:
+    """The VGG-16 of the TFM paper for Tiny ImageNet: without the last three convolutions and the last pooling.
+
+    Arguments are those of `vgg16`, but images need sides of at least 16.
+
+    Returns:
+      The network, with 10,880 gated features.
+
+    Raises:
+      ValueError: for images too small.
+
+    Example:
+      >>> _, collections = vgg16_reduced().shapes
+      >>> sum(gate.size for gate in collections['gates'].values())
+      10880
+
+    Reference: Masana et al., Ternary Feature Masks, 2021, section 4 and table 1.
+    """
+    return _vgg(CHANNELS[:-1], inputs, outputs, width, dropout, normalization, norm_after, mean, std, per_task)
+
+
+def _vgg(
+    blocks: Sequence[Sequence[int]],
+    inputs: Sequence[int],
+    outputs: int,
+    width: float,
+    dropout: float,
+    normalization: Normalization,
+    norm_after: bool,
+    mean: Scalars,
+    std: Scalars,
+    per_task: Sequence[str] | None,
+) -> Network:
+    least = 2 ** len(blocks)
+    if min(tuple(inputs)[:2]) < least:
+        raise ValueError(
+            f"This VGG-16 needs images of at least {least}x{least} pixels, but the inputs have shape {tuple(inputs)}."
+        )
     scale = lambda features: max(1, round(width * features))
     return cnn(
         inputs,
         outputs,
-        channels=tuple(tuple(map(scale, block)) for block in CHANNELS),
+        channels=tuple(tuple(map(scale, block)) for block in blocks),
         dense=tuple(map(scale, DENSE)),
         dense_dropout=dropout,
         normalization=normalization,
