@@ -15,7 +15,6 @@ from sklearn.datasets import load_digits
 
 from cljax import data, methods, networks, streams
 from cljax.types import Method, Network, Stream
-from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
 
@@ -75,8 +74,8 @@ TABLE = {
     "replay": Row(functools.partial(methods.replay, memory_size=20)),
     "lwf+l2_constraint": Row(functools.partial(methods.build, "lwf+l2_constraint")),
     "lwf+replay": Row(functools.partial(methods.build, "lwf+replay", parameters={"replay.memory_size": 20})),
-    # Its compensation multiplies a closed gate's gradient, then mostly rounding, by up to cosh(50).
-    "hat": Row(hat, normalization=None, rounding=1e-3),
+    "hat": Row(methods.hat, normalization=None),
+    "hat_binarized": Row(functools.partial(methods.hat, binarize=True)),
     "icarl": Row(functools.partial(icarl, features=HIDDEN[-1], memory_size=20)),
     "lwf": Row(methods.lwf),
     "lwf_mc": Row(methods.lwf_mc),
@@ -93,6 +92,7 @@ FORGETS_NOTHING = (
     "freezing",
     "single_task",
     "clnp",
+    "hat_binarized",
     "packnet",
     "progressive",
     "tfm",

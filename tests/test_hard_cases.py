@@ -15,7 +15,6 @@ from cljax import methods, metrics, networks, streams, task_params, training
 from cljax.training.driver import drive
 from cljax.types import make_clock
 from tests import conformance, shared
-from tests.methods.hat import hat
 from tests.methods.icarl import icarl
 from tests.methods.packnet import packnet
 
@@ -209,31 +208,6 @@ def test_side_by_side_seeds_leave_a_branch_a_branch():
         keys, jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), clock)
     )
     assert jax.jit(batched).lower(now).as_text().count("stablehlo.case") == 0
-
-
-def test_hat_s_gradients_are_compensated_and_its_masks_are_soft():
-    stream = conformance.stream()
-    network = small(stream)
-    method = hat(network, scale=400.0)
-    engine = training.make_engine(
-        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
-    )
-    learner = task_params.focus(engine.init(jax.random.key(0), stream.tables), jnp.int32(1))
-    clock = make_clock(task=1, progress=0.5)
-    gradients = jax.tree.map(jnp.ones_like, learner.params)
-    found = method.adjust_gradients(gradients, learner, clock, None)
-    e = np.asarray(learner.params["hat"]["dense_0"], np.float64)
-    s = 1 / 400 + (400 - 1 / 400) * 0.5
-    expected = 400 / s * (np.cosh(np.clip(s * e, -50, 50)) + 1) / (np.cosh(e) + 1)
-    np.testing.assert_allclose(found["hat"]["dense_0"], expected, rtol=1e-3)
-    np.testing.assert_array_equal(found["dense_0"]["kernel"], 1.0)
-
-    taken = {"dense_0": jnp.linspace(0, 1, 24), "dense_1": jnp.linspace(1, 0, 16)}
-    mask, kept = method.update_mask(learner._replace(method_state={"cumulative": taken}), clock)
-    assert [float(leaf) for leaf in kept["gates"].values()] == [0, 0]
-    both = 1 - np.minimum(np.asarray(taken["dense_0"])[:, None], np.asarray(taken["dense_1"])[None, :])
-    np.testing.assert_allclose(mask["dense_1"]["kernel"], both, rtol=1e-6)
-    np.testing.assert_allclose(mask["dense_0"]["bias"], 1 - taken["dense_0"], rtol=1e-6)
 
 
 def test_packnet_s_phases_leave_each_weight_one_owner_and_half_of_the_rest_free():

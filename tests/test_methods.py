@@ -313,6 +313,7 @@ NUMBERS = {
     "feature_extraction": {"hidden": 0, "learning_rate_factor": 0.0, "dropout": 1.0},
     "finetune": {"shared_learning_rate": 1.5, "warm_up": 1.0},
     "hard_sharing": {"own_layers": 1.5},
+    "hat": {"strength": -1.0, "max_scale": 0.0},
     "l2_constraint": {"strength": -1.0, "warm_up": -0.5},
     "lwf": {"temperature": 0.0, "strength": -1.0, "warm_up": 1.0, "own_layers": -1},
     "lwm": {"beta": -1.0, "gamma": -1.0},

@@ -18,6 +18,7 @@ from cljax.methods.feature_extraction import feature_extraction
 from cljax.methods.finetune import finetune
 from cljax.methods.freezing import freezing
 from cljax.methods.hard_sharing import hard_sharing
+from cljax.methods.hat import hat
 from cljax.methods.joint import joint
 from cljax.methods.l2_constraint import l2_constraint
 from cljax.methods.l2_constraint import pull as pull
@@ -45,6 +46,7 @@ __all__ = [
     "finetune",
     "freezing",
     "hard_sharing",
+    "hat",
     "joint",
     "l2_constraint",
     "lfl",

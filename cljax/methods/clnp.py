@@ -11,7 +11,7 @@ from jax import lax
 
 from cljax import ownership, task_params
 from cljax.methods.common import check_network
-from cljax.methods.owned import Owned, owned
+from cljax.methods.owned import Owned, check_statistics, owned
 from cljax.methods.pruning import prune_within_margin
 from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Search, Sizes, Tree
@@ -79,7 +79,8 @@ def clnp(
     (whose last lines should read the complement and the weights into *active* units).
     """
     check_network(network)
-    layout = _layout(network)
+    layout = ownership.layout("clnp", network)
+    check_statistics("clnp", network)
     kernels, wires = layout.kernels, layout.wires
     strengths = _strengths(l1, len(kernels))
     options = [
@@ -154,19 +155,6 @@ def clnp(
         phases=(Phase("train", 1 - fine_tune), tuning) if fine_tune else (Phase(),),
         search=Search(offer, choose) if options else None,
     )
-
-
-def _layout(network: Network) -> ownership.Layout:
-    layout = ownership.layout("clnp", network)
-    _, collections = network.shapes
-    own = [path for path in network.per_task if path.startswith("batch_stats/")]
-    if "batch_stats" in collections and ("frozen" not in collections or own):
-        raise ValueError(
-            "clnp shares normalisation statistics among tasks and freezes them for older tasks' units, by the flags "
-            "collections['frozen'], which this network lacks or contradicts (per_task holds statistics). Use a network "
-            "of cljax.networks with normalization='batch', its norms shared; or one without batch normalisation."
-        )
-    return layout
 
 
 def _strengths(l1: float | Sequence[float], kernels: int) -> dict[str, float]:

@@ -53,3 +53,23 @@ def owned(name: str, network: Network, layout: ownership.Layout, *, rule: Litera
         return mask, everything(learner.collections)
 
     return base._replace(init=init, update_mask=update_mask, zero_forgetting=True)
+
+
+def check_statistics(name: str, network: Network) -> None:
+    """Checks that normalisation statistics, where tasks share them, can be frozen for features that earlier tasks use.
+
+    Args:
+      name: the method's.
+      network: with gates.
+
+    Raises:
+      ValueError: where they cannot.
+    """
+    _, collections = network.shapes
+    own = [path for path in network.per_task if path.startswith("batch_stats/")]
+    if "batch_stats" in collections and ("frozen" not in collections or own):
+        raise ValueError(
+            f"{name} shares normalisation statistics among tasks and freezes them for older tasks' units, by the flags "
+            "collections['frozen'], which this network lacks or contradicts (per_task holds statistics). Use a network "
+            "of cljax.networks with normalization='batch', its norms shared; or one without batch normalisation."
+        )

@@ -1,4 +1,7 @@
-"""Ownership: which task made a feature. `masks` is its algebra, `gates` a whole network, `usage` how tasks share it."""
+"""Ownership: which task made a feature. `masks` is its algebra, `gates` a whole network, `usage` how tasks share it.
+
+`hard_attention` is its soft form, in which a task attends to a feature more or less.
+"""
 
 from cljax.ownership.gates import (
     Layout,

@@ -270,12 +270,12 @@ def update_mask(
             own = jnp.zeros([1], jnp.bool_) if entering is None else masks.learnable(entering, clock.task)
             return newest * _outer(leaf, own, None, wire.repeat if entering is not None else 1)
         mask = masks.weight_mask(entering, leaving, clock.task, repeat=wire.repeat, rule=rule)
-        return newest * _shaped(leaf, mask)
+        return newest * shaped(leaf, mask)
 
     return task_params.map_leaves(trained, params)
 
 
-def _shaped(leaf: Array, mask: Array) -> Array:
+def shaped(leaf: Array, mask: Array) -> Array:
     """A mask `[a, b]` with as many axes as the leaf has, its last two in front of which are of length 1."""
     return mask[0] if leaf.ndim == 1 else mask.reshape((1,) * (leaf.ndim - 2) + mask.shape)
 
@@ -284,7 +284,7 @@ def _outer(leaf: Array, first: Array | None, last: Array | None, repeat: int) ->
     """The float32 mask of a leaf from bool masks of its ends; None: all."""
     one = jnp.ones([1], jnp.bool_)
     first, last = one if first is None else jnp.tile(first, repeat), one if last is None else last
-    return _shaped(leaf, first[:, None] & last[None, :]).astype(jnp.float32)
+    return shaped(leaf, first[:, None] & last[None, :]).astype(jnp.float32)
 
 
 def _replace(params: Tree, values: Tree, where: Callable[[str], Array | None]) -> Tree:
@@ -292,7 +292,7 @@ def _replace(params: Tree, values: Tree, where: Callable[[str], Array | None]) -
 
     def choose(path: str, leaf: Array, value: Array) -> Array:
         mask = where(path)
-        return leaf if mask is None else jnp.where(_shaped(leaf, mask), value.astype(leaf.dtype), leaf)
+        return leaf if mask is None else jnp.where(shaped(leaf, mask), value.astype(leaf.dtype), leaf)
 
     return jax.tree_util.tree_map_with_path(
         lambda path, *both: choose(task_params.path_name(path), *both), params, values

@@ -1,0 +1,221 @@
+"""Hard attention to the task: closed forms of gates, compensation, masks and sparsity, and what is forgotten."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax import methods, networks, task_params
+from cljax.methods.hat import Attended, hat
+from cljax.ownership import hard_attention
+from cljax.types import Batch, Sizes, make_clock
+from tests.zero_forgetting import single
+
+KEY = jax.random.key(0)
+
+
+def small(**options):
+    return networks.mlp((5,), 2, **{"hidden": (4, 3), **options})
+
+
+def taking(learner, **taken):
+    return learner._replace(method_state=Attended({name: jnp.asarray(value) for name, value in taken.items()}))
+
+
+def sigmoid(values):
+    return 1 / (1 + np.exp(-np.asarray(values, np.float64)))
+
+
+def test_a_gate_and_its_gradient_keep_their_digits_on_both_sides():
+    """In float32 `a * (1 - a)` is 0 from s e = 17 on."""
+    e, s = np.array([-0.2, -0.05, -1e-3, 0.0, 1e-3, 0.05, 0.1, 0.2]), 400.0
+    given = jnp.asarray(e, jnp.float32)
+    np.testing.assert_allclose(hard_attention.gate(given, s), sigmoid(s * e), rtol=3e-5)
+    found = jax.vmap(jax.grad(lambda one: hard_attention.gate(one, s)))(given)
+    np.testing.assert_allclose(found, s * sigmoid(s * e) * sigmoid(-s * e), rtol=3e-5)
+    assert jax.grad(lambda one: jax.nn.sigmoid(s * one))(jnp.float32(0.05)) == 0
+
+
+@pytest.mark.parametrize("s", [1 / 400, 1.0, 200.0, 400.0])
+def test_a_compensated_gradient_is_that_of_gates_of_scale_one_times_the_largest_scale(s):
+    e = np.array([-6.0, -0.12, -0.01, 0.0, 0.1, 0.12, 1.0])
+    given = jnp.asarray(e, jnp.float32)
+    raw = jax.vmap(jax.grad(lambda one: hard_attention.gate(one, s)))(given)
+    found = np.asarray(hard_attention.compensate(raw, given, s, max_scale=400.0))
+    near = np.abs(s * e) <= 50
+    expected = 400 * sigmoid(e) * sigmoid(-e)
+    np.testing.assert_allclose(found[near], expected[near], rtol=1e-4)
+    beyond = np.minimum(1, (np.cosh(50) + 1) / (np.cosh(np.clip(s * e, -300, 300)) + 1))
+    np.testing.assert_allclose(found, expected * beyond, rtol=1e-3, atol=1e-30)
+    assert np.isfinite(found).all()
+
+
+def test_sparsity_and_its_gradient_by_hand():
+    gates = {"a": jnp.array([1.0, 0.5]), "b": jnp.array([0.25])}
+    taken = {"a": jnp.array([1.0, 0.5]), "b": jnp.array([0.0])}
+    value, gradient = jax.value_and_grad(hard_attention.sparsity)(gates, taken)
+    np.testing.assert_allclose(value, (0 + 0.25 + 0.25) / 1.5, rtol=1e-6)
+    np.testing.assert_allclose(gradient["a"], np.array([0, 0.5]) / 1.5, rtol=1e-6)
+    np.testing.assert_allclose(gradient["b"], [1 / 1.5], rtol=1e-6)
+    value, gradient = jax.value_and_grad(hard_attention.sparsity)(gates, jax.tree.map(jnp.ones_like, taken))
+    assert float(value) == 0
+    assert all((leaf == 0).all() for leaf in gradient.values()), "all is taken: nothing is charged"
+
+
+def test_masks_of_weights_biases_maps_and_a_shared_head_by_hand():
+    network = networks.cnn((4, 4, 1), 2, channels=((3,),), dense=(2,), normalization="batch")
+    conv, dense = np.array([1.0, 0.25, 0.0], np.float32), np.array([1.0, 0.5], np.float32)
+    for per_task in (network.per_task, ()):
+        method = hat(network._replace(per_task=per_task))
+        learner = taking(single(method, network), conv_0_0=conv, dense_0=dense)
+        mask, kept = method.update_mask(learner, make_clock(task=1))
+        np.testing.assert_array_equal(mask["conv_0_0"]["kernel"][0, 0], 1 - conv[None])
+        for name in ("conv_norm_0_0", "conv_0_0"):
+            np.testing.assert_array_equal(mask[name]["bias"], 1 - conv)
+        both = 1 - np.minimum(np.tile(conv, 4)[:, None], dense[None])
+        np.testing.assert_array_equal(mask["dense_0"]["kernel"], both)
+        np.testing.assert_array_equal(mask["head"]["kernel"], 1 if per_task else 1 - dense[:, None])
+        np.testing.assert_array_equal(mask["head"]["bias"], 1 if per_task else [0])
+        assert all(float(leaf) == 1 for leaf in mask["task_embedding"].values())
+        assert all(float(leaf) == 1 for leaf in jax.tree.leaves(kept))
+        _, shown = method.view(learner.params, learner.collections, learner.method_state, jnp.int32(1), None)
+        assert {name: leaf.tolist() for name, leaf in shown["frozen"].items()} == {
+            "conv_0_0": [True, False, False],
+            "dense_0": [True, False],
+        }
+
+
+def case(**options):
+    network = small()
+    method = hat(network, **options)
+    learner = taking(single(method, network), dense_0=[1.0, 0.0, 0.5, 0.0], dense_1=[0.0, 1.0, 0.25])
+    inputs = jax.random.normal(KEY, (6, 5))
+    zeros = jnp.zeros(6, jnp.int32)
+    batch = Batch(inputs, jnp.array([0, 1, 1, 0, 1, 0]), zeros + 1, jnp.arange(6), jnp.ones(6))
+    return method, learner, batch, make_clock(task=1, progress=0.25, classes=np.ones([2, 2], bool))
+
+
+def plain_loss(params, taken, batch, gates, strength):
+    """In float64 NumPy."""
+    values = np.asarray(batch.inputs, np.float64)
+    for name in ("dense_0", "dense_1"):
+        layer = {part: np.asarray(leaf, np.float64) for part, leaf in params[name].items()}
+        values = np.maximum(values @ layer["kernel"] + layer["bias"], 0) * gates[name]
+    logits = values @ np.asarray(params["head"]["kernel"], np.float64) + np.asarray(params["head"]["bias"], np.float64)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), np.asarray(batch.labels)]
+    free = {name: 1 - np.asarray(leaf, np.float64) for name, leaf in taken.items()}
+    charge = sum((gates[name] * free[name]).sum() for name in gates) / sum(leaf.sum() for leaf in free.values())
+    return losses.mean() + strength * charge, charge
+
+
+@pytest.mark.parametrize("binarize", [False, True])
+def test_the_loss_in_training_and_in_validation_by_plain_numpy(binarize):
+    """A quarter through the epoch the scale is 100; in validation it is 400, or gates are steps."""
+    method, learner, batch, clock = case(binarize=binarize, strength=2.0)
+    embedding = {name: np.asarray(leaf, np.float64) for name, leaf in learner.params["task_embedding"].items()}
+    for key in (KEY, None):
+        s = 400.0 if key is None else 1 / 400 + (400 - 1 / 400) * 0.25
+        gates = {name: sigmoid(np.clip(s * leaf, -600, 600)) for name, leaf in embedding.items()}
+        if binarize and key is None:
+            gates = {name: (leaf > 0).astype(float) for name, leaf in embedding.items()}
+        value, (output, metrics) = method.loss(learner.params, learner, clock, batch, key)
+        expected, charge = plain_loss(learner.params, learner.method_state.taken, batch, gates, 2.0)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        np.testing.assert_allclose(metrics["sparsity"], charge, rtol=1e-5)
+    row = lambda path, leaf: leaf[None] if task_params.ends_with(path, method.per_task) else leaf
+    rested = learner._replace(params=task_params.map_leaves(row, learner.params))
+    np.testing.assert_array_equal(method.predict(rested, batch.inputs, 0), output.logits)
+
+
+def test_a_step_compensates_the_embeddings_alone_and_keeps_them_within_six():
+    method, learner, batch, clock = case()
+    ones = jax.tree.map(jnp.ones_like, learner.params)
+    found = method.adjust_gradients(ones, learner, clock, batch)
+    e, s = learner.params["task_embedding"]["dense_0"], 1 / 400 + (400 - 1 / 400) * 0.25
+    exact = np.asarray(e, np.float64)
+    expected = 400 / s * (np.cosh(np.clip(s * exact, -50, 50)) + 1) / (np.cosh(exact) + 1)
+    np.testing.assert_allclose(found["task_embedding"]["dense_0"], expected, rtol=2e-5)
+    for name in ("dense_0", "dense_1", "head"):
+        assert all((leaf == 1).all() for leaf in found[name].values())
+    far = learner._replace(params={**learner.params, "task_embedding": {"dense_0": 100 * e, "dense_1": e[:3]}})
+    kept = method.after_step(learner, far, clock, batch, ones).params["task_embedding"]
+    np.testing.assert_array_equal(kept["dense_0"], 6 * np.sign(e))
+    np.testing.assert_array_equal(kept["dense_1"], e[:3])
+
+
+@pytest.mark.parametrize("binarize", [False, True])
+def test_what_is_taken_is_the_largest_gate_of_all_tasks_so_far(binarize):
+    method, learner, _, clock = case(binarize=binarize)
+    embedding = {"dense_0": jnp.array([-0.01, 0.002, -0.001, -1.0]), "dense_1": jnp.array([1.0, -1.0, 0.0])}
+    learner = learner._replace(params={**learner.params, "task_embedding": embedding})
+    taken = method.end_phase(learner, clock, None, KEY).method_state.taken
+    if binarize:
+        assert [leaf.tolist() for leaf in taken.values()] == [[1.0, 1.0, 0.5, 0.0], [1.0, 1.0, 0.25]]
+    else:
+        expected = np.maximum([1.0, 0.0, 0.5, 0.0], sigmoid(400 * np.array([-0.01, 0.002, -0.001, -1.0])))
+        np.testing.assert_allclose(taken["dense_0"], expected, rtol=1e-5, atol=1e-30)
+        assert taken["dense_1"].tolist() == [1.0, 1.0, 0.5]
+
+
+def test_each_task_has_embeddings_of_its_own_and_terms_that_read_all_heads_leave_the_charge_as_it_is():
+    method, learner, batch, clock = case()
+    both = methods.combine(method, methods.distillation())
+    other = method.init(jax.random.key(1), Sizes(2, 2, {}))[0]
+    stack = lambda path, one, two: jnp.stack([two, one]) if task_params.ends_with(path, method.per_task) else one
+    params = task_params.map_leaves(stack, learner.params, other)
+    assert both.stacked == method.per_task
+    assert (params["task_embedding"]["dense_0"][0] != params["task_embedding"]["dense_0"][1]).all()
+    *_, state, hyper = both.init(KEY, Sizes(2, 2, {}))
+    teacher = {"params": params, "collections": learner.collections}
+    state = state._replace(base=learner.method_state, teacher=teacher)
+    rows = task_params.resting(both.per_task, both.stacked, tasks=2)
+    stacked = learner._replace(params=params, method_state=state, hyper=hyper, rows=rows)
+    for key in (None, KEY):
+        value, (_, metrics) = method.loss(learner.params, learner, clock, batch, key)
+        _, (_, found) = both.loss(params, stacked, clock, batch, key)
+        np.testing.assert_allclose(found["sparsity"], metrics["sparsity"], rtol=1e-6)
+        np.testing.assert_allclose(found["classification"], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("binarize", "middle", "moves"),
+    [(False, 0.0, True), (False, 0.3, False), (True, 0.001, False), (True, -0.001, False)],
+)
+def test_how_far_from_nothing_the_soft_form_forgets(binarize, middle, moves):
+    """It is the gates between 0 and 1 that old logits move by, and float32 has none from s e = 17 on, or below -88."""
+    method, learner, batch, clock = case(binarize=binarize)
+    row = lambda path, leaf: leaf[None] if task_params.ends_with(path, method.per_task) else leaf
+    embedding = {"dense_0": jnp.array([1.0, middle, -1.0, 0.5]), "dense_1": jnp.array([1.0, middle, -1.0])}
+    learner = taking(learner, dense_0=jnp.zeros(4), dense_1=jnp.zeros(3))
+    learner = learner._replace(params={**learner.params, "task_embedding": embedding})
+    learner = method.end_phase(learner, clock, None, KEY)
+    mask, _ = method.update_mask(learner, clock)
+    shared = ("dense_0", "dense_1")
+    moved = {name: jax.tree.map(lambda leaf, part: leaf + part, learner.params[name], mask[name]) for name in shared}
+    before, after = (
+        np.asarray(method.predict(learner._replace(params=task_params.map_leaves(row, params)), batch.inputs, 0))
+        for params in (learner.params, {**learner.params, **moved})
+    )
+    if not moves:
+        assert before.tobytes() == after.tobytes()
+        return
+    gates = {name: sigmoid(np.clip(400 * np.asarray(leaf, np.float64), -80, 80)) for name, leaf in embedding.items()}
+    half = np.array([0, 0.5, 1, 0]), np.array([0, 0.5, 1])  # how much units' biases moved
+    values = np.asarray(batch.inputs, np.float64)
+    for name, last, first in zip(shared, half, (np.ones(5) - 1, half[0]), strict=True):
+        free = np.maximum(first[:, None], last[None])
+        layer = {part: np.asarray(leaf, np.float64) for part, leaf in learner.params[name].items()}
+        values = np.maximum(values @ (layer["kernel"] + free) + layer["bias"] + last, 0) * gates[name]
+    head = {part: np.asarray(leaf, np.float64) for part, leaf in learner.params["head"].items()}
+    np.testing.assert_allclose(after, values @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-5)
+    assert np.abs(after - before).max() > 0.1
+
+
+def test_what_does_not_fit_is_refused_with_the_cure():
+    network = small(normalization="batch")
+    with pytest.raises(ValueError, match=r"hat shares normalisation statistics.*normalization='batch'"):
+        hat(network._replace(per_task=(*network.per_task, "batch_stats/norm_0/mean")))
+    with pytest.raises(ValueError, match=r"hat owns the features.*this network has none"):
+        hat(network._replace(wiring=()))
