@@ -317,6 +317,7 @@ NUMBERS = {
     "l2_constraint": {"strength": -1.0, "warm_up": -0.5},
     "lwf": {"temperature": 0.0, "strength": -1.0, "warm_up": 1.0, "own_layers": -1},
     "lwm": {"beta": -1.0, "gamma": -1.0},
+    "network_expansion": {"growth": 1.5, "layers": 0, "warm_up": 1.0},
     "progressive": {"reduction": 0.0},
     "tfm": {"margin": -0.1, "growth": 1.5},
 }

@@ -29,6 +29,7 @@ from cljax.methods.lwf import lwf
 from cljax.methods.lwf_mc import lwf_mc
 from cljax.methods.lwm import attention as attention
 from cljax.methods.lwm import lwm
+from cljax.methods.network_expansion import network_expansion
 from cljax.methods.progressive import progressive
 from cljax.methods.replay import exemplars as exemplars
 from cljax.methods.replay import replay
@@ -53,6 +54,7 @@ __all__ = [
     "lwf",
     "lwf_mc",
     "lwm",
+    "network_expansion",
     "progressive",
     "replay",
     "single_task",

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from cljax import ownership
 from cljax.methods.common import everything, plain
+from cljax.ownership import masks
 from cljax.types import Array, Clock, Learner, Method, Network, Sizes, Tree
 
 
@@ -18,7 +22,14 @@ class Owned(NamedTuple):
     owner: ownership.Owner
 
 
-def owned(name: str, network: Network, layout: ownership.Layout, *, rule: Literal["ternary", "pruning"]) -> Method:
+def owned(
+    name: str,
+    network: Network,
+    layout: ownership.Layout,
+    *,
+    rule: Literal["ternary", "pruning"],
+    common: bool = False,
+) -> Method:
     """Fine-tuning of the features that a task owns, through gates that hide what later tasks own.
 
     Args:
@@ -26,6 +37,7 @@ def owned(name: str, network: Network, layout: ownership.Layout, *, rule: Litera
       network: with gates.
       layout: of `ownership.layout`.
       rule: which shared weights a task trains, see `masks.weight_mask`.
+      common: whether every task sees and trains all features that are not free, whoever made them.
 
     Returns:
       The method, all features being free. What claims and releases them is for its hooks to say.
@@ -38,7 +50,13 @@ def owned(name: str, network: Network, layout: ownership.Layout, *, rule: Litera
     """
     own = (layout.shared_head,) if layout.shared_head else ()
 
+    def of_first(owner: ownership.Owner) -> ownership.Owner:
+        """The owners, as if the first task had made all that is not free."""
+        return jax.tree.map(lambda leaf: jnp.where(leaf == masks.FREE, leaf, 0), owner)
+
     def view(params: Tree, collections: Tree, method_state: Owned, task: Array, newest: Array | None):
+        if common:
+            return params, ownership.apply_gates(collections, of_first(method_state.owner), 0, own=own)
         return params, ownership.apply_gates(collections, method_state.owner, task, newest=newest, own=own)
 
     base = plain(name, network, view=view)
@@ -49,10 +67,12 @@ def owned(name: str, network: Network, layout: ownership.Layout, *, rule: Litera
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
         owner = learner.method_state.owner
+        if common:
+            owner, clock = of_first(owner), clock._replace(task=jnp.int32(0), newest=jnp.int32(0))
         mask = ownership.update_mask(learner.params, layout.wires, owner, clock, learner.rows, rule=rule)
         return mask, everything(learner.collections)
 
-    return base._replace(init=init, update_mask=update_mask, zero_forgetting=True)
+    return base._replace(init=init, update_mask=update_mask, zero_forgetting=not common)
 
 
 def check_statistics(name: str, network: Network) -> None:

@@ -16,6 +16,7 @@ from cljax.ownership.gates import (
     unowned,
     update_mask,
 )
+from cljax.ownership.widening import draw_sources, widen
 
 __all__ = [
     "Layout",
@@ -23,10 +24,12 @@ __all__ = [
     "apply_gates",
     "claim",
     "cut_interference",
+    "draw_sources",
     "layout",
     "owner_of",
     "reinitialize",
     "replace_owner",
     "unowned",
     "update_mask",
+    "widen",
 ]
