@@ -16,7 +16,6 @@ from sklearn.datasets import load_digits
 from cljax import data, methods, networks, streams
 from cljax.types import Method, Network, Stream
 from tests.methods.icarl import icarl
-from tests.methods.packnet import packnet
 
 TASKS, HIDDEN = 3, (16, 12)
 
@@ -81,7 +80,7 @@ TABLE = {
     "lwf_mc": Row(methods.lwf_mc),
     "lwm": Row(_lwm),
     "network_expansion": Row(methods.network_expansion),
-    "packnet": Row(packnet, normalization=None),
+    "packnet": Row(methods.packnet),
     "progressive": Row(methods.progressive),
     "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature"),
 }

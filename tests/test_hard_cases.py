@@ -16,7 +16,6 @@ from cljax.training.driver import drive
 from cljax.types import make_clock
 from tests import conformance, shared
 from tests.methods.icarl import icarl
-from tests.methods.packnet import packnet
 
 SGD = optax.sgd(1.0, momentum=0.9)
 small = functools.partial(shared.small, hidden=(24, 16))
@@ -208,20 +207,6 @@ def test_side_by_side_seeds_leave_a_branch_a_branch():
         keys, jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), clock)
     )
     assert jax.jit(batched).lower(now).as_text().count("stablehlo.case") == 0
-
-
-def test_packnet_s_phases_leave_each_weight_one_owner_and_half_of_the_rest_free():
-    stream = conformance.stream(epochs=4)
-    learner = run(packnet(small(stream), fraction=0.5), stream).learner
-    for name in ("dense_0", "dense_1"):
-        owner = np.asarray(learner.method_state["owner"][name]["kernel"])
-        free = owner.size
-        assert abs((owner > 0).sum() - round(0.5 * free)) <= 1
-        for task in range(1, 3):
-            # Weights that were pruned to zero and got no gradient since tie with the quantile, and stay free too.
-            free = (owner > task - 1).sum()
-            assert free > (owner > task).sum() >= round(0.5 * free)
-        assert (np.asarray(learner.params[name]["kernel"])[owner > 2] == 0).all()
 
 
 def test_growth_is_chosen_by_search_and_never_gives_a_feature_twice():

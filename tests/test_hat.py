@@ -219,3 +219,16 @@ def test_what_does_not_fit_is_refused_with_the_cure():
         hat(network._replace(per_task=(*network.per_task, "batch_stats/norm_0/mean")))
     with pytest.raises(ValueError, match=r"hat owns the features.*this network has none"):
         hat(network._replace(wiring=()))
+
+
+def test_the_paper_s_network_has_as_many_parameters_as_published_code():
+    """6,553,940 with two heads of ten classes: embeddings of 4,544 units, for each of two tasks, among them."""
+    sizes = {"channels": ((64,), (128,), (256,)), "kernel": (4, 3, 2), "dense": (2048, 2048), "padding": "VALID"}
+    method = hat(networks.cnn((32, 32, 3), 10, **sizes))
+    params = jax.eval_shape(lambda key: method.init(key, Sizes(2, 10, {}))[0], KEY)
+    counts = {
+        path: leaf.size * (2 if task_params.ends_with(path, method.per_task) else 1)
+        for path, leaf in zip(task_params.leaf_paths(params), jax.tree.leaves(params), strict=True)
+    }
+    assert sum(count for path, count in counts.items() if path.startswith("task_embedding")) == 2 * 4544
+    assert sum(counts.values()) == 6_553_940

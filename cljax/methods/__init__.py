@@ -30,6 +30,7 @@ from cljax.methods.lwf_mc import lwf_mc
 from cljax.methods.lwm import attention as attention
 from cljax.methods.lwm import lwm
 from cljax.methods.network_expansion import network_expansion
+from cljax.methods.packnet import packnet
 from cljax.methods.progressive import progressive
 from cljax.methods.replay import exemplars as exemplars
 from cljax.methods.replay import replay
@@ -55,6 +56,7 @@ __all__ = [
     "lwf_mc",
     "lwm",
     "network_expansion",
+    "packnet",
     "progressive",
     "replay",
     "single_task",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cljax import losses, task_params
@@ -279,6 +280,45 @@ def warm_up_phases(method: str, fraction: float, network: Network, then: str = "
     if not fraction or not network.per_task:
         return (Phase(then),)
     return Phase("warm-up", fraction, skip_first_task=True), Phase(then, 1 - fraction, fresh_optimizer=False)
+
+
+def scheduled(method: str, option: str, given: float | Sequence[float], **bounds: float) -> dict[str, float]:
+    """An option with a number for each of the first tasks, the last for all further ones, as hyper-parameters by name.
+
+    Args:
+      method: whose name an error gives.
+      option: likewise, and the hyper-parameter's name.
+      given: a number, or a sequence of them.
+      bounds: of `numbers.real`.
+
+    Returns:
+      `{option: number}`, or of a sequence `{option_0: number, option_1: ...}`; for `number_of_task`.
+
+    Raises:
+      ValueError: for a number out of range, or none.
+
+    Example:
+      >>> scheduled('tfm', 'growth', (0.5, 0.25), least=0), scheduled('tfm', 'growth', 0.5)
+      ({'growth_0': 0.5, 'growth_1': 0.25}, {'growth': 0.5})
+    """
+    each = given if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else [given]
+    numbers = [real(f"{method}'s {option}", one, **bounds) for one in each]
+    if not numbers:
+        raise ValueError(f"{method}'s {option} has no number; give one, or one for each of the first tasks.")
+    names = [option] if len(numbers) == 1 else [f"{option}_{task}" for task in range(len(numbers))]
+    return dict(zip(names, numbers, strict=True))
+
+
+def number_of_task(hyper: dict[str, Array], names: Iterable[str], task: Array) -> Array:
+    """A task's number of those of `scheduled`.
+
+    Example:
+      >>> hyper = {'growth_0': jnp.float32(0.5), 'growth_1': jnp.float32(0.25)}
+      >>> [float(number_of_task(hyper, list(hyper), task)) for task in (0, 1, 2)]
+      [0.5, 0.25, 0.25]
+    """
+    numbers = jnp.stack([hyper[name] for name in names])
+    return numbers[jnp.minimum(task, len(numbers) - 1)]
 
 
 def is_warm_up(phases: tuple[Phase, ...], clock: Clock) -> Array:

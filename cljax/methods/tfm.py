@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 
 from cljax import ownership, task_params
-from cljax.methods.common import check_network
+from cljax.methods.common import check_network, number_of_task, scheduled
 from cljax.methods.owned import owned
 from cljax.numbers import real
 from cljax.types import Array, Clock, Fold, Learner, Method, Network, Search, Sizes, Tree
@@ -72,27 +71,21 @@ def tfm(
     layout = ownership.layout("tfm", network)
     _check(network, layout)
     given = FIRST_GROWTH if growth is None else growth
-    parts = given if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else [given]
-    schedule = [real("tfm's growth", part, least=0, most=1) for part in parts]
+    schedule = scheduled("tfm", "growth", given, least=0, most=1)
     options = sorted(real("tfm's candidate for growth", part, least=0, most=1) for part in candidates or ())
     margin = real("tfm's margin", margin, least=0, most=1)
-    if not schedule:
-        raise ValueError("tfm's growth has no number; give one, or one for each of the first tasks.")
     if options and len(schedule) > 1:
         raise ValueError("tfm's growth is either a schedule or chosen among candidates: give one of the two.")
-    names = ["growth"] if len(schedule) == 1 else [f"growth_{task}" for task in range(len(schedule))]
     own = layout.affines if feature_normalization else ()
     made_for = network._replace(per_task=tuple(dict.fromkeys((*network.per_task, *own))))
     base = owned("tfm", made_for, layout, rule="ternary")
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         *rest, _ = base.init(key, sizes)
-        numbers = {**dict(zip(names, schedule, strict=True)), "margin": margin}
-        return *rest, {name: jnp.float32(value) for name, value in numbers.items()}
+        return *rest, {name: jnp.float32(value) for name, value in {**schedule, "margin": margin}.items()}
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        parts = jnp.stack([learner.hyper[name] for name in names])
-        part = parts[jnp.minimum(clock.task, len(names) - 1)]
+        part = number_of_task(learner.hyper, schedule, clock.task)
         if growth is None and not options:
             others = jnp.float32(max(learner.rows.tasks - 1, 1))
             part = jnp.where(clock.task == 0, part, (1 - part) / others)

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from cljax import methods, networks, task_params, training
+from cljax.methods.packnet import Packed
 from cljax.ownership import masks, usage
 from cljax.training.step import init_shapes
 from cljax.types import Learner, Tables, make_clock
-from tests.methods.packnet import packnet
 from tests.zero_forgetting import single
 
 KEY, TASKS = jax.random.key(0), 3
@@ -95,11 +95,11 @@ def test_baked_and_extracted_networks_have_the_logits_of_predict(case):
 
 
 def test_a_learner_whose_single_weights_have_owners_is_exported_with_those_that_the_task_sees():
-    method = packnet(networks.mlp((4,), 2, hidden=(6,)))
+    method = methods.packnet(networks.mlp((4,), 2, hidden=(6,)))
     learner = single(method, method.network, tasks=2)._replace(rows=task_params.resting([], tasks=2))
     owner = jnp.arange(24, dtype=jnp.int32).reshape(4, 6) % 3
     learner = learner._replace(
-        method_state={"owner": {**learner.method_state["owner"], "dense_0": {"kernel": owner, "bias": None}}}
+        method_state=Packed({**learner.method_state.owner, "dense_0": {"kernel": owner, "bias": None}})
     )
     params, collections = networks.export_task(method, learner, 1)
     kernel = np.asarray(learner.params["dense_0"]["kernel"])
