@@ -82,6 +82,7 @@ TABLE = {
     "network_expansion": Row(methods.network_expansion),
     "packnet": Row(methods.packnet),
     "progressive": Row(methods.progressive),
+    "superposition": Row(methods.superposition),
     "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature"),
 }
 HOSTED = ("clnp", "finetune", "icarl", "joint", "lwf", "tfm")

@@ -36,6 +36,7 @@ from cljax.methods.replay import exemplars as exemplars
 from cljax.methods.replay import replay
 from cljax.methods.replay import with_memory as with_memory
 from cljax.methods.single_task import single_task
+from cljax.methods.superposition import superposition
 from cljax.methods.terms import quadratic as quadratic
 from cljax.methods.tfm import tfm
 
@@ -60,5 +61,6 @@ __all__ = [
     "progressive",
     "replay",
     "single_task",
+    "superposition",
     "tfm",
 ]
