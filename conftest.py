@@ -69,6 +69,8 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_prepared.py",
     "tests/test_printing.py",
     "tests/test_readme.py",
+    "tests/test_references.py::test_one_s_own",
+    "tests/test_references.py::test_networks_by_name",
     "tests/test_replay.py",
     "tests/test_report.py",
     "tests/test_report_files.py",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cljax import networks as networks
     from cljax import numbers as numbers
     from cljax import ownership as ownership
+    from cljax import references as references
     from cljax import report as report
     from cljax import rows as rows
     from cljax import safetensors as safetensors
@@ -58,6 +59,7 @@ __all__ = [
     "networks",
     "numbers",
     "ownership",
+    "references",
     "report",
     "rows",
     "safetensors",

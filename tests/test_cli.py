@@ -495,7 +495,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "tfm", "--scenario", "permuted", "--head", "shared"], "tfm needs a head for each task"),
         (["run", "finetune", "--network", "cnn", "--channels", *["4"] * 4], "at least 16x16 pixels"),
         (["run", "finetune", "--network", "mlp", "--channels", "4"], "--channels is 4, but must be left out with"),
-        (["run", "finetune", "--network", "mlp", "--pooled"], "--pooled is True, but must be left out without"),
+        (["run", "finetune", "--network", "mlp", "--pooled"], "--pooled is True, but must be left out with"),
         (["run", "hard_sharing", "--set", "own_layer=1"], "no parameter 'own_layer'. Did you mean 'own_layers'? hard_"),
         (["run", "hard_sharing", "--set", "own_layers=x"], "'own_layers' needs a whole number (by default 1), not 'x'"),
         (["run", "hard_sharing", "--set", "own_layers=1.5"], "'own_layers' needs a whole number"),

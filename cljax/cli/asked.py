@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cljax.cli.options import DEFAULT_METHODS, Compare, Options, Run, Sweep, UsageError, seed_numbers
 from cljax.cli.parameters import unknown
 from cljax.numbers import real
+from cljax.references import is_reference
 from cljax.storage import old_names
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def curves_of(command: Compare | Run | Sweep) -> list[Curve]:
         found = [Curve(name) for name in names]
     names = tuple(curve.name for curve in found)
     for curve in found:
-        if "+" not in curve.method and curve.method not in known:
+        if "+" not in curve.method and not is_reference(curve.method) and curve.method not in known:
             raise UsageError(unknown("method", curve.method, known) + " `cljax methods` describes them.")
         try:
             makers(curve.method)
@@ -90,13 +91,25 @@ def curves_of(command: Compare | Run | Sweep) -> list[Curve]:
     return found
 
 
+def split_parameter(key: str) -> tuple[str, str, str]:
+    """`METHOD.NAME` in two, at the first dot that is not in the name of a module; as of `str.partition`.
+
+    Example:
+      >>> split_parameter('lwf+ewc.ewc.strength'), split_parameter('my.methods:careful')
+      (('lwf+ewc', '.', 'ewc.strength'), ('my.methods:careful', '', ''))
+    """
+    module, colon, rest = key.rpartition(":")
+    name, dot, parameter = rest.partition(".")
+    return module + colon + name, dot, parameter
+
+
 def _swept(command: Sweep) -> list[Curve]:
     if not (command.method and command.parameter):
         raise UsageError("What is swept? For example: cljax sweep lwf strength 0.1 1 10.")
     found = [Curve(command.method, old_names.setting(command.parameter), tuple(command.values))]
     for words in command.vs:
         key, equals, listed = words.partition("=")
-        method, dot, parameter = key.partition(".")
+        method, dot, parameter = split_parameter(key)
         try:
             values = tuple(float(value) for value in listed.split(",")) if equals else ()
         except ValueError:
@@ -121,6 +134,8 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
     del parts["training"]["seed"]
     if not options.training.memory:  # as runs have it that were begun before there was one
         del parts["training"]["memory"]
+    if options.network.width == 1:
+        del parts["network"]["width"]
     parts["network"]["channels"] = options.network.blocks
     for part in parts.values():
         part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})

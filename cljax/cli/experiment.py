@@ -25,6 +25,7 @@ from cljax.cli.making import (
 )
 from cljax.cli.options import DEFAULT_METHODS, Options, Training, UsageError, seed_numbers
 from cljax.cli.parameters import parse_parameters
+from cljax.references import is_reference
 
 if TYPE_CHECKING:
     import optax
@@ -76,7 +77,7 @@ class Experiment(NamedTuple):
     def differs(self, method: str) -> str:
         """What a method's run lacks of its paper's method, or has beside it, to follow its name; mostly empty."""
         first, normalization = method.split("+")[0], self.networks[method]["normalization"]
-        whole = normalization in PAPER_NORMALIZATION.get(first, (normalization,))
+        whole = normalization in (*PAPER_NORMALIZATION.get(first, (normalization,)), "auto")
         whole &= self.parameters[method].get("feature_normalization") is not False
         size = self.methods[method].memory_size
         kept = f" with {size} exemplars" if size and "replay" not in method.split("+") else ""
@@ -141,7 +142,7 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
         chosen = dataclasses.replace(options, data=dataclasses.replace(options.data, head=head))
         return [(seed, make_stream(dataset, chosen, seed)) for seed in seed_numbers(options.training)]
 
-    def fitted(kind: Literal["auto", "mlp", "cnn"], head: Literal["auto", "shared", "task"]) -> Experiment:
+    def fitted(kind: str, head: Literal["auto", "shared", "task"]) -> Experiment:
         seeds = streams_of(head)
 
         @functools.cache
@@ -154,7 +155,7 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
         networks: dict[str, dict[str, Any]] = {}
         left_out: dict[str, str] = {}
         for name in names:
-            for normalization in normalizations(name.split("+")[0], options.network.normalization):
+            for normalization in normalizations(name.split("+")[0], kind, options.network.normalization):
                 try:
                     network, facts = network_of(normalization)
                     method = build(name, network, parameters[name])
@@ -191,10 +192,10 @@ def parameters_of(names: Sequence[str], options: Training) -> dict[str, dict[str
     """The parameters set, by method, as `methods.build` takes them."""
     from cljax.methods.build import makers, options_of
 
-    flat = {f"{name}.{part}": make for name in names for part, make in makers(name).items()}
+    flat = {f"{name} {part}": make for name in names for part, make in makers(name).items()}
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, given in parse_parameters(options.set, flat).items():
-        name, part = key.split(".")
+        name, part = key.split(" ")
         if options.memory and "memory_size" in options_of(flat[key]):
             given = {"memory_size": options.memory, **given}
         own = "" if part == name.split("+")[0] else f"{part}."
@@ -218,14 +219,19 @@ def _check_values(curve: Curve, experiment: Experiment) -> None:
                 build(name, method.network, {**experiment.parameters[name], **one})
 
 
-def normalizations(method: str, asked: str) -> tuple[str, ...]:
-    """The normalisations of a method's network, the one to prefer first.
+def normalizations(method: str, network: str, asked: str) -> tuple[str, ...]:
+    """The normalisations of a method's network, the one to prefer first; 'auto' is that which one's own has by itself.
 
     Example:
-      >>> normalizations('tfm', 'auto'), normalizations('lwf', 'auto'), normalizations('tfm', 'none')
+      >>> normalizations('tfm', 'mlp', 'auto'), normalizations('lwf', 'mlp', 'auto'), normalizations('x', 'mlp', 'none')
       (('feature', 'none'), ('none',), ('none',))
+      >>> normalizations('lwf', 'resnet32', 'auto'), normalizations('tfm', 'mine:make', 'auto')
+      (('batch', 'none'), ('feature', 'auto'))
     """
-    return (asked,) if asked != "auto" else (*PAPER_NORMALIZATION.get(method, ()), "none")
+    if asked != "auto":
+        return (asked,)
+    usual = ("auto",) if is_reference(network) else ("batch", "none") if network.startswith("resnet") else ("none",)
+    return (*PAPER_NORMALIZATION.get(method, ()), *usual)
 
 
 def alternatives(options: Options, shape: tuple[int, ...], *, by_name: bool) -> list[tuple[Any, Any]]:

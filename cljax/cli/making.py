@@ -6,12 +6,14 @@ Whatever is heavy to import is imported where it is used.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from cljax.cli.options import NETWORKS, Options, Training, UsageError, parse_block, seed_numbers
 from cljax.cli.options import Network as NetworkOptions
-from cljax.cli.options import Options, Training, UsageError, parse_block, seed_numbers
+from cljax.references import call, is_reference, load
 
 if TYPE_CHECKING:
     import optax
@@ -140,11 +142,27 @@ def make_network(chosen: NetworkOptions, stream: Stream) -> Network:
             )
         network = networks.df_cnn_base(PAPER_NETWORKS[shape], outputs, mean=stream.mean, std=stream.std)
         return network._replace(per_task=()) if stream.scenario == "domain" else network
-    common: dict[str, Any] = {"normalization": None if chosen.normalization == "none" else chosen.normalization}
-    common |= {"norm_after": chosen.norm_after, "dropout": chosen.dropout, "mean": stream.mean, "std": stream.std}
-    common |= {"per_task": () if stream.scenario == "domain" else None}
+    if is_reference(chosen.network):
+        return _ones_own(chosen, stream)
+    given = {name: getattr(chosen, name) for name in NETWORKS[chosen.network]}
+    if given.get("normalization") == "none":
+        given["normalization"] = None
+    if "normalization" not in given and chosen.normalization != "none":
+        raise UsageError(
+            f"--network {chosen.network} has no normalisation, but the normalisation is {chosen.normalization}. Give "
+            f"--normalization none, or another network."
+        )
+    per_task = () if stream.scenario == "domain" else None
+    common: dict[str, Any] = {**given, "mean": stream.mean, "std": stream.std, "per_task": per_task}
+    if chosen.network not in ("mlp", "cnn"):
+        if len(shape) != 3:
+            raise UsageError(
+                f"--network {chosen.network} is for images, but the examples of {stream.name!r} have shape {shape}. "
+                f"Give --network mlp."
+            )
+        return getattr(networks, chosen.network)(shape, outputs, **common)
     if chosen.network == "mlp":
-        return networks.mlp(shape, outputs, hidden=chosen.hidden, **common)
+        return networks.mlp(shape, outputs, **common)
     channels = [block for block in map(parse_block, chosen.blocks) if block]
     side = 2 ** len(channels)
     if not convolvable(chosen, shape):
@@ -153,8 +171,46 @@ def make_network(chosen: NetworkOptions, stream: Stream) -> Network:
             f"{side}x{side} pixels, but the examples of {stream.name!r} have shape {shape}. Give fewer --channels, or "
             f"--network mlp."
         )
-    common |= {"dense": chosen.hidden, "dense_dropout": chosen.dropout, "pooled": chosen.pooled}
-    return networks.cnn(shape, outputs, channels=channels, **common)
+    common |= {"channels": channels, "dense": common.pop("hidden"), "dense_dropout": chosen.dropout}
+    return networks.cnn(shape, outputs, **common)
+
+
+def _given(chosen: NetworkOptions) -> dict[str, Any]:
+    """The options that are not as they are by default."""
+    return {key: value for key, value in dataclasses.asdict(chosen).items() if value != getattr(NetworkOptions(), key)}
+
+
+def _ones_own(chosen: NetworkOptions, stream: Stream) -> Network:
+    """The network that a function of the user's makes.
+
+    Raises:
+      UsageError: an option that the function does not take. ValueError: it makes something else than is needed.
+    """
+    from cljax import types
+
+    given = _given(chosen)
+    name, taken = given.pop("network"), inspect.signature(load(chosen.network)).parameters
+    for option, value in given.items():
+        if option not in taken:
+            raise UsageError(
+                f"--{option.replace('_', '-')} is {value}, but {name!r} has no argument {option!r}. Leave it out, or "
+                f"let the function take it: def {name.partition(':')[2]}(inputs, outputs, *, {option})."
+            )
+    if given.get("normalization") == "none":
+        given["normalization"] = None
+    given |= {key: value for key, value in (("mean", stream.mean), ("std", stream.std)) if key in taken}
+    shape, outputs = tuple(stream.tables.examples.shape[1:]), stream.tables.classes.shape[-1]
+    cure = (
+        "Write a function of the inputs' shape and the number of outputs that returns a Network: "
+        "networks.from_linen(module, inputs, outputs=outputs), or from_nnx."
+    )
+    network: Network = call(name, shape, outputs, returns=types.Network, cure=cure, **given)
+    if (network.inputs, network.outputs) != (shape, outputs):
+        raise UsageError(
+            f"{name!r} makes a network of {network.outputs} outputs for inputs {network.inputs}, but was asked for "
+            f"{outputs} for {shape}: let it use its two arguments."
+        )
+    return network._replace(per_task=()) if stream.scenario == "domain" else network
 
 
 def convolvable(chosen: NetworkOptions, shape: tuple[int, ...]) -> bool:
@@ -167,11 +223,11 @@ def describe(chosen: NetworkOptions, network: Network) -> dict[str, Any]:
     import jax
 
     params, _ = network.shapes
-    facts = {name: value for name, value in dataclasses.asdict(chosen).items() if name != "network"}
-    facts["channels"] = chosen.blocks
-    left = {"mlp": ("channels", "pooled"), "df_cnn_base": ("channels", "pooled", "hidden", "dropout", "norm_after")}
-    for name in left.get(chosen.network, ()):
-        del facts[name]
+    taken = _given(chosen) if is_reference(chosen.network) else NETWORKS[chosen.network]
+    taken = ("normalization", *(name for name in taken if name != "network"))
+    facts = {name: value for name, value in dataclasses.asdict(chosen).items() if name in taken}
+    if "channels" in facts:
+        facts["channels"] = chosen.blocks
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return {"name": chosen.network, **facts, "parameters": count}
 

@@ -7,8 +7,24 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
+from cljax.references import is_reference
 from cljax.storage import old_names
 
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "mlp": ("hidden", "normalization", "norm_after", "dropout"),
+    "cnn": ("hidden", "channels", "pooled", "normalization", "norm_after", "dropout"),
+    "alexnet": ("normalization", "norm_after", "dropout", "width"),
+    "clnp_cnn": (),
+    "df_cnn_base": (),
+    "lenet": ("normalization", "norm_after"),
+    "resnet18": ("normalization", "width"),
+    "resnet32": ("normalization", "width"),
+    "resnet34": ("normalization", "width"),
+    "resnet50": ("normalization", "width"),
+    "vgg16": ("normalization", "norm_after", "dropout", "width"),
+    "vgg16_reduced": ("normalization", "norm_after", "dropout", "width"),
+}
+"""The networks, and the options below that each of them takes."""
 DEFAULT_METHODS = ("finetune", "freezing", "joint", "single_task", "hard_sharing")
 
 
@@ -66,9 +82,11 @@ class Data:
 class Network:
     """The network; it knows nothing of tasks."""
 
-    network: Literal["auto", "mlp", "cnn", "df_cnn_base"] = "auto"
-    """Multilayer perceptron, or convolutional network; auto: mlp, unless --channels, --pooled or a method says cnn.
-    df_cnn_base: that of the DF-CNN paper, its initialisation too, for images of 28x28x1, 32x32x3 or 128x128x3."""
+    network: Annotated[str, arg(metavar="NAME|MODULE:FUNCTION")] = "auto"
+    """Multilayer perceptron (mlp), or convolutional network (cnn); auto: mlp, unless --channels, --pooled or a method
+    says cnn. By name: alexnet, lenet, vgg16, resnet18, resnet32, resnet34, resnet50 (with the ImageNet stem from 96
+    pixels on, else CIFAR's); and the papers' own: clnp_cnn, vgg16_reduced (TFM), df_cnn_base (its initialisation too,
+    for images of 28x28x1, 32x32x3 or 128x128x3). One's own: a function (inputs, outputs) that returns a Network."""
     hidden: tuple[int, ...] = (128, 128)
     """Width of each hidden dense layer (cnn: of those after the convolutions)."""
     channels: tuple[str, ...] | None = None
@@ -77,11 +95,14 @@ class Network:
     """cnn: average the last maps over all positions; with --hidden and no width the head reads these means."""
     normalization: Literal["auto", "none", "batch", "feature"] = "auto"
     """After each layer: none, batch normalisation, or feature-wise scale and shift; auto: feature for tfm, of whose
-    method it is a part, wherever it can be had, and none for all others."""
+    method it is a part, wherever it can be had, and none for all others (resnets: batch, where the method can)."""
     norm_after: bool = False
     """Normalise after the activation instead of before it."""
-    dropout: float = 0.0
-    """Dropout rate, after each hidden layer (cnn: after each block and each dense layer)."""
+    dropout: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Dropout rate, after each hidden layer (cnn: after each block and each dense layer). Default: 0; alexnet, vgg16:
+    0.5, after each dense layer."""
+    width: float = 1.0
+    """alexnet, vgg16, resnets: by which the features of all hidden layers are multiplied."""
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -198,7 +219,7 @@ class Compare:
 
     methods: Annotated[tuple[str, ...], arg(metavar="[METHOD ...]")] = ()
     """Names of methods (see `cljax methods`), or 'all'; by default those above. With + between they combine: lwf+ewc,
-    tfm+replay."""
+    tfm+replay. One's own: module:function, a function of the network that returns a Method."""
     options: Annotated[OmitArgPrefixes[Options], arg(name="")] = Options()
 
 
@@ -310,7 +331,7 @@ COMMAND: Any = (
 def settle(options: Options) -> Options:
     """The options with what is meant where nothing is given, and with today's names in `--set`.
 
-    That is the number of tasks, and by channels or pooling a cnn.
+    That is the number of tasks, by channels or pooling a cnn, and the dropout rate.
 
     Example:
       >>> settle(Options()).data.tasks, settle(Options(data=Data(data=('mnist', 'cifar10')))).data.tasks
@@ -324,6 +345,9 @@ def settle(options: Options) -> Options:
         data = dataclasses.replace(data, tasks=meant)
     if network.network == "auto" and (network.channels is not None or network.pooled):
         network = dataclasses.replace(network, network="cnn")
+    if network.dropout is None and not is_reference(network.network):
+        rate = 0.5 if {"dropout", "width"} <= set(NETWORKS.get(network.network, ())) else 0.0
+        network = dataclasses.replace(network, dropout=rate)
     training = dataclasses.replace(options.training, set=tuple(map(old_names.setting, options.training.set)))
     return dataclasses.replace(options, data=data, training=training, network=network)
 

@@ -19,8 +19,8 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
 
     Args:
       settings: words of `--set`.
-      makers: the functions that take the parameters, by method; those of a combination by `method.part`, such as
-        `lwf+ewc.ewc`: METHOD may be either, or the part alone.
+      makers: the functions that take the parameters, by method; those of a combination by method and part, such as
+        `'lwf+ewc ewc'`: METHOD may be either.
 
     Returns:
       `{method: {parameter: value}}`, for every key of `makers`.
@@ -42,12 +42,12 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
         owner, dot, parameter = key.rpartition(".")
         if not equals or not parameter:
             raise UsageError(f"--set takes NAME=VALUE or METHOD.NAME=VALUE, such as strength=100, not {setting!r}.")
-        names = [name for name in makers if not dot or owner in (name, *name.split("."))]
+        names = [name for name in makers if not dot or owner in (name.replace(" ", "."), *name.split(" "))]
         if not names:
-            raise UsageError(unknown("method of this run", owner, dict.fromkeys(key.split(".")[0] for key in makers)))
+            raise UsageError(unknown("method of this run", owner, dict.fromkeys(key.split(" ")[0] for key in makers)))
         receivers = [name for name in names if parameter in takes[name]]
         if not receivers:
-            has = "; ".join(f"{name} has {', '.join(takes[name]) or 'none'}" for name in names)
+            has = "; ".join(f"{name.replace(' ', '.')} has {', '.join(takes[name]) or 'none'}" for name in names)
             every = [option for name in names for option in takes[name]]
             raise UsageError(f"There is no parameter {parameter!r}. {_close(parameter, every)}{has}.")
         for name in receivers:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cljax import files
+from cljax.cli.asked import split_parameter
 from cljax.cli.options import Compare, Data, Network, Run, Sweep, Training, UsageError
 from cljax.storage import old_names
 
@@ -82,4 +83,5 @@ def _what(config: dict[str, Any], command: Compare | Run | Sweep) -> list[str]:
         raise UsageError("it is of no sweep: name a method, its parameter and values")
     (name, values), *others = config["sweep"]
     shown = [f"{other}={','.join(map(str, given))}" if given else other for other, given in others]
-    return [*name.split(".", 1), *map(str, values), *(["--vs", *shown] if shown else [])]
+    method, _, parameter = split_parameter(name)
+    return [method, parameter, *map(str, values), *(["--vs", *shown] if shown else [])]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from cljax.cli.options import Options, Training, UsageError, parse_block
+import dataclasses
+from typing import Any
+
+from cljax.cli.options import NETWORKS, Network, Options, Training, UsageError, parse_block
+from cljax.cli.parameters import unknown
 from cljax.numbers import INT32, real, show, whole
+from cljax.references import is_reference
 
 MOST_TASKS = 10_000
 """The record holds the accuracy on each after each."""
@@ -12,6 +17,18 @@ MOST_SEEDS = 100_000
 LARGEST_SEED = 2**63 - 1
 LARGEST_SIDE = 2**15
 """Of resized images, in pixels: a thousand megapixels each, and as far as Pillow and most formats go."""
+
+
+def _not_taken(net: Network) -> list[tuple[str, Any]]:
+    """The options given that the network does not take, and their values; of one's own network, none."""
+    if is_reference(net.network):
+        return []
+    taken = NETWORKS["cnn"] if net.network == "auto" else NETWORKS[net.network]
+    given = dataclasses.asdict(dataclasses.replace(net, dropout=net.dropout or None))
+    usual = {**dataclasses.asdict(Network()), "network": net.network}
+    free = ("normalization",)  # 'none' is taken by all, and what else is none is told where networks are made
+    stray = [name for name, value in given.items() if name not in (*taken, *free) and value != usual[name]]
+    return [(f"--{name.replace('_', '-')}", given[name]) for name in stray]
 
 
 def check_values(options: Options) -> None:
@@ -23,7 +40,9 @@ def check_values(options: Options) -> None:
     data, train, net = options.data, options.training, options.network
     many, tasks, size = len(data.data) > 1, data.tasks or 0, data.image_size
     listed, superclass = isinstance(data.class_order, tuple), data.division == "superclass"
-    first, fixed = train.first_epochs, net.network == "df_cnn_base"
+    first = train.first_epochs
+    if net.network not in (*NETWORKS, "auto") and not is_reference(net.network):
+        raise UsageError(unknown("network", net.network, NETWORKS) + " One's own is named module:function.")
     rules = [
         ("--data", data.data, bool(data.data), "the name of a data set, or several"),
         ("--image-size", size, len(size) < 3, "one side, or height and width"),
@@ -39,15 +58,11 @@ def check_values(options: Options) -> None:
         ("--augment", train.augment, len(set(train.augment)) == len(train.augment), "words named once, each"),
         ("--hidden", net.hidden, bool(net.hidden) or net.network == "cnn", "one width or more, such as 128 128"),
         ("--channels", net.channels, bool(net.blocks) and all(map(parse_block, net.blocks)), "such as 32,32 64,64"),
-        ("--channels", net.channels, net.network != "mlp" or net.channels is None, "left out with --network mlp"),
         ("--norm-after", net.norm_after, not net.norm_after or net.normalization != "none", "left out without a norm"),
-        ("--channels", net.channels, not fixed or net.channels is None, "left out with --network df_cnn_base"),
-        ("--hidden", net.hidden, not fixed or net.hidden == type(net)().hidden, "left out with --network df_cnn_base"),
-        ("--dropout", net.dropout, not (fixed and net.dropout), "left out with --network df_cnn_base"),
         ("--seeds", train.seeds, bool(train.seeds), "how many seeds, or two or more different ones"),
         ("--seeds", train.seeds, len(set(train.seeds)) == len(train.seeds), "different seeds"),
         ("--seeds", train.seeds, train.seed is None or train.seeds == Training().seeds, "left out with --seed"),
-        ("--pooled", net.pooled, not net.pooled or net.network not in ("mlp", "df_cnn_base"), "left out without a cnn"),
+        *((name, value, False, f"left out with --network {net.network}") for name, value in _not_taken(net)),
     ]
     for name, value, holds, rule in rules:
         if not holds:
@@ -79,7 +94,8 @@ def check_values(options: Options) -> None:
         ("--clip", train.clip, {"least": 0}),
         ("--patience-factor", train.patience_factor, {"above": 1}),
         ("--patience-minimum-learning-rate", train.patience_minimum_learning_rate, {"above": 0}),
-        ("--dropout", net.dropout, {"least": 0, "below": 1}),
+        ("--dropout", net.dropout or 0.0, {"least": 0, "below": 1}),
+        ("--width", net.width, {"above": 0}),
         ("--checkpoint-seconds", options.output.checkpoint_seconds, {"least": 0}),
     ]
     try:

@@ -13,6 +13,7 @@ from cljax.methods.lfl import features
 from cljax.methods.lwf import distillation
 from cljax.methods.lwm import attention
 from cljax.methods.replay import exemplars
+from cljax.references import call, is_reference, load
 from cljax.types import Method, Network, Term
 
 TERMS: dict[str, Callable[..., Term]] = {
@@ -24,20 +25,26 @@ TERMS: dict[str, Callable[..., Term]] = {
     "replay": exemplars,
 }
 """What can be added to a method: `options -> Term`."""
+METHOD = (
+    "Write a function of the network, with its parameters as keywords, that returns a Method: "
+    "methods.finetune(network)._replace(...). docs/new_method.md has two."
+)
+TERM = "Write a function of keywords alone that returns a Term, as docs/new_method.md has one."
 
 
 def makers(name: str) -> dict[str, Callable[..., Any]]:
     """What a name is made of, word by word: a method, and terms that are added to it.
 
     Args:
-      name: of a method, or `method+term+...`.
+      name: of a method, or `method+term+...`; either may be `module:function`, one's own.
 
     Returns:
       `{word: function}`: the method's, whose first argument is the network, then the terms'. Their keyword arguments
       are the words' parameters.
 
     Raises:
-      ValueError: a word that is no method, or no term, or there twice; it names those that there are.
+      ValueError: a word that is no method, or no term, or there twice; it names those that there are. A module that
+        cannot be imported, or does not have the function.
 
     Example:
       >>> list(makers('lwf+ewc'))
@@ -50,14 +57,15 @@ def makers(name: str) -> dict[str, Callable[..., Any]]:
     from cljax import methods
 
     first, *others = name.split("+")
-    if first not in methods.__all__:
+    if first not in methods.__all__ and not is_reference(first):
         raise ValueError(f"There is no method {first!r}. There are: {', '.join(methods.__all__)}.")
     for number, word in enumerate(others):
-        if word not in TERMS:
+        if word not in TERMS and not is_reference(word):
             raise ValueError(f"{word!r} cannot be added to a method. What can: {', '.join(TERMS)}.")
         if word in (first, *others[:number]):
             raise ValueError(f"{name!r} has {word!r} twice.")
-    return {first: getattr(methods, first), **{word: TERMS[word] for word in others}}
+    base = load(first) if is_reference(first) else getattr(methods, first)
+    return {first: base, **{word: load(word) if is_reference(word) else TERMS[word] for word in others}}
 
 
 def build(name: str, network: Network, parameters: Mapping[str, Any] | None = None) -> Method:
@@ -90,8 +98,15 @@ def build(name: str, network: Network, parameters: Mapping[str, Any] | None = No
         if f"{word}.{parameter}" not in known:
             raise ValueError(f"{name} has no parameter {key!r}. There are: {', '.join(known) or 'none'}.")
         given[word][parameter] = value
-    base = make(network, **given[first])
-    return combine(base, *(term(**given[word]) for word, term in others), name=name) if others else base
+    own = {word for word in parts if is_reference(word)}
+    if first in own:
+        base = call(first, network, returns=Method, cure=METHOD, **given[first])._replace(name=first)
+    else:
+        base = make(network, **given[first])
+    check: dict[str, Any] = {"returns": Term, "cure": TERM}
+    terms = [call(word, **check, **given[word]) if word in own else term(**given[word]) for word, term in others]
+    terms = [term._replace(name=word) for (word, _), term in zip(others, terms, strict=True)]
+    return combine(base, *terms, name=name) if terms else base
 
 
 def options_of(make: Callable[..., Any]) -> tuple[str, ...]:
