@@ -299,9 +299,10 @@ def test_a_term_s_hooks_get_its_own_state_and_numbers_and_what_they_change_is_ke
 
 @pytest.mark.parametrize("name", ["tfm+lwf", "clnp+ewc"])
 def test_a_search_of_the_base_goes_on_and_given_features_are_the_first_task_s(name):
-    """Candidates are trained on the sum; the owners that a combination hands on are its base's."""
+    """Candidates are trained on the sum, the one chosen, pruned, is measured; the owners handed on are the base's."""
     stream, first = conformance.stream(epochs=1), name.partition("+")[0]
-    options = {"tfm": {"tfm.candidates": (0.2, 0.6)}, "clnp": {"clnp.candidates": ((1e-4, 0.05), (1e-3, 0.02))}}[first]
+    pruned = {"clnp.candidates": ((1e-4, 0.05), (1e-3, 0.02)), "clnp.margin": 0.3}
+    options = {"tfm": {"tfm.candidates": (0.2, 0.6)}, "clnp": pruned}[first]
     network = mlp(stream, "feature" if first == "tfm" else "batch")
     method = methods.build(name, network, options)
     run = training.make_run(method, optax.sgd(1.0), stream, training.Settings(batch_size=16, evaluation_batch=32))
@@ -311,6 +312,14 @@ def test_a_search_of_the_base_goes_on_and_given_features_are_the_first_task_s(na
     assert run.step.traces == 1
     owner = result.learner.method_state.owner
     assert {name: leaf.shape for name, leaf in owner.items()} == {"dense_0": (6,), "dense_1": (5,)}
+    if first == "clnp":
+        free = np.asarray(owner["dense_0"]) == masks.FREE
+        importance = np.asarray(result.learner.method_state.terms["ewc"]["importance"]["dense_0"]["kernel"])
+        assert free.any()
+        assert importance[:, ~free].any()
+        assert not importance[:, free].any()
+        anchor = result.learner.method_state.teacher["params"]["dense_1"]
+        assert bits(anchor) == bits(result.learner.params["dense_1"])
     narrow = networks.mlp((8, 8, 1), 3, hidden=(3, 2), normalization=None)
     wide = methods.build(name, networks.mlp((8, 8, 1), 3, hidden=(6, 5), normalization=None))
     leaves = training.given_params(wide, narrow.init(jax.random.key(1))[0])

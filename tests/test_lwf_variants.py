@@ -83,7 +83,7 @@ def test_the_cache_is_read_in_training_at_a_first_visit_alone():
     clock = make_clock(task=1, phase=1, classes=stream.tables.classes)
 
     @jax.jit
-    def response(learner, clock, key):
+    def response(learner, clock, key, batch=batch):
         return method.loss(learner.params, learner, clock, batch, key)[1][1]["response"]
 
     key = jax.random.key(0)
@@ -91,6 +91,8 @@ def test_the_cache_is_read_in_training_at_a_first_visit_alone():
     again = clock._replace(first=jnp.bool_(False))
     assert response(other, again, key) == response(learner, again, key)
     assert response(other, clock, None) == response(learner, clock, None)
+    mixed = batch._replace(tasks=batch.tasks.at[0].set(0))  # whose position is a place in another task's table
+    assert response(other, clock, key, mixed) == response(learner, clock, key, mixed)
 
 
 def test_a_shared_head_s_responses_are_cached_once():

@@ -164,11 +164,13 @@ def test_an_exemplar_s_loss_is_over_its_own_task_s_classes_or_over_all_seen(scop
     assert not np.asarray(gradients["head"]["kernel"][2]).any()
 
 
-def test_old_heads_train_and_those_not_seen_keep_their_bits():
-    method = methods.replay(small(conformance.stream()), memory_size=20)
+@pytest.mark.parametrize(("name", "phase"), [("replay", 0), ("lwf+replay", 0), ("lwf+replay", 1)])
+def test_old_heads_train_and_those_not_seen_keep_their_bits(name, phase):
+    """Also where the base keeps them stacked itself, for a term of strength 0; in the warm-up the new head alone."""
+    method = methods.build(name, small(conformance.stream()), {"lwf.strength": 0.0} if "lwf" in name else {})
     learner, _ = focused(method)
-    mask = method.update_mask(learner, make_clock(task=1))[0]
-    assert mask["head"]["kernel"].reshape(-1).tolist() == [1, 1, 0]
+    mask = method.update_mask(learner, make_clock(task=1, phase=phase))[0]
+    assert mask["head"]["kernel"].reshape(-1).tolist() == [phase or name == "replay", 1, 0]
 
 
 def test_replay_forgets_less_than_fine_tuning_on_digits():

@@ -11,7 +11,7 @@ from jax import lax
 from cljax import task_params
 from cljax.methods.stacking import keep_stacked
 from cljax.methods.terms import shared
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Output, Search, Sizes, Teacher, Term, Tree
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Output, Phase, Search, Sizes, Teacher, Term, Tree
 
 
 class Combined(NamedTuple):
@@ -42,7 +42,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
     The base's forward pass is made once, and all terms read it; so is that of the teacher, the network as it was just
     before the visit. A term of strength 0 changes no bit of a step, the order of terms matters by rounding alone, and a
     base that forgets nothing forgets nothing under any term: its update mask stays in force, and the heads of older
-    tasks do not move.
+    tasks do not move. Where the base searches, a visit ends for the candidate chosen alone, in a phase without epochs.
 
     Where a term reads the outputs of all tasks, what belongs to a task is kept stacked, and the rows of older tasks
     train with what is shared, unless the base forgets nothing. A task's outputs are those of that task's view: where
@@ -77,6 +77,9 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
     if memory_size and (base.train_on != "current" or base.memory_size):
         has = "a memory of its own" if base.memory_size else "the examples of earlier tasks anyway"
         raise ValueError(f"{base.name} has {has}: leave the memory of {name} out.")
+    own_phases = len(base.phases)
+    if base.search and base.phases[-1].searched:  # a visit ends with the candidate chosen, as `choose` has left it
+        base = base._replace(phases=(*base.phases, Phase("end", 0.0, fresh_optimizer=False, searched=False)))
     readers = [term for term in terms if term.all_heads]
     widened = bool(readers) and base.stacked != base.per_task
     last, whole = len(base.phases) - 1, any(term.teacher for term in terms)
@@ -89,7 +92,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         numbers = [[learner.hyper[called(term, one)] for one in term.strengths or ()] for term in readers]
         return jnp.any(jnp.stack([jnp.any(jnp.stack(one) != 0) if one else jnp.bool_(True) for one in numbers]))
 
-    base = keep_stacked(base, reading) if widened else base
+    base = keep_stacked(base, reading) if readers else base  # whose own terms may be off
 
     def of_base(learner: Learner) -> Learner:
         return learner._replace(method_state=learner.method_state.base)
@@ -176,7 +179,8 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         return learner
 
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        learner = put_back(learner, base.end_phase(of_base(learner), clock, fold, key))
+        ended = lambda learner: put_back(learner, base.end_phase(of_base(learner), clock, fold, key))
+        learner = lax.cond(clock.phase < own_phases, ended, lambda learner: learner, learner)
         end = lambda learner: run_hooks("end_visit", learner, clock, fold, key)
         return lax.cond(clock.phase == last, end, lambda learner: learner, learner)
 

@@ -34,8 +34,8 @@ def cached(term: Term) -> Term:
     """A term that compares with responses recorded once an image, at the beginning of a visit, without augmentation.
 
     A step then makes no forward pass of the teacher, and the learner holds T x (examples of the largest task) x K
-    numbers more. At a further visit to a task, in validation, and in a batch with examples of a memory the teacher is
-    asked all the same.
+    numbers more. At a further visit, in validation, and in a batch with examples of a memory or of other tasks
+    the teacher is asked all the same.
 
     Args:
       term: one that reads nothing but the teacher's logits, such as `methods.distillation()`.
@@ -80,7 +80,7 @@ def cached(term: Term) -> Term:
                 found = jnp.take(cache, batch.position, axis=1, mode="clip")
                 return found.reshape(shape.shape).astype(shape.dtype)
 
-            known = clock.first & jnp.all(batch.position >= 0)
+            known = clock.first & jnp.all((batch.position >= 0) & (batch.tasks == clock.task))
             return Output(lax.cond(known, recorded, asked), None, None, {}, {})  # type: ignore[arg-type]
 
         lookup = teacher if key is None else teacher._replace(respond=respond)

@@ -16,7 +16,7 @@ def keep_stacked(method: Method, older: Callable[[Learner], Array]) -> Method:
     """The same method, with all leaves that belong to a task stacked during a visit.
 
     Its loss then computes the outputs of all tasks; its other hooks see the current task's row, as ever. The rows of
-    tasks seen before can train with what is shared, but in a warm-up.
+    tasks seen before can train with what is shared, but in a warm-up; so can those that the method keeps stacked.
 
     Args:
       method: any, whose loss goes through `common.each_task`.
@@ -64,9 +64,11 @@ def keep_stacked(method: Method, older: Callable[[Learner], Array]) -> Method:
         others = (seen_tasks(learner, clock) & train).astype(jnp.float32)
 
         def widen(path: str, leaf: Array, mask: Array) -> Array:
-            if not task_params.is_focused(path, narrow(learner)):
+            if not task_params.has_rows(path, learner.rows):
                 return mask
             each = lambda tasks: tasks.reshape(-1, *(1,) * (leaf.ndim - 1))
+            if not task_params.is_focused(path, narrow(learner)):
+                return jnp.where(each(own), mask, jnp.maximum(mask, each(others)))
             return jnp.where(each(own), mask[None] if jnp.ndim(mask) else mask, each(others))
 
         params, collections = method.update_mask(focus(learner, clock), clock)
