@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cljax import text as text
     from cljax import training as training
     from cljax import transforms as transforms
+    from cljax import tucker as tucker
     from cljax import types as types
 
 __version__ = "0.1.0"
@@ -70,6 +71,7 @@ __all__ = [
     "text",
     "training",
     "transforms",
+    "tucker",
     "types",
 ]
 

@@ -19,11 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cljax import tucker
 from cljax.numbers import whole
 from cljax.types import Array, Tree
 
 Kind = Literal["df", "direct", "tc2"]
 """How a kernel is made: `'df'` by `synthesize`, `'direct'` by `synthesize_direct`, `'tc2'` by `synthesize_tc2`."""
+TUCKER = ("height", "width", "inputs", "outputs", "task")
+"""The factors of a kernel's core `[r_1, ..., r_5]`, see `tucker.product`; the last is a task's row."""
 
 
 def deconvolve(base: Array, kernel: Array, bias: Array, *, stride: int = 2) -> Array:
@@ -330,6 +333,8 @@ def base_side(side: int, *, stride: int = 2) -> int:
 def synthesize_kernel(factors: Mapping[str, Array], shape: Sequence[int]) -> Array:
     """The kernel of this shape that factors (of `init_factors`) stand for; names and shapes tell kind and stride.
 
+    A `core` beside factors of the names in `TUCKER` stands for `tucker.product` of them.
+
     Raises:
       ValueError: where the factors do not make a kernel of this shape.
 
@@ -338,6 +343,8 @@ def synthesize_kernel(factors: Mapping[str, Array], shape: Sequence[int]) -> Arr
       >>> synthesize_kernel(factors, (5, 5, 4, 6)).shape
       (5, 5, 4, 6)
     """
+    if "core" in factors:
+        return tucker.product(factors["core"], [factors[name] for name in TUCKER])
     base = factors["knowledge_base"].shape[-3:-1]
     stride = max((side - 1) // max(height - 1, 1) for side, height in zip(shape[:2], base, strict=True))
     make: Callable[..., Array] = functools.partial(synthesize_direct, features=(shape[2], shape[3]))

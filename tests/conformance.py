@@ -32,7 +32,7 @@ class Row(NamedTuple):
     rounding: float = 1e-4
 
 
-def _df_cnn(network: Network) -> Method:
+def _convolutional(make: Callable[[Network], Method], network: Network) -> Method:
     convolutional = networks.cnn(
         network.inputs,
         network.outputs,
@@ -41,7 +41,7 @@ def _df_cnn(network: Network) -> Method:
         dropout=0.2,
         normalization="batch",
     )
-    return methods.df_cnn(convolutional)
+    return make(convolutional)
 
 
 def _lwm(network: Network) -> Method:
@@ -67,7 +67,7 @@ TABLE = {
     "single_task": Row(methods.single_task),
     "hard_sharing": Row(methods.hard_sharing),
     "clnp": Row(functools.partial(methods.clnp, margin=0.05)),
-    "df_cnn": Row(_df_cnn),
+    "df_cnn": Row(functools.partial(_convolutional, methods.df_cnn)),
     "ewc": Row(methods.ewc),
     "lfl": Row(methods.lfl),
     "replay": Row(functools.partial(methods.replay, memory_size=20)),
@@ -83,6 +83,7 @@ TABLE = {
     "packnet": Row(methods.packnet),
     "progressive": Row(methods.progressive),
     "superposition": Row(methods.superposition),
+    "tensor_factorization": Row(functools.partial(_convolutional, methods.tensor_factorization)),
     "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature"),
 }
 HOSTED = ("clnp", "finetune", "icarl", "joint", "lwf", "tfm")

@@ -320,6 +320,7 @@ NUMBERS = {
     "network_expansion": {"growth": 1.5, "layers": 0, "warm_up": 1.0},
     "progressive": {"reduction": 0.0},
     "packnet": {"prune": 1.5, "retrain": 1.0, "retrain_factor": -1.0},
+    "tensor_factorization": {"ranks": 0.0},
     "tfm": {"margin": -0.1, "growth": 1.5},
 }
 """For each method its numbers, each with a value out of range."""

@@ -37,6 +37,8 @@ from cljax.methods.replay import replay
 from cljax.methods.replay import with_memory as with_memory
 from cljax.methods.single_task import single_task
 from cljax.methods.superposition import superposition
+from cljax.methods.tensor_factorization import start_from_models as start_from_models
+from cljax.methods.tensor_factorization import tensor_factorization
 from cljax.methods.terms import quadratic as quadratic
 from cljax.methods.tfm import tfm
 
@@ -62,5 +64,6 @@ __all__ = [
     "replay",
     "single_task",
     "superposition",
+    "tensor_factorization",
     "tfm",
 ]
