@@ -1,4 +1,4 @@
-r"""Exemplars: which examples of a class to keep, and how to classify by their means.
+r"""Exemplars: which examples to keep, and how to classify by their means.
 
 Features are scaled to unit length here, as in iCaRL; zero features stay zero.
 """
@@ -6,6 +6,7 @@ Features are scaled to unit length here, as in iCaRL; zero features stay zero.
 from __future__ import annotations
 
 import chex
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -16,7 +17,13 @@ UNPICKED = 2**31 - 1
 """The rank of examples that `herd` did not pick."""
 
 
-def _unit(features: Array) -> Array:
+def unit(features: Array) -> Array:
+    """Features `[..., D]` scaled to unit length; zero ones stay zero.
+
+    Example:
+      >>> unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+      [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
     length = jnp.sqrt(jnp.sum(features**2, axis=-1, keepdims=True))
     return features / jnp.where(length > 0, length, 1)
 
@@ -33,7 +40,7 @@ def herd(features: Array, weights: Array, count: int) -> Array:
 
     Args:
       features: `[N, D]` float.
-      weights: `[N]` float, 1 for the class's examples and 0 for others (or for surplus); the mean is weighted by them.
+      weights: `[N]`, above 0 for the class's examples and 0 for others (or for surplus).
       count: how many to pick, a Python number; all the class's, where they are fewer.
 
     Returns:
@@ -50,24 +57,91 @@ def herd(features: Array, weights: Array, count: int) -> Array:
     Reference: Rebuffi et al., iCaRL, 2017, algorithm 4; Welling, Herding Dynamical Weights to Learn, 2009.
     """
     chex.assert_rank([features, weights], [2, 1])
-    chex.assert_equal_shape_prefix([features, weights], 1)
-    count = whole("count", count)
-    features = _unit(jnp.where(weights[:, None] > 0, features, 0))
-    total = jnp.sum(weights)
-    mean = weights.astype(features.dtype) @ features / jnp.where(total > 0, total, 1).astype(features.dtype)
+    return herd_classes(features, jnp.where(weights > 0, jnp.int32(0), jnp.int32(-1)), 1, count)
+
+
+def herd_classes(features: Array, labels: Array, classes: int, count: int) -> Array:
+    """Picks exemplars of several classes at once, each by `herd`.
+
+    Args:
+      features: `[N, D]` float.
+      labels: `[N]` int32; examples of a label that is none of 0 to C - 1 are not picked.
+      classes: C, a Python number.
+      count: how many to pick of each class, a Python number.
+
+    Returns:
+      `[N]` int32: the rank of each example in its class, and `UNPICKED` for those not picked.
+
+    Raises:
+      ValueError: a number that is no whole number, or out of range.
+
+    Example:
+      >>> features = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+      >>> herd_classes(features, jnp.array([0, 0, 0, 1]), 2, 2).tolist()
+      [1, 0, 2147483647, 0]
+
+    Reference: Rebuffi et al., iCaRL, 2017, algorithm 4.
+    """
+    chex.assert_rank([features, labels], [2, 1])
+    chex.assert_equal_shape_prefix([features, labels], 1)
+    count, classes = whole("count", count), whole("classes", classes, least=1)
+    member = labels[:, None] == jnp.arange(classes, dtype=labels.dtype)[None, :]
+    features = unit(jnp.where(jnp.any(member, axis=1)[:, None], features, 0))
+    sizes = jnp.sum(member, axis=0, dtype=jnp.int32)
+    sums = member.T.astype(features.dtype) @ features
+    means = sums / jnp.maximum(sizes, 1).astype(features.dtype)[:, None]
     squares = jnp.sum(features**2, axis=-1)
 
     def pick(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         rank, chosen = carry
-        candidates = (weights > 0) & (rank == UNPICKED)
-        wanted = (step + 1).astype(features.dtype) * mean - chosen  # the distance times k, squared, is |wanted - x|^2
-        best = jnp.argmin(jnp.where(candidates, squares - 2 * features @ wanted, jnp.inf))
-        found = candidates[best]
-        rank = rank.at[best].set(jnp.where(found, step, rank[best]))
-        return rank, chosen + jnp.where(found, features[best], 0)
+        candidates = member & (rank == UNPICKED)[:, None]
+        wanted = (step + 1).astype(features.dtype) * means - chosen  # |wanted - x|^2 is k^2 times the squared distance
+        distances = squares[:, None] - 2 * features @ wanted.T
+        best = jnp.argmin(jnp.where(candidates, distances, jnp.inf), axis=0)
+        found = jnp.take_along_axis(candidates, best[None], axis=0)[0]
+        rank = rank.at[jnp.where(found, best, len(features))].set(step, mode="drop")
+        return rank, chosen + jnp.where(found[:, None], features[best], 0)
 
-    rank = jnp.full(len(features), UNPICKED, jnp.int32)
-    return lax.fori_loop(jnp.int32(0), jnp.int32(count), pick, (rank, jnp.zeros_like(mean)))[0]
+    start = jnp.full(len(features), UNPICKED, jnp.int32), jnp.zeros_like(means)
+    return lax.fori_loop(jnp.int32(0), jnp.minimum(jnp.int32(count), jnp.max(sizes)), pick, start)[0]
+
+
+NO_GROUP = 2**31 - 1
+"""The group of what `balanced_choice` cannot choose."""
+
+
+def balanced_choice(key: Array, groups: Array, count: int, rank: Array | None = None) -> Array:
+    """Chooses as many of each group as can be: their numbers differ by at most one, where all have enough.
+
+    Args:
+      key: PRNG key; says which groups have one more.
+      groups: `[N]` int32; `NO_GROUP` for what cannot be chosen.
+      count: how many to choose, static.
+      rank: `[N]` uint32, who comes first in its group; None: by chance.
+
+    Returns:
+      `[count]` int32 places in `groups`: the first of each group, then the second of each, and so on; N where there are
+      no more. What is chosen of a group is in the order of its ranks, so that the first m are the choice of m.
+
+    Example:
+      >>> groups = jnp.array([0, 0, 0, 0, 1, 1, NO_GROUP])
+      >>> chosen = balanced_choice(jax.random.key(0), groups, 4)
+      >>> jnp.sort(groups[chosen]).tolist()
+      [0, 0, 1, 1]
+      >>> jnp.sort(balanced_choice(jax.random.key(0), groups, 4, jnp.arange(7, dtype=jnp.uint32))).tolist()
+      [0, 1, 4, 5]
+    """
+    size = len(groups)
+    bits, ties = jax.random.bits(key, (2, size), jnp.uint32)
+    by_group = jnp.lexsort((bits if rank is None else rank, groups))
+    ordered = groups[by_group]
+    place = jnp.arange(size, dtype=jnp.int32)
+    turn = place - jnp.searchsorted(ordered, ordered, side="left").astype(jnp.int32)
+    turn = jnp.zeros(size, jnp.int32).at[by_group].set(turn)
+    turn = jnp.where(groups == NO_GROUP, NO_GROUP, turn)
+    order = jnp.lexsort((ties, turn)).astype(jnp.int32)
+    order = jnp.where(turn[order] == NO_GROUP, size, order)
+    return jnp.concatenate([order, jnp.full(count, size, jnp.int32)])[:count]
 
 
 def mean_distances(features: Array, means: Array, valid: Array) -> Array:
@@ -91,7 +165,7 @@ def mean_distances(features: Array, means: Array, valid: Array) -> Array:
     chex.assert_rank([features, means, valid], [2, 2, 1])
     chex.assert_equal_shape_suffix([features, means], 1)
     chex.assert_equal_shape_prefix([means, valid], 1)
-    offsets = _unit(features)[:, None, :] - _unit(means)[None, :, :]
+    offsets = unit(features)[:, None, :] - unit(means)[None, :, :]
     return jnp.where(valid[None, :], jnp.sum(offsets**2, axis=-1), jnp.inf)
 
 

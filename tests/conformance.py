@@ -15,7 +15,6 @@ from sklearn.datasets import load_digits
 
 from cljax import data, methods, networks, streams
 from cljax.types import Method, Network, Stream
-from tests.methods.icarl import icarl
 
 TASKS, HIDDEN = 3, (16, 12)
 
@@ -72,10 +71,14 @@ TABLE = {
     "lfl": Row(methods.lfl),
     "replay": Row(functools.partial(methods.replay, memory_size=20)),
     "lwf+l2_constraint": Row(functools.partial(methods.build, "lwf+l2_constraint")),
-    "lwf+replay": Row(functools.partial(methods.build, "lwf+replay", parameters={"replay.memory_size": 20})),
     "hat": Row(methods.hat, normalization=None),
     "hat_binarized": Row(functools.partial(methods.hat, binarize=True)),
-    "icarl": Row(functools.partial(icarl, features=HIDDEN[-1], memory_size=20)),
+    "lwf+replay": Row(
+        functools.partial(
+            methods.build, "lwf+replay", parameters={"replay.memory_size": 20, "replay.selection": "reservoir"}
+        )
+    ),
+    "icarl": Row(functools.partial(methods.icarl, memory_size=20)),
     "lwf": Row(methods.lwf),
     "lwf_mc": Row(methods.lwf_mc),
     "lwm": Row(_lwm),

@@ -25,7 +25,7 @@ import cljax
 from cljax import cli, data, methods, networks, report, streams, task_params, training
 from cljax.cli import making, process, progress
 from cljax.cli.asked import Curve, configuration, curves_of
-from cljax.cli.experiment import make_experiment
+from cljax.cli.experiment import make_experiment, parameters_of
 from cljax.cli.options import DEFAULT_METHODS, Compare, Data, Network, Options, Output, Training, UsageError, settle
 from cljax.cli.parameters import fits, parse_parameters
 from cljax.cli.rules import check_values
@@ -462,6 +462,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "lwf+tfm"], "'tfm' cannot be added to a method. What can: ewc,"),
         (["run", "lwff+ewc"], "There is no method 'lwff'. There are: "),
         (["run", "finetune", "--memory", "-1"], "--memory is -1, but must be a whole number"),
+        (["run", "finetune", "--memory-selection", "herding"], "--memory-selection is herding, but must be left out"),
         (["compare", "--methods", "joint", "joint"], "joint is named more than once"),
         (["run"], "Which method? For example: cljax run finetune"),
         (["run", "joint", "--method", "finetune"], "Two methods are named"),
@@ -620,6 +621,13 @@ def test_a_memory_for_every_method_that_can_use_one():
     with_memory, without = (configuration(curves, Options(training=Training(memory=size))) for size in (3, 0))
     assert with_memory["training"].pop("memory") == 3
     assert with_memory == without, "as earlier versions have it"
+    asked = Options(training=Training(memory=30, memory_selection="reservoir"))
+    assert configuration(curves, asked)["training"]["memory_selection"] == "reservoir"
+    assert parameters_of(["lwf+replay", "replay", "finetune"], asked.training) == {
+        "lwf+replay": {"replay.memory_size": 30, "replay.selection": "reservoir"},
+        "replay": {"memory_size": 30, "selection": "reservoir"},
+        "finetune": {},
+    }
 
 
 def test_a_combination_s_number_is_swept():

@@ -84,6 +84,39 @@ def test_equal_and_zero_features_are_all_picked_once():
     assert sorted(rank.tolist()) == [0, 1, 2]
 
 
+def test_herding_by_hand():
+    """The mean is (1.6, 0.2) / 3. Squared distances: of one, 0.222, 1.156, 0.756; of the first and one, 0.189, 0.289.
+
+    So the second is picked before the third, which is nearer the mean.
+    """
+    features = jnp.array([[1.0, 0.0], [0.0, 2.0], [3.0, -4.0]])
+    assert herd(features, jnp.ones(3), 3).tolist() == [0, 1, 2]
+
+
+def test_all_classes_at_once_are_each_class_alone():
+    features = jax.random.normal(jax.random.key(0), [20, 4])
+    labels = jnp.array([0, 1, 3, -1, 7] * 4, jnp.int32)  # of four classes, the third has none; two labels are no class
+    found = np.asarray(jax.jit(memory.herd_classes, static_argnums=(2, 3))(features, labels, 4, 3))
+    for label in range(4):
+        mine = np.asarray(labels) == label
+        np.testing.assert_array_equal(found[mine], np.asarray(herd(features, mine.astype(np.float32), 3))[mine])
+    assert (found[np.isin(labels, [-1, 7])] == memory.UNPICKED).all()
+    assert sorted(found[np.asarray(labels) == 3].tolist()) == [0, 1, 2, memory.UNPICKED]
+    with pytest.raises(ValueError, match="classes is 0"):
+        memory.herd_classes(features, labels, 0, 3)
+
+
+def test_a_choice_by_rank_shrinks_from_the_last_on():
+    """Seven of group 0, two of group 1: of four, two each, the first by rank; of six, the one more is of group 0."""
+    groups = jnp.array([0, 0, 0, 1, 0, 0, 1, 0, 0, memory.NO_GROUP])
+    rank = jnp.array([5, 1, 9, 8, 0, 4, 2, 3, 7, 6], jnp.uint32)
+    chosen = lambda count: memory.balanced_choice(jax.random.key(1), groups, count, rank).tolist()
+    assert [set(chosen(4)[:2]), set(chosen(4)[2:])] == [{4, 6}, {1, 3}]
+    assert chosen(6)[:4] == chosen(4)
+    assert chosen(6)[4:] == [7, 5]
+    assert chosen(10)[4:] == [7, 5, 0, 8, 2, 10]
+
+
 def test_classes_by_vmap():
     features = jax.random.normal(jax.random.key(0), [20, 4])
     labels = jnp.arange(20) % 3

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import methods, streams, task_params, training
-from cljax.methods.replay import NONE, balanced_choice
-from cljax.types import make_clock
+from cljax.memory import NO_GROUP, balanced_choice
+from cljax.types import Batch, Learner, Memory, Output, make_clock
 from tests import conformance, shared
 from tests.plain import make_visit
 
@@ -28,7 +28,7 @@ small = functools.partial(shared.small, hidden=(16,))
 def test_a_choice_is_balanced_as_far_as_there_are_examples(groups, count, seed):
     """Of 4, none can be chosen. Every group has as many as the largest, or one less, or all that there are."""
     groups = np.array([*groups, *[4] * (30 - len(groups))], np.int32)
-    chosen = np.asarray(balanced_choice(jax.random.key(seed), jnp.where(groups == 4, NONE, groups), count))
+    chosen = np.asarray(balanced_choice(jax.random.key(seed), jnp.where(groups == 4, NO_GROUP, groups), count))
     real = chosen[chosen < len(groups)]
     assert len(set(real.tolist())) == len(real) == min(count, np.sum(groups != 4))
     assert (chosen[len(real) :] == len(groups)).all()
@@ -43,6 +43,100 @@ def test_a_choice_is_by_chance_and_uniform():
     draw = jax.jit(jax.vmap(lambda key: jnp.zeros(9).at[balanced_choice(key, groups, 4)].add(1)))
     frequency = draw(jax.random.split(jax.random.key(0), 3000)).mean(0)
     np.testing.assert_allclose(frequency, [2 / 6] * 6 + [2 / 3] * 3, atol=0.04)
+
+
+SIZES, SLOTS = (7, 6, 8), 5
+"""Examples of three tasks, of two classes each, and places in a memory."""
+
+
+class Folded:
+    """The examples of one task in batches of four; the features of example n are its number's cosine and sine."""
+
+    def __init__(self, task):
+        self.task, self.max_examples = task, {"train": max(SIZES)}
+
+    def __call__(self, fn, carry, split="train"):
+        for begin in range(0, SIZES[self.task], 4):
+            place = (begin + jnp.arange(4, dtype=jnp.int32)) % SIZES[self.task]
+            weights = (begin + np.arange(4) < SIZES[self.task]).astype(np.float32)
+            number = (10 * self.task + place).astype(jnp.float32)[:, None]
+            batch = Batch(number, place % 2, jnp.full(4, self.task, jnp.int32), place, jnp.asarray(weights))
+            carry = fn(carry, batch)
+        return carry
+
+
+def features_of(numbers):
+    return np.concatenate([np.cos(numbers), 3 * np.sin(numbers)], axis=1)
+
+
+def respond(params, batch):
+    both = jnp.concatenate([jnp.cos(batch.inputs), 3 * jnp.sin(batch.inputs)], axis=1)
+    return Output(jnp.zeros((len(batch.inputs), 2)), both, both, {}, {})
+
+
+def remembered(selection, key, order=(0, 1, 2)):
+    """The memory after each visit, without any training."""
+    term = methods.exemplars(memory_size=SLOTS, selection=selection)
+    blank = jnp.zeros(SLOTS, jnp.int32)
+    memory = Memory(jnp.zeros((SLOTS, 1)), blank, blank, jnp.zeros(SLOTS, jnp.bool_))
+    state = term.init(None, None)[0] if term.init else {}
+    learner = Learner({}, {}, (), state, {}, memory, None)
+    classes, found = jnp.ones((3, 2), jnp.bool_), []
+    for number, task in enumerate(order):
+        clock = make_clock(round=number, task=task, newest=max(order[: number + 1]), first=number < 3, classes=classes)
+        learner = term.end_visit(learner, clock, Folded(task), jax.random.fold_in(key, number), respond)
+        found.append(learner.memory)
+    return found
+
+
+def test_a_reservoir_keeps_every_example_seen_with_the_same_probability():
+    """After each of three tasks 5 of 7, of 13, of 21; and after a further visit to the first, when no one is new."""
+    order = (0, 1, 2, 0)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    memories = jax.jit(jax.vmap(lambda key: remembered("reservoir", key, order)))(keys)
+    seen = np.concatenate([10 * task + np.arange(size) for task, size in enumerate(SIZES)])
+    for memory, count in zip(memories, (7, 13, 21, 21), strict=True):
+        assert np.asarray(memory.valid).all()
+        numbers = np.asarray(memory.inputs)[..., 0]
+        assert all(len(set(row)) == SLOTS for row in numbers[:200])
+        frequency = np.array([(numbers == number).mean() * SLOTS for number in seen])
+        np.testing.assert_allclose(frequency, np.where(np.arange(21) < count, SLOTS / count, 0), atol=0.035)
+    pair = (numbers == 10).any(1) & (numbers == 24).any(1)
+    np.testing.assert_allclose(pair.mean(), 5 / 21 * 4 / 20, atol=0.02)
+
+
+def test_herded_exemplars_are_a_plain_loop_s_and_older_classes_lose_the_last_picked():
+    memories = jax.jit(lambda key: remembered("herding", key))(jax.random.key(0))
+    for task, memory in enumerate(memories):
+        numbers, groups = np.asarray(memory.inputs), np.asarray(2 * memory.tasks + memory.labels)
+        assert np.asarray(memory.valid).all()
+        counts = np.bincount(groups, minlength=6)[: 2 * task + 2]
+        assert counts.max() - counts.min() <= 1
+        for group in set(groups.tolist()):
+            everyone = (10 * (group // 2) + np.arange(group % 2, SIZES[group // 2], 2))[:, None].astype(np.float64)
+            unit = features_of(everyone) / np.linalg.norm(features_of(everyone), axis=1, keepdims=True)
+            picks = []
+            for size in range(1, counts[group] + 1):
+                left = [index for index in range(len(unit)) if index not in picks]
+                far = [np.linalg.norm(unit.mean(0) - unit[[*picks, index]].sum(0) / size) for index in left]
+                picks.append(left[int(np.argmin(far))])
+            assert numbers[groups == group].tolist() == everyone[picks].tolist()
+    again = jax.jit(lambda key: remembered("herding", key, (0, 1, 0)))(jax.random.key(0))[-1]
+    assert set(np.asarray(again.tasks).tolist()) == {0, 1}
+
+
+def test_a_selection_is_one_of_three():
+    network = mlp(conformance.stream())
+    with pytest.raises(
+        ValueError, match="replay's selection is 'best', but must be one of balanced, reservoir, herdin"
+    ):
+        methods.exemplars(selection="best")
+    sizes = [
+        len(jax.tree.leaves(training.step.init_shapes(methods.with_memory(one, 3, word))[2]))
+        for one in [methods.finetune(network)]
+        for word in ("balanced", "reservoir", "herding")
+    ]
+    assert sizes == [0, 1, 0]
 
 
 ORDER = [(0, 1), (1, 1), (2, 1), (0, 1)]

@@ -136,6 +136,8 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
         del parts["training"]["memory"]
     if options.network.width == 1:
         del parts["network"]["width"]
+    if options.training.memory_selection == "balanced":  # likewise
+        del parts["training"]["memory_selection"]
     parts["network"]["channels"] = options.network.blocks
     for part in parts.values():
         part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})

@@ -76,11 +76,13 @@ class Experiment(NamedTuple):
 
     def differs(self, method: str) -> str:
         """What a method's run lacks of its paper's method, or has beside it, to follow its name; mostly empty."""
+        from cljax.methods.build import makers, options_of
+
         first, normalization = method.split("+")[0], self.networks[method]["normalization"]
         whole = normalization in (*PAPER_NORMALIZATION.get(first, (normalization,)), "auto")
         whole &= self.parameters[method].get("feature_normalization") is not False
-        size = self.methods[method].memory_size
-        kept = f" with {size} exemplars" if size and "replay" not in method.split("+") else ""
+        size, own = self.methods[method].memory_size, map(options_of, makers(method).values())
+        kept = f" with {size} exemplars" if size and not any("memory_size" in options for options in own) else ""
         return ("" if whole else " without feature normalisation") + kept
 
     def side_by_side(self, method: Method, count: int) -> bool | int:
@@ -196,8 +198,8 @@ def parameters_of(names: Sequence[str], options: Training) -> dict[str, dict[str
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, given in parse_parameters(options.set, flat).items():
         name, part = key.split(" ")
-        if options.memory and "memory_size" in options_of(flat[key]):
-            given = {"memory_size": options.memory, **given}
+        asked = {"memory_size": options.memory, "selection": options.memory_selection} if options.memory else {}
+        given = {**{option: value for option, value in asked.items() if option in options_of(flat[key])}, **given}
         own = "" if part == name.split("+")[0] else f"{part}."
         found[name] |= {own + option: value for option, value in given.items()}
     return found

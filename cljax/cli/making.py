@@ -259,7 +259,7 @@ def amend(method: Method, options: Training, schedule: Schedule) -> Method:
     from cljax.methods.replay import with_memory
 
     if options.memory and not method.memory_size and method.train_on == "current":
-        method = with_memory(method, options.memory)
+        method = with_memory(method, options.memory, options.memory_selection)
     if options.learning_rate_decay:
         method = training.with_learning_rate_decay(method, schedule, decay=options.learning_rate_decay)
     return training.with_summed_loss(method) if options.loss_reduction == "sum" else method

@@ -152,6 +152,8 @@ class Training:
     """Change training images at random. crop: shift by up to an eighth of the side (4 of 32); colour: as AlexNet."""
     memory: int = 0
     """Exemplars of earlier tasks, in all, to train on as well; methods that have those tasks' examples take none."""
+    memory_selection: Literal["balanced", "reservoir", "herding"] = "balanced"
+    """What --memory keeps. By chance: as many of each class, or of all seen; herding: what is like a class's mean."""
     set: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]")] = ()
     """A method's own parameters, such as own_layers=2; METHOD.NAME=VALUE sets it for one method, or part, only."""
     curves_every: int = 0

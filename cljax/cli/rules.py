@@ -40,7 +40,7 @@ def check_values(options: Options) -> None:
     data, train, net = options.data, options.training, options.network
     many, tasks, size = len(data.data) > 1, data.tasks or 0, data.image_size
     listed, superclass = isinstance(data.class_order, tuple), data.division == "superclass"
-    first = train.first_epochs
+    first, choice = train.first_epochs, train.memory_selection
     if net.network not in (*NETWORKS, "auto") and not is_reference(net.network):
         raise UsageError(unknown("network", net.network, NETWORKS) + " One's own is named module:function.")
     rules = [
@@ -63,6 +63,7 @@ def check_values(options: Options) -> None:
         ("--seeds", train.seeds, len(set(train.seeds)) == len(train.seeds), "different seeds"),
         ("--seeds", train.seeds, train.seed is None or train.seeds == Training().seeds, "left out with --seed"),
         *((name, value, False, f"left out with --network {net.network}") for name, value in _not_taken(net)),
+        ("--memory-selection", choice, choice == "balanced" or train.memory > 0, "left out without --memory"),
     ]
     for name, value, holds, rule in rules:
         if not holds:

@@ -19,6 +19,7 @@ from cljax.methods.finetune import finetune
 from cljax.methods.freezing import freezing
 from cljax.methods.hard_sharing import hard_sharing
 from cljax.methods.hat import hat
+from cljax.methods.icarl import icarl
 from cljax.methods.joint import joint
 from cljax.methods.l2_constraint import l2_constraint
 from cljax.methods.l2_constraint import pull as pull
@@ -52,6 +53,7 @@ __all__ = [
     "freezing",
     "hard_sharing",
     "hat",
+    "icarl",
     "joint",
     "l2_constraint",
     "lfl",

@@ -1,58 +1,100 @@
-"""Replay: a memory of exemplars, as many of each class as can be, trained on beside the current task's examples."""
+"""Replay: a memory of exemplars, trained on beside the current task's examples."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from cljax.memory import NO_GROUP, balanced_choice, herd_classes
 from cljax.methods.combine import combine
 from cljax.methods.common import Scope, plain
-from cljax.numbers import whole
-from cljax.types import Array, Batch, Clock, Fold, Learner, Memory, Method, Network, Respond, Term
+from cljax.methods.distilling import own_output
+from cljax.numbers import check_option, whole
+from cljax.types import Array, Batch, Clock, Fold, Learner, Memory, Method, Network, Respond, Sizes, Term, Tree
+
+Selection = Literal["balanced", "reservoir", "herding"]
 
 
-def exemplars(*, memory_size: int = 200) -> Term:
-    r"""A memory of exemplars, for any method: at the end of a visit, examples of the task are kept by chance.
+def exemplars(*, memory_size: int = 200, selection: Selection = "balanced") -> Term:
+    r"""A memory of exemplars, for any method: at the end of a visit, examples of the task are kept.
 
     The loop mixes the memory into every epoch: each example of the current task and each exemplar comes once. What is
     learned of an exemplar is the base's affair; by `finetune` and what is built on it, the cross-entropy over the
     classes of the exemplar's own task, or in the class-incremental scenario over those of all tasks seen.
 
-    Each class has the same number of exemplars, or one more by chance, or all of its examples where it has fewer. What
-    is kept of an older class becomes fewer by chance; a task that is visited again is drawn anew. Of several labels an
-    example (float labels that are not one-hot), as many are kept of each task instead.
+    | selection | what is kept |
+    |---|---|
+    | `balanced` | by chance, as many of each class seen as can be |
+    | `reservoir` | by chance, each example of all tasks seen with the same probability |
+    | `herding` | as many of each class, so that the mean of their features is as near the class's as can be |
+
+    As many: each class has the same number of exemplars, or one more by chance, or all of its examples where it has
+    fewer. Of several labels an example (float labels that are not one-hot), a task is taken for a class. What is kept
+    of an older class becomes fewer: by chance, or of 'herding' from the last picked on. A task that is visited again is
+    drawn anew, but in a reservoir, where its examples have had their chance. Herding takes the features that enter the
+    head as the task sees them, of unit length.
 
     Args:
       memory_size: number of exemplars, at least 1.
+      selection: a row of the table.
 
     Returns:
-      The term `replay`, which adds nothing to the loss.
+      The term `replay`, which adds nothing to the loss; of 'reservoir' its state is `priority`, the random number that
+      each exemplar was drawn with.
 
     Raises:
-      ValueError: for a number out of range.
+      ValueError: for an unknown option, or a number out of range.
 
     Example:
       >>> exemplars(memory_size=50).memory_size
       50
 
-    Reference: Rebuffi et al., iCaRL, 2017, section 3.3 has a memory of fixed size, shared by all classes seen; it
-    chooses by herding.
+    Reference: Rebuffi et al., iCaRL, 2017, section 3.3 and algorithms 4 and 5; Vitter, Random Sampling with a
+    Reservoir, 1985, by the smallest of random numbers.
     """
     memory_size = whole("replay's memory_size", memory_size, least=1)
+    check_option("replay's selection", selection, Selection)
+
+    def init(learner: Learner, sizes: Sizes) -> tuple[dict[str, Tree], dict[str, Array]]:
+        return {"priority": jnp.zeros(memory_size, jnp.uint32)}, {}
 
     def end_visit(learner: Learner, clock: Clock, fold: Fold, key: Array, respond: Respond) -> Learner:
         kept: Any = learner.memory
-        places = fold.max_examples["train"]
+        places, classes = fold.max_examples["train"], clock.classes.shape[1]
 
-        def collect(groups: Array, batch: Batch) -> Array:
+        def features_of(batch: Batch) -> Array:
+            return own_output(respond(learner.params, batch), clock).features.reshape(len(batch.inputs), -1)
+
+        def collect(found: dict[str, Array], batch: Batch) -> dict[str, Array]:
             place = jnp.where(batch.weights > 0, batch.position, places)  # surplus examples repeat others
-            return groups.at[place].set(group_of(batch.labels, batch.tasks, clock), mode="drop")
+            new = {"groups": group_of(batch.labels, batch.tasks, clock)}
+            if selection == "herding":
+                new["features"] = features_of(batch)
+            return {name: leaf.at[place].set(new[name], mode="drop") for name, leaf in found.items()}
 
-        new = fold(collect, jnp.full(places, NONE, jnp.int32))
-        older = jnp.where(kept.valid & (kept.tasks != clock.task), group_of(kept.labels, kept.tasks, clock), NONE)
-        chosen = balanced_choice(key, jnp.concatenate([new, older]), memory_size)
+        empty = {"groups": jnp.full(places, NO_GROUP, jnp.int32)}
+        if selection == "herding":
+            slots = Batch(kept.inputs, kept.labels, kept.tasks, kept.tasks, jnp.ones(memory_size, jnp.float32))
+            like = jax.eval_shape(features_of, slots)
+            empty["features"] = jnp.zeros((places, *like.shape[1:]), like.dtype)
+        new = fold(collect, empty)
+        stays = kept.valid & (kept.tasks != clock.task)
+        if selection == "reservoir":
+            stays = kept.valid
+            new["groups"] = jnp.where(clock.first, new["groups"], NO_GROUP)
+        older = jnp.where(stays, group_of(kept.labels, kept.tasks, clock), NO_GROUP)
+        groups, rank = jnp.concatenate([new["groups"], older]), None
+        if selection == "herding":
+            within = new["groups"] - clock.task * classes
+            picks = herd_classes(new["features"], within, classes, min(memory_size, places))
+            rank = jnp.concatenate([picks, jnp.arange(memory_size, dtype=jnp.int32)]).astype(jnp.uint32)
+        if selection == "reservoir":
+            drawn = jax.random.bits(jax.random.fold_in(key, 1), (places,), jnp.uint32)
+            rank = jnp.concatenate([drawn, learner.method_state["priority"]])
+            groups = jnp.where(groups == NO_GROUP, NO_GROUP, 0)
+        chosen = balanced_choice(key, groups, memory_size, rank)
         from_task = chosen < places
         valid = chosen < places + memory_size
         slot = jnp.full(places, memory_size, jnp.int32)
@@ -66,13 +108,12 @@ def exemplars(*, memory_size: int = 200) -> Term:
             found = {name: put(getattr(memory, name), getattr(batch, name)) for name in ("inputs", "labels", "tasks")}
             return memory._replace(**found)
 
+        if selection == "reservoir" and rank is not None:
+            learner = learner._replace(method_state={"priority": jnp.take(rank, chosen, mode="clip")})
         return learner._replace(memory=fold(store, moved._replace(valid=valid)))
 
-    return Term("replay", end_visit=end_visit, all_heads=True, memory_size=memory_size)
-
-
-NONE = 2**31 - 1
-"""The group of what is no example."""
+    first = init if selection == "reservoir" else None
+    return Term("replay", first, end_visit=end_visit, all_heads=True, memory_size=memory_size)
 
 
 def group_of(labels: Array, tasks: Array, clock: Clock) -> Array:
@@ -83,48 +124,20 @@ def group_of(labels: Array, tasks: Array, clock: Clock) -> Array:
     return tasks * clock.classes.shape[1] + labels.astype(jnp.int32)
 
 
-def balanced_choice(key: Array, groups: Array, count: int) -> Array:
-    """Chooses by chance, as many of each group as can be.
-
-    Args:
-      key: PRNG key.
-      groups: `[N]` int32; `NONE` for what cannot be chosen.
-      count: how many to choose, static.
-
-    Returns:
-      `[count]` int32 places in `groups`, the least number of a group first; N where there are no more.
-
-    Example:
-      >>> groups = jnp.array([0, 0, 0, 0, 1, 1, NONE])
-      >>> chosen = balanced_choice(jax.random.key(0), groups, 4)
-      >>> jnp.sort(groups[chosen]).tolist()
-      [0, 0, 1, 1]
-    """
-    size = len(groups)
-    bits, ties = jax.random.bits(key, (2, size), jnp.uint32)
-    by_group = jnp.lexsort((bits, groups))
-    ordered = groups[by_group]
-    place = jnp.arange(size, dtype=jnp.int32)
-    turn = place - jnp.searchsorted(ordered, ordered, side="left").astype(jnp.int32)
-    turn = jnp.zeros(size, jnp.int32).at[by_group].set(turn)
-    turn = jnp.where(groups == NONE, NONE, turn)
-    order = jnp.lexsort((ties, turn)).astype(jnp.int32)
-    order = jnp.where(turn[order] == NONE, size, order)
-    return jnp.concatenate([order, jnp.full(count, size, jnp.int32)])[:count]
-
-
-def with_memory(method: Method, memory_size: int) -> Method:
+def with_memory(method: Method, memory_size: int, selection: Selection = "balanced") -> Method:
     """A method that also trains on a memory of exemplars; see `exemplars`.
 
     Args:
       method: one that trains on the current task's examples.
       memory_size: number of exemplars; 0: none, and the method is returned as it is.
+      selection: which they are.
 
     Returns:
       The method, of the same name.
 
     Raises:
-      ValueError: for a number out of range; for a method that has all tasks' examples, or a memory of its own.
+      ValueError: for an unknown option, or a number out of range; for a method that has all tasks' examples, or one
+        that has a memory of its own.
 
     Example:
       >>> from cljax import methods, networks
@@ -133,20 +146,23 @@ def with_memory(method: Method, memory_size: int) -> Method:
     """
     if not whole(f"{method.name}'s memory_size", memory_size):
         return method
-    return combine(method, exemplars(memory_size=memory_size), name=method.name)
+    return combine(method, exemplars(memory_size=memory_size, selection=selection), name=method.name)
 
 
-def replay(network: Network, *, memory_size: int = 200, scope: Scope = "auto") -> Method:
+def replay(
+    network: Network, *, memory_size: int = 200, selection: Selection = "balanced", scope: Scope = "auto"
+) -> Method:
     r"""Replay: fine-tuning on the current task's examples and on exemplars of earlier ones, all together.
 
     $$ \min_\theta \; \mathbb{E}_{(x, y, s) \sim D_t \cup M} \left[ -\log \mathrm{softmax}(z_s(x))_y \right] $$
-    where the memory M has as many exemplars of each class seen before as can be, chosen by chance at the end of each
-    visit, and an example's loss is over the classes of its own task s, by that task's head; or, with one growing head,
-    over the classes of all tasks seen.
+    where the memory M has exemplars of the classes seen before, chosen at the end of each visit (see `exemplars`), and
+    an example's loss is over the classes of its own task s, by that task's head; or, with one growing head, over the
+    classes of all tasks seen.
 
     Args:
       network: an ordinary network. All `per_task` leaves stay stacked, and those of all tasks seen train.
       memory_size: the number of exemplars, for all tasks together; 0 is fine-tuning.
+      selection: which they are; see `exemplars`.
       scope: a softmax over the classes of each example's own task, 'per_task'; or one over all classes seen,
         'concatenated'. 'auto': the second where the scenario is class-incremental, else the first.
 
@@ -164,4 +180,4 @@ def replay(network: Network, *, memory_size: int = 200, scope: Scope = "auto") -
     Reference: Rolnick et al., Experience Replay for Continual Learning, 2019; Chaudhry et al., On Tiny Episodic
     Memories in Continual Learning, 2019.
     """
-    return with_memory(plain("replay", network, scope=scope), memory_size)
+    return with_memory(plain("replay", network, scope=scope), memory_size, selection)
