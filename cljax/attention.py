@@ -1,4 +1,4 @@
-r"""Attention: where in the last feature maps a class is seen. Differentiable, maps and importances both.
+r"""Attention: where the last feature maps are active, or see a class. Differentiable, maps and importances both.
 
 A map is what `losses.attention_distillation` compares; it normalises, these functions do not.
 """
@@ -83,6 +83,28 @@ def pooled_linear_cam(maps: Array, kernel: Array, class_index: Array) -> Array:
     chex.assert_type(class_index, int)
     places, known = known_labels(class_index, kernel.shape[1])
     return _activation(maps, kernel.T[places] / (maps.shape[1] * maps.shape[2]), known)
+
+
+def activation_map(maps: Array) -> Array:
+    r"""Where the maps are active, whatever for.
+
+    $$ Q_{hw} = \sum_k A_{hwk}^2 $$
+
+    Args:
+      maps: `[B, H, W, C]`.
+
+    Returns:
+      `[B, H, W]`, at least 0, not normalised.
+
+    Example:
+      >>> activation_map(jnp.array([[[[1.0, 2.0]], [[0.0, -3.0]]]]))
+      Array([[[5.],
+              [9.]]], dtype=float32)
+
+    Reference: Zagoruyko and Komodakis, Paying More Attention to Attention, 2017, section 3.1, the sum of powers, p = 2.
+    """
+    chex.assert_rank(maps, 4)
+    return jnp.sum(maps**2, axis=-1)
 
 
 def _activation(maps: Array, importance: Array, known: Array) -> Array:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
@@ -43,7 +43,7 @@ def _convolutional(make: Callable[[Network], Method], network: Network) -> Metho
     return make(convolutional)
 
 
-def _lwm(network: Network) -> Method:
+def _lwm(network: Network, **options: Any) -> Method:
     pooled = networks.cnn(
         network.inputs,
         network.outputs,
@@ -53,7 +53,7 @@ def _lwm(network: Network) -> Method:
         normalization="batch",
         dropout=0.2,
     )
-    return methods.lwm(pooled)
+    return methods.lwm(pooled, **options)
 
 
 TABLE = {
@@ -82,6 +82,7 @@ TABLE = {
     "lwf": Row(methods.lwf),
     "lwf_mc": Row(methods.lwf_mc),
     "lwm": Row(_lwm),
+    "lwm, L_C + L_AD by activation": Row(functools.partial(_lwm, beta=0.0, attention_map="activation")),
     "network_expansion": Row(methods.network_expansion),
     "packnet": Row(methods.packnet),
     "progressive": Row(methods.progressive),

@@ -143,6 +143,44 @@ def test_attention_by_squares():
     np.testing.assert_allclose(evaluate(method, learner, SECOND, batch_of(1))[1]["attention"], 2 / 9, rtol=2e-6)
 
 
+@pytest.mark.parametrize("distance", ["l1", "l2"])
+@pytest.mark.parametrize("attention_map", ["grad_cam", "activation"])
+def test_classification_and_attention_alone_are_a_plain_computation_s_with_its_gradient(attention_map, distance):
+    """L_C + L_AD, the ablation; the gradient by differences in double precision. The maps are `map` times the number.
+
+    Every kernel is positive, so that the Grad-CAM is the map but for its length.
+    """
+    method = lwm(table(), classification="ce_all", beta=0.0, gamma=3.0, attention_map=attention_map, distance=distance)
+    map, kernels = np.array([1.0, 2.0, 2.0]), np.stack([np.exp(STUDENT), np.exp(OTHER)]).astype(np.float64)
+    taught = np.array([2.0, 1.0, 2.5])
+
+    def look(map):
+        squared = map**2 if attention_map == "activation" else map
+        return squared / np.linalg.norm(squared)
+
+    def plain(map, kernels):
+        logits = map.mean() * np.concatenate([kernels[0], kernels[1]], axis=1)  # example n has channel n alone
+        classified = np.log(np.exp(logits).sum(1)) - logits[[0, 1], [3, 4]]
+        apart = look(map) - look(taught)
+        return classified.mean() + 3 * (np.abs(apart).sum() if distance == "l1" else (apart**2).sum())
+
+    learner = made(method, (map, jnp.asarray(kernels, jnp.float32)), (taught, jnp.exp(jnp.stack([TEACHER, OTHER]))))
+    value, metrics, gradient = evaluate(method, learner, SECOND, batch_of(1))
+    np.testing.assert_allclose(value, plain(map, kernels), rtol=1e-5)
+    np.testing.assert_allclose(value, metrics["classification"] + 3 * metrics["attention"], rtol=1e-6)
+
+    def slopes(values, of):
+        steps = 1e-6 * np.eye(values.size).reshape(-1, *values.shape)
+        return np.array([(of(values + step) - of(values - step)) / 2e-6 for step in steps]).reshape(values.shape)
+
+    found = gradient()
+    expected = slopes(map, lambda map: plain(map, kernels))
+    assert np.abs(gradient("attention")["map"]).max() > 1e-2
+    np.testing.assert_allclose(found["map"], expected, rtol=1e-4, atol=1e-5)
+    expected = slopes(kernels, lambda kernels: plain(map, kernels))
+    np.testing.assert_allclose(found["head"]["kernel"], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("classification", get_args(Classification))
 def test_a_label_that_is_no_class_of_its_task_shows(classification):
     """Nor is it taken for another task's: in one head, -1 of the second task would be the first one's last class."""

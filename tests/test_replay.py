@@ -126,7 +126,7 @@ def test_herded_exemplars_are_a_plain_loop_s_and_older_classes_lose_the_last_pic
 
 
 def test_a_selection_is_one_of_three():
-    network = mlp(conformance.stream())
+    network = shared.small(conformance.stream())
     with pytest.raises(
         ValueError, match="replay's selection is 'best', but must be one of balanced, reservoir, herdin"
     ):

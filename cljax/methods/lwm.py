@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from cljax import losses, task_params
-from cljax.attention import grad_cam
+from cljax.attention import activation_map, grad_cam
 from cljax.losses import Distance
 from cljax.methods.combine import combine
 from cljax.methods.common import mean, outputs_of
@@ -20,10 +20,16 @@ from cljax.task_params import flatten_heads
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Output, Teacher, Term, Tree
 
 Distilled = Literal["all", "top"]
+AttentionMap = Literal["grad_cam", "activation"]
 
 
 def attention(
-    *, beta: float = 1.0, gamma: float = 1.0, distilled: Distilled = "all", distance: Distance = "l1"
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    distilled: Distilled = "all",
+    distance: Distance = "l1",
+    attention_map: AttentionMap = "grad_cam",
 ) -> Term:
     r"""Learning without Memorizing's term: keeps the scores of old classes, and where the network looks for them.
 
@@ -39,6 +45,7 @@ def attention(
       gamma: strength of L_AD, the number `gamma`.
       distilled: the old classes in L_D: 'all', or 'top', b alone.
       distance: of the attention maps of unit length: 'l1', or 'l2', squared.
+      attention_map: Q, the 'grad_cam' of b; or 'activation', the sum of the squared maps, for no class in particular.
 
     Returns:
       The term `lwm`; metrics `distillation` (nats) and `attention`, before their strengths.
@@ -50,13 +57,17 @@ def attention(
       >>> attention(beta=0.0).name
       'lwm'
 
-    Reference: Dhar et al., Learning without Memorizing, 2019, equations 1 to 3 and 6.
+    Reference: Dhar et al., Learning without Memorizing, 2019, equations 1 to 3 and 6; for 'activation', Zagoruyko and
+    Komodakis, Paying More Attention to Attention, 2017, equation 2, there by 'l2'.
     """
     check_option("lwm's distilled", distilled, Distilled)
     check_option("lwm's distance", distance, Distance)
+    check_option("lwm's attention_map", attention_map, AttentionMap)
     strengths = {"beta": real("lwm's beta", beta, least=0), "gamma": real("lwm's gamma", gamma, least=0)}
 
     def map_of(params: Tree, collections: Tree, teacher: Teacher, clock: Clock, maps: Array, top: Array) -> Array:
+        if attention_map == "activation":
+            return activation_map(maps)
         base, learner = teacher.base, teacher.learner
 
         def head(params: Tree, collections: Tree, task: Array, maps: Array) -> Array:
@@ -99,6 +110,7 @@ def lwm(
     classification: Classification = "bce_new",
     distilled: Distilled = "all",
     distance: Distance = "l1",
+    attention_map: AttentionMap = "grad_cam",
     beta: float = 1.0,
     gamma: float = 1.0,
 ) -> Method:
@@ -110,8 +122,8 @@ def lwm(
     with the logits t and the attention Q' of the teacher, the network as it was just before the visit, in evaluation
     mode; b is the old class of the student's largest logit, for both networks; Q_b is the Grad-CAM of the last maps. On
     the first task there is L_C alone. The maps are those of the training step; the importance of a map is taken from
-    the head in evaluation mode, without dropout. The configurations compared in the paper: fine-tuning (0, 0), LwF-MC
-    (beta, 0), LwM (beta, gamma), attention alone (0, gamma). The paper gives neither number.
+    the head in evaluation mode, without dropout. The configurations compared in the paper, by beta and gamma:
+    fine-tuning (0, 0), LwF-MC (beta, 0), LwM (beta, gamma), L_C + L_AD (0, gamma). The paper gives neither number.
 
     The classes in L_C, and what a label says:
 
@@ -134,6 +146,7 @@ def lwm(
       classification: L_C, a row of the table.
       distilled: the old classes in L_D: 'all' as in equation 1, or 'top', b alone, as section 5.3 may be read.
       distance: of the attention maps of unit length: 'l1', the one that the paper chose, or 'l2', squared.
+      attention_map: Q, the 'grad_cam' of b; or 'activation', the sum of the squared maps, for no class in particular.
       beta: strength of L_D.
       gamma: strength of L_AD.
 
@@ -150,7 +163,8 @@ def lwm(
       'lwm'
 
     Reference: Dhar et al., Learning without Memorizing, 2019, equations 1 to 3 and 6, table 3. In print,
-    equation 1 leaves out the second term of L_D.
+    equation 1 leaves out the second term of L_D. For 'activation': Zagoruyko and Komodakis, Paying More Attention to
+    Attention, 2017.
     """
     base = growing_head("lwm", network, classification=classification)
     if classification == "ce_new" and network.outputs == 1:
@@ -159,7 +173,8 @@ def lwm(
             "nothing would be learned. Choose 'bce_new'."
         )
     _check_network(network)
-    term = attention(beta=beta, gamma=gamma, distilled=distilled, distance=distance)
+    options: dict[str, Any] = {"distilled": distilled, "distance": distance, "attention_map": attention_map}
+    term = attention(beta=beta, gamma=gamma, **options)
     return combine(base, term, name="lwm")
 
 
