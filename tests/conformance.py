@@ -82,7 +82,7 @@ TABLE = {
     "lwf": Row(methods.lwf),
     "lwf_mc": Row(methods.lwf_mc),
     "lwm": Row(_lwm),
-    "lwm, L_C + L_AD by activation": Row(functools.partial(_lwm, beta=0.0, attention_map="activation")),
+    "lwm_by_activation": Row(functools.partial(_lwm, beta=0.0, attention_map="activation")),
     "network_expansion": Row(methods.network_expansion),
     "packnet": Row(methods.packnet),
     "progressive": Row(methods.progressive),

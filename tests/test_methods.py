@@ -314,6 +314,7 @@ NUMBERS = {
     "finetune": {"shared_learning_rate": 1.5, "warm_up": 1.0},
     "hard_sharing": {"own_layers": 1.5},
     "hat": {"strength": -1.0, "max_scale": 0.0},
+    "icarl": {"memory_size": 0},
     "l2_constraint": {"strength": -1.0, "warm_up": -0.5},
     "lwf": {"temperature": 0.0, "strength": -1.0, "warm_up": 1.0, "own_layers": -1},
     "lwm": {"beta": -1.0, "gamma": -1.0},
