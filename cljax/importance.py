@@ -14,6 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from cljax.losses import known_labels
 from cljax.numbers import INT32, real, whole
@@ -22,9 +23,14 @@ from cljax.types import Array, Tree
 
 def _mean_over_examples(tree: Tree, weights: Array) -> Tree:
     """The weighted mean over the leading axis of every leaf; 0 where all weights are 0."""
-    total = jnp.sum(weights)
-    share = weights / jnp.where(total > 0, total, 1)
+    share = _share(weights)
     return jax.tree.map(lambda leaf: jnp.tensordot(share.astype(leaf.dtype), leaf, axes=1), tree)
+
+
+def _share(weights: Array) -> Array:
+    """Each example's part of the total weight; 0 where that is 0."""
+    total = jnp.sum(weights)
+    return weights / jnp.where(total > 0, total, 1)
 
 
 def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: Array, chunk: int | None) -> Tree:
@@ -33,21 +39,25 @@ def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: Arr
     chunk = None if chunk is None else whole("chunk", chunk, least=1)
     if chunk is None or chunk >= size:
         return _mean_over_examples(jax.vmap(function)(*examples), weights)
-    padding = -size % chunk
-    wrapped = [jnp.concatenate([part, part[:padding]]) for part in examples]
-    padded = jnp.concatenate([weights, jnp.zeros(padding, weights.dtype)])
-    total = jnp.sum(weights)
-    padded = padded / jnp.where(total > 0, total, 1)
+    share, *rows = _in_rows((_share(weights), *examples), chunk)
 
     def add(carry: Tree, parts: tuple) -> tuple[Tree, None]:
         share, *batch = parts
         values = jax.vmap(function)(*batch)
         return jax.tree.map(lambda sum, v: sum + jnp.tensordot(share.astype(v.dtype), v, axes=1), carry, values), None
 
-    rows = [part.reshape(-1, chunk, *part.shape[1:]) for part in (padded, *wrapped)]
     shapes = jax.eval_shape(function, *(part[0] for part in examples))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-    return lax.scan(add, zeros, tuple(rows))[0]
+    return lax.scan(add, zeros, (share, *rows))[0]
+
+
+def _in_rows(parts: tuple, chunk: int) -> list[Array]:
+    """Weights `[B]` and examples `[B, ...]` as rows `[n, chunk, ...]`; surplus places have weight 0."""
+    weights, *examples = parts
+    padding = -len(weights) % chunk
+    padded = jnp.concatenate([weights, jnp.zeros(padding, weights.dtype)])
+    wrapped = [jnp.concatenate([part, part[:padding]]) for part in examples]
+    return [part.reshape(-1, chunk, *part.shape[1:]) for part in (padded, *wrapped)]
 
 
 def _example_weights(inputs: Array, weights: Array | None) -> Array:
@@ -78,7 +88,7 @@ def fisher(
     - `'exact'`: the expectation as written, over all classes;
     - `'sampled'`: one label drawn from the network's output for each example; equal to it on average;
     - `'empirical'`: the example's own label; it vanishes where the network is certain and right;
-    - `'batched'`: the square of the mean gradient over the batch, own labels. Not a Fisher information; for comparison
+    - `'batched'`: the square of the mean gradient over a batch, own labels. Not a Fisher information; for comparison
       with code that takes it for one.
 
     Args:
@@ -91,7 +101,8 @@ def fisher(
       kind: see above.
       key: PRNG key, for `'sampled'`.
       weights: `[B]` float, the examples' weights in the mean; None: 1.
-      chunk: how many examples' gradients to hold in memory at once; None: all. The result is the same.
+      chunk: how many examples' gradients to hold in memory at once; None: all. The result is the same, but for
+        `'batched'`: there it is the size of a batch, of which the mean is taken; None: all examples are one.
 
     Returns:
       A tree like `params`, not negative.
@@ -154,10 +165,15 @@ def fisher(
     if kind == "empirical":
         return _mean_in_chunks(at_label, (inputs, labels), weights, chunk)
 
-    def mean_log_prob(params: Tree) -> Array:
-        return _mean_over_examples(jax.vmap(chosen)(log_prob_fn(params, inputs), labels), weights)
+    def of_batch(weights: Array, inputs: Array, labels: Array) -> Tree:
+        def mean_log_prob(params: Tree) -> Array:
+            return _mean_over_examples(jax.vmap(chosen)(log_prob_fn(params, inputs), labels), weights)
 
-    return square(jax.grad(mean_log_prob)(params))
+        return square(jax.grad(mean_log_prob)(params))
+
+    chunk = len(inputs) if chunk is None else min(whole("chunk", chunk, least=1), len(inputs))
+    batches = _in_rows((weights, inputs, labels), chunk)
+    return _mean_in_chunks(of_batch, tuple(batches), jnp.sum(batches[0], axis=1), 1)
 
 
 def memory_aware(
@@ -220,7 +236,7 @@ def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tr
     return jax.tree.map(lambda w, g, old, new: w - g * (new - old), total, gradients, before, after)
 
 
-def path_importance(total: Tree, start: Tree, end: Tree, *, damping: float = 0.1) -> Tree:
+def path_importance(total: Tree, start: Tree, end: Tree, *, damping: ArrayLike = 0.1) -> Tree:
     r"""A task's importances by synaptic intelligence, from its path integral.
 
     .. math:: \Omega_i = \frac{\max(\omega_i, 0)}{(\theta^{\mathrm{end}}_i - \theta^{\mathrm{start}}_i)^2 + \xi}
@@ -247,7 +263,49 @@ def path_importance(total: Tree, start: Tree, end: Tree, *, damping: float = 0.1
     """
     chex.assert_trees_all_equal_shapes(total, start, end)
     damping = real("damping", damping, above=0)
-    return jax.tree.map(lambda w, a, b: jnp.maximum(w, 0) / (jnp.square(b - a) + damping), total, start, end)
+    damp = lambda squared: squared + jnp.asarray(damping).astype(squared.dtype)
+    return jax.tree.map(lambda w, a, b: jnp.maximum(w, 0) / damp(jnp.square(b - a)), total, start, end)
+
+
+def moment_matching(
+    means: Tree, weights: Array, precisions: Tree | None = None, *, otherwise: Tree | None = None
+) -> Tree:
+    r"""One Gaussian for several tasks' posteriors: incremental moment matching.
+
+    .. math::
+        \text{mean:} \quad \theta^*_i = \frac{\sum_k \alpha_k \theta_{k, i}}{\sum_k \alpha_k}, \qquad
+        \text{mode:} \quad \theta^*_i = \frac{\sum_k \alpha_k F_{k, i} \theta_{k, i}}{\sum_k \alpha_k F_{k, i}}
+
+    Args:
+      means: a tree of `[T, ...]`, each task's parameters.
+      weights: `[T]` float, :math:`\alpha`, at least 0; they need not add up to 1.
+      precisions: a tree like means, each task's Fisher information, at least 0: the mode. None: the mean.
+      otherwise: a tree of `[...]`, the value where no task has any precision; None: 0.
+
+    Returns:
+      A tree of `[...]`. Of a single task, its parameters by bits, wherever its precision is above 0.
+
+    Example:
+      >>> means, precisions = jnp.array([[0.0, 1.0], [4.0, 3.0]]), jnp.array([[3.0, 0.0], [1.0, 5.0]])
+      >>> moment_matching(means, jnp.ones(2)).tolist(), moment_matching(means, jnp.ones(2), precisions).tolist()
+      ([2.0, 2.0], [1.0, 3.0])
+
+    Reference: Lee et al., Overcoming Catastrophic Forgetting by Incremental Moment Matching, 2017, equations 3 and 8.
+    """
+    precisions = jax.tree.map(jnp.ones_like, means) if precisions is None else precisions
+    otherwise = jax.tree.map(lambda rows: jnp.zeros_like(rows[0]), means) if otherwise is None else otherwise
+    chex.assert_trees_all_equal_shapes(means, precisions)
+
+    def merge(rows: Array, precision: Array, other: Array) -> Array:
+        share = weights.astype(rows.dtype).reshape(-1, *(1,) * (rows.ndim - 1)) * precision
+        largest = jnp.max(
+            share, axis=0, keepdims=True
+        )  # divided by it, the least precision does not vanish in a product
+        share = share / jnp.where(largest > 0, largest, 1)
+        total = jnp.sum(share, axis=0)
+        return jnp.where(total > 0, jnp.sum(share * rows, axis=0) / jnp.where(total > 0, total, 1), other)
+
+    return jax.tree.map(merge, means, precisions, otherwise)
 
 
 def unit_activity(activations: Tree, *, weights: Array | None = None) -> Tree:

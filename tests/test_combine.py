@@ -26,8 +26,12 @@ TERMS = {
     "ewc": methods.consolidation,
     "lfl": methods.features,
     "lwm": methods.attention,
+    "si": methods.synaptic_intelligence,
 }
-NUMBERS = ("lwf.strength", "l2_constraint.strength", "ewc.strength", "lfl.strength", "lwm.beta", "lwm.gamma")
+NUMBERS = (
+    *("lwf.strength", "l2_constraint.strength", "ewc.strength", "lfl.strength", "si.strength"),
+    *("lwm.beta", "lwm.gamma"),
+)
 close = functools.partial(assert_close, rtol=2e-5, atol=2e-5)
 READER = Term("reader", all_heads=True)
 """Reads all heads and adds nothing: the base with its heads kept stacked."""
@@ -102,6 +106,7 @@ SCALED = {
     "l2_constraint.strength": "l2_constraint.penalty",
     "ewc.strength": "ewc.penalty",
     "lfl.strength": "lfl.features",
+    "si.strength": "si.penalty",
     "lwm.beta": "lwm.distillation",
     "lwm.gamma": "lwm.attention",
 }
@@ -197,12 +202,13 @@ def test_a_name_gives_a_method_with_its_parameters():
     method = methods.build("lwf+ewc+replay", network, given)
     assert (method.name, method.memory_size, len(method.phases)) == ("lwf+ewc+replay", 9, 1)
     hyper = init_shapes(method)[3]
-    assert set(hyper) == {"strength", "temperature", "ewc.strength"}
+    assert set(hyper) == {"strength", "temperature", "ewc.strength", "ewc.decay"}
     _, _, _, numbers = method.init(jax.random.key(0), Sizes(3, 3, LIMITS))
     assert {name: float(value) for name, value in numbers.items()} == {
         "strength": 1.0,
         "temperature": 4.0,
         "ewc.strength": 7.0,
+        "ewc.decay": 1.0,
     }
     assert methods.build("finetune", network).name == "finetune"
     swept = training.check_hypers(method, [0, 1], [{"ewc.strength": 1}, {"ewc.strength": 2}])
@@ -213,7 +219,7 @@ def test_a_name_gives_a_method_with_its_parameters():
     ("name", "error"),
     [
         ("ewe", r"There is no method 'ewe'\. There are: clnp, df_cnn, .*, tfm\."),
-        ("lwf+", r"'' cannot be added to a method\. What can: ewc, l2_constraint, lfl, lwf, lwm, replay\."),
+        ("lwf+", r"'' cannot be added to a method\. What can: ewc, l2_constraint, lfl, lwf, lwm, mas, replay, si\."),
         ("lwf+clnp", "'clnp' cannot be added to a method"),
         ("lwf+ewc+ewc", r"'lwf\+ewc\+ewc' has 'ewc' twice"),
         ("ewc+ewc", "has 'ewc' twice"),

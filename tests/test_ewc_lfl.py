@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,75 +11,39 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import methods, streams, task_params, training
-from cljax.types import Batch, Learner, Network, Sizes, make_clock
+from cljax import methods, streams, training
+from cljax.types import make_clock
 from tests import conformance, shared
 from tests.plain import make_visit
+from tests.regression import (
+    FIRST,
+    INPUTS,
+    KERNEL,
+    SECOND,
+    Fold,
+    batch_of,
+    enumerated,
+    gradient_of,
+    learner_of,
+    softmax_regression,
+)
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 SGD = optax.sgd(1.0, momentum=0.9)
 small = functools.partial(shared.small, hidden=(8, 6))
-SECOND = make_clock(task=1, classes=np.ones((2, 3), bool))
 
-
-def softmax_regression():
-    """Three classes of two inputs, no bias, one kernel for all tasks; its features are the inputs times a scale."""
-
-    def init(key):
-        return {"scale": jnp.ones(2), "kernel": jnp.zeros([2, 3])}, {}
-
-    def encode(params, collections, inputs, *, train, key):
-        return inputs * params["scale"][None, :], {}, collections
-
-    def decode(params, collections, maps, *, train, key):
-        return (maps @ params["kernel"], maps), {}, collections
-
-    return Network(init, encode, decode, (), (), (2,), 3)
-
-
-INPUTS = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0]])
-LABELS = jnp.array([0, 1, 2, 0])
-
-
-def batch_of(weights=(1.0, 1.0, 1.0, 1.0), inputs=INPUTS, labels=LABELS, task=0):
-    tasks = jnp.full(len(inputs), task, jnp.int32)
-    return Batch(inputs, labels, tasks, jnp.arange(len(inputs)), jnp.asarray(weights, jnp.float32))
-
-
-class Fold:
-    """The examples of spec 8 in two batches, surplus ones of weight 0 between them."""
-
-    max_examples: ClassVar = {"train": 4}
-
-    def __call__(self, fn, carry, split="train"):
-        carry = fn(carry, batch_of((1.0, 1.0, 1.0, 0.0)))
-        return fn(carry, batch_of((0.0, 0.0, 0.0, 1.0)))
-
-
-def learner_of(method, **params):
-    """A focused learner of two tasks."""
-    made, collections, state, hyper = method.init(jax.random.key(0), Sizes(2, 3, Fold.max_examples))
-    resting = task_params.resting(method.per_task, method.stacked, tasks=2)
-    return Learner({**made, **params}, collections, (), state, hyper, None, resting)
-
-
-KERNEL = jnp.array([[0.3, -0.2, 0.1], [0.0, 0.4, -0.5]])
 REFERENCE = {  # spec 8, transposed: an input's row, a class's column
     "exact": [[1 / 6, 1 / 6, 1 / 6], [1 / 6, 1 / 6, 1 / 6]],
     "empirical": [[1 / 4, 1 / 12, 1 / 6], [1 / 6, 1 / 6, 1 / 6]],
+    "batched": enumerated("batched", np.zeros([2, 3])),
 }
-
-
-def gradient_of(method, learner, clock, batch):
-    of = lambda params: method.loss(params, learner, clock, batch, None)[0]
-    return jax.jit(jax.value_and_grad(of))(learner.params)
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
 def test_the_fisher_information_of_reference_and_its_penalty_and_gradient(kind):
+    np.testing.assert_allclose(enumerated(kind, np.zeros([2, 3])), REFERENCE[kind])
     method = methods.ewc(softmax_regression(), strength=6.0, fisher=kind, chunk=2)
-    first = SECOND._replace(task=jnp.int32(0), newest=jnp.int32(0))
-    learner = method.end_phase(learner_of(method), first, Fold(), jax.random.key(0))
+    learner = method.end_phase(learner_of(method), FIRST, Fold(), jax.random.key(0))
     found = learner.method_state.terms["ewc"]["importance"]["kernel"]
     np.testing.assert_allclose(found, REFERENCE[kind], rtol=1e-6)
     moved = learner._replace(params={**learner.params, "kernel": KERNEL})
@@ -91,17 +54,51 @@ def test_the_fisher_information_of_reference_and_its_penalty_and_gradient(kind):
     np.testing.assert_allclose(gradients["kernel"] - slopes["kernel"], 6.0 * fisher * KERNEL, atol=1e-6)
     again = method.end_phase(moved, SECOND, Fold(), jax.random.key(0))
     second = again.method_state.terms["ewc"]["importance"]["kernel"] - fisher
-    p = np.exp(INPUTS @ KERNEL) / np.exp(INPUTS @ KERNEL).sum(1, keepdims=True)
-    target = np.eye(3)[LABELS]
-    each = p * (1 - p) if kind == "exact" else (p - target) ** 2
-    np.testing.assert_allclose(second, np.square(INPUTS).T @ each / 4, rtol=1e-5)
+    np.testing.assert_allclose(second, enumerated(kind, KERNEL), rtol=1e-5)
     assert (again.method_state.teacher["params"]["kernel"] == KERNEL).all(), "the anchor moves"
+
+
+def test_what_was_measured_before_decays():
+    """To 1/4 of the first task's at the second; a sweep's number takes the place of the option's."""
+    method = methods.ewc(softmax_regression(), fisher="empirical", decay=0.5)
+    learner = method.end_phase(learner_of(method), FIRST, Fold(), jax.random.key(0))
+    moved = learner._replace(params={**learner.params, "kernel": KERNEL})
+    for decay in (0.5, 0.25):
+        given = moved._replace(hyper={**moved.hyper, "decay": jnp.float32(decay)})
+        after = method.end_phase(given, SECOND, Fold(), jax.random.key(0))
+        expected = decay * np.asarray(REFERENCE["empirical"]) + enumerated("empirical", KERNEL)
+        np.testing.assert_allclose(after.method_state.terms["ewc"]["importance"]["kernel"], expected, rtol=1e-5)
+    assert float(moved.hyper["decay"]) == 0.5
+
+
+def test_separate_penalties_have_an_anchor_each_and_a_further_visit_replaces_its_own():
+    method = methods.ewc(softmax_regression(), strength=6.0, penalty="separate")
+    base, end = methods.finetune(method.network), jax.jit(lambda *args: method.end_phase(*args[:2], Fold(), args[2]))
+    learner, kernels = learner_of(method), {}
+    for task, kernel in ((0, KERNEL), (1, -KERNEL), (0, 2 * KERNEL)):
+        clock = make_clock(task=task, newest=min(len(kernels), 1), classes=SECOND.classes)
+        learner = end(learner._replace(params={**learner.params, "kernel": kernel}), clock, jax.random.key(0))
+        kernels[task] = np.asarray(kernel)
+        state = learner.method_state.terms["ewc"]
+        for seen, anchor in kernels.items():
+            np.testing.assert_array_equal(state["anchors"]["kernel"][seen], anchor)
+            np.testing.assert_allclose(state["importance"]["kernel"][seen], enumerated("exact", anchor), rtol=1e-5)
+        if len(kernels) == 1:
+            assert not np.asarray(state["importance"]["kernel"][1]).any()
+    assert learner.method_state.teacher is None
+    for task in (0, 1):  # of two tasks seen, the other one holds
+        clock = make_clock(task=task, newest=1, classes=SECOND.classes)
+        (value, gradients), (plain, slopes) = (gradient_of(one, learner, clock, batch_of()) for one in (method, base))
+        fisher, way = enumerated("exact", kernels[1 - task]), np.asarray(learner.params["kernel"]) - kernels[1 - task]
+        np.testing.assert_allclose(value - plain, 3 * (fisher * way**2).sum(), rtol=1e-4)
+        np.testing.assert_allclose(gradients["kernel"] - slopes["kernel"], 6 * fisher * way, atol=1e-5)
+    with pytest.raises(ValueError, match=r"ewc's decay is 0\.5, but separate penalties have none"):
+        methods.ewc(softmax_regression(), penalty="separate", decay=0.5)
 
 
 def test_fisher_of_sampled_labels_is_by_the_visit_s_key():
     method = methods.ewc(softmax_regression(), fisher="sampled")
-    first = SECOND._replace(task=jnp.int32(0), newest=jnp.int32(0))
-    end = lambda seed: method.end_phase(learner_of(method), first, Fold(), jax.random.key(seed))
+    end = lambda seed: method.end_phase(learner_of(method), FIRST, Fold(), jax.random.key(seed))
     one, same, other = (end(seed).method_state.terms["ewc"]["importance"]["kernel"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
@@ -152,10 +149,9 @@ def test_lfl_is_half_the_squared_way_of_the_features_and_so_is_its_gradient():
     expected = 0.5 * (way * np.asarray(INPUTS)[:3]).mean(0)
     np.testing.assert_allclose(gradients["scale"] - slopes["scale"], expected, rtol=1e-4)
     np.testing.assert_allclose(gradients["kernel"], slopes["kernel"], rtol=1e-5)
-    first = SECOND._replace(task=jnp.int32(0), newest=jnp.int32(0))
     np.testing.assert_allclose(
-        gradient_of(method, learner, first, batch_of())[0],
-        gradient_of(methods.finetune(method.network), learner, first, batch_of())[0],
+        gradient_of(method, learner, FIRST, batch_of())[0],
+        gradient_of(methods.finetune(method.network), learner, FIRST, batch_of())[0],
         rtol=1e-6,
     )
 

@@ -44,6 +44,27 @@ def test_reference_values(kind, expected):
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+def test_batched_is_the_mean_square_of_batches_mean_gradients(chunk):
+    """By enumeration: the last batch is shorter, surplus examples count for nothing, and batches by their weights."""
+    params, inputs, labels = deep()
+    weights = jnp.array([1.0] * 8 + [0.0, 0.5])
+    gradient = jax.jit(jax.vmap(jax.grad(lambda p, x, y: deep_log_prob(p, x[None])[0, y]), (None, 0, 0)))
+    each = jax.tree.map(np.asarray, gradient(params, inputs, labels))
+    expected = jax.tree.map(np.zeros_like, params)
+    for start in range(0, 10, chunk):
+        part = np.asarray(weights)[start : start + chunk]
+        if part.sum():
+            add = lambda total, g, part=part, start=start: (
+                total + part.sum() / 8.5 * (np.tensordot(part, g[start : start + len(part)], axes=1) / part.sum()) ** 2
+            )
+            expected = jax.tree.map(add, expected, each)
+    found = importance.fisher(deep_log_prob, params, inputs, labels, kind="batched", weights=weights, chunk=chunk)
+    close(found, expected)
+    if chunk == 1:
+        close(found, importance.fisher(deep_log_prob, params, inputs, labels, kind="empirical", weights=weights))
+
+
 def test_exact_is_the_expectation_over_labels():
     params, inputs, _ = deep(4)
     empirical = jax.jit(lambda x, y: importance.fisher(deep_log_prob, params, x, y, kind="empirical"))

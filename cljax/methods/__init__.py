@@ -20,6 +20,7 @@ from cljax.methods.freezing import freezing
 from cljax.methods.hard_sharing import hard_sharing
 from cljax.methods.hat import hat
 from cljax.methods.icarl import icarl
+from cljax.methods.imm import imm
 from cljax.methods.joint import joint
 from cljax.methods.l2_constraint import l2_constraint
 from cljax.methods.l2_constraint import pull as pull
@@ -30,12 +31,16 @@ from cljax.methods.lwf import lwf
 from cljax.methods.lwf_mc import lwf_mc
 from cljax.methods.lwm import attention as attention
 from cljax.methods.lwm import lwm
+from cljax.methods.mas import mas
+from cljax.methods.mas import memory_aware_synapses as memory_aware_synapses
 from cljax.methods.network_expansion import network_expansion
 from cljax.methods.packnet import packnet
 from cljax.methods.progressive import progressive
 from cljax.methods.replay import exemplars as exemplars
 from cljax.methods.replay import replay
 from cljax.methods.replay import with_memory as with_memory
+from cljax.methods.si import si
+from cljax.methods.si import synaptic_intelligence as synaptic_intelligence
 from cljax.methods.single_task import single_task
 from cljax.methods.superposition import superposition
 from cljax.methods.tensor_factorization import start_from_models as start_from_models
@@ -54,16 +59,19 @@ __all__ = [
     "hard_sharing",
     "hat",
     "icarl",
+    "imm",
     "joint",
     "l2_constraint",
     "lfl",
     "lwf",
     "lwf_mc",
     "lwm",
+    "mas",
     "network_expansion",
     "packnet",
     "progressive",
     "replay",
+    "si",
     "single_task",
     "superposition",
     "tensor_factorization",

@@ -12,7 +12,9 @@ from cljax.methods.l2_constraint import pull
 from cljax.methods.lfl import features
 from cljax.methods.lwf import distillation
 from cljax.methods.lwm import attention
+from cljax.methods.mas import memory_aware_synapses
 from cljax.methods.replay import exemplars
+from cljax.methods.si import synaptic_intelligence
 from cljax.references import call, is_reference, load
 from cljax.types import Method, Network, Term
 
@@ -22,7 +24,9 @@ TERMS: dict[str, Callable[..., Term]] = {
     "lfl": features,
     "lwf": distillation,
     "lwm": attention,
+    "mas": memory_aware_synapses,
     "replay": exemplars,
+    "si": synaptic_intelligence,
 }
 """What can be added to a method: `options -> Term`."""
 METHOD = (
@@ -52,7 +56,7 @@ def makers(name: str) -> dict[str, Callable[..., Any]]:
       >>> makers('lwf+tfm')
       Traceback (most recent call last):
       ...
-      ValueError: 'tfm' cannot be added to a method. What can: ewc, l2_constraint, lfl, lwf, lwm, replay.
+      ValueError: 'tfm' cannot be added to a method. What can: ewc, l2_constraint, lfl, lwf, lwm, mas, replay, si.
     """
     from cljax import methods
 

@@ -4,86 +4,71 @@ from __future__ import annotations
 
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
-
-from cljax import importance, losses
 from cljax.methods.combine import combine
-from cljax.methods.distilling import own_output
 from cljax.methods.finetune import finetune
-from cljax.methods.terms import quadratic, shared
-from cljax.numbers import check_option, whole
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Respond, Term, Tree
+from cljax.methods.measuring import Fisher, fisher_information
+from cljax.methods.terms import quadratic, separate_quadratic
+from cljax.numbers import check_option
+from cljax.types import Method, Network, Term
 
-Fisher = Literal["exact", "sampled", "empirical", "batched"]
+Penalty = Literal["online", "separate"]
 
 
-def consolidation(*, strength: float = 100.0, fisher: Fisher = "exact", chunk: int = 32) -> Term:
+def consolidation(
+    *,
+    strength: float = 100.0,
+    fisher: Fisher = "exact",
+    penalty: Penalty = "online",
+    decay: float = 1.0,
+    chunk: int = 32,
+) -> Term:
     r"""Elastic weight consolidation: pulls each shared parameter by its Fisher information for the tasks before.
 
-    $$ \frac{\lambda}{2} \sum_i F_i (\theta_i - \theta^*_i)^2 $$
+    $$ \text{online:} \quad \frac{\lambda}{2} \sum_i F_i (\theta_i - \theta^*_i)^2, \quad F \leftarrow \gamma F + F_t;
+    \qquad \text{separate:} \quad \frac{\lambda}{2} \sum_{k \ne t} \sum_i F_{k, i} (\theta_i - \theta^*_{k, i})^2 $$
 
-    F is the sum over visits of the diagonal Fisher information of the task's softmax at the visit's end, the mean over
-    its training examples, in evaluation mode; $\theta^*$ is where the last visit ended. Labels are single.
+    $F_t$ is the diagonal Fisher information of the task's softmax at the visit's end, the mean over its training
+    examples, in evaluation mode. Online, there is one F for all visits, and $\theta^*$ is where the last one ended;
+    separate, each task has its own F and its own $\theta^*_k$, which a further visit to it replaces. Labels are single.
 
     Args:
       strength: lambda, the number `strength`.
       fisher: which quantity; see `cljax.importance.fisher`. 'exact' costs K gradients an example, others one.
-      chunk: how many examples' gradients are held in memory at once.
+      penalty: one for all earlier tasks ('online'), or one each ('separate'), for 2 T times the parameters in memory.
+      decay: gamma, in [0, 1], of 'online'; then the number `decay`.
+      chunk: how many examples' gradients are held in memory at once; of fisher 'batched', the size of a batch.
 
     Returns:
-      The term `ewc`; state `importance`, metric `penalty`.
+      The term `ewc`; state `importance`, and `anchors` where separate, metric `penalty`.
 
     Raises:
-      ValueError: for an unknown kind of Fisher information, or a number out of range.
+      ValueError: for an unknown word, or a number out of range; for a decay of separate penalties.
 
     Example:
       >>> consolidation(strength=10.0).name
       'ewc'
 
-    Reference: Kirkpatrick et al., Overcoming Catastrophic Forgetting in Neural Networks, 2017, equation 3; one penalty
-    for all old tasks as in Schwarz et al., Progress and Compress, 2018, equation 8, with gamma 1.
+    Reference: Kirkpatrick et al., Overcoming Catastrophic Forgetting in Neural Networks, 2017, equation 3 and section
+    2.1 (separate); Schwarz et al., Progress and Compress, 2018, equations 8 and 9 (online).
     """
-    check_option("ewc's fisher", fisher, Fisher)
-    chunk = whole("ewc's chunk", chunk, least=1)
-
-    def measure(learner: Learner, clock: Clock, fold: Fold, key: Array, respond: Respond) -> Tree:
-        start = shared(learner.params, learner)
-
-        def add(carry: tuple[Tree, Array, Array], batch: Batch) -> tuple[Tree, Array, Array]:
-            if batch.labels.ndim == 2:
-                raise ValueError("ewc's Fisher information is of a softmax, but the labels are several an example.")
-
-            def log_prob(params: Tree, inputs: Array) -> Array:
-                whole = jax.tree.map(lambda own, given: own if given is None else given, learner.params, params)
-                size = len(inputs)
-                one = Batch(*(leaf[:size] for leaf in batch._replace(weights=jnp.ones_like(batch.weights))))
-                logits = own_output(respond(whole, one._replace(inputs=inputs)), clock).logits
-                return jax.nn.log_softmax(losses.mask_logits(logits, clock.classes[clock.task]))
-
-            total, examples, number = carry
-            found = importance.fisher(
-                log_prob,
-                start,
-                batch.inputs,
-                batch.labels,
-                kind=fisher,
-                key=jax.random.fold_in(key, number),
-                weights=batch.weights,
-                chunk=chunk,
-            )
-            count = jnp.sum(batch.weights)
-            total = jax.tree.map(lambda sum, leaf: sum + count.astype(leaf.dtype) * leaf, total, found)
-            return total, examples + count, number + 1
-
-        zero = (jax.tree.map(jnp.zeros_like, start), jnp.float32(0), jnp.int32(0))
-        total, examples, _ = fold(add, zero)
-        return jax.tree.map(lambda leaf: leaf / jnp.maximum(examples, 1).astype(leaf.dtype), total)
-
-    return quadratic(strength=strength, measure=measure, name="ewc")
+    check_option("ewc's penalty", penalty, Penalty)
+    measure = fisher_information("ewc", fisher, chunk)
+    if penalty == "online":
+        return quadratic(strength=strength, measure=measure, decay=decay, name="ewc")
+    if decay != 1:
+        raise ValueError(f"ewc's decay is {decay}, but separate penalties have none: choose penalty='online'.")
+    return separate_quadratic(strength=strength, measure=measure, name="ewc")
 
 
-def ewc(network: Network, *, strength: float = 100.0, fisher: Fisher = "exact", chunk: int = 32) -> Method:
+def ewc(
+    network: Network,
+    *,
+    strength: float = 100.0,
+    fisher: Fisher = "exact",
+    penalty: Penalty = "online",
+    decay: float = 1.0,
+    chunk: int = 32,
+) -> Method:
     r"""Elastic weight consolidation (EWC): fine-tuning that holds each shared parameter by its Fisher information.
 
     $$ L = -\log \mathrm{softmax}(z_t)_y + \frac{\lambda}{2} \sum_i F_i (\theta_i - \theta^*_i)^2 $$
@@ -94,7 +79,9 @@ def ewc(network: Network, *, strength: float = 100.0, fisher: Fisher = "exact", 
       network: an ordinary network; all leaves of params that are not `per_task` are held.
       strength: lambda.
       fisher: which quantity is called Fisher information; see `cljax.importance.fisher`.
-      chunk: how many examples' gradients are held in memory at once.
+      penalty: one for all earlier tasks, or one each.
+      decay: gamma, by which earlier tasks count less at each visit's end.
+      chunk: how many examples' gradients are held in memory at once; of fisher 'batched', the size of a batch.
 
     Returns:
       The method. Its metrics are `classification` (nats) and `penalty`, half the weighted squared distance.
@@ -109,4 +96,5 @@ def ewc(network: Network, *, strength: float = 100.0, fisher: Fisher = "exact", 
 
     Reference: Kirkpatrick et al., Overcoming Catastrophic Forgetting in Neural Networks, 2017, equation 3.
     """
-    return combine(finetune(network), consolidation(strength=strength, fisher=fisher, chunk=chunk), name="ewc")
+    term = consolidation(strength=strength, fisher=fisher, penalty=penalty, decay=decay, chunk=chunk)
+    return combine(finetune(network), term, name="ewc")

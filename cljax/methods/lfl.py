@@ -9,7 +9,7 @@ from cljax.methods.combine import combine
 from cljax.methods.common import depends_on_own, mean
 from cljax.methods.distilling import own_output
 from cljax.methods.finetune import finetune
-from cljax.methods.terms import numbers
+from cljax.methods.terms import numbers, strength_of
 from cljax.numbers import real
 from cljax.types import Batch, Clock, Learner, Method, Network, Output, Teacher, Term, Tree
 
@@ -40,8 +40,7 @@ def features(*, strength: float = 0.05) -> Term:
     def loss(params, learner: Learner, clock: Clock, batch: Batch, key, student: Output, teacher: Teacher):
         own, taught = (own_output(output, clock).features for output in (student, teacher.respond(batch)))
         kept = 0.5 * mean(losses.feature_distillation(own, taught), batch.weights)
-        weight = jnp.where(clock.newest > 0, learner.hyper["strength"], 0.0).astype(kept.dtype)
-        return weight * kept, {"features": kept}
+        return strength_of(learner, clock, kept) * kept, {"features": kept}
 
     return Term("lfl", numbers(strength=strength), loss=loss, teacher=True, strengths=("strength",))
 

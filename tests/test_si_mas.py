@@ -1,0 +1,148 @@
+"""Synaptic intelligence and memory-aware synapses, against the paths and sums written out in NumPy."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import methods
+from cljax.training.step import make_train_step
+from tests.regression import (
+    FIRST,
+    INPUTS,
+    KERNEL,
+    LABELS,
+    SECOND,
+    Fold,
+    batch_of,
+    gradient_of,
+    learner_of,
+    softmax_regression,
+)
+
+# Memory-aware synapses
+
+
+def swayed(kernel, scale, used):
+    """The mean of the absolute gradients of the squared length of the `used` logits, example by example."""
+    kernels, scales = [], []
+    for x in np.asarray(INPUTS):
+        z = (x * scale) @ kernel * used
+        kernels.append(np.abs(2 * np.outer(x * scale, z)))
+        scales.append(np.abs(2 * x * (kernel @ z)))
+    return np.mean(kernels, 0), np.mean(scales, 0)
+
+
+@pytest.mark.parametrize("used", [(1, 1, 1), (1, 1, 0)])
+def test_mas_is_the_mean_sway_of_the_outputs_that_are_used_and_reads_no_label(used):
+    method = methods.mas(softmax_regression(), strength=3.0, chunk=2)
+    clock = FIRST._replace(classes=jnp.array([used, (1, 1, 1)], bool))
+    start = learner_of(method, kernel=KERNEL, scale=jnp.array([1.5, 0.5]))
+    learner = method.end_phase(start, clock, Fold(), jax.random.key(0))
+    found = learner.method_state.terms["mas"]["importance"]
+    kernel, scale = swayed(np.asarray(KERNEL), np.array([1.5, 0.5]), np.array(used))
+    np.testing.assert_allclose(found["kernel"], kernel, rtol=1e-5)
+    np.testing.assert_allclose(found["scale"], scale, rtol=1e-5)
+    for labels in (-LABELS - 9, jnp.full([4, 3], jnp.nan)):
+        fold = Fold(labels)
+        other = method.end_phase(start, clock, fold, jax.random.key(0)).method_state.terms["mas"]["importance"]
+        assert all((other[name] == found[name]).all() for name in found)
+    moved = learner._replace(params={"kernel": 2 * KERNEL, "scale": jnp.array([1.0, 1.0])})
+    (value, slopes), (plain, bare) = (
+        gradient_of(one, moved, SECOND, batch_of()) for one in (method, methods.finetune(method.network))
+    )
+    penalty = (kernel * np.square(KERNEL)).sum() + (scale * 0.25).sum()
+    np.testing.assert_allclose(value - plain, 3 * penalty, rtol=1e-4)
+    np.testing.assert_allclose(slopes["kernel"] - bare["kernel"], 6 * kernel * KERNEL, atol=1e-5)
+    again = method.end_phase(moved, SECOND, Fold(), jax.random.key(0))
+    second, _ = swayed(2 * np.asarray(KERNEL), np.ones(2), np.ones(3))
+    np.testing.assert_allclose(again.method_state.terms["mas"]["importance"]["kernel"], kernel + second, rtol=1e-5)
+    assert (again.method_state.teacher["params"]["kernel"] == 2 * KERNEL).all()
+
+
+# Synaptic intelligence
+
+CURVATURE = {"kernel": np.array([[3.0, 1.0, 0.0], [0.5, 2.0, 1.5]]), "scale": np.array([1.0, 0.2])}
+GOALS = {"kernel": np.array([np.full((2, 3), 0.5), -0.7 * np.eye(2, 3)]), "scale": np.array([[2.0, 0.0], [1.0, 3.0]])}
+RATE, STEPS, STRENGTH, DAMPING = 0.004, 60, 0.7, 0.2
+
+
+def bowl(params, task):
+    """A quadratic loss whose minimum moves with the task."""
+    return sum(0.5 * (CURVATURE[name] * (params[name] - GOALS[name][task]) ** 2).sum() for name in CURVATURE)
+
+
+def bowls(network):
+    """A method whose loss is `bowl`, whatever the examples."""
+
+    def loss(params, learner, clock, batch, key):
+        goals = {name: jnp.asarray(goal, jnp.float32)[clock.task] for name, goal in GOALS.items()}
+        curvature = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in CURVATURE.items()}
+        parts = jax.tree.map(lambda a, w, b: 0.5 * jnp.sum(a * (w - b) ** 2), curvature, params, goals)
+        return parts["kernel"] + parts["scale"], (network.apply(params, learner.collections, batch.inputs), {})
+
+    return methods.finetune(network)._replace(loss=loss)
+
+
+def test_si_s_paths_add_up_to_the_fall_of_each_task_s_own_loss():
+    """Step by step as in NumPy, momentum and the penalty's pull included, of which the path takes no account."""
+    term = methods.synaptic_intelligence(strength=STRENGTH, damping=DAMPING)
+    method = methods.combine(bowls(softmax_regression()), term, name="si")
+    step, sgd = make_train_step(method, optax.sgd(1.0, momentum=0.9)), optax.sgd(1.0, momentum=0.9)
+    learner = learner_of(method)
+    learner = learner._replace(hyper={**learner.hyper, "learning_rate": jnp.float32(RATE)})
+    now = {name: np.asarray(leaf, np.float64) for name, leaf in learner.params.items()}
+    importance = {name: np.zeros_like(leaf) for name, leaf in now.items()}
+    for task, clock in enumerate((FIRST, SECOND)):
+        learner = method.begin_task(learner, clock, Fold(), jax.random.key(0))
+        learner = learner._replace(opt_state=sgd.init(learner.params))
+        mask = method.update_mask(learner, clock)
+        start, path, speed = dict(now), dict.fromkeys(now, 0.0), dict.fromkeys(now, 0.0)
+        for _ in range(STEPS):
+            learner, *_ = step(learner, mask, clock, batch_of(), jax.random.key(0))
+            for name in now:
+                own = CURVATURE[name] * (now[name] - GOALS[name][task])
+                pull = 2 * STRENGTH * importance[name] * (now[name] - start[name]) * task
+                speed[name] = 0.9 * speed[name] + own + pull
+                path[name] = path[name] + own * RATE * speed[name]
+                now[name] = now[name] - RATE * speed[name]
+        found = learner.method_state.terms["si"]["path"]
+        for name in now:
+            np.testing.assert_allclose(learner.params[name], now[name], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found[name], path[name], rtol=1e-3, atol=1e-5)
+        total = float(sum(leaf.sum() for leaf in found.values()))
+        np.testing.assert_allclose(total, bowl(start, task) - bowl(now, task), rtol=0.05)
+        assert found["kernel"][0, 2] == 0, "what the loss is flat in"
+        learner = method.end_phase(learner, clock, Fold(), jax.random.key(0))
+        state = learner.method_state.terms["si"]
+        for name in now:
+            importance[name] = importance[name] + path[name] / ((now[name] - start[name]) ** 2 + DAMPING)
+            np.testing.assert_allclose(state["importance"][name], importance[name], rtol=1e-3, atol=1e-5)
+            assert not np.asarray(state["path"][name]).any()
+            assert (state["anchor"][name] == learner.params[name]).all()
+    assert step.traces == 1
+
+
+def test_si_s_penalty_is_by_hand_and_its_importance_never_negative():
+    method = methods.si(softmax_regression(), strength=3.0)
+    path = {"kernel": jnp.array([[1.0, -2.0, 0.0], [0.5, 0.0, -1.0]]), "scale": jnp.array([0.2, -0.1])}
+    learner = learner_of(method)
+    terms = {"si": {**learner.method_state.terms["si"], "path": path}}
+    moved = {"kernel": KERNEL, "scale": jnp.array([1.5, 0.5])}
+    learner = learner._replace(params=moved, method_state=learner.method_state._replace(terms=terms))
+    learner = method.end_phase(learner, FIRST, Fold(), jax.random.key(0))
+    found = learner.method_state.terms["si"]["importance"]
+    expected = np.maximum(path["kernel"], 0) / (np.square(KERNEL) + 0.1)
+    np.testing.assert_allclose(found["kernel"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["scale"], [0.2 / 0.35, 0], rtol=1e-6)
+    away = learner._replace(params={"kernel": 3 * KERNEL, "scale": jnp.array([1.5, 0.5])})
+    (value, slopes), (plain, bare) = (
+        gradient_of(one, away, SECOND, batch_of()) for one in (method, methods.finetune(method.network))
+    )
+    np.testing.assert_allclose(value - plain, 3 * (expected * np.square(2 * KERNEL)).sum(), rtol=1e-4)
+    np.testing.assert_allclose(slopes["kernel"] - bare["kernel"], 6 * expected * 2 * KERNEL, atol=1e-4)
+    with pytest.raises(ValueError, match=r"si's damping is 0, but must be a finite number above 0"):
+        methods.si(softmax_regression(), damping=0)
