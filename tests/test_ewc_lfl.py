@@ -156,13 +156,17 @@ def test_lfl_is_half_the_squared_way_of_the_features_and_so_is_its_gradient():
     )
 
 
-def test_a_shared_head_s_boundary_is_frozen_after_the_first_task_and_own_heads_are_not():
-    shared = methods.lfl(softmax_regression())
+@pytest.mark.parametrize("build", [methods.lfl, lambda network: methods.build("ewc+lfl", network)])
+def test_a_shared_head_s_boundary_is_frozen_after_the_first_task_and_own_heads_are_not(build):
+    """By the method and by the term, as long as it has a strength."""
+    shared = build(softmax_regression())
     learner = learner_of(shared)
-    for newest, trained in ((0, 1), (1, 0)):
-        masks, _ = shared.update_mask(learner, make_clock(task=newest, newest=newest))
+    name = "strength" if "lfl.strength" not in learner.hyper else "lfl.strength"
+    off = learner._replace(hyper={**learner.hyper, name: jnp.float32(0)})
+    for newest, one, trained in ((0, learner, 1), (1, learner, 0), (1, off, 1)):
+        masks, _ = shared.update_mask(one, make_clock(task=newest, newest=newest))
         assert (float(masks["scale"]), float(masks["kernel"])) == (1, trained)
-    own = methods.lfl(small(conformance.stream()))
+    own = build(small(conformance.stream()))
     learner = learner_of(own)
     masks, _ = own.update_mask(learner, make_clock(task=1))
     assert {float(leaf) for leaf in jax.tree.leaves(masks)} == {1}
@@ -182,7 +186,11 @@ def test_the_teacher_s_features_are_of_evaluation_mode_and_the_student_s_of_trai
         return method.loss(params, learner, clock, batch, key)[1][1]["features"]
 
     assert kept(learner.params, None) < 1e-10
-    assert kept(learner.params, jax.random.key(0)) > 0.01
+    network, found = method.network, kept(learner.params, jax.random.key(0))
+    respond = lambda key: network.apply(learner.params, learner.collections, batch.inputs, key=key).features
+    way = np.asarray(jax.jit(respond)(jax.random.key(0))) - np.asarray(jax.jit(lambda: respond(None))())
+    np.testing.assert_allclose(found, 0.5 * np.square(way).sum(-1).mean(), rtol=1e-4)
+    assert found > 0.01
     slopes = jax.grad(kept)(learner.params, jax.random.key(0))
     assert np.abs(slopes["dense_0"]["kernel"]).max() > 1e-4
     assert not np.asarray(slopes["head"]["kernel"]).any()

@@ -82,15 +82,19 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         base = base._replace(phases=(*base.phases, Phase("end", 0.0, fresh_optimizer=False, searched=False)))
     readers = [term for term in terms if term.all_heads]
     widened = bool(readers) and base.stacked != base.per_task
+    frozen = [(term, term.freezes(base.network)) for term in terms if term.freezes is not None]
     last, whole = len(base.phases) - 1, any(term.teacher for term in terms)
 
     def called(term: Term, key: str) -> str:
         return key if term.name == name else f"{term.name}.{key}"
 
+    def is_on(term: Term, learner: Learner) -> Array:
+        numbers = [learner.hyper[called(term, one)] for one in term.strengths or ()]
+        return jnp.any(jnp.stack(numbers) != 0) if numbers else jnp.bool_(True)
+
     def reading(learner: Learner) -> Array:
         """Whether a term that reads all heads is on."""
-        numbers = [[learner.hyper[called(term, one)] for one in term.strengths or ()] for term in readers]
-        return jnp.any(jnp.stack([jnp.any(jnp.stack(one) != 0) if one else jnp.bool_(True) for one in numbers]))
+        return jnp.any(jnp.stack([is_on(term, learner) for term in readers]))
 
     base = keep_stacked(base, reading) if readers else base  # whose own terms may be off
 
@@ -170,6 +174,14 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
                 total, metrics = total + found, metrics | {called(term, key): one for key, one in parts.items()}
         return total, (output, metrics)
 
+    def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
+        params, collections = base.update_mask(of_base(learner), clock)
+        for term, paths in frozen:
+            held = (clock.newest > 0) & is_on(term, learner)
+            hold = lambda path, mask, held=held, paths=paths: jnp.where(held, 0, mask) if path in paths else mask
+            params = task_params.map_leaves(hold, params)
+        return params, collections
+
     def after_step(previous: Learner, learner: Learner, clock: Clock, batch: Batch, gradients: Tree) -> Learner:
         learner = put_back(learner, base.after_step(of_base(previous), of_base(learner), clock, batch, gradients))
         for term in terms:
@@ -198,7 +210,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         view=lambda params, collections, state, task, newest: base.view(params, collections, state.base, task, newest),
         loss=loss,
         adjust_gradients=lambda gradients, learner, *rest: base.adjust_gradients(gradients, of_base(learner), *rest),
-        update_mask=lambda learner, clock: base.update_mask(of_base(learner), clock),
+        update_mask=update_mask,
         after_step=after_step,
         end_phase=end_phase,
         predict=lambda learner, inputs, task: base.predict(of_base(learner), inputs, task),

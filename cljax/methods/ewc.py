@@ -16,7 +16,7 @@ Penalty = Literal["online", "separate"]
 
 def consolidation(
     *,
-    strength: float = 100.0,
+    strength: float = 30.0,
     fisher: Fisher = "exact",
     penalty: Penalty = "online",
     decay: float = 1.0,
@@ -63,7 +63,7 @@ def consolidation(
 def ewc(
     network: Network,
     *,
-    strength: float = 100.0,
+    strength: float = 30.0,
     fisher: Fisher = "exact",
     penalty: Penalty = "online",
     decay: float = 1.0,
@@ -73,7 +73,9 @@ def ewc(
 
     $$ L = -\log \mathrm{softmax}(z_t)_y + \frac{\lambda}{2} \sum_i F_i (\theta_i - \theta^*_i)^2 $$
     See `consolidation` for F and for the arguments. The strength that works depends on the task and on the kind of
-    Fisher information: publications have 1 to 10,000.
+    Fisher information: publications have 1 to 10,000. Gradient descent is unstable where strength times learning rate
+    times F is above 2 to 4: on permuted digits, at rate 0.05 and without clipping of gradients, 50 is the best and one
+    of four seeds diverges at 100.
 
     Args:
       network: an ordinary network; all leaves of params that are not `per_task` are held.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
 from cljax import losses, task_params
 from cljax.methods.combine import combine
 from cljax.methods.common import depends_on_own, mean
@@ -11,14 +9,16 @@ from cljax.methods.distilling import own_output
 from cljax.methods.finetune import finetune
 from cljax.methods.terms import numbers, strength_of
 from cljax.numbers import real
-from cljax.types import Batch, Clock, Learner, Method, Network, Output, Teacher, Term, Tree
+from cljax.types import Batch, Clock, Learner, Method, Network, Output, Teacher, Term
 
 
 def features(*, strength: float = 0.05) -> Term:
-    r"""Less-forgetting learning's term: keeps the features that enter the head.
+    r"""Less-forgetting learning's term: keeps the features that enter the head, and the boundary of a shared head.
 
     $$ \frac{\lambda_e}{2} \| f(x; \theta) - f(x; \theta^*) \|_2^2 $$
-    with the teacher's features in evaluation mode, the mean over examples.
+    the mean over examples, with the features before the head's dropout: the student's of its forward pass in training,
+    the teacher's in evaluation mode, without dropout and by stored normalisation statistics. Where one head serves all
+    tasks, no bit of it moves after the first task.
 
     Args:
       strength: lambda_e, the number `strength`.
@@ -42,7 +42,8 @@ def features(*, strength: float = 0.05) -> Term:
         kept = 0.5 * mean(losses.feature_distillation(own, taught), batch.weights)
         return strength_of(learner, clock, kept) * kept, {"features": kept}
 
-    return Term("lfl", numbers(strength=strength), loss=loss, teacher=True, strengths=("strength",))
+    init = numbers(strength=strength)
+    return Term("lfl", init, loss=loss, teacher=True, strengths=("strength",), freezes=boundary)
 
 
 def lfl(network: Network, *, strength: float = 0.05) -> Method:
@@ -69,20 +70,13 @@ def lfl(network: Network, *, strength: float = 0.05) -> Method:
 
     Reference: Jung et al., Less-Forgetting Learning in Deep Neural Networks, 2016, section 3 and algorithm 1.
     """
-    base = finetune(network)
-    boundary = () if network.per_task else head_of(network)
-
-    def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
-        params, collections = base.update_mask(learner, clock)
-        first = (clock.newest == 0).astype(jnp.float32)
-        freeze = lambda path, mask: mask * first if path in boundary else mask
-        return task_params.map_leaves(freeze, params), collections
-
-    return combine(base._replace(update_mask=update_mask), features(strength=strength), name="lfl")
+    return combine(finetune(network), features(strength=strength), name="lfl")
 
 
-def head_of(network: Network) -> tuple[str, ...]:
-    """The leaves of params that the features do not depend on."""
+def boundary(network: Network) -> tuple[str, ...]:
+    """The leaves of a shared head: those of params that the features do not depend on. Tasks' own heads are none."""
+    if network.per_task:
+        return ()
     params, _ = network.shapes
     moves = lambda path: depends_on_own(network._replace(per_task=(path,)), lambda output: output.features)
     return tuple(path for path in task_params.leaf_paths(params) if not moves(path))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cljax.types.data import Array, Batch, Tree
 from cljax.types.method import Clock, Fold, Learner, Method, Sizes
-from cljax.types.network import Output
+from cljax.types.network import Network, Output
 
 Respond = Callable[[Tree, Batch], Output]
 """`(params, batch) -> output` of the base in evaluation mode, as its loss has it: `[T, B, ...]` where it is stacked."""
@@ -100,6 +100,8 @@ class Term(NamedTuple):
       teacher: whether it reads what the whole network gave just before the visit: `teacher.respond`.
       strengths: its numbers that scale it: where all are 0 it does nothing. None: it always does something.
       memory_size: number of exemplars that it keeps in the learner's memory.
+      freezes: names, of the base's network, the leaves of params that it lets nothing move after the first task, as
+        long as it does something; None: it lets everything move.
     """
 
     name: str
@@ -113,3 +115,4 @@ class Term(NamedTuple):
     teacher: bool = False
     strengths: tuple[str, ...] | None = None
     memory_size: int = 0
+    freezes: Callable[[Network], tuple[str, ...]] | None = None
