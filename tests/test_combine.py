@@ -241,6 +241,9 @@ def test_parameters_that_there_are_not():
         methods.build("lwf+ewc", network, {"ewc.strength": -1})
     with pytest.raises(ValueError, match="Two terms are called 'lwf'"):
         methods.combine(methods.finetune(network), methods.distillation(), methods.distillation())
+    nested = methods.combine(methods.combine(methods.finetune(network), methods.pull()), methods.pull())
+    with pytest.raises(ValueError, match=r"two numbers called 'l2_constraint\.strength'"):
+        init_shapes(nested)
     with pytest.raises(ValueError, match="joint has the examples of earlier tasks anyway"):
         methods.build("joint+replay", network)
 

@@ -60,7 +60,8 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
       The method. Its metrics are the base's, its loss as `classification`, and the terms'.
 
     Raises:
-      ValueError: two terms of one name; a memory for a base that has one, or that has all tasks' examples anyway.
+      ValueError: two terms of one name; a memory for a base that has one, or that has all tasks' examples anyway. At
+        `init`, a term's number that the base has already.
 
     Example:
       >>> from cljax import methods, networks
@@ -136,7 +137,12 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         numbers = dict(hyper)
         for term in terms:
             own, found = ({}, {}) if term.init is None else term.init(single, sizes)
-            numbers |= {called(term, key): value for key, value in found.items()}
+            found = {called(term, key): value for key, value in found.items()}
+            if taken := sorted(set(found) & set(numbers)):
+                raise ValueError(
+                    f"{name} has two numbers called {taken[0]!r}. Give the term another name: term._replace(name=...)."
+                )
+            numbers |= found
             states |= {term.name: own} if own else {}
         return params, collections, Combined(state, snapshot(single) if keeps_teacher(state) else None, states), numbers
 
