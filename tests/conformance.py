@@ -43,6 +43,10 @@ def _convolutional(make: Callable[[Network], Method], network: Network) -> Metho
     return make(convolutional)
 
 
+def _clnp_single_head(network: Network) -> Method:
+    return methods.clnp(network._replace(per_task=()), margin=0.05)
+
+
 def _lwm(network: Network, **options: Any) -> Method:
     pooled = networks.cnn(
         network.inputs,
@@ -66,6 +70,11 @@ TABLE = {
     "single_task": Row(methods.single_task),
     "hard_sharing": Row(methods.hard_sharing),
     "clnp": Row(functools.partial(methods.clnp, margin=0.05)),
+    "clnp_graceful": Row(
+        functools.partial(methods.clnp, margin=0.05, candidates=((1e-4, 0.05), (1e-3, 0.02)), fine_tune=0.5),
+        normalization=None,
+    ),
+    "clnp_single_head": Row(_clnp_single_head),
     "df_cnn": Row(functools.partial(_convolutional, methods.df_cnn)),
     "ewc": Row(methods.ewc),
     "lfl": Row(methods.lfl),
@@ -92,6 +101,10 @@ TABLE = {
     "superposition": Row(methods.superposition),
     "tensor_factorization": Row(functools.partial(_convolutional, methods.tensor_factorization)),
     "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature"),
+    "tfm_binary": Row(functools.partial(methods.tfm, connections="binary", growth=(0.4, 0.3)), normalization=None),
+    "tfm_into_new": Row(
+        functools.partial(methods.tfm, connections="into_new", feature_normalization=False), normalization="feature"
+    ),
 }
 HOSTED = ("clnp", "finetune", "icarl", "joint", "lwf", "tfm")
 """Rows that differ in what a driver does for them: draw, remember, fold, keep rows. The step is the same function."""
@@ -101,11 +114,15 @@ FORGETS_NOTHING = (
     "freezing",
     "single_task",
     "clnp",
+    "clnp_graceful",
+    "clnp_single_head",
     "hat_binarized",
     "network_expansion",
     "packnet",
     "progressive",
     "tfm",
+    "tfm_binary",
+    "tfm_into_new",
 )
 
 OPTIMIZERS = {

@@ -246,6 +246,62 @@ def test_without_feature_normalisation_it_stays_the_identity_and_weights_into_ol
     np.testing.assert_array_equal(learner.params["dense_1"]["kernel"], expected)
 
 
+def test_without_weights_from_new_features_into_old_ones_old_features_are_for_all_tasks_what_they_were():
+    network = small(hidden=(6, 5), normalization=None)
+    method = tfm(network, growth=0.4, connections="into_new")
+    learner = grown(method, network, 1)
+    first = named(learner.params)
+    learner = method.begin_task(learner, make_clock(task=1), None, KEY)
+    owner = {name: np.asarray(leaf) for name, leaf in learner.method_state.owner.items()}
+    assert owner["dense_1"].tolist() == [0, 0, 1, 1, masks.FREE]
+    mask = named(method.update_mask(learner, make_clock(task=1))[0])
+    for name in ("dense_0", "dense_1"):
+        new = np.broadcast_to(owner[name] == 1, first[f"{name}/kernel"].shape)
+        if name == "dense_1":  # from what is free nothing is trained either
+            new = new & (owner["dense_0"] <= 1)[:, None]
+        np.testing.assert_array_equal(np.broadcast_to(mask[f"{name}/kernel"], new.shape), new)
+    into_old = np.outer(owner["dense_0"] == 1, owner["dense_1"] == 0)
+    expected = np.where(into_old, 0, first["dense_1/kernel"])
+    np.testing.assert_array_equal(learner.params["dense_1"]["kernel"], expected)
+    moved = jax.tree.map(
+        lambda leaf, part: leaf + part, learner.params, method.update_mask(learner, make_clock(task=1))[0]
+    )
+    inputs = jax.random.normal(KEY, (9, 5))
+    look = lambda params, task: (
+        network.apply(
+            *method.view(params, learner.collections, learner.method_state, jnp.int32(task), None), inputs
+        ).activations
+    )
+    before, after = look(learner.params, 0), look(moved, 1)
+    for name, leaf in owner.items():
+        np.testing.assert_array_equal(after[name][:, leaf == 0], before[name][:, leaf == 0])
+        assert np.abs(after[name][:, leaf == 1]).max() > 0
+        assert (before[name][:, leaf == 1] == 0).all()
+
+
+def test_with_binary_masks_a_task_is_a_network_of_its_own_features():
+    """Its logits are those of its features cut out, and no weight of another task is in them."""
+    network = small(hidden=(6, 5), normalization=None)
+    method = tfm(network, growth=0.4, connections="binary")
+    learner = grown(method, network, 2)
+    inputs = jax.random.normal(KEY, (9, 5))
+    for task in range(2):
+        own = {name: np.flatnonzero(np.asarray(leaf) == task) for name, leaf in learner.method_state.owner.items()}
+        shown = method.view(learner.params, learner.collections, learner.method_state, jnp.int32(task), jnp.int32(1))
+        assert {name: np.flatnonzero(leaf).tolist() for name, leaf in shown[1]["gates"].items()} == {
+            name: leaf.tolist() for name, leaf in own.items()
+        }
+        params = jax.tree.map(np.asarray, learner.params)
+        values, entering = np.asarray(inputs), np.arange(5)
+        for name in ("dense_0", "dense_1"):
+            kernel, bias = params[name]["kernel"][np.ix_(entering, own[name])], params[name]["bias"][own[name]]
+            values, entering = np.maximum(values @ kernel + bias, 0), own[name]
+        logits = values @ params["head"]["kernel"][entering] + params["head"]["bias"]
+        np.testing.assert_allclose(network.apply(*shown, inputs).logits, logits, rtol=1e-5, atol=1e-6)
+        mask = named(method.update_mask(learner, make_clock(task=task))[0])
+        assert (mask["dense_1/kernel"][np.ix_(own["dense_0"], own["dense_1"])] == 1).all()
+
+
 DRIFT = {  # after masking gradients only: (state carried over from the task before, fresh state)
     "sgd": (optax.sgd(0.1), False, False),
     "momentum": (optax.sgd(0.1, momentum=0.9), True, False),
@@ -318,6 +374,8 @@ def test_what_does_not_fit_is_refused_with_the_cure():
         tfm(small(per_task=()))
     with pytest.raises(ValueError, match=r"growth is 1.5, but must be a finite number"):
         tfm(small(), growth=1.5)
+    with pytest.raises(ValueError, match="connections is 'all', but must be one of ternary, into_new, binary"):
+        tfm(small(), connections="all")
     with pytest.raises(ValueError, match="either a schedule or chosen"):
         tfm(small(), growth=(0.5, 0.1), candidates=(0.1,))
     with pytest.raises(ValueError, match=r"has none\. Use one of"):

@@ -72,7 +72,7 @@ def network_expansion(
     wires = layout.wires
     gates = dict.fromkeys(wires[path].outputs for path in layout.kernels if wires[path].outputs is not None)
     growing = tuple(gates)[-layers:]
-    base = owned("network_expansion", network, layout, rule="pruning", common=old == "trained")
+    base = owned("network_expansion", network, layout, rule="pruning", sees="all" if old == "trained" else "older")
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         *rest, _ = base.init(key, sizes)

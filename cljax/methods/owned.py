@@ -28,7 +28,7 @@ def owned(
     layout: ownership.Layout,
     *,
     rule: Literal["ternary", "pruning"],
-    common: bool = False,
+    sees: Literal["own", "older", "all"] = "older",
 ) -> Method:
     """Fine-tuning of the features that a task owns, through gates that hide what later tasks own.
 
@@ -37,7 +37,8 @@ def owned(
       network: with gates.
       layout: of `ownership.layout`.
       rule: which shared weights a task trains, see `masks.weight_mask`.
-      common: whether every task sees and trains all features that are not free, whoever made them.
+      sees: which features a task sees: its own alone; those of older tasks too, except in a layer that feeds a shared
+        head; or all that are not free, whoever made them, and these it also trains.
 
     Returns:
       The method, all features being free. What claims and releases them is for its hooks to say.
@@ -48,14 +49,15 @@ def owned(
       >>> owned('mine', network, ownership.layout('mine', network), rule='ternary').zero_forgetting
       True
     """
-    own = (layout.shared_head,) if layout.shared_head else ()
+    gates = {wire.outputs for wire in layout.wires.values()} if sees == "own" else {layout.shared_head}
+    own = tuple(gate for gate in gates if gate is not None)
 
     def of_first(owner: ownership.Owner) -> ownership.Owner:
         """The owners, as if the first task had made all that is not free."""
         return jax.tree.map(lambda leaf: jnp.where(leaf == masks.FREE, leaf, 0), owner)
 
     def view(params: Tree, collections: Tree, method_state: Owned, task: Array, newest: Array | None):
-        if common:
+        if sees == "all":
             return params, ownership.apply_gates(collections, of_first(method_state.owner), 0, own=own)
         return params, ownership.apply_gates(collections, method_state.owner, task, newest=newest, own=own)
 
@@ -67,12 +69,12 @@ def owned(
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
         owner = learner.method_state.owner
-        if common:
+        if sees == "all":
             owner, clock = of_first(owner), clock._replace(task=jnp.int32(0), newest=jnp.int32(0))
         mask = ownership.update_mask(learner.params, layout.wires, owner, clock, learner.rows, rule=rule)
         return mask, everything(learner.collections)
 
-    return base._replace(init=init, update_mask=update_mask, zero_forgetting=not common)
+    return base._replace(init=init, update_mask=update_mask, zero_forgetting=sees != "all")
 
 
 def check_statistics(name: str, network: Network) -> None:

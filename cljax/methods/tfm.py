@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax.numpy as jnp
 
 from cljax import ownership, task_params
 from cljax.methods.common import check_network, number_of_task, scheduled
 from cljax.methods.owned import owned
-from cljax.numbers import real
+from cljax.numbers import check_option, real
 from cljax.types import Array, Clock, Fold, Learner, Method, Network, Search, Sizes, Tree
+
+Connections = Literal["ternary", "into_new", "binary"]
 
 FIRST_GROWTH = 0.55
 """The part of the features that the first task claims by default; what is left is for the others, in equal parts."""
@@ -23,6 +26,7 @@ def tfm(
     candidates: Sequence[float] | None = None,
     margin: float = 0.015,
     feature_normalization: bool = True,
+    connections: Connections = "ternary",
     zero_init_new_to_old: bool = False,
 ) -> Method:
     r"""Ternary feature masks (TFM): a task makes new features, uses all older ones, and changes only what is new.
@@ -38,6 +42,14 @@ def tfm(
     width. When an older task is visited again, only its own head and normalisation are trained. Inputs count as
     features of task 0.
 
+    What old and new features have to do with each other:
+
+    | connections | a task sees | and trains weights |
+    |---|---|---|
+    | `ternary` | its own features and all older ones | that touch a feature of its own |
+    | `into_new` | the same | into its own features; those from them into older ones are 0 |
+    | `binary` | its own features alone | between them (equations 1 and 2, figure 2) |
+
     The paper leaves open, and here: the gate comes after the normalisation, whose shift would pass it otherwise; a bias
     belongs to its feature; growth is a part of each layer's features, rounded up.
 
@@ -50,15 +62,16 @@ def tfm(
       margin: of validation accuracy: the lowest growth that comes as near to the best is chosen.
       feature_normalization: whether scale and shift of each feature belong to a task, where the network has
         `'feature'` normalisation; otherwise they stay 1 and 0.
-      zero_init_new_to_old: whether weights from new features into old ones start at 0, so that a task begins with the
-        old features as they were; otherwise they start like all others.
+      connections: a row of the table.
+      zero_init_new_to_old: whether weights from new features into old ones, where they are trained, start at 0, so that
+        a task begins with the old features as they were; otherwise they start like all others.
 
     Returns:
       The method.
 
     Raises:
-      ValueError: for a network without gates, with a shared head or with batch normalisation; for a growth outside
-        [0, 1], or a schedule together with candidates.
+      ValueError: for a network without gates, with a shared head or with batch normalisation; for an unknown option;
+        for a growth outside [0, 1], or a schedule together with candidates.
 
     Example:
       >>> from cljax import networks
@@ -68,6 +81,7 @@ def tfm(
     Reference: Masana, Tuytelaars and van de Weijer, Ternary Feature Masks, 2021, sections 3.2 to 3.4.
     """
     check_network(network)
+    check_option("tfm's connections", connections, Connections)
     layout = ownership.layout("tfm", network)
     _check(network, layout)
     given = FIRST_GROWTH if growth is None else growth
@@ -78,7 +92,8 @@ def tfm(
         raise ValueError("tfm's growth is either a schedule or chosen among candidates: give one of the two.")
     own = layout.affines if feature_normalization else ()
     made_for = network._replace(per_task=tuple(dict.fromkeys((*network.per_task, *own))))
-    base = owned("tfm", made_for, layout, rule="ternary")
+    rule: Literal["ternary", "pruning"] = "pruning" if connections == "into_new" else "ternary"
+    base = owned("tfm", made_for, layout, rule=rule, sees="own" if connections == "binary" else "older")
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         *rest, _ = base.init(key, sizes)
@@ -91,7 +106,7 @@ def tfm(
             part = jnp.where(clock.task == 0, part, (1 - part) / others)
         owner = ownership.claim(learner.method_state.owner, clock.task, part)
         params = learner.params
-        if zero_init_new_to_old:
+        if zero_init_new_to_old or connections == "into_new":
             params = ownership.cut_interference(params, layout.wires, owner, clock.task, only_own=True)
         return learner._replace(params=params, method_state=learner.method_state._replace(owner=owner))
 
