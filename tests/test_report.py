@@ -140,21 +140,22 @@ def test_short_counts(number, text):
 
 def test_forgetting_nothing_counts_from_each_visit_to_the_next():
     marks = np.array([[[1, 0], [1, 5], [3, 5], [3, 5]]], np.uint32)
-    tasks, every = np.array([0, 1, 0, 1]), np.ones(4, bool)
-    assert report.zero_forgetting(marks, tasks, every)
+    tasks = np.array([0, 1, 0, 1])
+    assert report.zero_forgetting(marks, tasks)
     between = np.array([[[1, 0], [2, 5], [3, 5], [3, 5]]], np.uint32)
-    assert not report.zero_forgetting(between, tasks, every)
-    assert not report.zero_forgetting(marks, np.array([0, 1, 1, 1]), every)
+    assert not report.zero_forgetting(between, tasks)
+    assert not report.zero_forgetting(marks, np.array([0, 1, 1, 1]))
     marks[0, 3, 0] = 9
-    assert not report.zero_forgetting(marks, tasks, every)
-    assert report.zero_forgetting(marks, tasks, np.array([True, True, True, False]))
+    assert not report.zero_forgetting(marks, tasks)
+    marks[0, 3] = 0  # not evaluated
+    assert report.zero_forgetting(marks, tasks)
 
 
 def test_one_seed_that_forgets_is_enough():
-    marks = np.zeros((3, 2, 2), np.uint32)
-    assert report.zero_forgetting(marks, np.array([0, 1]), np.ones(2, bool))
-    marks[2, 1, 0] = 1
-    assert not report.zero_forgetting(marks, np.array([0, 1]), np.ones(2, bool))
+    marks = np.ones((3, 2, 2), np.uint32)
+    assert report.zero_forgetting(marks, np.array([0, 1]))
+    marks[2, 1, 0] = 2
+    assert not report.zero_forgetting(marks, np.array([0, 1]))
 
 
 def test_plain_is_strict_json_and_keeps_float32_bits():

@@ -68,7 +68,7 @@ def run_record(
             "task_il_accuracy": metrics.first_visits(found.task_il_accuracy, tasks),
             "top5": metrics.first_visits(found.top5, tasks),
             "rounds": {"accuracy": found.accuracy, "task_il_accuracy": found.task_il_accuracy} if revisits else None,
-            "zero_forgetting": zero_forgetting(np.asarray(found.fingerprint), tasks, np.asarray(schedule.evaluate)),
+            "zero_forgetting": zero_forgetting(np.asarray(found.fingerprint), tasks),
             "schedule": {"task": tasks, "epochs": schedule.epochs, "evaluate": schedule.evaluate},
             "epochs_trained": np.isfinite(outcome.epochs.loss).sum(axis=(2, 3)),
             "epochs": outcome.epochs._asdict(),
@@ -93,24 +93,24 @@ def run_record(
     )
 
 
-def zero_forgetting(fingerprint: np.ndarray, tasks: np.ndarray, evaluated: np.ndarray) -> bool:
+def zero_forgetting(fingerprint: np.ndarray, tasks: np.ndarray) -> bool:
     """Whether no task's logits changed by a bit but in visits to it: after its last one, and between any two.
 
     Args:
-      fingerprint: `[S, R, T]` uint32, of each task's logits after each round.
+      fingerprint: `[S, R, T]` uint32, of each task's logits after each round; 0 where a round was not evaluated.
       tasks: `[R]` int, the task of each round.
-      evaluated: `[R]` bool, which rounds were evaluated.
 
     Example:
       >>> marks = np.array([[[5, 0], [5, 7]]], np.uint32)
-      >>> zero_forgetting(marks, np.array([0, 1]), np.array([True, True]))
+      >>> zero_forgetting(marks, np.array([0, 1]))
       True
-      >>> zero_forgetting(marks + np.array([[0, 0], [1, 0]], np.uint32), np.array([0, 1]), np.array([True, True]))
+      >>> zero_forgetting(marks + np.array([[0, 0], [1, 0]], np.uint32), np.array([0, 1]))
       False
       >>> again = np.array([[[5, 0], [6, 7], [5, 7]]], np.uint32)  # task 0, forgotten and then learned anew
-      >>> zero_forgetting(again, np.array([0, 1, 0]), np.array([True, True, True]))
+      >>> zero_forgetting(again, np.array([0, 1, 0]))
       False
     """
+    evaluated = fingerprint.any(axis=(0, 2))
     for task in np.unique(tasks):
         visits = np.cumsum(tasks == task)
         for visit in range(1, visits[-1] + 1):

@@ -2,21 +2,25 @@
 
 from cljax.streams.alignment import align, max_examples, stack
 from cljax.streams.building import from_tasks, permuted, split
+from cljax.streams.growing import append, forget, pad
 from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, size_of, task_of
 from cljax.streams.schedules import lifelong, multi_task, visits, with_schedule
 from cljax.streams.sequences import by_superclass, relabelled, sequence, superclass_labels
 
 __all__ = [
     "align",
+    "append",
     "apply_permutation",
     "by_superclass",
     "draw",
     "epoch_order",
+    "forget",
     "from_tasks",
     "gather",
     "lifelong",
     "max_examples",
     "multi_task",
+    "pad",
     "permuted",
     "relabelled",
     "sequence",

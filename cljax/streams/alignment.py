@@ -53,17 +53,19 @@ def align(streams: Sequence[Stream]) -> list[Stream]:
     parts = ("train", "validation", "test")
     length = {part: max(len(getattr(stream.tables, part).index) for stream in streams) for part in parts}
 
-    def pad(table: Table, rows: int) -> Table:
-        more = rows - len(table.index)
-        index: Any = np.pad(table.index, (0, more))
-        labels: Any = np.pad(table.labels, ((0, more),) + ((0, 0),) * (np.ndim(table.labels) - 1))
-        return table._replace(index=index, labels=labels)
-
     def pad_all(tables: Tables) -> Tables:
-        padded = (pad(getattr(tables, part), length[part]) for part in parts)
+        padded = (pad_table(getattr(tables, part), length[part]) for part in parts)
         return tables._replace(**dict[str, Any](zip(parts, padded, strict=True)))
 
     return [stream._replace(tables=pad_all(stream.tables)) for stream in streams]
+
+
+def pad_table(table: Table, rows: int, outputs: int | None = None) -> Table:
+    """A table with so many rows, and columns of labels that have some; no start or size reaches the padding."""
+    more, labels = rows - len(table.index), np.asarray(table.labels)
+    columns = [(0, 0 if outputs is None else outputs - labels.shape[1])] if labels.ndim == 2 else []
+    padded: Any = np.pad(np.asarray(table.index), (0, more)), np.pad(labels, ((0, more), *columns))
+    return table._replace(index=padded[0], labels=padded[1])
 
 
 def stack(streams: Sequence[Stream]) -> tuple[Tables, Tables]:

@@ -8,7 +8,7 @@ from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.precision import evaluate_precision
 from cljax.training.run import Result, make_run
-from cljax.training.start import Start, given_params, start_from
+from cljax.training.start import Past, Start, extend, given_params, start_from
 from cljax.training.state import Patience, Settings
 from cljax.training.step import make_learner, make_train_step
 
@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "NonFiniteLoss",
     "Outcome",
+    "Past",
     "Patience",
     "Result",
     "Settings",
@@ -27,6 +28,7 @@ __all__ = [
     "drive",
     "evaluate",
     "evaluate_precision",
+    "extend",
     "given_params",
     "make_engine",
     "make_learner",

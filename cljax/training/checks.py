@@ -85,8 +85,14 @@ CURE = (
 )
 
 
-def check(method: Method, stream: Stream, settings: Settings) -> None:
+def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, int] | None = None) -> None:
     """Checks a method, a stream and settings against each other, without compiling.
+
+    Args:
+      method: the method.
+      stream: the stream.
+      settings: the settings.
+      span: the rounds to be run, from the first to before the second; None: all.
 
     Raises:
       ValueError: naming the thing and the cure.
@@ -110,9 +116,11 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
         )
     check_settings(settings)
     tasks, epochs = np.asarray(schedule.task), np.asarray(schedule.epochs)
-    untrained = ~np.isin(np.arange(tables.classes.shape[-2]), tasks[epochs > 0])
+    begin, end = span or (0, len(tasks))
+    among = lambda some: np.isin(np.arange(tables.classes.shape[-2]), some)
+    past, visited, trained = map(among, (tasks[:begin], tasks[begin:end], tasks[begin:end][epochs[begin:end] > 0]))
     needs_validation = settings.stopping is not None or method.search is not None
-    missing = (np.asarray(tables.validation.size) == 0) & ~(untrained & (method.search is None))
+    missing = (np.asarray(tables.validation.size) == 0) & (trained if method.search is None else visited)
     if needs_validation and missing.any():
         task = int(np.argmax(missing.reshape(-1))) % tables.classes.shape[-2]
         reason = "patience" if settings.stopping is not None else f"the search of {method.name}"
@@ -120,10 +128,14 @@ def check(method: Method, stream: Stream, settings: Settings) -> None:
             f"Task {task} has no validation examples, which {reason} needs. Give the stream a validation part, for "
             f"example validation=0.1, or train a fixed number of epochs."
         )
-    for split in ("train", "test"):
-        missing = (np.asarray(getattr(tables, split).size) == 0) & ~(untrained & (split == "train"))
+    to_come = ~np.asarray(tables.classes).any(axis=-1)
+    trained |= past & (method.train_on != "current")
+    for split, needed in (("train", trained), ("test", ~past & ~to_come | visited)):
+        missing = (np.asarray(getattr(tables, split).size) == 0) & needed
         if missing.any():
-            raise ValueError(f"Task {int(np.argmax(missing))} has no {split} examples.")
+            task = int(np.argmax(missing.reshape(-1))) % tables.classes.shape[-2]
+            why = f", and {method.name} trains on all tasks so far" if past[task] else ""
+            raise ValueError(f"Task {task} has no {split} examples{why}.")
     if tasks.size == 0:
         raise ValueError("The stream's schedule has no rounds.")
     if tasks.min() < 0 or tasks.max() >= tables.classes.shape[-2]:

@@ -22,11 +22,11 @@ from cljax.training.checks import check, check_optimizer, raise_failure
 from cljax.training.cost import step_cost
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation
-from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_programs, pick
+from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_programs, pick, span_entries, span_of
 from cljax.training.plan import epoch_table
 from cljax.training.programs import Program
 from cljax.training.resume import Keeper
-from cljax.training.start import Start, check_given
+from cljax.training.start import Past, Start, check_given
 from cljax.training.state import EpochLog, Failure, Settings, reveal
 from cljax.training.streaming import Streamed, is_streamed
 from cljax.types import Array, Learner, Method, Schedule, Stream, Tables, Tree
@@ -127,6 +127,7 @@ class Compiled:
       observe: as of `Programs`.
       turn: as of `Programs`.
       rest: as of `Programs`.
+      compare: as of `Programs`.
     """
 
     def __init__(self, programs: Programs, axes: Tables | None) -> None:
@@ -138,20 +139,22 @@ class Compiled:
             state, visit = choose(run.state.done, (run.state, run.visit), (after.state, after.visit))
             return run._replace(state=state, visit=visit)
 
-        self.start = program(programs.start, (0, axes, 0))
+        self.start = program(programs.start, (0, axes, 0, None))
         self.turn = program(programs.turn, (0, None, None, axes, 0), (0,))
         self.rest = program(programs.rest, (0,))
         self.observe = program(programs.observe, (0, None, axes), (0,))
+        self.compare = program(programs.compare, (0, 0, axes, 0))
         self._epoch = program(programs.epoch if axes is None else epoch, (0, None, axes, 0), (0,))
 
     @property
     def seconds(self) -> float:
         """Spent compiling."""
-        return sum(program.seconds for program in (self.start, self.observe, self.turn, self.rest, self._epoch))
+        programs = (self.start, self.observe, self.turn, self.rest, self.compare, self._epoch)
+        return sum(program.seconds for program in programs)
 
-    def like(self, key: Array, tables: Tables, given: Start) -> Run:
+    def like(self, key: Array, tables: Tables, given: Start, entry: Entry) -> Run:
         """The structure, shapes and dtypes of every run of these programs."""
-        return self.start.shape(key, tables, given)
+        return self.start.shape(key, tables, given, entry)
 
     def epoch(self, run: Run, entry: Entry, tables: Tables, key: Array, pause: Callable[[Run], None]) -> Run:
         """As of `Programs`; `pause` is for epochs in chunks."""
@@ -167,6 +170,8 @@ def drive(
     *,
     hypers: Sequence[Mapping[str, float]] | None = None,
     starts: Sequence[Mapping[str, Any]] | None = None,
+    past: Outcome | Sequence[Past] | None = None,
+    rounds: int | None = None,
     vectorize: bool | int = False,
     report: Callable[[Event], None] | None = None,
     visited: Callable[[list[int], int, Results], None] | None = None,
@@ -184,6 +189,10 @@ def drive(
         sweep is the same seeds once more for every value, through the same programs.
       starts: trained parameters that task 0 begins with, for each pair of `seeds`, in any form that
         `training.given_params` takes: see `training.start_from`.
+      past: what the first rounds of the schedule have left, the outcome of an earlier drive of the same seeds, or one
+        `Past` for each pair of `seeds`: the run goes on after them. Its stream may have had fewer tasks: see
+        `streams.append` and `training.extend`.
+      rounds: how many rounds of the schedule are behind in the end; None: all.
       vectorize: whether the seeds run side by side (`vmap`: faster on GPU and TPU, slower on CPU) or in turn; a number
         above 1, which divides theirs: so many at a time.
       report: called after every epoch.
@@ -206,10 +215,12 @@ def drive(
     settings = settings or Settings()
     if not seeds:
         raise ValueError("seeds is empty, but must be pairs of a seed and its stream, at least one.")
+    pasts = past_of(past, len(seeds))
+    span = span_of(pasts, rounds, seeds[0][1])
     for _, stream in seeds:
-        check(method, stream, settings)
+        check(method, stream, settings, span)
     check_optimizer(method, optimizer)
-    given = check_given(method, seeds, hypers, starts)
+    given = check_given(method, seeds, hypers, starts, pasts)
     aligned = stream_tables.align([stream for _, stream in seeds])
     bounds = [stream_tables.max_examples(stream.tables) for stream in aligned]
     most = {split: max(bound[split] for bound in bounds) for split in bounds[0]}
@@ -233,7 +244,7 @@ def drive(
         if checkpoints is not None:
             keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts))
         places = settings.curves_every, number * len(group.numbers), len(seeds)
-        driven = Driven(method, first.schedule, compiled, group, *places)
+        driven = Driven(method, first.schedule, compiled, group, span, *places)
         parts.append(driven.run(report, visited, keeper))
     learners, results, seconds, waits = zip(*parts, strict=True)
     joined: Results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
@@ -291,15 +302,25 @@ class Driven:
       schedule: the rounds.
       compiled: the programs.
       seeds: with tables on the device.
+      span: the first round, and that at which it ends.
       cadence: `settings.curves_every`.
       before: how many seeds have been driven already.
       total: how many there are in all.
     """
 
     def __init__(
-        self, method: Method, schedule: Schedule, compiled: Any, seeds: Seeds, cadence: int, before: int, total: int
+        self,
+        method: Method,
+        schedule: Schedule,
+        compiled: Any,
+        seeds: Seeds,
+        span: tuple[int, int],
+        cadence: int,
+        before: int,
+        total: int,
     ):
         self._method, self._schedule, self._compiled, self._seeds = method, schedule, compiled, seeds
+        self._span = span
         self._cadence, self._before, self._total, self._batched = cadence, before, total, seeds.key.ndim == 1
 
     def run(
@@ -313,7 +334,7 @@ class Driven:
         waited, ran = getattr(compiled, "waiting", 0.0), getattr(compiled, "running", 0.0)
         watch = Watch(compiled)
         found = self._take_up(keeper, watch) if keeper else None
-        place, run = found or (0, compiled.start(key, tables, given))
+        place, run = found or (0, compiled.start(key, tables, given, self._entries()[0]))
         entries = self._entries(run)
         ahead = np.cumsum([entry.epochs for entry in entries[::-1]])[::-1]  # epochs from here to the end
         while place < len(entries) - 1:
@@ -338,16 +359,26 @@ class Driven:
                 keeper.offer(place, run, watch, ended=ended or following.candidate > entry.candidate)
             if ended and np.all(run.state.failure.round >= 0):
                 break
-        results = self._read(run)
-        learner = jax.block_until_ready(compiled.rest(run))
+        results, learner = self._read(run), jax.block_until_ready(compiled.rest(run))
+        if self._span[0]:
+            results = self._compare_with_past(results, learner)
         seconds = np.full(len(numbers), watch.tick() / len(numbers))
         learners = [pick(learner, jnp.int32(index)) for index in range(len(numbers))] if self._batched else [learner]
         waits = getattr(compiled, "waiting", 0.0) - waited, getattr(compiled, "running", 0.0) - ran
         return learners, results, seconds, np.full(len(numbers), waits[0] / max(waits[1], 1e-9))
 
+    def _compare_with_past(self, results: Results, learner: Learner) -> Results:
+        """Gives the last past round the end's fingerprint, of tasks whose logits have kept their bits, else another."""
+        (_, key, given, tables), (begin, end) = self._seeds, self._span
+        then, now = np.moveaxis(self._lead(self._compiled.compare(learner, key, tables, given)), 1, 0)
+        found = np.array(results.evaluation.fingerprint)
+        visited = np.isin(np.arange(found.shape[-1]), self._schedule.task[begin:end])
+        found[:, begin - 1] = np.where(visited, found[:, begin], found[:, end - 1] ^ (then != now))
+        return results._replace(evaluation=results.evaluation._replace(fingerprint=found))
+
     def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
         numbers, key, given, tables = self._seeds
-        like = self._compiled.like(key, tables, given)
+        like = self._compiled.like(key, tables, given, self._entries()[0])
         entries = self._entries(like)
         found = keeper.take_up(like, watch, len(entries))
         if found and found[0] < len(entries) - 1:
@@ -359,9 +390,10 @@ class Driven:
             )
         return found
 
-    def _entries(self, run: Run) -> list[Entry]:
-        candidates = 0 if run.search is None else run.search.scores.shape[-1]
-        return [Entry(*map(np.int32, entry)) for entry in agenda(self._method, self._schedule, candidates)]
+    def _entries(self, run: Run | None = None) -> list[Entry]:
+        candidates = 0 if run is None or run.search is None else run.search.scores.shape[-1]
+        entries = span_entries(agenda(self._method, self._schedule, candidates), *self._span)
+        return [Entry(*map(np.int32, entry)) for entry in entries]
 
     def _lead(self, tree: Tree) -> Tree:
         """On the host, with a leading axis of seeds."""
@@ -382,6 +414,20 @@ class Driven:
         done = int(self._before // size * whole + whole - ahead + count)
         loss, accuracy = map(_mean, last)
         report(Event(*here, loss, accuracy, done, int(whole * self._total // size)))
+
+
+def past_of(past: Any, count: int) -> list[Past] | None:
+    """What each seed goes on from, of `drive`'s argument.
+
+    Raises:
+      ValueError: another number of learners than of seeds.
+    """
+    if isinstance(past, Outcome):
+        evaluation = past.evaluation
+        past = [Past(one, pick(evaluation, jnp.int32(seed))) for seed, one in enumerate(past.learners)]
+    if past is not None and len(past) != count:
+        raise ValueError(f"past has {len(past)} learners, but there are {count} pairs of seeds: give one for each.")
+    return past if past is None else list(past)
 
 
 class Watch:
@@ -410,6 +456,7 @@ def identity_of(seeds: Seeds, facts: Callable[[], Mapping[str, Any]]) -> dict[st
         "division": identity.division(seeds.tables),
         "hyper": {name: jnp.ravel(value).tolist() for name, value in seeds.given.hyper.items()},
         "start": identity.parameters(seeds.given.params),
+        "past": None if seeds.given.past is None else identity.examples(seeds.given.past),
     }
     return json.loads(json.dumps({**own, **facts()}, default=str))
 

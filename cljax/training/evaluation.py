@@ -147,16 +147,17 @@ def add_batch(
     return right, aware, top5, fingerprint + bits_sum(own, batch.weights, first)
 
 
-def lost_logits(found: Evaluation, clock: Clock, evaluated: Array) -> Failure:
+def lost_logits(found: Evaluation, clock: Clock, evaluated: Array, tables: Tables) -> Failure:
     """The failure of a learner that has logits of visited tasks which are no numbers: their accuracy is NaN.
 
     Args:
       found: after a round, `[T]`.
       clock: of the round.
       evaluated: bool, whether it was evaluated.
+      tables: the stream's; a task without test examples has no accuracy that could be lost.
     """
     visited = jnp.arange(found.accuracy.shape[0], dtype=jnp.int32) <= clock.newest
-    lost = evaluated & jnp.any(visited & jnp.isnan(found.accuracy))
+    lost = evaluated & jnp.any(visited & (jnp.asarray(tables.test.size) > 0) & jnp.isnan(found.accuracy))
     here = Failure(clock.round, clock.task, clock.phase, clock.epoch, jnp.int32(-1), jnp.int32(-1))
     return jax.tree.map(lambda value: jnp.where(lost, value, -1), here)
 

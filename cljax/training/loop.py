@@ -11,7 +11,7 @@ one program. Where examples are read as the run goes on, `drive` trains an epoch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cljax.numbers import whole
 from cljax.training.engine import Engine, Epoch
 from cljax.training.evaluation import Evaluation, lost_logits
 from cljax.training.plan import clocks, epoch_table, in_stream
-from cljax.training.start import Start, begin_with
+from cljax.training.start import Past, Start, begin_with, put_corner
 from cljax.training.state import EpochLog, Failure, PhaseState, earlier, no_failure, unknown
-from cljax.types import Array, Clock, HostArray, Learner, Method, Schedule, Tables, Tree
+from cljax.types import Array, Clock, HostArray, Learner, Method, Schedule, Stream, Tables, Tree
 
 
 class Entry(NamedTuple):
@@ -107,8 +108,9 @@ class Programs(NamedTuple):
     """The pure functions of a run: jit them, or vmap them over seeds first. `key` is the run's throughout.
 
     Attributes:
-      start: `(key, tables, given) -> Run`, at the beginning of the agenda's first entry. `given` takes the place of
-        some of the learner's hyper-parameters, and of task 0's parameters.
+      start: `(key, tables, given, entry=None) -> Run`, at the beginning of an entry, of the agenda's first where it is
+        None. `given` takes the place of some of the learner's hyper-parameters, and of task 0's parameters, or of all
+        that earlier rounds have left.
       epoch: `(run, entry, tables, key) -> run`: `open`, all `steps`, `close`.
       open: `(run, entry, tables, key) -> Epoch`, what is fixed through an epoch.
       steps: `(run, epoch, tables, stop) -> run`: the steps that are still to be taken before step `stop`.
@@ -118,9 +120,11 @@ class Programs(NamedTuple):
       turn: `(run, entry, following, tables, key) -> run`. What follows the last entry is the agenda's end, beyond the
         last round: then the learner only rests.
       rest: `run -> learner`, at rest.
+      compare: `(learner, key, tables, given) -> fingerprints`, `[2, T]`, of what `given.past` left and of the learner
+        at rest, by the same operations: equal where no bit of a task's logits has changed.
     """
 
-    start: Callable[[Array, Tables, Start], Run]
+    start: Callable[..., Run]
     epoch: Callable[[Run, Entry, Tables, Array], Run]
     open: Callable[[Run, Entry, Tables, Array], Epoch]
     steps: Callable[[Run, Epoch, Tables, Array], Run]
@@ -128,6 +132,7 @@ class Programs(NamedTuple):
     observe: Callable[[Run, Entry, Tables], Run]
     turn: Callable[[Run, Entry, Entry, Tables, Array], Run]
     rest: Callable[[Run], Learner]
+    compare: Callable[[Learner, Array, Tables, Start], Array]
 
 
 def agenda(method: Method, schedule: Schedule, candidates: int = 0) -> list[Entry]:
@@ -154,6 +159,33 @@ def agenda(method: Method, schedule: Schedule, candidates: int = 0) -> list[Entr
         entries += [Entry(round, one, *phase) for one in range(max(candidates, 1)) for phase in tried]
         entries += [Entry(round, candidates, *phase) for phase in phases if phase not in tried]
     return [*entries, Entry(len(schedule.task), 0, 0, 0)]
+
+
+def span_entries(entries: list[Entry], begin: int, end: int) -> list[Entry]:
+    """The entries of some rounds, from `begin` to before `end`, and the agenda's end.
+
+    Example:
+      >>> span_entries([Entry(0, 0, 0, 9), Entry(1, 0, 0, 9), Entry(2, 0, 0, 9), Entry(3, 0, 0, 0)], 1, 2)
+      [Entry(round=1, candidate=0, phase=0, epochs=9), Entry(round=3, candidate=0, phase=0, epochs=0)]
+    """
+    return [*(entry for entry in entries[:-1] if begin <= entry.round < end), entries[-1]]
+
+
+def span_of(pasts: Sequence[Past] | None, rounds: int | None, stream: Stream) -> tuple[int, int]:
+    """The first round that a run is to go through, and that before which it ends.
+
+    Raises:
+      ValueError: there is no such round.
+    """
+    count = len(stream.schedule.task)
+    begin = max((np.shape(past.evaluation.accuracy)[-2] for past in pasts or ()), default=0)
+    end = whole("rounds", count if rounds is None else rounds, least=1, most=count)
+    if begin >= end:
+        raise ValueError(
+            f"There is nothing to go on with: {begin} rounds are behind, and the run is to end after {end}. Append "
+            f"tasks to the stream (streams.append), or give it a longer schedule."
+        )
+    return begin, end
 
 
 def count_candidates(method: Method, learner: Learner, clock: Clock) -> int:
@@ -207,19 +239,22 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         state = engine.begin_phase(learner, clock_of(entry), tables, key)
         return state._replace(failure=failure, done=failure.round >= 0)
 
-    def start(key: Array, tables: Tables, given: Start) -> Run:
+    def start(key: Array, tables: Tables, given: Start, entry: Entry | None = None) -> Run:
+        entry = jax.tree.map(jnp.int32, first if entry is None else entry)
         learner = begin_with(method, engine.init(key, tables), given)
         tasks, lost, candidates = tables.classes.shape[0], no_failure(), None
-        log, entry = no_log(tasks), jax.tree.map(jnp.int32, first)
+        log = no_log(tasks)
         repeat = lambda tree, count: jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
         if search is not None:
             count = count_candidates(method, learner, in_stream(clock_of(entry), tables, engine.scenario))
             tried = (repeat(tree, count) for tree in (learner, jnp.float32(0.0), lost, log))
             candidates = Candidates(learner, lost, *tried)
         none = jnp.full((rounds, tasks), unknown(), jnp.float32)
-        nothing = Evaluation(none, none, none, jnp.zeros((rounds, tasks), jnp.uint32))
+        known = Evaluation(none, none, none, jnp.zeros((rounds, tasks), jnp.uint32))
+        if given.past is not None:  # bits are compared within a program only
+            known = jax.tree.map(put_corner, known, given.past.evaluation)._replace(fingerprint=known.fingerprint)
         learner = begin_visit(learner, entry, tables, key)
-        return Run(begin_phase(learner, lost, entry, tables, key), log, candidates, repeat(log, rounds), nothing)
+        return Run(begin_phase(learner, lost, entry, tables, key), log, candidates, repeat(log, rounds), known)
 
     def open(run: Run, entry: Entry, tables: Tables, key: Array) -> Epoch:
         return engine.begin_epoch(run.state, clock_of(entry), tables, key)
@@ -292,14 +327,20 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         clock, asked = clock_of(entry), pick(evaluated, entry.round)
         row = pick(run.evaluation, entry.round)
         found = lax.cond(asked, lambda: engine.evaluate(visit.learner, clock, tables), lambda: row)
-        failure = earlier(visit.failure, lost_logits(found, clock, asked))
+        failure = earlier(visit.failure, lost_logits(found, clock, asked, tables))
         evaluation = put(run.evaluation, choose(failure.round < 0, found, row), entry.round)
         return failure, put(run.visits, visit.log, entry.round), evaluation
 
     def rest(run: Run) -> Learner:
         return engine.end_visit(run.state.learner, pick(moments, jnp.int32(rounds - 1)))
 
-    return Programs(start, epoch, open, steps, close, observe, turn, rest)
+    def compare_with_past(learner: Learner, key: Array, tables: Tables, given: Start) -> Array:
+        pair = begin_with(method, engine.init(key, tables), given), learner
+        clock = pick(moments, jnp.int32(rounds - 1))
+        of = lambda one: engine.evaluate(one, clock, tables).fingerprint
+        return lax.map(of, jax.tree.map(lambda *leaves: jnp.stack(leaves), *pair))
+
+    return Programs(start, epoch, open, steps, close, observe, turn, rest, compare_with_past)
 
 
 def pick(tree: Tree, index: Array) -> Tree:

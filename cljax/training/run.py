@@ -16,9 +16,9 @@ from cljax.keys import as_own
 from cljax.training.checks import check, check_in_memory, check_optimizer, raise_failure
 from cljax.training.engine import changing, make_engine
 from cljax.training.evaluation import Evaluation
-from cljax.training.loop import Entry, agenda, make_programs
+from cljax.training.loop import Entry, agenda, choose, make_programs, pick, span_of
 from cljax.training.loop import Run as State
-from cljax.training.start import NOTHING, Start
+from cljax.training.start import Past, Start
 from cljax.training.state import EpochLog, Failure, Settings, debugging, reveal
 from cljax.training.step import TrainStep
 from cljax.types import Array, Learner, Method, Stream, Tables
@@ -47,29 +47,44 @@ class Run(NamedTuple):
     """A run, compiled at its first call.
 
     Attributes:
-      run: `(key, tables, params={}) -> Result`, pure and jitted. Under `jax_debug_nans` it returns float32's largest
-        number for what is not measured, where it otherwise returns NaN; calling `Run` itself gives NaN.
+      run: `(key, tables, params={}, past=None, rounds=None) -> Result`, pure and jitted. Under
+        `jax_debug_nans` it returns float32's largest number for what is not measured, where it otherwise returns NaN;
+        calling `Run` itself gives NaN.
       step: its train step; `step.traces` counts traces.
       method: the method.
+      max_examples: `{split: the most examples of a task}` that it has room for.
     """
 
     run: Callable[..., Result]
     step: TrainStep
     method: Method
+    max_examples: dict[str, int]
 
-    def __call__(self, key: Array, tables: Tables, params: Mapping[str, Any] | None = None) -> Result:
+    def __call__(
+        self,
+        key: Array,
+        tables: Tables,
+        params: Mapping[str, Any] | None = None,
+        past: Result | Past | None = None,
+        rounds: tuple[int, int] | None = None,
+    ) -> Result:
         """Carries out the run; vmap this over keys, and over the tables that differ by seed.
 
         Args:
           key: PRNG key.
           tables: the stream's.
           params: trained ones that task 0 begins with, of `training.given_params`; None: random ones.
+          past: what earlier rounds have left, which the run goes on from.
+          rounds: the rounds to be run, from the first to before the second; None: all that are not past. One program
+            serves them all: where a stream has room for tasks to come (`streams.pad`), nothing is traced again.
 
         Raises:
           NonFiniteLoss: naming task, phase and step. Under `vmap` or `jit` nothing can be raised: the accuracies of the
             learners that diverged are NaN; `raise_failure` of the result's `failure` names them.
         """
-        result = self.run(as_own(key), tables, dict(params or {}))
+        self._check_sizes(tables)
+        past = None if past is None else Past(past.learner, past.evaluation)
+        result = self.run(as_own(key), tables, dict(params or {}), past, rounds)
         if not isinstance(result.failure.round, jax.core.Tracer):
             raise_failure(result.failure, self.method)
             if debugging("debug_nans"):
@@ -77,9 +92,24 @@ class Run(NamedTuple):
                 return result._replace(evaluation=shown[0], epochs=shown[1], curves=shown[2])
         return result
 
+    def _check_sizes(self, tables: Tables) -> None:
+        """Raises: ValueError, where a task has more examples than the run has room for, as far as sizes are known."""
+        for split, most in self.max_examples.items():
+            size = getattr(tables, split).size
+            if not isinstance(size, jax.core.Tracer) and np.max(size) > most:
+                raise ValueError(
+                    f"Task {int(np.argmax(size))} has {int(np.max(size))} {split} examples, but the run has room for "
+                    f"{most} of a task. Make it with max_examples={{{split!r}: {int(np.max(size))}}}."
+                )
+
 
 def make_run(
-    method: Method, optimizer: optax.GradientTransformation, stream: Stream, settings: Settings | None = None
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    stream: Stream,
+    settings: Settings | None = None,
+    *,
+    max_examples: Mapping[str, int] | None = None,
 ) -> Run:
     """Makes a run of a method over a stream: every round, phase, epoch and evaluation, in one program.
 
@@ -89,6 +119,8 @@ def make_run(
       stream: gives the schedule, the scenario and bounds on the sizes; its tables are an argument of the run, so that
         other seeds' tables (see `streams.align`) run through the same program.
       settings: how the run is carried out.
+      max_examples: `{split: the most examples of a task}` where tables that the run will be given have larger tasks
+        than the stream has; otherwise its own.
 
     Returns:
       `run(key, tables) -> Result`; under `vmap` over keys every seed stops on its own.
@@ -97,10 +129,11 @@ def make_run(
       ValueError: where the method, the stream and the settings do not fit together, before anything is compiled.
     """
     settings = settings or Settings()
-    check(method, stream, settings)
+    to_come = ~np.any(stream.tables.classes, axis=-1)[np.asarray(stream.schedule.task)]
+    check(method, stream, settings, (0, int(np.argmax(np.append(to_come, True)))))
     check_in_memory(stream)
     check_optimizer(method, optimizer)
-    most = streams.max_examples(stream.tables)
+    most = {**streams.max_examples(stream.tables), **(max_examples or {})}
     engine = make_engine(method, optimizer, settings, scenario=stream.scenario, max_examples=most)
     programs = make_programs(method, engine, stream.schedule)
 
@@ -127,18 +160,37 @@ def make_run(
         unfinished = lambda carry: (carry.state.epoch < entry.epochs) & ~carry.state.done
         return full(lax.while_loop(unfinished, body, thin(run)))
 
-    def run(key: Array, tables: Tables, params: dict[str, Array]) -> Result:
-        start = programs.start(key, tables, Start({}, params))
-        candidates = 0 if start.search is None else start.search.scores.shape[0]
-        entries = np.asarray(agenda(method, stream.schedule, candidates), np.int32)
-        pairs = Entry(*jnp.asarray(entries[:-1].T)), Entry(*jnp.asarray(entries[1:].T))
+    def run(key: Array, tables: Tables, given: Start, rounds: tuple[Array, Array]) -> Result:
+        def planned(candidates: int) -> tuple[Entry, list[Array]]:
+            entries = np.asarray(agenda(method, stream.schedule, candidates), np.int32)
+            places = [jnp.sum(jnp.asarray(entries[:-1, 0]) < edge, dtype=jnp.int32) for edge in rounds]
+            return Entry(*jnp.asarray(entries.T)), places
 
-        def one(run: State, pair: tuple[Entry, Entry]) -> tuple[State, None]:
-            return programs.turn(train(run, pair[0], tables, key), *pair, tables, key), None
+        entries, places = planned(0)
+        start = programs.start(key, tables, given, pick(entries, places[0]))
+        if start.search is not None:
+            entries, places = planned(start.search.scores.shape[0])
+        end = jax.tree.map(lambda leaf: leaf[-1], entries)
 
-        end, _ = lax.scan(one, start, pairs)
-        return Result(programs.rest(end), end.evaluation, *end.visits, end.state.failure)
+        def one(place: Array, run: State) -> State:
+            entry = pick(entries, place)
+            following = choose(place + 1 < places[1], pick(entries, place + 1), end)
+            return programs.turn(train(run, entry, tables, key), entry, following, tables, key)
 
-    jitted = jax.jit(lambda key, tables, params, debug: run(key, tables, params), static_argnums=3)
-    whole = lambda key, tables, params=NOTHING.params: jitted(key, tables, params, debugging("debug_nans"))
-    return Run(whole, engine.step, method)
+        last: State = lax.fori_loop(places[0], places[1], one, start)
+        return Result(programs.rest(last), last.evaluation, *last.visits, last.state.failure)
+
+    jitted = jax.jit(lambda *arguments: run(*arguments[:-1]), static_argnums=4)
+
+    def whole(
+        key: Array,
+        tables: Tables,
+        params: dict[str, Array] | None = None,
+        past: Past | None = None,
+        rounds: tuple[int, int] | None = None,
+    ) -> Result:
+        begin, end = rounds or span_of(past and [past], None, stream)
+        span = np.int32(begin), np.int32(end)
+        return jitted(key, tables, Start({}, params or {}, past), span, debugging("debug_nans"))
+
+    return Run(whole, engine.step, method, most)

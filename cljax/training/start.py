@@ -1,4 +1,4 @@
-"""Starting from given trained parameters: data that are put into the learner before its run begins."""
+"""Starting from what was learned before: data that are put into the learner before its run begins."""
 
 from __future__ import annotations
 
@@ -13,11 +13,25 @@ from cljax import ownership, task_params
 from cljax.ownership import masks
 from cljax.storage import trained
 from cljax.training.checks import check_hypers
+from cljax.training.evaluation import Evaluation
 from cljax.training.step import init_shapes
 from cljax.types import Array, Learner, Method, Tree
 
 METHODS_OWN = ("gates", "frozen")
 """Collections that say what a method shows and freezes: they are never loaded."""
+
+
+class Past(NamedTuple):
+    """What the earlier rounds of a stream have left, where a run goes on after them.
+
+    Attributes:
+      learner: at rest.
+      evaluation: `Evaluation` of `[R, T]`, of the rounds and tasks so far; its fingerprints are not taken over, for
+        another program may round otherwise.
+    """
+
+    learner: Learner
+    evaluation: Evaluation
 
 
 class Start(NamedTuple):
@@ -26,10 +40,12 @@ class Start(NamedTuple):
     Attributes:
       hyper: in place of some of `learner.hyper`.
       params: of `given_params`, in place of what is drawn for task 0; empty: none.
+      past: what the run goes on from; None: it begins anew.
     """
 
     hyper: dict[str, Array]
     params: dict[str, Array]
+    past: Past | None = None
 
 
 NOTHING = Start({}, {})
@@ -37,6 +53,8 @@ NOTHING = Start({}, {})
 
 def begin_with(method: Method, learner: Learner, given: Start) -> Learner:
     """The new learner with what is given."""
+    if given.past is not None:
+        learner = extend(learner, given.past.learner)
     learner = learner._replace(hyper={**learner.hyper, **given.hyper})
     return start_from(method, learner, given.params) if given.params else learner
 
@@ -46,15 +64,19 @@ def check_given(
     seeds: Sequence[Any],
     hypers: Sequence[Mapping[str, float]] | None,
     starts: Sequence[Mapping[str, Any]] | None,
+    pasts: Sequence[Past] | None = None,
 ) -> list[Start]:
     """What each seed is given.
 
     Raises:
       ValueError: as of `check_hypers` and `given_params`; another number of parameters than of seeds, or different
-        ones.
+        ones; parameters for task 0 where it is past.
     """
+    if starts is not None and pasts is not None:
+        raise ValueError("starts gives parameters to task 0, which is past: give one of starts and past.")
     if starts is None:
-        return [Start(hyper, {}) for hyper in check_hypers(method, seeds, hypers)]
+        own = check_hypers(method, seeds, hypers)
+        return [Start(hyper, {}, past) for hyper, past in zip(own, pasts or (None,) * len(own), strict=True)]
     known = {id(start): given_params(method, start) for start in starts}
     params = [known[id(start)] for start in starts]
     if len(params) != len(seeds) or any(set(leaves) != set(params[0]) for leaves in params):
@@ -62,6 +84,73 @@ def check_given(
     hyper = check_hypers(method, seeds, hypers)
     pairs = zip(hyper, params, strict=True)
     return [Start(numbers, {name: jnp.asarray(leaf) for name, leaf in leaves.items()}) for numbers, leaves in pairs]
+
+
+def extend(new: Learner, old: Learner) -> Learner:
+    """Gives a learner the room of a longer stream: what it has learned, in the place of what was drawn.
+
+    Rows of further tasks, and logits of heads that have more classes now, are those of the new learner; all else is the
+    old one's, every bit of it, but for the numbers in `hyper`: these are the new one's, as it was told.
+
+    Args:
+      new: of the longer stream, of `make_learner`; the same method, network and optimizer.
+      old: at rest, of as many tasks or fewer.
+
+    Returns:
+      The learner, at rest, shaped like the new one.
+
+    Raises:
+      ValueError: naming the leaf of another shape or dtype, or the structure that differs.
+
+    Example:
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> method = methods.lwf(networks.mlp((8, 8, 1), 2, hidden=(4,)))
+      >>> def make(tasks):
+      ...     stream = streams.split(data.load('digits'), tasks=tasks, class_order=range(2 * tasks))
+      ...     return training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, jax.random.key(tasks))
+      >>> old = make(3)
+      >>> longer = extend(make(4), old)
+      >>> longer.rows.tasks, bool((longer.params['head']['bias'][:3] == old.params['head']['bias']).all())
+      (4, True)
+    """
+    parts = {}
+    for part in (*task_params.PARTS, "memory"):
+        now, was = getattr(new, part), getattr(old, part)
+        if jax.tree.structure(now) != jax.tree.structure(was):  # type: ignore[operator]
+            raise ValueError(
+                f"The learner to go on from has another structure of {part} than this run's. Build the method, its "
+                f"network and the optimizer as they were when it was trained."
+            )
+
+        def place(path: str, leaf: Array, before: Array, state: bool = part == "method_state") -> Array:
+            same = before.ndim == leaf.ndim and before.dtype == leaf.dtype
+            pairs = list(zip(before.shape, leaf.shape, strict=False))
+            rows = task_params.has_rows(path, new.rows)
+            # In what a method keeps, places an example are as many as a task has at most, which may be fewer now.
+            if not (same and all(a == b or state or (rows and a < b) for a, b in pairs)):
+                raise ValueError(
+                    f"The leaf '{path}' of the learner to go on from is {before.dtype} of shape {before.shape}, but "
+                    f"this run's is {leaf.dtype} of shape {leaf.shape}. Build the method and its network as they were "
+                    f"when it was trained."
+                )
+            return put_corner(leaf, before)
+
+        parts[part] = task_params.map_leaves(place, now, was)
+    return new._replace(**parts)
+
+
+def put_corner(whole: Array, part: Array) -> Array:
+    """An array, another of the same rank in place of its first entries, as many as both have.
+
+    Example:
+      >>> put_corner(jnp.zeros([2, 3]), jnp.ones([1, 4])).tolist()
+      [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    """
+    if np.shape(whole) == np.shape(part):
+        return jnp.asarray(part)
+    corner = tuple(slice(min(sizes)) for sizes in zip(np.shape(whole), np.shape(part), strict=True))
+    return jnp.asarray(whole).at[corner].set(jnp.asarray(part)[corner])
 
 
 def start_from(method: Method, learner: Learner, given: Mapping[str, Array]) -> Learner:

@@ -25,7 +25,7 @@ from cljax.training.loop import Entry, Programs, Run
 from cljax.training.programs import Program
 from cljax.training.start import Start
 from cljax.training.state import Settings
-from cljax.types import Array, HostArray, Table, Tables
+from cljax.types import Array, HostArray, Learner, Table, Tables
 
 STEPS, BYTES = 8, 2**23
 """The most steps of a chunk, and the bytes after which a chunk takes no further step."""
@@ -206,26 +206,27 @@ class Streamed:
         self._start, self._open, self.rest = Program(programs.start), Program(open), Program(programs.rest)
         self._steps, self._close = Program(steps, (0,)), Program(programs.close, (0,))
         self._turn, self._observe = Program(programs.turn, (0,)), Program(programs.observe, (0,))
+        self._compare = Program(programs.compare)
         self.running = 0.0
 
-    def like(self, key: Array, tables: Tables, given: Start) -> Run:
+    def like(self, key: Array, tables: Tables, given: Start, entry: Entry | None = None) -> Run:
         """The structure, shapes and dtypes of every run of these programs."""
-        return self._start.shape(key, self._feed.asking(tables), given)
+        return self._start.shape(key, self._feed.asking(tables), given, entry)
 
     @property
     def seconds(self) -> float:
         """Spent compiling."""
-        programs = (self._start, self._open, self.rest, self._steps, self._close, self._turn, self._observe)
-        return sum(program.seconds for program in programs)
+        programs = (self._start, self._open, self._steps, self._close, self._turn, self._observe, self._compare)
+        return sum(program.seconds for program in (*programs, self.rest))
 
     @property
     def waiting(self) -> float:
         """Seconds in which the device waited for examples, at most."""
         return self._feed.waiting
 
-    def start(self, key: Array, tables: Tables, given: Start) -> Run:
+    def start(self, key: Array, tables: Tables, given: Start, entry: Entry | None = None) -> Run:
         """As of `Programs`."""
-        return self._answered(self._start, tables, key, tables, given)
+        return self._answered(self._start, tables, key, tables, given, entry)
 
     def epoch(self, run: Run, entry: Entry, tables: Tables, key: Array, pause: Callable[[Run], None]) -> Run:
         """As of `Programs`; `pause(run)` is called after each chunk, and has the run until it returns."""
@@ -253,6 +254,10 @@ class Streamed:
     def turn(self, run: Run, entry: Entry, following: Entry, tables: Tables, key: Array) -> Run:
         """As of `Programs`."""
         return self._answered(self._turn, tables, run, entry, following, tables, key)
+
+    def compare(self, learner: Learner, key: Array, tables: Tables, given: Start) -> Array:
+        """As of `Programs`."""
+        return self._answered(self._compare, tables, learner, key, tables, given)
 
     def _answered(self, program: Program, tables: Tables, *arguments: Any) -> Any:
         """Calls a program that may call back for the examples of any task, in the order of its table."""

@@ -1,0 +1,183 @@
+"""A stream that grows: rounds in parts, tasks that nobody had planned, examples that are gone, room for tasks."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from cljax import data, methods, networks, ownership, report, streams, task_params, training
+from cljax.training.start import Past
+from tests import conformance
+
+MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
+SETTINGS = training.Settings(batch_size=16, learning_rate=RATE, evaluation_batch=32)
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def digits(classes, *, epochs=1, scenario="task", rows=slice(None)):
+    """One task of some digits."""
+    few = conformance.digits()
+    part = data.from_arrays(
+        few.train_images[rows], few.train_labels[rows], few.test_images, few.test_labels, name="few"
+    )
+    return streams.split(part, tasks=1, class_order=list(classes), epochs=epochs, scenario=scenario)
+
+
+def close(one, other, rtol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5), one, other)
+
+
+def test_rounds_in_parts_are_the_rounds_in_one_go():
+    """Two programs, for one begins anew and the other goes on; bits are compared where the drives are the same ones."""
+    name, stream = "lwf+replay", conformance.stream()
+    run = training.make_run(conformance.build(name, stream), MOMENTUM, stream, SETTINGS)
+    whole = run(jax.random.key(5), stream.tables)
+    part = run(jax.random.key(5), stream.tables, rounds=(0, 1))
+    assert np.isnan(part.evaluation.accuracy[1:]).all()
+    part = run(jax.random.key(5), stream.tables, past=part, rounds=(1, 3))
+    close(part.learner.params, whole.learner.params, rtol=1e-4)
+    assert bits(part.learner.memory) == bits(whole.learner.memory)
+    close(part.evaluation.accuracy, whole.evaluation.accuracy)
+    assert run.step.traces == 1
+
+
+def test_driven_in_parts_too_each_seed_from_its_own_past():
+    stream, method = conformance.stream(), conformance.build("finetune", conformance.stream())
+    drive = functools.partial(training.drive, method, MOMENTUM, [(3, stream), (4, stream)], SETTINGS)
+    whole, first = drive(), drive(rounds=2)
+    short = [
+        Past(one, jax.tree.map(lambda leaf, s=s: leaf[s, :2], first.evaluation)) for s, one in enumerate(first.learners)
+    ]
+    for options in ({}, {"vectorize": True}):
+        rest = drive(past=short, **options)
+        assert bits(rest.evaluation.accuracy[:, :2]) == bits(whole.evaluation.accuracy[:, :2])
+        if not options:
+            assert bits(rest.evaluation.accuracy) == bits(whole.evaluation.accuracy)
+            assert bits(rest.learners) == bits(whole.learners)
+    with pytest.raises(ValueError, match="There is nothing to go on with: 3 rounds are behind, and the run is to end"):
+        drive(past=whole)
+    with pytest.raises(ValueError, match="past has 1 learners, but there are 2 pairs of seeds"):
+        drive(past=short[:1])
+
+
+def grown(name, more, past_stream=None):
+    """The outcome of two tasks, then what driving one more after it gives, with the method for the longer stream."""
+    short = streams.append(digits([4, 9, 1]), digits([7, 0]))
+    longer = streams.append(past_stream(short) if past_stream else short, more)
+    old = training.drive(conformance.build(name, short), MOMENTUM, [(5, short)], SETTINGS)
+    method = conformance.build(name, longer)
+    return short, longer, old, method, training.drive(method, MOMENTUM, [(5, longer)], SETTINGS, past=old)
+
+
+def test_a_task_that_nobody_had_planned_moves_no_bit_of_old_logits():
+    short, longer, old, method, new = grown("tfm", digits([3, 8]))
+    assert method.zero_forgetting
+    learner = new.learners[0]
+    assert learner.rows.tasks == 3
+    for task in range(2):
+        before = conformance.build("tfm", short).predict(old.learners[0], short.tables.examples[:40], task)
+        after = method.predict(learner, short.tables.examples[:40], task)
+        assert bits(before) == bits(after)
+    np.testing.assert_array_equal(new.evaluation.accuracy[:, :2, :2], old.evaluation.accuracy)
+    np.testing.assert_array_equal(new.evaluation.fingerprint[0, 2, :2], new.evaluation.fingerprint[0, 1, :2])
+    assert not new.evaluation.fingerprint[0, 0].any()  # by another program
+    assert np.isnan(new.evaluation.accuracy[0, :2, 2]).all()
+    assert np.isfinite(new.evaluation.accuracy[0, 2]).all()
+    assert report.zero_forgetting(new.evaluation.fingerprint, longer.schedule.task)
+    for was, now in zip(*(jax.tree.leaves(run.learners[0].method_state.owner) for run in (old, new)), strict=True):
+        taken = np.asarray(was) != ownership.masks.FREE
+        np.testing.assert_array_equal(np.asarray(now)[taken], np.asarray(was)[taken])
+
+
+def test_what_a_learner_goes_on_with_is_what_one_that_knew_the_plan_has():
+    """Rows, memory, teacher, momenta: the same bits as if all three tasks had been planned."""
+    _, longer, _, method, new = grown("lwf+replay", digits([3, 8, 6]))
+    planned = training.drive(method, MOMENTUM, [(5, longer)], SETTINGS)
+    assert not report.zero_forgetting(new.evaluation.fingerprint, longer.schedule.task)
+    close(new.learners[0].params, planned.learners[0].params)
+    assert bits(new.learners[0].memory) == bits(planned.learners[0].memory)
+    np.testing.assert_allclose(new.evaluation.accuracy[0, 2], planned.evaluation.accuracy[0, 2], rtol=1e-6)
+
+
+def test_old_examples_may_be_gone_and_heads_may_grow():
+    """Old tasks have no accuracy then, and keep their logits; a larger task widens every head."""
+    short, longer, old, _, new = grown("freezing", digits([3, 8, 6, 2]), past_stream=streams.forget)
+    assert longer.tables.classes.sum(axis=1).tolist() == [3, 2, 4]
+    assert len(longer.tables.examples) < len(short.tables.examples)
+    assert np.isnan(new.evaluation.accuracy[0, 2, :2]).all()
+    assert np.isfinite(new.evaluation.accuracy[0, 2, 2])
+    for leaf in ("kernel", "bias"):
+        was, now = (np.asarray(run.learners[0].params["head"][leaf]) for run in (old, new))
+        assert bits(now[:2, ..., :3]) == bits(was)
+    joint = conformance.build("joint", longer)
+    with pytest.raises(ValueError, match="Task 0 has no train examples, and joint trains on all tasks so far"):
+        training.drive(joint, MOMENTUM, [(5, longer)], SETTINGS, past=old)
+
+
+def test_with_room_for_tasks_to_come_one_program_serves_them_all():
+    pieces = [digits([4, 9, 1]), digits([7, 0], rows=slice(100)), digits([3, 8, 6, 2])]
+    room = {"tasks": 3, "examples": 1100, "classes": 4}
+    first = streams.pad(pieces[0], **room)
+    method = methods.lwf(networks.mlp((8, 8, 1), 4, hidden=(8,), mean=first.mean, std=first.std))
+    run = training.make_run(
+        method, MOMENTUM, first, SETTINGS, max_examples={"train": 240, "validation": 20, "test": 60}
+    )
+    result = run(jax.random.key(0), first.tables, rounds=(0, 1))
+    stream = pieces[0]
+    for number, more in enumerate(pieces[1:], 1):
+        stream = streams.append(stream, more)
+        tables = streams.pad(stream, **room).tables
+        learned = np.asarray(result.learner.params["head"]["kernel"])
+        result = run(jax.random.key(0), tables, past=result, rounds=(number, number + 1))
+        assert not np.array_equal(result.learner.params["head"]["kernel"][number], learned[number])
+        assert np.isfinite(result.evaluation.accuracy[number, : number + 1]).all()
+    assert run.step.traces == 1
+    large = tables.train._replace(size=np.array([241, 0, 0]))
+    with pytest.raises(ValueError, match="train examples, but the run has room for 240 of a task"):
+        run(jax.random.key(0), tables._replace(train=large))
+
+
+def test_the_rows_and_labels_of_a_longer_stream_are_those_of_its_parts():
+    parts = digits([4, 9, 1]), digits([7, 0])
+    longer = streams.append(*parts)
+    tables = longer.tables
+    for task, part in enumerate(parts):
+        for split in ("train", "validation", "test"):
+            table, own = getattr(tables, split), getattr(part.tables, split)
+            place = slice(table.start[task], table.start[task] + table.size[task])
+            own = [np.asarray(leaf)[own.start[0] : own.start[0] + own.size[0]] for leaf in own[:2]]
+            images = np.asarray(tables.examples)[np.asarray(table.index)[place]]
+            np.testing.assert_array_equal(images, np.asarray(part.tables.examples)[own[0]])
+            np.testing.assert_array_equal(np.asarray(table.labels)[place], own[1])
+    assert longer.facts["classes"] == [["4", "9", "1"], ["7", "0"]]
+    assert longer.facts["tasks"] == [0, 1]
+    assert (longer.mean, longer.std) == (parts[0].mean, parts[0].std)
+
+
+def test_what_does_not_fit_is_refused():
+    short = digits([4, 9])
+    colour = np.zeros((8, 8, 8, 3), np.uint8)
+    other = streams.split(data.from_arrays(colour, [0, 1] * 4, colour, [0, 1] * 4, name="colour"), tasks=1)
+    with pytest.raises(ValueError, match=r"'few' are uint8 of shape \(8, 8, 1\), but those of 'colour' are uint8 of"):
+        streams.append(short, other)
+    with pytest.raises(ValueError, match="permute their pixels"):
+        streams.append(short, streams.permuted(conformance.digits(), tasks=2))
+    with pytest.raises(ValueError, match="tasks is 1, but must be"):
+        streams.pad(conformance.stream(), tasks=1, examples=1000)
+    wide, narrow = (methods.lwf(networks.mlp((8, 8, 1), 2, hidden=(width,))) for width in (4, 5))
+    make = functools.partial(training.make_learner, optimizer=MOMENTUM, tables=short.tables, learning_rate=0.1)
+    learner = make(wide, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"The leaf 'dense_0/bias' of the learner to go on from is float32 of shape"):
+        training.extend(make(narrow, key=jax.random.key(0)), learner)
+    adam = make(wide, key=jax.random.key(0), optimizer=optax.adam(1.0))
+    with pytest.raises(ValueError, match="has another structure of opt_state than this run's"):
+        training.extend(adam, learner)
+    assert bits(training.extend(make(wide, key=jax.random.key(1)), learner)) == bits(learner)
+    assert task_params.leaf_paths(learner.params) == ("dense_0/bias", "dense_0/kernel", "head/bias", "head/kernel")
