@@ -54,6 +54,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_df_cnn.py",
     "tests/test_ewc_lfl.py",
     "tests/test_experiments.py",
+    "tests/test_growing.py",
     "tests/test_hard_cases.py",
     "tests/test_host.py",
     "tests/test_keys.py::test_a_run_and_its_stream",

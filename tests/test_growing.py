@@ -12,13 +12,10 @@ import pytest
 from cljax import data, methods, networks, ownership, report, streams, task_params, training
 from cljax.training.start import Past
 from tests import conformance
+from tests.shared import bits
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
 SETTINGS = training.Settings(batch_size=16, learning_rate=RATE, evaluation_batch=32)
-
-
-def bits(tree):
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
 def digits(classes, *, epochs=1, scenario="task", rows=slice(None)):

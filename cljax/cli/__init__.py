@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import inspect
+import os
 import shlex
 import sys
 import textwrap
@@ -23,6 +24,8 @@ from cljax.cli.options import (
     Command,
     Compare,
     DataSets,
+    Options,
+    Predict,
     PrepareData,
     Report,
     Run,
@@ -62,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from cljax.cli.compare import compare
 
                 return compare(command, errors, shlex.join(["cljax", *words]))
+            if isinstance(command, Predict):
+                from cljax.cli.learned import predict
+                from cljax.cli.process import set_up
+
+                set_up(cache=True)
+                return predict(command)
             if isinstance(command, Report):
                 return make_report(command.folders, command.out)
             if isinstance(command, DataSets):
@@ -79,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str]) -> Command:
-    """The arguments, typed; with `--config`, those of another run where they do not say otherwise.
+    """The arguments, typed; with `--config` or `--from`, those of another run where they do not say otherwise.
 
     Raises:
       SystemExit: with 2 where they cannot be read, with 0 after `--help`.
@@ -90,12 +99,18 @@ def parse(words: Sequence[str]) -> Command:
       0.1
     """
     command: Command = tyro.cli(COMMAND, prog="cljax", description=DESCRIPTION, args=words)
-    if isinstance(command, Compare | Run | Sweep) and (path := command.options.config):
+    if isinstance(command, Compare | Run | Sweep) and (path := config_of(command.options)):
         from cljax.cli.repeat import words_of
 
         again = [words[0], *words_of(path, command, words), *words[1:]]
         command = tyro.cli(COMMAND, prog="cljax", description=DESCRIPTION, args=again)
     return command
+
+
+def config_of(options: Options) -> str | None:
+    """The configuration that the options stand on, if any."""
+    past = options.data.past
+    return options.config or (past and os.path.join(past, "config.json"))
 
 
 def make_report(folders: tuple[str, ...], out: str | None) -> int:

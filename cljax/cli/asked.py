@@ -132,6 +132,8 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
     parts = {name: dataclasses.asdict(getattr(options, name)) for name in ("data", "training", "network")}
     parts["training"]["seeds"] = seed_numbers(options.training)
     del parts["training"]["seed"]
+    if options.data.past is None:  # likewise, and before one could go on
+        del parts["data"]["past"], parts["data"]["add_task"]
     if not options.training.memory:  # as runs have it that were begun before there was one
         del parts["training"]["memory"]
     if options.network.width == 1:

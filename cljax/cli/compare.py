@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import os
 import pathlib
 import sys
@@ -74,6 +75,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                         experiment.settings,
                         hypers=given or None,
                         starts=None if experiment.start is None else [experiment.start] * len(many),
+                        past=experiment.past(curve.method),
                         vectorize=experiment.side_by_side(method, len(many)),
                         report=reporter.event,
                         visited=sink.visited if options.output.tensorboard else None,
@@ -138,7 +140,10 @@ def entries(
     experiment: Experiment, curve: Curve, outcome: Outcome, folder: RunFolder
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """What a drive adds to a record: an entry a value, of seeds that did not diverge; a line for each that did."""
+    import jax
+
     from cljax import report
+    from cljax.cli.learned import notes_of
     from cljax.storage import checkpoints
     from cljax.training.checks import diverged
     from cljax.training.driver import members
@@ -160,8 +165,10 @@ def entries(
         run |= {"parameters": report.plain(experiment.parameters[curve.method]), **entry}
         runs.append({**run, **({"label": label} if experiment.swept or label != curve.name else {})})
         if experiment.options.output.keep_learners:
-            for (seed, _), learner in zip(seeds, part.learners, strict=True):
-                checkpoints.save(folder.learner(curve.name, seed), learner)
+            for number, (seed, stream) in enumerate(seeds):
+                evaluation = jax.tree.map(operator.itemgetter(number), part.evaluation)
+                notes = notes_of(stream, evaluation, network)
+                checkpoints.save(folder.learner(curve.name, seed), part.learners[number], notes)
     return runs, lost
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cljax.cli.asked import Curve, constructors
 from cljax.cli.making import (
+    add_tasks,
     amend,
     convolvable,
     data_options,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import optax
 
     from cljax import training
-    from cljax.types import Method, Network, Stream
+    from cljax.types import Learner, Method, Network, Stream
 
 
 PAPER_NORMALIZATION = {"tfm": ("feature",)}
@@ -85,27 +86,48 @@ class Experiment(NamedTuple):
         kept = f" with {size} exemplars" if size and not any("memory_size" in options for options in own) else ""
         return ("" if whole else " without feature normalisation") + kept
 
+    def past(self, method: str) -> list[training.Past] | None:
+        """What each seed goes on from, where the run goes on from another.
+
+        Raises:
+          ValueError: it has kept no learner that this run can go on from.
+        """
+        import jax
+
+        from cljax import training
+        from cljax.cli.learned import past_of
+
+        if (folder := self.options.data.past) is None:
+            return None
+        pasts = [past_of(folder, method, seed) for seed, _ in self.seeds]
+        jax.eval_shape(training.extend, self.learner(self.methods[method]), pasts[0].learner)
+        return pasts
+
+    def learner(self, method: Method) -> Learner:
+        """The structure, shapes and dtypes of a method's learner."""
+        import jax
+
+        from cljax import streams, training
+
+        tables, rate = self.seeds[0][1].tables, self.settings.learning_rate
+        most = streams.max_examples(tables)
+        make = lambda key: training.make_learner(method, self.optimizer, tables, rate, key, most)
+        return jax.eval_shape(make, jax.random.key(0))
+
     def side_by_side(self, method: Method, count: int) -> bool | int:
         """How many runs go side by side: all, or the largest divisor of their number that half of the memory takes.
 
         A run is taken to need its index tables and three times its learner, for itself, its copy and what a step makes
         of it; the images are there once.
         """
-        import jax
-
-        from cljax import streams, training
         from cljax.training.bounds import available_memory
         from cljax.training.cost import tree_bytes
 
         memory = available_memory()
         if not self.vectorize or memory is None:
             return self.vectorize
-        tables, rate = self.seeds[0][1].tables, self.settings.learning_rate
-        make = lambda key: training.make_learner(
-            method, self.optimizer, tables, rate, key, streams.max_examples(tables)
-        )
-        learner = jax.eval_shape(make, jax.random.key(0))
-        return divisor(count, memory // 2 // (3 * tree_bytes(learner) + tree_bytes(tables._replace(examples=None))))
+        rest = tree_bytes(self.seeds[0][1].tables._replace(examples=None))
+        return divisor(count, memory // 2 // (3 * tree_bytes(self.learner(method)) + rest))
 
 
 def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str, Any]) -> Experiment:
@@ -129,7 +151,8 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
 
     names = tuple(config["methods"])
     by_name = "sweep" in config or names not in (DEFAULT_METHODS, tuple(constructors()))
-    given = None if options.training.init is None else checkpoints.load_params(options.training.init)
+    anew = options.training.init is not None and options.data.past is None
+    given = checkpoints.load_params(options.training.init) if anew else None  # type: ignore[arg-type]
     parameters = parameters_of(names, options.training)
     driver = choose_driver(options)
     dataset = load_data(options, driver)
@@ -142,7 +165,8 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
     @functools.cache
     def streams_of(head: Literal["auto", "shared", "task"]) -> list[tuple[int, Stream]]:
         chosen = dataclasses.replace(options, data=dataclasses.replace(options.data, head=head))
-        return [(seed, make_stream(dataset, chosen, seed)) for seed in seed_numbers(options.training)]
+        made = [(seed, make_stream(dataset, chosen, seed)) for seed in seed_numbers(options.training)]
+        return [(seed, add_tasks(stream, options, seed)) for seed, stream in made]
 
     def fitted(kind: str, head: Literal["auto", "shared", "task"]) -> Experiment:
         seeds = streams_of(head)
@@ -187,6 +211,7 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
         raise UsageError(next(iter(experiment.left_out.values())))
     for curve in experiment.curves:
         _check_values(curve, experiment)
+        experiment.past(curve.method)
     return experiment
 
 

@@ -108,6 +108,20 @@ def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
     return make(dataset, scenario=chosen.scenario, class_order=order, **common)
 
 
+def add_tasks(stream: Stream, options: Options, seed: int) -> Stream:
+    """The stream, then a task for each data set that was added to it, in this run and in those that it goes on from."""
+    from cljax import data, streams
+    from cljax.cli.learned import added
+
+    chosen = options.data
+    common: dict[str, Any] = {"seed": seed, "validation": chosen.validation, "scenario": stream.scenario}
+    for name in added(options):
+        size = stream.tables.examples.shape[1:3] if stream.tables.examples.ndim == 4 else None
+        dataset = data.load(name, **{**data_options(options), "image_size": size})
+        stream = streams.append(stream, streams.split(dataset, tasks=1, epochs=options.training.epochs, **common))
+    return stream
+
+
 def make_schedule(options: Options) -> Schedule:
     """The schedule, the same for all seeds.
 

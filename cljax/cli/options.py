@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
@@ -76,6 +77,10 @@ class Data:
     """Fraction of the other training examples that is used, at least one a class; one number, or one for each task."""
     schedule: Literal["lifelong", "multi-task"] = "lifelong"
     """lifelong: one task after the other; multi-task: rounds of one epoch on a random task, as many in all."""
+    past: Annotated[str | None, arg(aliases=["--from"], metavar="FOLDER")] = None
+    """Go on from the learners that a run has kept (--keep-learners), as its config.json says; see --add-task."""
+    add_task: Annotated[tuple[str, ...], arg(metavar="[NAME ...]")] = ()
+    """With --from: data sets to learn next, all classes of each as one more task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +276,31 @@ class Methods:
 
 
 @dataclasses.dataclass(frozen=True)
+class Predict:
+    """Classify images with a learner that a run has kept (--keep-learners).
+
+    Prints a line an image, the most probable classes first. Images are resized to those that it was trained on.
+
+    For example:
+      cljax predict runs/first --task 2 picture.png
+      cljax predict runs/first --method lwf --seed 3 --task 0 --top 1 *.jpg
+    """
+
+    folder: Annotated[Positional[str], arg(metavar="FOLDER", help_behavior_hint="")]
+    """The run's folder."""
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="")]
+    """Image files."""
+    task: Annotated[int | None, arg(metavar="INT")] = None
+    """The task whose classes are asked for, from 0. Class-incremental: of all tasks, where none is given."""
+    method: Annotated[str | None, arg(metavar="METHOD")] = None
+    """The method, where the run has learners of several."""
+    seed: Annotated[int | None, arg(metavar="INT")] = None
+    """The seed; the first that was kept where none is given."""
+    top: int = 3
+    """How many classes to print."""
+
+
+@dataclasses.dataclass(frozen=True)
 class PrepareData:
     """Prepare MNIST, Fashion-MNIST, CIFAR-10 or CIFAR-100, from the network or from their official archives.
 
@@ -318,11 +348,12 @@ class Report:
     """Where to write. By default `report` in the run folder; of several, in the working directory."""
 
 
-Command = Compare | Run | Sweep | Report | Methods | DataSets
+Command = Compare | Run | Sweep | Predict | Report | Methods | DataSets
 COMMAND: Any = (
     Annotated[Compare, subcommand("compare")]
     | Annotated[Run, subcommand("run")]
     | Annotated[Sweep, subcommand("sweep")]
+    | Annotated[Predict, subcommand("predict")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Methods, subcommand("methods")]
     | Annotated[DataSets, subcommand("data")]
@@ -345,6 +376,8 @@ def settle(options: Options) -> Options:
     if data.tasks is None:
         meant = 20 if data.division == "superclass" else 5 if len(data.data) < 2 else len(data.data)
         data = dataclasses.replace(data, tasks=meant)
+    if data.past is not None:
+        data = dataclasses.replace(data, past=os.path.abspath(os.path.expanduser(data.past)))
     if network.network == "auto" and (network.channels is not None or network.pooled):
         network = dataclasses.replace(network, network="cnn")
     if network.dropout is None and not is_reference(network.network):

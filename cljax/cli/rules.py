@@ -53,6 +53,12 @@ def check_values(options: Options) -> None:
         ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
         ("--division", data.division, not (superclass and many), "class for several data sets"),
         ("--division", data.division, not superclass or data.scenario != "permuted", "class for permuted pixels"),
+        (
+            "--add-task",
+            data.add_task,
+            bool(data.add_task) == (data.past is not None),
+            "given with --from, and only then",
+        ),
         ("--fraction", data.fraction, len(data.fraction) in (1, tasks), "one number, or one a task"),
         ("--first-epochs", first, first != 0 or train.init is not None, "at least 1 where --init gives no parameters"),
         ("--augment", train.augment, len(set(train.augment)) == len(train.augment), "words named once, each"),

@@ -129,7 +129,7 @@ def make_run(
       ValueError: where the method, the stream and the settings do not fit together, before anything is compiled.
     """
     settings = settings or Settings()
-    to_come = ~np.any(stream.tables.classes, axis=-1)[np.asarray(stream.schedule.task)]
+    to_come = np.isin(stream.schedule.task, np.flatnonzero(~np.any(stream.tables.classes, axis=-1)))
     check(method, stream, settings, (0, int(np.argmax(np.append(to_come, True)))))
     check_in_memory(stream)
     check_optimizer(method, optimizer)

@@ -1,0 +1,231 @@
+"""What a run has kept of its learners (`--keep-learners`): to go on from, with tasks nobody planned, and to predict."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cljax
+from cljax.cli.options import Options, Predict, UsageError
+
+if TYPE_CHECKING:
+    from cljax import training
+    from cljax.types import Learner, Method, Stream
+
+
+def notes_of(stream: Stream, evaluation: training.Evaluation, network: dict[str, Any]) -> dict[str, Any]:
+    """What is kept beside a learner, as JSON has it.
+
+    Args:
+      stream: that it was trained on.
+      evaluation: of `[R, T]`.
+      network: what a record says of its network.
+    """
+    from cljax import report, streams
+
+    tables, facts = stream.tables, stream.facts
+    return report.plain(
+        {
+            "version": cljax.__version__,
+            "network": network,
+            "scenario": stream.scenario,
+            "shape": tables.examples.shape[1:],
+            "dtype": str(tables.examples.dtype),
+            "labels": [str(tables.train.labels.dtype), *tables.train.labels.shape[1:]],
+            "classes": tables.classes,
+            "single_label": tables.single_label,
+            "names": facts["classes"],
+            "max_examples": streams.max_examples(tables),
+            "mean": stream.mean,
+            "std": stream.std,
+            "evaluation": evaluation._asdict(),
+        }
+    )
+
+
+def stream_of(notes: dict[str, Any]) -> Stream:
+    """A stream of the same tasks, without examples."""
+    import numpy as np
+
+    from cljax.types import Schedule, Stream, Table, Tables
+
+    classes: Any = np.asarray(notes["classes"], np.bool_)
+    dtype, *columns = notes["labels"]
+    none: Any = np.zeros(len(classes), np.int32)
+    table = Table(np.zeros(1, np.int32), np.zeros((1, *columns), dtype), none, none)
+    single = None if notes["single_label"] is None else np.asarray(notes["single_label"], np.bool_)
+    examples: Any = np.zeros((1, *notes["shape"]), notes["dtype"])
+    tables = Tables(examples, table, table, table, None, classes, single)
+    schedule = Schedule(np.arange(len(classes)), np.ones(len(classes), np.int32), np.ones(len(classes), np.bool_))
+    facts = {"classes": notes["names"]}
+    return Stream(tables, schedule, "", notes["scenario"], tuple(notes["mean"]), tuple(notes["std"]), facts)
+
+
+class Kept(NamedTuple):
+    """A learner that was kept, and what it is used with.
+
+    Attributes:
+      learner: at rest.
+      method: that trained it.
+      stream: of `stream_of`.
+      notes: of `notes_of`.
+    """
+
+    learner: Learner
+    method: Method
+    stream: Stream
+    notes: dict[str, Any]
+
+
+def kept(folder: str, name: str, seed: int) -> Kept:
+    """The learner of a method and a seed that a run has kept.
+
+    Args:
+      folder: of the run.
+      name: of the method.
+      seed: of the run's.
+
+    Raises:
+      UsageError: there is none, it cannot be read, or the run's configuration cannot.
+    """
+    import jax
+
+    from cljax import training
+    from cljax.cli.experiment import parameters_of
+    from cljax.cli.making import make_network, make_optimizer
+    from cljax.files import expand
+    from cljax.methods.build import build
+    from cljax.storage import checkpoints
+    from cljax.storage.folders import LEARNERS
+
+    options, place = options_of(folder), expand(folder) / LEARNERS / name / f"seed-{seed}"
+    if not place.is_dir():
+        raise UsageError(
+            f"There is no learner in {place}. Run {name} there with seed {seed} and --keep-learners first."
+        )
+    optimizer = make_optimizer(options.training)
+    found: dict[str, Any] = {}
+
+    def like(notes: dict[str, Any]) -> Learner:
+        if "evaluation" not in notes:
+            raise ValueError("an earlier version kept nothing beside it.")
+        stream, facts = stream_of(notes), notes["network"]
+        asked = dataclasses.replace(options.network, network=facts["name"], normalization=facts["normalization"])
+        method = build(name, make_network(asked, stream), parameters_of([name], options.training)[name])
+        found.update(method=method, stream=stream)
+        make = lambda key: training.make_learner(method, optimizer, stream.tables, 1.0, key, notes["max_examples"])
+        return jax.eval_shape(make, jax.random.key(0))
+
+    try:
+        restored = checkpoints.restore(place, like)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from None
+    if restored.tree is None:
+        raise UsageError(f"The learner in {place} cannot be read. {restored.message}")
+    return Kept(restored.tree, found["method"], found["stream"], restored.notes)
+
+
+def past_of(folder: str, name: str, seed: int) -> training.Past:
+    """What a run has left of a method and a seed, for `drive`.
+
+    Raises:
+      UsageError: as of `kept`.
+    """
+    import numpy as np
+
+    from cljax import training
+
+    found = kept(folder, name, seed)
+    known = {part: np.asarray(values, np.float64) for part, values in found.notes["evaluation"].items()}
+    kinds = {part: np.uint32 if part == "fingerprint" else np.float32 for part in known}
+    evaluation = training.Evaluation(**{part: values.astype(kinds[part]) for part, values in known.items()})
+    return training.Past(found.learner, evaluation)
+
+
+def added(options: Options) -> tuple[str, ...]:
+    """The data sets that have been added, one after the other, to what a run began with: its own last.
+
+    Raises:
+      UsageError: the configuration of a run that is gone on from cannot be read.
+    """
+    data = options.data
+    if data.past is None:
+        return ()
+    return (*added(options_of(data.past)), *data.add_task)
+
+
+def options_of(folder: str) -> Options:
+    """The options of a run, by its folder.
+
+    Raises:
+      UsageError: it has no configuration that can be read.
+    """
+    from cljax.cli import parse
+    from cljax.files import expand
+    from cljax.storage.folders import CONFIG
+
+    path = str(expand(folder) / CONFIG)
+    command = parse(["compare", "--config", path])
+    return command.options  # type: ignore[union-attr]
+
+
+def predict(command: Predict) -> int:
+    """Prints, for each image, the classes that a learner holds most probable.
+
+    Raises:
+      UsageError: no such learner or task, or an image that cannot be read.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from cljax.cli.printing import show
+    from cljax.data import pictures
+    from cljax.files import expand
+    from cljax.numbers import whole
+
+    learner, method, stream, notes = kept(command.folder, *_which(command))
+    classes, names = np.asarray(stream.tables.classes), notes["names"]
+    if command.task is None and stream.scenario == "task":
+        raise UsageError(f"Which task? Give --task and its number: {_tasks(names)}.")
+    try:
+        tasks = range(len(classes)) if command.task is None else [whole("--task", command.task, most=len(classes) - 1)]
+        whole("--top", command.top, least=1)
+        height, width, channels = stream.tables.examples.shape[1:]
+        images = [pictures.decode(expand(path), path, channels, (height, width)) for path in command.images]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    inputs = jnp.asarray(np.stack(images).astype(stream.tables.examples.dtype))
+    shown = [(task, place) for task in tasks for place in np.flatnonzero(classes[task])]
+    heads = {task: np.asarray(method.predict(learner, inputs, jnp.int32(task))) for task in tasks}
+    logits = np.stack([heads[task][:, place] for task, place in shown], axis=-1)
+    several = stream.tables.train.labels.ndim == 2
+    probabilities = np.asarray(jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits, axis=-1))
+    for path, row in zip(command.images, probabilities, strict=True):
+        best = np.argsort(-row, kind="stable")[: command.top]
+        words = [f"{names[task][place]} {100 * row[one]:.1f}%" for one in best for task, place in [shown[one]]]
+        show(f"{path}  {'  '.join(words)}")
+    return 0
+
+
+def _which(command: Predict) -> tuple[str, int]:
+    """The method and the seed of the learner that is asked, where the command does not say them all."""
+    from cljax.files import expand
+    from cljax.storage.folders import LEARNERS
+
+    place = expand(command.folder) / LEARNERS
+    names = sorted(path.name for path in place.glob("*") if any(path.glob("seed-*")))
+    if not names:
+        raise UsageError(f"{command.folder} has no learners. Run a method there with --keep-learners first.")
+    if command.method is None and len(names) > 1:
+        raise UsageError(f"{command.folder} has learners of {', '.join(names)}: name one with --method.")
+    name = command.method or names[0]
+    seeds = sorted(int(path.name.removeprefix("seed-")) for path in (place / name).glob("seed-*"))
+    return name, command.seed if command.seed is not None else next(iter(seeds), 0)
+
+
+def _tasks(names: list[list[str]]) -> str:
+    """The tasks by their classes, the first few of each."""
+    return "; ".join(
+        f"{task}: {', '.join(map(str, own[:3]))}{', ...' if len(own) > 3 else ''}" for task, own in enumerate(names)
+    )

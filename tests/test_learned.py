@@ -1,0 +1,128 @@
+"""`--add-task`, `--from` and `cljax predict`: what a run has kept is gone on from, and asked."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cljax.cli import main
+from cljax.cli.learned import added, kept, options_of
+from tests import conformance
+
+SMALL = [
+    "--hidden",
+    "8",
+    "--epochs",
+    "1",
+    "--seeds",
+    "3",
+    "4",
+    "--optimizer",
+    "adam",
+    "--lr",
+    "0.01",
+    "--quiet",
+    "--no-cache",
+]
+
+
+def command(*words):
+    return main(list(map(str, words)))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A run of two tasks that kept its learners; one that went on with a folder of images; and the images."""
+    place = tmp_path_factory.mktemp("learned")
+    few = conformance.digits()
+    for split, images, labels in (
+        ("train", few.train_images, few.train_labels),
+        ("test", few.test_images, few.test_labels),
+    ):
+        for number in np.flatnonzero(labels >= 7):
+            folder = place / "late" / split / f"digit {labels[number]}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[number, ..., 0]).save(folder / f"{number}.png")
+    words = ("freezing", *SMALL, "--class-order", 0, 1, 2, 3, "--tasks", 2, "--keep-learners")
+    assert command("run", *words, "--out", place / "first") == 0
+    went = command(
+        "run",
+        "--from",
+        place / "first",
+        "--add-task",
+        place / "late",
+        "--keep-learners",
+        "--quiet",
+        "--no-cache",
+        "--out",
+        place / "second",
+    )
+    assert went == 0
+    return place
+
+
+def record_of(folder):
+    return json.loads((folder / "record.json").read_text())["runs"][0]
+
+
+def test_a_run_goes_on_with_a_task_that_nobody_had_planned(folders):
+    first, second = (record_of(folders / name) for name in ("first", "second"))
+    assert second["seeds"] == [3, 4]
+    assert second["schedule"]["task"] == [0, 1, 2]
+    for old, new in zip(first["accuracy"], second["accuracy"], strict=True):
+        assert [row[:2] for row in new[:2]] == old
+        assert [row[2] for row in new[:2]] == [None, None]
+        assert new[2][:2] == old[1]  # nothing is forgotten
+    assert second["zero_forgetting"] is True
+    assert second["facts"][0]["classes"] == [["0", "1"], ["2", "3"], ["digit 7", "digit 8", "digit 9"]]
+    old, new = (kept(str(folders / name), "freezing", 4).learner for name in ("first", "second"))
+    np.testing.assert_array_equal(new.params["head"]["kernel"][:2, :, :2], old.params["head"]["kernel"])
+    np.testing.assert_array_equal(new.params["dense_0"]["kernel"], old.params["dense_0"]["kernel"])
+
+
+def test_what_was_added_before_stays(folders):
+    options = options_of(str(folders / "second"))
+    assert added(options) == (str(folders / "late"),)
+    assert options.training.seeds == (3, 4)
+    assert options.data.past == str(folders / "first")
+
+
+def test_predict_prints_the_classes_of_a_task(folders, capsys):
+    images = sorted((folders / "late" / "test" / "digit 8").glob("*.png"))[:2]
+    assert command("predict", folders / "second", *images, "--task", 2, "--top", 2) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    learner, method, *_ = kept(str(folders / "second"), "freezing", 3)
+    for path, line in zip(images, lines, strict=True):
+        logits = np.asarray(method.predict(learner, np.asarray(Image.open(path))[None, ..., None], 2))[0, :3]
+        shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        best = np.argsort(-shares)[:2]
+        assert line == f"{path}  " + "  ".join(f"digit {7 + place} {100 * shares[place]:.1f}%" for place in best)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("predict", "second", "IMAGE", "--task", "3"), "--task is 3, but must be a whole number from 0 to 2"),
+        (("predict", "second", "IMAGE"), "Which task? Give --task and its number: 0: 0, 1; 1: 2, 3; 2: digit 7"),
+        (("predict", "second", "IMAGE", "--task", "0", "--seed", "9"), "There is no learner in"),
+        (("predict", "second", "IMAGE", "--task", "0", "--method", "lwf"), "There is no learner in"),
+        (("predict", "nowhere", "IMAGE", "--task", "0"), "has no learners. Run a method there with --keep-learners"),
+        (("predict", "second", "second/config.json", "--task", "0"), "config.json"),
+        (("run", "--from", "first"), "--add-task is empty, but must be given with --from, and only then"),
+        (("run", "freezing", "--add-task", "late"), "--add-task is"),
+        (("run", "lwf", "--from", "first", "--add-task", "late"), "There is no learner in"),
+        (("run", "--from", "first", "--add-task", "late", "--hidden", "9"), "The leaf 'dense_0/bias' of the learner"),
+        (("run", "--from", "first", "--add-task", "late", "--optimizer", "sgd"), "another structure of opt_state"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(folders, words, told, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
+    image = str(next((folders / "late" / "test" / "digit 8").glob("*.png")))
+    assert (
+        command(*(image if word == "IMAGE" else word for word in words), *(["--quiet"] if words[0] == "run" else []))
+        == 2
+    )
+    assert told in " ".join(capsys.readouterr().err.split())
