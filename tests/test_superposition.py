@@ -16,8 +16,8 @@ from tests.zero_forgetting import single
 KEY = jax.random.key(0)
 
 
-def bound(method, learner):
-    return method.view(learner.params, learner.collections, learner.method_state, jnp.int32(0), None)
+def bound(method, learner, task=1):
+    return method.view(learner.params, learner.collections, learner.method_state, jnp.int32(task), None)
 
 
 def signs(learner, name):
@@ -40,6 +40,7 @@ def test_a_perceptron_computes_with_its_inputs_times_the_context_pixels_included
     values = values * signs(learner, "head") if shared_head else values
     logits = values @ np.asarray(learner.params["head"]["kernel"]) + np.asarray(learner.params["head"]["bias"])
     np.testing.assert_allclose(network.apply(shown, collections, inputs).logits, logits, rtol=1e-5, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, bound(method, learner, task=0)[0], learner.params)
     contexts = jax.tree.leaves(learner.collections["context"])
     assert [leaf.shape for leaf in contexts] == [(20,), (6,), *([(4,)] if shared_head else [])]
     assert method.per_task[len(network.per_task) :][:2] == ("context/dense_0/kernel", "context/dense_1/kernel")
@@ -90,9 +91,9 @@ def test_a_step_s_gradient_is_that_of_the_bound_kernel_times_the_context_and_con
     network = networks.mlp((5,), 2, hidden=(4,))
     method = superposition(network)
     learner = single(method, network)
-    zeros = jnp.zeros(6, jnp.int32)
-    batch = Batch(jax.random.normal(KEY, (6, 5)), jnp.array([0, 1, 1, 0, 1, 0]), zeros, zeros, jnp.ones(6))
-    clock = make_clock(classes=np.ones([1, 2], bool))
+    ones = jnp.ones(6, jnp.int32)
+    batch = Batch(jax.random.normal(KEY, (6, 5)), jnp.array([0, 1, 1, 0, 1, 0]), ones, ones, jnp.ones(6))
+    clock = make_clock(task=1, classes=np.ones([2, 2], bool))
     plain = lambda params: method.loss(params, learner, clock, batch, KEY)
     gradients, (output, _) = jax.grad(plain, has_aux=True)(learner.params)
     shown, collections = bound(method, learner)

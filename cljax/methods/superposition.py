@@ -18,11 +18,12 @@ def superposition(network: Network) -> Method:
 
     $$ y_l = W_l \, (c^t_l \odot x_l) + b_l, \qquad c^t_{l,i} \in \{-1, 1\} $$
 
-    The contexts are random, each sign as likely as the other, and never change; pixels have one too. For other contexts
-    what a task has put into W is noise with mean 0, the smaller the more inputs a layer has. All weights are shared and
-    trained by every task, so it forgets, by and by. Multiplying a kernel's rows is the same as multiplying its inputs,
-    and that is how it is done; the inputs of a convolution are its patches, so that each place in the window has its
-    own sign.
+    The contexts are random, each sign as likely as the other, and never change; pixels have one too. Only what one is
+    beside another counts, so the first task's is all 1, and a network that is trained already can begin as it is. For
+    other contexts what a task has put into W is noise with mean 0, the smaller the more inputs a layer has. All weights
+    are shared and trained by every task, so it forgets, by and by. Multiplying a kernel's rows is the same as
+    multiplying its inputs, and that is how it is done; the inputs of a convolution are its patches, so that each place
+    in the window has its own sign.
 
     A head of the task's own, and all else that belongs to a task, has no context and needs none. Biases and
     normalisation are the same for all tasks; let them belong to the task where that hurts:
@@ -68,8 +69,10 @@ def superposition(network: Network) -> Method:
         )
 
     def view(params: Tree, collections: Tree, method_state: Tree, task: Array, newest: Array | None):
+        first = jnp.asarray(task, jnp.int32) == 0
+
         def bind(context: Array | None, leaf: Array) -> Array:
-            return leaf if context is None else jnp.where(context[..., None], leaf, -leaf)
+            return leaf if context is None else jnp.where(context[..., None] | first, leaf, -leaf)
 
         return jax.tree.map(bind, collections[CONTEXT], params, is_leaf=lambda leaf: leaf is None), collections
 
