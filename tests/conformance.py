@@ -76,7 +76,7 @@ TABLE = {
     ),
     "clnp_single_head": Row(_clnp_single_head),
     "df_cnn": Row(functools.partial(_convolutional, methods.df_cnn)),
-    "ewc": Row(methods.ewc),
+    "ewc": Row(functools.partial(methods.ewc, penalty="separate", fisher="sampled")),  # the other penalty is `mas`'s
     "lfl": Row(methods.lfl),
     "imm": Row(methods.imm),
     "mas": Row(methods.mas),

@@ -112,6 +112,23 @@ def test_chunks_change_nothing(kind, chunk):
     close(parts, whole)
 
 
+def test_chunks_bound_the_memory():
+    """In bytes that the compiled program takes for itself: some gradients at a time, not one for each example."""
+    params, inputs, labels = (
+        {"in": jnp.ones([2, 300]), "out": jnp.ones([300, 3])},
+        jnp.ones([512, 2]),
+        jnp.zeros(512, int),
+    )
+    gradient = 4 * sum(leaf.size for leaf in params.values())
+
+    def memory(chunk):
+        find = lambda params: importance.fisher(deep_log_prob, params, inputs, labels, kind="empirical", chunk=chunk)
+        return jax.jit(find).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(None) > 256 * gradient
+    assert memory(8) < 4 * 8 * gradient
+
+
 @pytest.mark.parametrize("kind", ["exact", "empirical", "batched"])
 def test_surplus_examples_have_no_part(kind):
     params, inputs, labels = deep()

@@ -72,7 +72,10 @@ def fisher_information(name: str, kind: Fisher, chunk: int) -> Importance:
 
     def measure(outputs: Outputs, classes: Array, params: Tree, batch: Batch, key: Array) -> Tree:
         if batch.labels.ndim == 2:
-            raise ValueError(f"{name}'s Fisher information is of a softmax, but the labels are several an example.")
+            raise ValueError(
+                f"{name}'s Fisher information is of a softmax, but the labels are several an example. Of single-label "
+                f"tasks it is; mas, and imm with merge='mean', read no labels."
+            )
         log_prob = lambda params, inputs: jax.nn.log_softmax(losses.mask_logits(outputs(params, inputs), classes))
         given = (log_prob, params, batch.inputs, batch.labels)
         return importance.fisher(*given, kind=kind, key=key, weights=batch.weights, chunk=chunk)
