@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_prng_impl
 
-from cljax.numbers import whole
+from cljax.numbers import show, whole
 from cljax.types import Array
 
 LARGEST_SEED = 2**63 - 1
@@ -82,6 +82,8 @@ def as_own(key: Array) -> Array:
       >>> [jax.random.key_data(as_own(jax.random.key(3, impl=name))).tolist() for name in ("threefry2x32", "rbg")]
       [[0, 3], [0, 3]]
     """
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"A run needs one key, such as jax.random.key(0), not {show(key)}.")
     words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     if words.shape not in ((2,), (4,)) or words.dtype != jnp.uint32:
         raise ValueError(f"A run needs one key, such as jax.random.key(0), not {key.dtype} of shape {key.shape}.")

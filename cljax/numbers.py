@@ -1,4 +1,4 @@
-"""One place that checks numbers and words: of streams, settings, methods, primitives, the command. Light to import."""
+"""One place that checks numbers, words, kinds: of streams, settings, methods, primitives, the command. Light."""
 
 from __future__ import annotations
 
@@ -109,6 +109,22 @@ def check_option(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(get_args(kind))}.")
 
 
+def check_kind(name: str, value: Any, kind: type, such: str) -> None:
+    """Checks that a value is of a kind, and not, for example, what makes one.
+
+    Raises:
+      ValueError: naming the value and one of the kind.
+
+    Example:
+      >>> check_kind("seed", "0", int, "a number, such as 0")
+      Traceback (most recent call last):
+      ...
+      ValueError: seed is '0', but must be a number, such as 0.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {show(value)}, but must be {such}.")
+
+
 def show(value: Any, most: int = 60) -> str:
     """A value as an error shows it, shortened.
 
@@ -118,7 +134,7 @@ def show(value: Any, most: int = 60) -> str:
     """
     if isinstance(value, int) and abs(value) >= 10**50:  # too long to print, and perhaps too long for Python to
         return "a number of more than 50 digits"
-    text = repr(value) if isinstance(value, str | bytes) else str(value)
+    text = repr(value) if isinstance(value, str | bytes) else " ".join(str(value).split())
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

@@ -11,6 +11,7 @@ from jax import lax
 from cljax import task_params
 from cljax.methods.stacking import keep_stacked
 from cljax.methods.terms import shared
+from cljax.numbers import check_kind, show, whole
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Output, Phase, Search, Sizes, Teacher, Term, Tree
 
 
@@ -60,8 +61,9 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
       The method. Its metrics are the base's, its loss as `classification`, and the terms'.
 
     Raises:
-      ValueError: two terms of one name; a memory for a base that has one, or that has all tasks' examples anyway. At
-        `init`, a term's number that the base has already.
+      ValueError: what is no method or no term; two terms of one name; a memory for a base that has one, or that has
+        all tasks' examples anyway. At `init`, a term's number that the base has already, or a strength that is none of
+        its numbers.
 
     Example:
       >>> from cljax import methods, networks
@@ -70,6 +72,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
       >>> both.name, both.stacked
       ('finetune+lwf+l2_constraint', ('head/kernel', 'head/bias'))
     """
+    check_terms(base, terms)
     names = [term.name for term in terms]
     if repeated := [one for one in names if names.count(one) > 1]:
         raise ValueError(f"Two terms are called {repeated[0]!r}. Give one another name: term._replace(name=...).")
@@ -112,6 +115,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         return learner._replace(method_state=state, hyper={**learner.hyper, **numbers})
 
     def keep(term: Term, learner: Learner, after: Learner) -> Learner:
+        check_kind(f"What a hook of the term {term.name!r} returns", after, Learner, "the learner, its values changed")
         state = learner.method_state
         if term.name in state.terms:
             state = state._replace(terms={**state.terms, term.name: after.method_state})
@@ -136,7 +140,10 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         states: dict[str, Tree] = {}
         numbers = dict(hyper)
         for term in terms:
-            own, found = ({}, {}) if term.init is None else term.init(single, sizes)
+            made = ({}, {}) if term.init is None else term.init(single, sizes)
+            own, found = pair(made, f"The init of the term {term.name!r}", "(state, numbers)")
+            if missing := sorted({*(term.strengths or ())} - {*found}):
+                raise ValueError(f"{missing[0]!r}, a strength of the term {term.name!r}, is none of its numbers.")
             found = {called(term, key): value for key, value in found.items()}
             if taken := sorted(set(found) & set(numbers)):
                 raise ValueError(
@@ -176,7 +183,12 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         metrics, total, teacher = {"classification": value, **metrics}, value, make_teacher(learner, clock)
         for term in terms:
             if term.loss is not None:
-                found, parts = term.loss(params, of_term(term, learner), clock, batch, key, output, teacher)
+                given = (params, of_term(term, learner), clock, batch, key, output, teacher)
+                found, parts = pair(term.loss(*given), f"The loss of the term {term.name!r}", "(scalar, metrics)")
+                if jnp.shape(found):
+                    raise TypeError(
+                        f"The loss of the term {term.name!r} has shape {jnp.shape(found)}, but must be scalar."
+                    )
                 total, metrics = total + found, metrics | {called(term, key): one for key, one in parts.items()}
         return total, (output, metrics)
 
@@ -223,6 +235,26 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         memory_size=base.memory_size + memory_size,
         search=base.search and search(base.search),
     )
+
+
+def check_terms(base: Method, terms: tuple[Term, ...]) -> None:
+    """Checks what is to be combined; see `combine`."""
+    check_kind("The base", base, Method, "a method, built, such as methods.finetune(network)")
+    for term in terms:
+        such = "one of cljax.methods, built, such as methods.distillation(); methods.build takes names, 'lwf+ewc'"
+        check_kind("A term", term, Term, such)
+        if not (isinstance(term.name, str) and term.name):
+            raise ValueError(
+                f"A term's name is {term.name!r}, but must be a word: its state and numbers are kept by it."
+            )
+        whole(f"{term.name}'s memory_size", term.memory_size)
+
+
+def pair(made: Any, what: str, parts: str) -> Any:
+    """What a term's function gives: two things, the second a dict."""
+    if not (isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[1], dict)):
+        raise TypeError(f"{what} gives {show(made)}, but must give {parts}, the second a dict.")
+    return made
 
 
 def teacher_of(state: Tree) -> Tree:

@@ -11,7 +11,7 @@ from cljax.memory import NO_GROUP, balanced_choice, herd_classes
 from cljax.methods.combine import combine
 from cljax.methods.common import Scope, plain
 from cljax.methods.distilling import own_output
-from cljax.numbers import check_option, whole
+from cljax.numbers import check_kind, check_option, whole
 from cljax.types import Array, Batch, Clock, Fold, Learner, Memory, Method, Network, Respond, Sizes, Term, Tree
 
 Selection = Literal["balanced", "reservoir", "herding"]
@@ -144,6 +144,7 @@ def with_memory(method: Method, memory_size: int, selection: Selection = "balanc
       >>> with_memory(methods.finetune(networks.mlp((8, 8, 1), 2)), 50).memory_size
       50
     """
+    check_kind("The method", method, Method, "one of cljax.methods, built, such as methods.finetune(network)")
     if not whole(f"{method.name}'s memory_size", memory_size):
         return method
     return combine(method, exemplars(memory_size=memory_size, selection=selection), name=method.name)

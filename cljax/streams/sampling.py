@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cljax.numbers import whole
 from cljax.types import Array, Batch, Clock, Memory, Table, Tables
 
 
@@ -154,7 +155,7 @@ def epoch_order(
       >>> int(count), sorted(order[:2].tolist())
       (2, [3, 4])
     """
-    chex.assert_scalar_positive(max_examples)
+    max_examples = whole("max_examples", max_examples, least=1)
     total = table.index.shape[0]
     start, size = jnp.asarray(table.start, jnp.int32), jnp.asarray(table.size, jnp.int32)
     if train_on == "balanced":
@@ -230,7 +231,7 @@ def draw(
       >>> batch.labels.tolist(), batch.weights.tolist()
       ([1, 2], [1.0, 0.0])
     """
-    chex.assert_scalar_positive(batch_size)
+    batch_size = whole("batch_size", batch_size, least=1)
     chex.assert_rank(order, 1)
     number = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     positions = jnp.take(order, number % jnp.maximum(count, 1), mode="clip")
@@ -275,7 +276,7 @@ def sequential(tables: Tables, table: Table, task: Array, step: Array, batch_siz
       >>> batch.labels.tolist(), batch.position.tolist(), batch.weights.tolist()
       ([4, 2], [2, 0], [1.0, 0.0])
     """
-    chex.assert_scalar_positive(batch_size)
+    batch_size = whole("batch_size", batch_size, least=1)
     start = jnp.take(jnp.asarray(table.start, jnp.int32), task, mode="clip")
     size = size_of(table, task)
     number = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from cljax.data.statistics import statistics_of_rows
 from cljax.keys import LARGEST_SEED
-from cljax.numbers import INT32, whole
+from cljax.numbers import INT32, check_kind, whole
 from cljax.types import Schedule, Stream, Table, Tables
 
 MOST = 1_000_000
@@ -110,6 +110,7 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
       >>> stream.schedule.task.tolist(), stream.facts["tasks"]
       ([0, 1, 0, 2], [2, 0, 1])
     """
+    check_kind("The schedule", schedule, Schedule, "of streams.lifelong(...) or streams.visits(...)")
     tables, count = stream.tables, len(stream.tables.classes)
     schedule = _schedule(*schedule)
     if schedule.task.max() >= count:

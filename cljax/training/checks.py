@@ -14,13 +14,13 @@ from optax import contrib
 from cljax import task_params, transforms
 from cljax.augmentation import Augment
 from cljax.data.on_demand import Images
-from cljax.numbers import real, show
+from cljax.numbers import check_kind, real, show, whole
 from cljax.streams.building import SCENARIOS
 from cljax.streams.schedules import check_schedule
 from cljax.training.bounds import check_bounds, check_settings
 from cljax.training.state import Failure, Settings
-from cljax.training.step import init_shapes
-from cljax.types import Method, Stream, Tree
+from cljax.training.step import BUILT, init_shapes
+from cljax.types import Method, Schedule, Stream, Tables, Tree
 
 DRAWS = ("current", "seen", "all", "balanced")
 
@@ -97,9 +97,8 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
     Raises:
       ValueError: naming the thing and the cure.
     """
-    for name, value, kind in (("method", method, Method), ("stream", stream, Stream)):
-        if not isinstance(value, kind):
-            raise ValueError(f"The {name} is {show(value)}, but must be one of cljax.{name}s, built.")
+    check_kind("The method", method, Method, BUILT)
+    check_stream(stream)
     tables, schedule = stream.tables, stream.schedule
     if stream.scenario not in SCENARIOS:
         raise ValueError(f"The scenario '{stream.scenario}' is not one of {', '.join(SCENARIOS)}.")
@@ -115,6 +114,10 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
             f"Of the phases of {method.name}, those that are not searched must come last, after one that is."
         )
     check_settings(settings)
+    whole(f"{method.name}'s memory_size", method.memory_size)
+    if len({np.shape(part) for part in schedule}) > 1:
+        check_schedule(schedule, tables.classes.shape[-2])  # which says so
+    check_tables(stream)
     tasks, epochs = np.asarray(schedule.task), np.asarray(schedule.epochs)
     begin, end = span or (0, len(tasks))
     among = lambda some: np.isin(np.arange(tables.classes.shape[-2]), some)
@@ -155,6 +158,37 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
         check_augment(settings.augment, stream, settings.batch_size)
 
 
+def check_stream(stream: Any) -> None:
+    """Checks that a stream is one, and its schedule.
+
+    Raises:
+      ValueError: naming what it is.
+    """
+    check_kind("The stream", stream, Stream, "one of cljax.streams, built, such as streams.split(dataset, tasks=5)")
+    check_kind("The stream's schedule", stream.schedule, Schedule, "of streams.lifelong(...) or streams.visits(...)")
+
+
+def check_tables(stream: Stream) -> None:
+    """Checks that tables, which may be made by hand, point to examples and classes that there are.
+
+    Raises:
+      ValueError: naming the split and the value.
+    """
+    tables = stream.tables
+    rows, outputs = len(tables.examples), tables.classes.shape[-1]
+    for split in ("train", "validation", "test"):
+        table = getattr(tables, split)
+        values = {"an example": (table.index, rows)}
+        values |= {"a label": (table.labels, outputs)} if np.ndim(table.labels) == np.ndim(table.index) else {}
+        for name, (value, count) in values.items():
+            least, most = int(np.min(value)), int(np.max(value))
+            if least < 0 or most >= count:
+                wrong = least if least < 0 else most
+                raise ValueError(
+                    f"The {split} table of the stream '{stream.name}' has {name} {wrong}: not of 0 to {count - 1}."
+                )
+
+
 def check_in_memory(stream: Stream) -> None:
     """Checks that a stream's examples are an array, as they must be to be put on the device.
 
@@ -165,6 +199,21 @@ def check_in_memory(stream: Stream) -> None:
         raise ValueError(
             f"The images of the stream '{stream.name}' are read on demand, but are to be put on the device. Drive it "
             f"with training.drive, or get the data by data.load."
+        )
+
+
+def check_shapes(method: Method, tables: Tables) -> None:
+    """Checks that tables given to a run in one program are of its network's examples and classes.
+
+    Raises:
+      ValueError: naming both.
+    """
+    network = method.network
+    has, takes = (tuple(tables.examples.shape[1:]), tables.classes.shape[-1]), (tuple(network.inputs), network.outputs)
+    if has != takes:
+        raise ValueError(
+            f"tables have examples of shape {has[0]} and tasks of {has[1]} classes, but the run of {method.name} is of "
+            f"{takes[0]} and {takes[1]}. Make it for their stream."
         )
 
 
@@ -194,6 +243,8 @@ def check_augment(augment: Augment, stream: Stream, batch_size: int) -> None:
     Raises:
       ValueError: naming the thing and the cure.
     """
+    if not callable(augment):
+        raise ValueError(f"augment is {show(augment)}, but must be a function, such as augmentation.flip, or None.")
     examples = stream.tables.examples
     if stream.tables.permutation is not None:
         raise ValueError(
@@ -226,7 +277,8 @@ def check_hypers(
     if hypers is None:
         return [{} for _ in seeds]
     known = {*init_shapes(method)[3], "learning_rate"}
-    if len(hypers) != len(seeds) or any(set(given) != set(hypers[0]) for given in hypers):
+    given_each = isinstance(hypers, Sequence) and all(isinstance(given, Mapping) for given in hypers)
+    if not given_each or len(hypers) != len(seeds) or any(set(given) != set(hypers[0]) for given in hypers):
         raise ValueError(f"hypers must be {len(seeds)} mappings of the same names, one for each pair of seeds.")
     if stray := sorted(set(hypers[0]) - known):
         raise ValueError(

@@ -15,10 +15,10 @@ import optax
 
 from cljax import streams as stream_tables
 from cljax.keys import make_key
-from cljax.numbers import whole
+from cljax.numbers import check_kind, show, whole
 from cljax.storage.checkpoints import Saving
 from cljax.training import identity
-from cljax.training.checks import check, check_optimizer, raise_failure
+from cljax.training.checks import check, check_optimizer, check_stream, raise_failure
 from cljax.training.cost import step_cost
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation
@@ -213,8 +213,20 @@ def drive(
       CheckpointError: there are checkpoints, but none that can be taken up. OSError: they cannot be read or written.
     """
     settings = settings or Settings()
-    if not seeds:
-        raise ValueError("seeds is empty, but must be pairs of a seed and its stream, at least one.")
+    for name, function in (("report", report), ("visited", visited)):
+        if not (function is None or callable(function)):
+            raise ValueError(f"{name} is {show(function)}, but must be a function, or None.")
+    if checkpoints is not None:
+        check_kind("checkpoints", checkpoints, Saving, "storage.checkpoints.Saving(folder), or None")
+    if not (
+        isinstance(seeds, Sequence) and seeds and all(isinstance(one, Sequence) and len(one) == 2 for one in seeds)
+    ):
+        raise ValueError(
+            f"seeds is {show(seeds) if seeds else 'empty'}, but must be pairs of a seed and its stream, at least one: "
+            f"[(0, stream)]."
+        )
+    for _, stream in seeds:
+        check_stream(stream)
     pasts = past_of(past, len(seeds))
     span = span_of(pasts, rounds, seeds[0][1])
     for _, stream in seeds:

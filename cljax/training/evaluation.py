@@ -139,6 +139,10 @@ def add_batch(
     else:
         own = method.predict(learner, batch.inputs, task)
         asked = own, batch.labels, own_classes
+    if own.shape != (shape := (len(batch.weights), outputs)):
+        raise TypeError(
+            f"predict of {method.name} gives shape {own.shape}, but must give the logits of a batch, {shape}."
+        )
     right += jnp.sum(batch.weights * correct(*asked))
     top5 += jnp.sum(batch.weights * correct(*asked, top=5))
     aware += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))

@@ -13,7 +13,8 @@ from jax import lax
 
 from cljax import streams
 from cljax.keys import as_own
-from cljax.training.checks import check, check_in_memory, check_optimizer, raise_failure
+from cljax.numbers import check_kind
+from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, raise_failure
 from cljax.training.engine import changing, make_engine
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, agenda, choose, make_programs, pick, span_of
@@ -82,6 +83,8 @@ class Run(NamedTuple):
           NonFiniteLoss: naming task, phase and step. Under `vmap` or `jit` nothing can be raised: the accuracies of the
             learners that diverged are NaN; `raise_failure` of the result's `failure` names them.
         """
+        check_kind("tables", tables, Tables, "a stream's: stream.tables")
+        check_shapes(self.method, tables)
         self._check_sizes(tables)
         past = None if past is None else Past(past.learner, past.evaluation)
         result = self.run(as_own(key), tables, dict(params or {}), past, rounds)

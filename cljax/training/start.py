@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import ownership, task_params
+from cljax.numbers import show
 from cljax.ownership import masks
 from cljax.storage import trained
 from cljax.training.checks import check_hypers
@@ -77,9 +79,11 @@ def check_given(
     if starts is None:
         own = check_hypers(method, seeds, hypers)
         return [Start(hyper, {}, past) for hyper, past in zip(own, pasts or (None,) * len(own), strict=True)]
+    if isinstance(starts, Mapping) or len(starts) != len(seeds):
+        raise ValueError(f"starts must be {len(seeds)} mappings of the same leaves, one for each pair of seeds.")
     known = {id(start): given_params(method, start) for start in starts}
     params = [known[id(start)] for start in starts]
-    if len(params) != len(seeds) or any(set(leaves) != set(params[0]) for leaves in params):
+    if any(set(leaves) != set(params[0]) for leaves in params):
         raise ValueError(f"starts must be {len(seeds)} mappings of the same leaves, one for each pair of seeds.")
     hyper = check_hypers(method, seeds, hypers)
     pairs = zip(hyper, params, strict=True)
@@ -181,6 +185,11 @@ def start_from(method: Method, learner: Learner, given: Mapping[str, Array]) -> 
       >>> start_from(method, learner, given).params['dense_0']['bias']
       Array([1., 1., 1., 1.], dtype=float32)
     """
+    wanted = _shapes(init_shapes(method)[:2])
+    if stray := [path for path in given if path not in wanted]:
+        raise ValueError(
+            f"The given leaf '{stray[0]}' is none of {method.name}'s: give what training.given_params gives."
+        )
     features = _features(method, given)
     rows = task_params.resting(method.per_task)  # none of them kept stacked: row 0 is what is given
 
@@ -235,6 +244,10 @@ def given_params(method: Method, params: Mapping[str, Any]) -> dict[str, np.ndar
       ValueError: The given leaf 'head/bias' has shape (3,), but that of freezing has shape (2,). ...
     """
     trees = init_shapes(method)[:2]
+    if isinstance(params, str | bytes | os.PathLike):
+        raise ValueError(
+            f"params is {show(params)}, but must be arrays by name: storage.checkpoints.load_params reads them."
+        )
     params = trained.parameters(trained.flatten(dict(params) if isinstance(params, Mapping) else params))
     features = _features(method, params)
     cut = lambda tree: masks.extract(tree, method.network.wiring, features) if features else tree
@@ -251,7 +264,9 @@ def given_params(method: Method, params: Mapping[str, Any]) -> dict[str, np.ndar
                 f"The given leaf '{path}' of shape {shape} is none of {method.name}'s, which are: {', '.join(wanted)}. "
                 f"Build the network as it was when it was trained."
             )
-        if np.asarray(value).dtype.kind in "cOSUMm":
+        if (kind := np.asarray(value).dtype.kind) == "f" and not np.isfinite(value).all():
+            raise ValueError(f"The given leaf '{path}' holds NaN or infinity, which would spoil every weight.")
+        if kind in "cOSUMm":
             raise ValueError(f"The given leaf '{path}' is of {np.asarray(value).dtype}, but must be of real numbers.")
         if own and shape[1:] == wanted[path] and shape[:1] != (0,) and len(shape) == len(wanted[path]) + 1:
             value, shape = value[0], shape[1:]

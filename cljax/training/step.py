@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -11,7 +12,11 @@ import optax
 from jax import lax
 
 from cljax import task_params, transforms
+from cljax.numbers import check_kind, show
 from cljax.types import Array, Batch, Clock, Learner, Memory, Method, Sizes, Tables, Tree
+
+BUILT = "one of cljax.methods, built, such as methods.finetune(network)"
+"""What a method is, in errors."""
 
 
 def strengthen(tree: Tree) -> Tree:
@@ -30,6 +35,8 @@ def keep_signature(before: Learner, after: Learner, hook: str) -> Learner:
     Raises:
       TypeError: naming the hook and the leaf. What a hook may change is values, never the learner's signature.
     """
+    if not isinstance(after, Learner):
+        raise TypeError(f"{hook} returned {show(after)}, but must return the learner, its values changed.")
     after = strengthen(after)
     was, now = jax.tree.structure(before), jax.tree.structure(after)
     if was != now:  # type: ignore[operator]
@@ -71,6 +78,8 @@ def make_learner(
     Raises:
       ValueError: where the method's per-task paths do not name leaves.
     """
+    check_kind("The method", method, Method, BUILT)
+    check_kind("tables", tables, Tables, "a stream's: stream.tables")
     tasks, outputs = tables.classes.shape
     sizes = Sizes(tasks, outputs, max_examples or {})
     keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(jnp.arange(tasks))
@@ -109,6 +118,7 @@ def make_learner(
 
 def init_shapes(method: Method) -> tuple[Tree, Tree, Tree, Tree]:
     """The shapes and dtypes of what a method's `init` makes for a stream of one task; nothing is drawn."""
+    check_kind("The method", method, Method, BUILT)
     sizes = Sizes(1, method.network.outputs, dict.fromkeys(("train", "validation", "test"), 1))
     return jax.eval_shape(lambda key: method.init(key, sizes), jax.random.key(0))
 
@@ -148,6 +158,22 @@ class TrainStep:
         return self._step.lower(*arguments)
 
 
+def checked_loss(method: Method, found: Any) -> Any:
+    """What a method's loss gives, if it has the form that it must have.
+
+    Raises:
+      TypeError: it has not.
+    """
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], tuple) and len(found[1]) == 2):
+        raise TypeError(f"The loss of {method.name} gives {show(found)}, but must give (scalar, (output, metrics)).")
+    if jnp.shape(found[0]):
+        raise TypeError(
+            f"The loss of {method.name} has shape {jnp.shape(found[0])}, but must be scalar: the mean over the batch, "
+            f"losses.weighted_mean(each, batch.weights)."
+        )
+    return found
+
+
 def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> TrainStep:
     r"""Makes the train step of a method.
 
@@ -172,7 +198,7 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
         trains, moves = mask
 
         def objective(params: Tree) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
-            value, (output, metrics) = method.loss(params, learner, clock, batch, key)
+            value, (output, metrics) = checked_loss(method, method.loss(params, learner, clock, batch, key))
             return value, (output.collections, metrics)
 
         (loss, (collections, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(learner.params)

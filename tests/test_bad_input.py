@@ -1,0 +1,152 @@
+"""What is of the wrong kind or form is named, with the cure, before anything is compiled."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax import methods, networks, streams, task_params, training
+from cljax.data import from_arrays
+from cljax.training.evaluation import evaluate
+from cljax.training.step import make_train_step
+from cljax.types import Schedule, Term, make_clock
+
+IMAGES, LABELS = np.zeros((8, 2, 2, 1), np.uint8), np.arange(8) % 4
+STREAM = streams.split(from_arrays(IMAGES, LABELS, IMAGES, LABELS), tasks=2)
+METHOD = methods.finetune(networks.mlp((2, 2, 1), 2, hidden=(3,)))
+GIVEN = {"dense_0/kernel": np.ones((4, 3), np.float32), "dense_0/bias": np.ones(3, np.float32)}
+SGD = optax.sgd(1.0)
+
+
+def train_table(**leaves):
+    tables = STREAM.tables
+    return STREAM._replace(tables=tables._replace(train=tables.train._replace(**leaves)))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "options", "words"),
+    [
+        ([0, 1], {}, r"seeds is \[0, 1\], but must be pairs of a seed and its stream"),
+        (5, {}, "seeds is 5, but"),
+        (STREAM, {}, "seeds is Stream"),
+        ([(STREAM, 0)], {}, "The stream is 0, but"),
+        (None, {"hypers": {"learning_rate": 0.1}}, "hypers must be 1 mappings"),
+        (None, {"starts": GIVEN}, "starts must be 1 mappings"),
+        (None, {"report": True}, "report is True, but must be a function"),
+        (None, {"checkpoints": "folder"}, "checkpoints is 'folder', but must be storage.checkpoints.Saving"),
+    ],
+)
+def test_drive_names_arguments_of_another_kind(seeds, options, words):
+    with pytest.raises(ValueError, match=words):
+        training.drive(METHOD, SGD, [(0, STREAM)] if seeds is None else seeds, **options)
+
+
+@pytest.mark.parametrize(
+    ("stream", "words"),
+    [
+        (STREAM._replace(schedule=[(0, 1), (1, 1)]), r"schedule is \[.*\], but must be of streams.lifelong"),
+        (STREAM._replace(schedule=Schedule(np.arange(2), np.array([1]), np.array([True, True]))), r"shapes \(2,\)"),
+        (train_table(labels=STREAM.tables.train.labels + 7), "train table .* has a label 8: not"),
+        (train_table(index=STREAM.tables.train.index + 99), "has an example 1[0-9]+: not of 0 to 15"),
+    ],
+)
+def test_a_stream_made_by_hand_is_checked(stream, words):
+    with pytest.raises(ValueError, match=words):
+        training.make_run(METHOD, SGD, stream)
+    with pytest.raises(ValueError, match="The schedule is 'lifelong', but must be of"):
+        streams.with_schedule(STREAM, "lifelong")
+
+
+def test_a_batch_size_may_be_numpy_s_and_augmentation_must_be_a_function():
+    table = STREAM.tables.train
+    zero = jnp.int32(0)
+    assert streams.sequential(STREAM.tables, table, zero, zero, np.int64(2)).labels.shape == (2,)
+    with pytest.raises(ValueError, match=r"augment is 'flip', but must be a function, such as augmentation.flip"):
+        training.make_run(METHOD, SGD, STREAM, training.Settings(augment="flip"))
+
+
+def test_a_run_names_what_is_no_key_and_no_table_of_its_own():
+    run, key = training.make_run(METHOD, SGD, STREAM), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"A run needs one key, such as jax.random.key\(0\), not 0\."):
+        run(0, STREAM.tables)
+    with pytest.raises(ValueError, match=r"tables is Stream.*, but must be a stream's: stream.tables"):
+        run(key, STREAM)
+    other = STREAM.tables._replace(examples=np.zeros((8, 3, 3, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"examples of shape \(3, 3, 1\) .*is of \(2, 2, 1\) and 2"):
+        run(key, other)
+    with pytest.raises(ValueError, match=r"'params' is none of finetune's: give what training.given_params gives"):
+        run(key, STREAM.tables, {"params": GIVEN})
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "words"),
+    [
+        (methods.finetune, GIVEN, "The method is <function finetune .*, but must be one of cljax.methods, built"),
+        (METHOD, "file.safetensors", "params is 'file.safetensors', .*load_params reads them"),
+        (METHOD, GIVEN | {"dense_0/bias": np.full(3, np.nan)}, "The given leaf 'dense_0/bias' holds NaN or infinity"),
+    ],
+)
+def test_given_parameters_are_checked(method, params, words):
+    with pytest.raises(ValueError, match=words):
+        training.given_params(method, params)
+
+
+@pytest.mark.parametrize(
+    ("base", "terms", "words"),
+    [
+        (methods.finetune, [methods.pull()], "The base is <function finetune .*, but must be a method, built"),
+        (METHOD, [methods.pull], r"A term is <function pull .*such as methods.distillation\(\)"),
+        (METHOD, [METHOD], "A term is Method"),
+        (METHOD, ["lwf"], r"A term is 'lwf'.*methods.build takes names"),
+        (METHOD, [Term("")], "A term's name is ''"),
+        (METHOD, [Term("mine", memory_size=-1)], "mine's memory_size is -1"),
+    ],
+)
+def test_what_cannot_be_combined_is_named(base, terms, words):
+    with pytest.raises(ValueError, match=words):
+        methods.combine(base, *terms)
+    with pytest.raises(ValueError, match="The method is <function finetune"):
+        methods.with_memory(methods.finetune, 5)
+
+
+def test_a_term_has_the_numbers_that_it_names_as_strengths():
+    without = methods.combine(METHOD, Term("mine", lambda learner, sizes: ({}, {}), strengths=("strength",)))
+    with pytest.raises(ValueError, match="'strength', a strength of the term 'mine', is none of its numbers"):
+        training.make_run(without, SGD, STREAM)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (METHOD._replace(loss=lambda *given: jnp.float32(0)), r"loss of finetune gives .*\(scalar, \(output, metrics"),
+        (METHOD._replace(loss=lambda *given: (jnp.ones(2), ({}, {}))), r"loss of finetune has shape \(2,\)"),
+        (methods.combine(METHOD, Term("mine", loss=lambda *given: jnp.float32(0))), "loss of the term 'mine' gives"),
+        (methods.combine(METHOD, Term("mine", loss=lambda *given: (jnp.ones(2), {}))), "term 'mine' has shape"),
+        (METHOD._replace(after_step=lambda *given: None), "after_step of finetune returned None"),
+    ],
+)
+def test_a_loss_or_a_hook_of_another_form_is_named(method, words):
+    tables = jax.tree.map(jnp.asarray, STREAM.tables)
+    step = make_train_step(method, SGD)
+    zero = jnp.int32(0)
+
+    def one(key):
+        learner = training.make_learner(method, SGD, tables, 0.1, key)
+        batch = streams.sequential(tables, tables.train, zero, zero, 2)
+        clock = make_clock(task=0, classes=tables.classes)
+        learner = task_params.focus(learner, clock.task)
+        mask = method.update_mask(learner, clock)
+        return step(learner, mask, clock, batch, key)[1]
+
+    with pytest.raises(TypeError, match=words):
+        jax.eval_shape(one, jax.random.key(0))
+
+
+def test_logits_of_another_shape_are_named():
+    method = METHOD._replace(predict=lambda learner, inputs, task: jnp.zeros((len(inputs), 7)))
+    tables = jax.tree.map(jnp.asarray, STREAM.tables)
+    with pytest.raises(TypeError, match=r"predict of finetune gives shape \(256, 7\), .*\(256, 2\)"):
+        jax.eval_shape(lambda: evaluate(method, None, tables))
