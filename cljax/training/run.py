@@ -14,7 +14,7 @@ from jax import lax
 from cljax import streams
 from cljax.keys import as_own
 from cljax.numbers import check_kind
-from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, raise_failure
+from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, check_stream, raise_failure
 from cljax.training.engine import changing, make_engine
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, agenda, choose, make_programs, pick, span_of
@@ -132,6 +132,7 @@ def make_run(
       ValueError: where the method, the stream and the settings do not fit together, before anything is compiled.
     """
     settings = settings or Settings()
+    check_stream(stream)
     to_come = np.isin(stream.schedule.task, np.flatnonzero(~np.any(stream.tables.classes, axis=-1)))
     check(method, stream, settings, (0, int(np.argmax(np.append(to_come, True)))))
     check_in_memory(stream)
