@@ -197,6 +197,42 @@ def test_superclasses_that_cannot_be(groups, options, words):
         streams.by_superclass(GREY, groups=groups, **options)
 
 
+def uneven():
+    """Thirty training and fifteen test images, whose pixels are their numbers, of three classes of different sizes."""
+    labels = [0] * 6 + [1] * 9 + [2] * 15, [0] * 3 + [1] * 5 + [2] * 7
+    images = np.arange(45, dtype=np.uint8)[:, None, None, None]
+    return data.from_arrays(images[:30], labels[0], images[30:], labels[1], classes=["a", "b", "c"], name="uneven")
+
+
+def test_one_class_against_as_many_of_all_others():
+    dataset = uneven()
+    stream = streams.one_vs_all(dataset, class_order=[2, 0, 1], validation=0, seed=4)
+    assert stream.facts["classes"] == [["others", "c"], ["others", "a"], ["others", "b"]]
+    assert (stream.facts["kind"], stream.facts["class_order"]) == ("one_vs_all", [2, 0, 1])
+    assert stream.tables.examples is dataset.images
+    assert stream.tables.classes.shape == (3, 2)
+    for part, sizes, place in ((stream.tables.train, (30, 12, 18), 0), (stream.tables.test, (14, 6, 10), 1)):
+        assert part.size.tolist() == list(sizes)
+        for task, label in enumerate([2, 0, 1]):
+            mine = slice(part.start[task], part.start[task] + part.size[task])
+            rows, own = part.index[mine], dataset.labels[part.index[mine]]
+            assert len(set(rows.tolist())) == len(rows)
+            assert ((rows >= 30) == place).all()
+            np.testing.assert_array_equal(part.labels[mine], own == label)
+            every = np.flatnonzero((dataset.labels == label) & ((np.arange(45) >= 30) == place))
+            assert set(rows[own == label].tolist()) == set(every.tolist())
+            assert (own == label).sum() == (own != label).sum()
+    others = lambda seed: streams.one_vs_all(dataset, tasks=1, validation=0, seed=seed).tables.train.index.tolist()
+    assert others(4) == others(4)
+    assert others(4) != others(5)
+    few = streams.one_vs_all(dataset, tasks=2, schedule=streams.multi_task(2, 6, seed=0))
+    assert few.tables.classes.shape == (2, 2)
+    assert set(few.schedule.epochs.tolist()) == {1}
+    for options, words in (({"tasks": 4}, "tasks is 4"), ({"scenario": "one"}, "The scenario is 'one'")):
+        with pytest.raises(ValueError, match=words):
+            streams.one_vs_all(dataset, **options)
+
+
 def test_the_order_of_1993():
     stream = streams.split(cifar100(OFFICIAL), tasks=10, class_order="icarl", seed=7)
     assert stream.facts["class_order"][:10] == [68, 56, 78, 8, 23, 84, 90, 65, 74, 76]
@@ -282,6 +318,10 @@ def test_the_command_builds_these_streams(monkeypatch):
     assert stream(data=("colour", "grey"), tasks=4).facts["groups"] == [["colour"], ["colour"], ["grey"], ["grey"]]
     coarse = stream(data=("cifar100",), division="superclass")
     assert len(coarse.facts["groups"]) == 20
+    known["uneven"] = uneven()
+    binary = stream(data=("uneven",), division="one-vs-all", tasks=3, validation=0.0)
+    chex.assert_trees_all_equal(binary.tables, streams.one_vs_all(uneven(), validation=0).tables)
+    assert settle(Options(data=Data(division="one-vs-all"))).data.tasks == 10
     order = stream(data=("cifar100",), tasks=10, class_order="icarl").facts["class_order"]
     assert order[:4] == [68, 56, 78, 8]
     assert settle(Options()).data.tasks == 5
@@ -294,6 +334,7 @@ def test_the_command_builds_these_streams(monkeypatch):
         (["--data", "a", "b", "--scenario", "permuted"], "--scenario is permuted, but must be another"),
         (["--data", "a", "b", "--class-order", "1", "0"], "--class-order is 1 0, but must be a word"),
         (["--data", "a", "b", "--division", "superclass"], "--division is superclass, but must be class"),
+        (["--division", "one-vs-all", "--scenario", "class"], "--scenario is class, but must be task for one-vs-all"),
         (["--normalize", "each"], "--normalize is each, but must be left out"),
         (["--fraction", "0.1", "0.2"], "--fraction is 0.1 0.2, but must be one number, or one a task"),
         (["--fraction", "0"], "--fraction is 0.0, but must be a finite number above 0 and of at most 1"),

@@ -104,6 +104,8 @@ def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
     order = None if chosen.class_order == "fixed" else chosen.class_order
     if chosen.division == "superclass":
         return streams.by_superclass(dataset, scenario=chosen.scenario, order=order, **common)
+    if chosen.division == "one-vs-all":
+        return streams.one_vs_all(dataset, scenario=chosen.scenario, class_order=order, **common)
     make: Any = streams.split if len(chosen.data) == 1 else streams.sequence
     return make(dataset, scenario=chosen.scenario, class_order=order, **common)
 

@@ -57,8 +57,8 @@ class Data:
     """Several data sets: standardise all by the first's mean and standard deviation, or each by its own."""
     tasks: Annotated[int | None, arg(metavar="INT")] = None
     """Number of tasks the classes are divided among (permuted: with all). Default: 5; one each data set, superclass."""
-    division: Literal["class", "superclass"] = "class"
-    """What is divided among tasks: classes, or CIFAR-100's superclasses of five."""
+    division: Literal["class", "superclass", "one-vs-all"] = "class"
+    """What is divided among tasks: classes, CIFAR-100's superclasses of five; or each class is told from all others."""
     scenario: Annotated[
         Literal["task", "class", "domain", "permuted"],
         arg(
@@ -374,7 +374,7 @@ def settle(options: Options) -> Options:
     """
     data, network = options.data, options.network
     if data.tasks is None:
-        meant = 20 if data.division == "superclass" else 5 if len(data.data) < 2 else len(data.data)
+        meant = {"superclass": 20, "one-vs-all": 10}.get(data.division, 5 if len(data.data) < 2 else len(data.data))
         data = dataclasses.replace(data, tasks=meant)
     if data.past is not None:
         data = dataclasses.replace(data, past=os.path.abspath(os.path.expanduser(data.past)))

@@ -39,7 +39,7 @@ def check_values(options: Options) -> None:
     """
     data, train, net = options.data, options.training, options.network
     many, tasks, size = len(data.data) > 1, data.tasks or 0, data.image_size
-    listed, superclass = isinstance(data.class_order, tuple), data.division == "superclass"
+    listed, grouped = isinstance(data.class_order, tuple), data.division != "class"
     first, choice = train.first_epochs, train.memory_selection
     if net.network not in (*NETWORKS, "auto") and not is_reference(net.network):
         raise UsageError(unknown("network", net.network, NETWORKS) + " One's own is named module:function.")
@@ -51,14 +51,15 @@ def check_values(options: Options) -> None:
         ("--normalize", data.normalize, many or data.normalize == "first", "left out where there is one data set"),
         ("--class-order", data.class_order, not (many and listed), "a word for several data sets"),
         ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
-        ("--division", data.division, not (superclass and many), "class for several data sets"),
-        ("--division", data.division, not superclass or data.scenario != "permuted", "class for permuted pixels"),
         (
             "--add-task",
             data.add_task,
             bool(data.add_task) == (data.past is not None),
             "given with --from, and only then",
         ),
+        ("--division", data.division, not (grouped and many), "class for several data sets"),
+        ("--division", data.division, not grouped or data.scenario != "permuted", "class for permuted pixels"),
+        ("--scenario", data.scenario, data.division != "one-vs-all" or data.scenario == "task", "task for one-vs-all"),
         ("--fraction", data.fraction, len(data.fraction) in (1, tasks), "one number, or one a task"),
         ("--first-epochs", first, first != 0 or train.init is not None, "at least 1 where --init gives no parameters"),
         ("--augment", train.augment, len(set(train.augment)) == len(train.augment), "words named once, each"),

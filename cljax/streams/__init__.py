@@ -5,7 +5,7 @@ from cljax.streams.building import from_tasks, permuted, split
 from cljax.streams.growing import append, forget, pad
 from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, size_of, task_of
 from cljax.streams.schedules import lifelong, multi_task, visits, with_schedule
-from cljax.streams.sequences import by_superclass, relabelled, sequence, superclass_labels
+from cljax.streams.sequences import by_superclass, one_vs_all, relabelled, sequence, superclass_labels
 
 __all__ = [
     "align",
@@ -20,6 +20,7 @@ __all__ = [
     "lifelong",
     "max_examples",
     "multi_task",
+    "one_vs_all",
     "pad",
     "permuted",
     "relabelled",

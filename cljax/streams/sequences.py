@@ -196,6 +196,69 @@ def relabelled(
     return finish(whole, dataset.name, scenario, dataset.statistics, seed, validation, used, facts, epochs, schedule)
 
 
+def one_vs_all(
+    dataset: Dataset,
+    *,
+    tasks: int | None = None,
+    class_order: str | Sequence[int] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Stream:
+    """Tells one class from all others in each task: binary tasks that share their images, "homogeneous" ones.
+
+    Label 1 is the class, 0 any other. Of the others a task shows as many examples as the class has, drawn by the seed;
+    so it is in the training and in the test part. Disjoint pairs of classes, "heterogeneous" binary tasks, are
+    `split(dataset, tasks=K // 2)`.
+
+    Args:
+      dataset: single-label.
+      tasks: T, of the first T classes in order; all K where None.
+      class_order: as in `split`.
+      seed: as in `split`, and of the draw.
+      **options: scenario, validation, fraction, epochs, schedule, as in `split`.
+
+    Returns:
+      Stream; no example is copied.
+
+    Raises:
+      ValueError: more tasks than classes; fewer than two classes; what `split` refuses.
+
+    Example:
+      >>> from cljax.data import from_arrays
+      >>> images = np.zeros((6, 2, 2, 1), np.uint8)
+      >>> stream = one_vs_all(from_arrays(images, [0, 1, 2] * 2, images, [0, 1, 2] * 2), validation=0)
+      >>> stream.facts["classes"][2], stream.tables.train.size.tolist(), sorted(stream.tables.train.labels[:4].tolist())
+      (['others', '2'], [4, 4, 4], [0, 0, 1, 1])
+
+    Source: the task distributions of S. Lee, J. Stokes and E. Eaton, Learning Shared Knowledge for Deep Lifelong
+    Learning Using Deconvolutional Networks, IJCAI 2019, appendix B.2.
+    """
+    check_dataset(dataset)
+    count, given = len(dataset.classes), np.asarray(dataset.labels)
+    if given.ndim == 2 or count < 2:
+        raise ValueError(f"one_vs_all needs single labels of two classes or more, which {dataset.name!r} has not.")
+    seed = whole("seed", seed, most=LARGEST_SEED)
+    order = draw_class_order(class_order, count, seed)
+    tasks = len(order) if tasks is None else whole("tasks", tasks, least=1, most=len(order))
+    train = np.arange(len(given)) < dataset.train_size
+    labels = []
+    for label in order[:tasks]:
+        mine, shown = given == label, np.full(len(given), -1, np.int32)
+        for number, part in enumerate((train, ~train)):
+            others = np.flatnonzero(part & ~mine)
+            drawn = np.random.default_rng([seed, _OTHERS, int(label), number]).permutation(others)
+            shown[drawn[: np.count_nonzero(part & mine)]] = 0
+        shown[mine] = 1
+        labels.append(shown)
+    names = [["others", dataset.classes[label]] for label in order[:tasks]]
+    stream = relabelled(dataset, labels, names=names, seed=seed, **options)
+    return stream._replace(facts={**stream.facts, "kind": "one_vs_all", "class_order": order[:tasks].tolist()})
+
+
+_OTHERS = 4
+"""Keeps the random numbers of this draw apart from others of the same seed."""
+
+
 def superclass_labels(dataset: Dataset, groups: Mapping[str, Sequence[str | int]] | None = None) -> np.ndarray:
     """The superclass of every example, for `relabelled`; -1 where its class is in none.
 
