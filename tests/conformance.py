@@ -66,6 +66,7 @@ TABLE = {
     "feature_extraction": Row(functools.partial(methods.feature_extraction, hidden=8)),
     "freezing": Row(methods.freezing),
     "joint": Row(methods.joint),
+    "joint_in_shares": Row(functools.partial(methods.joint, shares=(2, 1), own_part=True)),
     "l2_constraint": Row(methods.l2_constraint),
     "single_task": Row(methods.single_task),
     "hard_sharing": Row(methods.hard_sharing),

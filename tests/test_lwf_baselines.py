@@ -13,7 +13,7 @@ import pytest
 from cljax import methods, streams, task_params, training
 from cljax.training.cost import bytes_per_task
 from cljax.training.step import make_train_step, phase_learning_rate
-from cljax.types import Memory, Phase, Table, make_clock
+from cljax.types import Memory, Phase, Sizes, Table, make_clock
 from tests import conformance
 from tests.shared import bits, small
 from tests.test_lwf import SETTINGS, phases_of
@@ -255,6 +255,102 @@ def test_balanced_draws_are_new_each_epoch_and_do_not_depend_on_max_examples():
     memory = Memory(jnp.zeros([1, 1]), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32), jnp.ones(1, jnp.bool_))
     with pytest.raises(ValueError, match="'balanced', which draws from tasks' examples and not from a memory"):
         balanced(sizes, clock, jax.random.key(1), memory=memory)
+
+
+@pytest.mark.parametrize("newest", [0, 1, 3])
+def test_a_turn_has_given_numbers_of_each_task_seen(newest):
+    """Five of the first task, two of the second, one of each other, until one of them has too few left."""
+    sizes, shares = [47, 9, 8, 6], (5, 2, 1)
+    start = np.cumsum([0, *sizes[:-1]])
+    table = Table(jnp.arange(70), jnp.zeros(70, jnp.int32), jnp.asarray(start), jnp.asarray(sizes))
+    of = lambda seed: streams.epoch_order(
+        table, make_clock(task=newest), jax.random.key(seed), train_on=shares, max_examples=47
+    )
+    order, count = of(1)
+    drawn = np.asarray(order)[: int(count)]
+    tasks = np.asarray(streams.task_of(table, jnp.asarray(drawn)))
+    turn = np.repeat(np.arange(4), (5, 2, 1, 1))[: (5, 7, 8, 9)[newest]]
+    turns = (9, 4, 4, 4)[newest]
+    np.testing.assert_array_equal(tasks, np.tile(turn, turns))
+    assert len(set(drawn.tolist())) == len(drawn)
+    assert (np.asarray(of(2)[0])[: int(count)] != drawn).any()
+    if newest == 0:
+        table = table._replace(size=jnp.asarray([3, 9, 8, 6]))  # fewer than five: one turn, some of them again
+        order, count = of(1)
+        assert int(count) == 5
+        assert sorted(set(order[:5].tolist())) == [0, 1, 2]
+    with pytest.raises(ValueError, match="which draws from tasks' examples and not from a memory"):
+        streams.epoch_order(table, make_clock(), jax.random.key(0), train_on=shares, max_examples=47, memory=1)
+
+
+def test_the_batches_of_clnp_s_multi_task_training():
+    """Ten tasks, the first ten times as large: of 140 examples 50 are its, and half of it is seen in an epoch."""
+    sizes = [400, *[40] * 9]
+    start = np.cumsum([0, *sizes[:-1]])
+    table = Table(jnp.arange(760), jnp.zeros(760, jnp.int32), jnp.asarray(start), jnp.asarray(sizes))
+    order, count = streams.epoch_order(table, make_clock(task=9), jax.random.key(0), train_on=(5, 1), max_examples=400)
+    drawn = np.asarray(order)[: int(count)]
+    assert int(count) == 4 * 140
+    for batch in drawn.reshape(4, 140):
+        assert np.bincount(np.asarray(streams.task_of(table, jnp.asarray(batch)))).tolist() == [50, *[10] * 9]
+    assert (drawn < 400).sum() == len(set(drawn[drawn < 400].tolist())) == 200
+
+
+def test_joint_training_of_all_tasks_at_once():
+    """One visit trains every head, the others take no epoch; what trains on its own task refuses such a schedule."""
+    schedule = streams.together(3, 2)
+    stream = conformance.stream(schedule=schedule)
+    network = small(stream)
+    method = methods.joint(network, shares=(2, 1))
+    assert method.train_on == (2, 1)
+    run = training.make_run(method, optax.sgd(1.0), stream, SETTINGS)
+    result = run(jax.random.key(0), stream.tables)
+    assert run.step.traces == 1
+    assert np.isfinite(result.epochs.loss[:, 0]).tolist() == [[False, False], [False, False], [True, True]]
+    assert np.isfinite(result.evaluation.accuracy).all(1).tolist() == [False, False, True]
+    fresh = training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, jax.random.key(0)).params["head"]["bias"]
+    assert (result.learner.params["head"]["bias"] != fresh).any(axis=1).all()
+    with pytest.raises(ValueError, match=r"no epoch in this schedule.*finetune trains on the task that it visits"):
+        training.make_run(methods.finetune(network), optax.sgd(1.0), stream, SETTINGS)
+    with pytest.raises(ValueError, match="joint's share is 0"):
+        methods.joint(network, shares=(0,))
+    with pytest.raises(ValueError, match="Round 2 of the schedule visits task 2 for 0 epochs"):
+        streams.visits([(0, 0), (1, 3), (2, 0)])
+
+
+def test_each_task_s_own_part_of_the_last_hidden_layer():
+    """Seven units among three tasks: 3, 2 and 2. No other unit is read, none gets a gradient of another's examples."""
+    stream = conformance.stream()
+    method = methods.joint(small(stream, hidden=(5, 7)), own_part=True)
+    make = lambda key: training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, key)
+    learner = jax.jit(make)(jax.random.key(0))
+    assert learner.method_state["part"].tolist() == [0, 0, 0, 1, 1, 2, 2]
+    task, clock = jnp.int32(1), make_clock(task=2, classes=stream.tables.classes)
+    tables = jax.tree.map(jnp.asarray, stream.tables)
+    batch = streams.sequential(tables, tables.train, task, jnp.int32(0), 6)
+    of = lambda params: method.loss(params, task_params.focus(learner, clock.task), clock, batch, None)[0]
+    slopes = jax.grad(of)(learner.params)
+    assert not slopes["dense_1"]["bias"][jnp.array([0, 1, 2, 5, 6])].any()
+    assert slopes["dense_1"]["bias"][3:5].any()
+    step = make_train_step(method, optax.sgd(1.0))
+    focused = task_params.focus(learner, clock.task)
+    for _ in range(2):  # what a step leaves behind hides no unit
+        focused, _, _ = step(focused, method.update_mask(focused, clock), clock, batch, jax.random.key(0))
+    assert (focused.params["dense_1"]["bias"] != learner.params["dense_1"]["bias"])[3:5].any()
+    again = jax.grad(lambda params: method.loss(params, focused, clock, batch, None)[0])(focused.params)
+    assert again["dense_1"]["bias"][3:5].any()
+    output = method.network.apply(
+        {**learner.params, "head": jax.tree.map(lambda leaf: leaf[1], learner.params["head"])},
+        learner.collections,
+        batch.inputs,
+    )
+    kernel, bias = (learner.params["head"][name][1] for name in ("kernel", "bias"))
+    expected = np.asarray(output.features)[:, 3:5] @ np.asarray(kernel)[3:5] + np.asarray(bias)
+    np.testing.assert_allclose(method.predict(learner, batch.inputs, task), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="divides 2 units among 3 tasks"):
+        methods.joint(small(stream, hidden=(2,)), own_part=True).init(jax.random.key(0), Sizes(3, 3, {}))
+    with pytest.raises(ValueError, match="names no such layer, or its head belongs to no task"):
+        methods.joint(small(stream)._replace(wiring=()), own_part=True)
 
 
 def test_joint_training_with_balanced_tasks():

@@ -136,7 +136,9 @@ def make_schedule(options: Options) -> Schedule:
     if options.data.schedule == "lifelong":
         return streams.lifelong(tasks, [epochs if first is None else first, *[epochs] * (tasks - 1)])
     if first is not None:
-        raise UsageError("With --schedule multi-task every round has one epoch: --first-epochs has no meaning.")
+        raise UsageError(f"--first-epochs has no meaning with --schedule {options.data.schedule}.")
+    if options.data.schedule == "together":
+        return streams.together(tasks, epochs)
     schedule = streams.multi_task(tasks, tasks * epochs, seed=seed_numbers(options.training)[0])
     if missed := sorted(set(range(tasks)) - set(schedule.task.tolist())):
         raise UsageError(f"The {tasks * epochs} random rounds never visit task {missed[0]}. Give more --epochs.")

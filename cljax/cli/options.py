@@ -75,8 +75,9 @@ class Data:
     """Fraction of each class's training examples set aside for validation."""
     fraction: Annotated[tuple[float, ...], arg(aliases=["--share"])] = (1.0,)
     """Fraction of the other training examples that is used, at least one a class; one number, or one for each task."""
-    schedule: Literal["lifelong", "multi-task"] = "lifelong"
-    """lifelong: one task after the other; multi-task: rounds of one epoch on a random task, as many in all."""
+    schedule: Literal["lifelong", "multi-task", "together"] = "lifelong"
+    """lifelong: one task after the other; multi-task: rounds of one epoch on a random task, as many in all; together:
+    all tasks at once, for joint."""
     past: Annotated[str | None, arg(aliases=["--from"], metavar="FOLDER")] = None
     """Go on from the learners that a run has kept (--keep-learners), as its config.json says; see --add-task."""
     add_task: Annotated[tuple[str, ...], arg(metavar="[NAME ...]")] = ()

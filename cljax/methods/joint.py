@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
-from cljax.methods.common import Scope, all_outputs, forward, plain, seen_tasks, task_loss, update_masks
-from cljax.numbers import check_option
-from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
+import jax.numpy as jnp
+
+from cljax.methods.common import (
+    Scope,
+    all_outputs,
+    as_it_is,
+    check_network,
+    forward,
+    plain,
+    seen_tasks,
+    task_loss,
+    update_masks,
+)
+from cljax.numbers import check_option, whole
+from cljax.types import Array, Batch, Clock, Learner, Method, Network, Sizes, Tree
 
 Sampling = Literal["pooled", "balanced"]
 
 
-def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "auto") -> Method:
+def joint(
+    network: Network,
+    *,
+    sampling: Sampling = "pooled",
+    shares: Sequence[int] = (),
+    own_part: bool = False,
+    scope: Scope = "auto",
+) -> Method:
     r"""Joint training: at task t, cross-entropy on the examples of tasks 0 to t, by their tasks' leaves.
 
     $$ \theta \leftarrow \arg\min_\theta \mathbb{E}_{(x, y, s) \sim D_0 \cup \dots \cup D_t}
@@ -27,6 +47,11 @@ def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "au
         bits.
       sampling: 'pooled', each epoch has all examples of all tasks once; or 'balanced', as many of each task as the
         current task has, drawn anew each epoch, in batches of equal shares, so that no task outweighs another.
+      shares: in place of `sampling`, how many examples of each task come together, the last number being that of all
+        further tasks; an epoch ends when the first task has given all. With (5, 1) and batches of 140, a batch has 50
+        of the first of ten tasks and 10 of each other.
+      own_part: whether each task's head reads a part of the last hidden layer of its own, all parts being equal but for
+        one unit. Needs a network with `wiring`.
       scope: a softmax over the classes of each example's own task ('per_task'), or one over all classes seen
         ('concatenated'). 'auto': the second where the scenario is class-incremental, else the first.
 
@@ -34,7 +59,8 @@ def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "au
       The method.
 
     Raises:
-      ValueError: for an unknown option; for 'concatenated', where nothing belongs to a task.
+      ValueError: for an unknown option; for 'concatenated', where nothing belongs to a task; for `own_part`, where the
+        network says of no gate that it is the head's, or the layer has fewer units than there are tasks.
 
     Example:
       >>> from cljax import networks
@@ -42,10 +68,36 @@ def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "au
       'seen'
 
     Reference: the baseline "Joint Training" of Li & Hoiem, Learning without Forgetting, 2016, section 2; 'balanced' by
-    section 3, implementation details. There, batches of one task each alternate.
+    section 3, implementation details. There, batches of one task each alternate. `shares` and
+    `own_part`, with the schedule `streams.together`: multi-task training as in Golkar et al., Continual Learning via
+    Neural Pruning, 2019, appendix A.
     """
     check_option("joint's sampling", sampling, Sampling)
-    base = plain("joint", network, scope=scope)
+    numbers = tuple(whole("joint's share", share, least=1) for share in shares)
+    check_network(network)
+    gates = {wire.inputs for wire in network.wiring if wire.outputs is None and wire.inputs} if own_part else set()
+    if own_part and (len(gates) != 1 or not network.per_task):
+        raise ValueError(
+            "joint's own_part divides the layer below the heads among tasks, but this network's wiring names no such "
+            "layer, or its head belongs to no task. Take one of cljax.networks, with its per_task."
+        )
+
+    def view(params: Tree, collections: Tree, state: Tree, task: Array, newest: Array | None) -> tuple[Tree, Tree]:
+        shown = {name: (state["part"] == task).astype(collections["gates"][name].dtype) for name in gates}
+        return params, {**collections, "gates": {**collections["gates"], **shown}}
+
+    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
+        params, collections, state, hyper = base.init(key, sizes)
+        for name in gates:
+            width = collections["gates"][name].shape[0]
+            if width < sizes.tasks:
+                raise ValueError(
+                    f"joint's own_part divides {width} units among {sizes.tasks} tasks. Take a wider layer."
+                )
+            state = {"part": jnp.arange(width, dtype=jnp.int32) * sizes.tasks // width}
+        return params, collections, state, hyper
+
+    base = plain("joint", network, scope=scope, view=view if own_part else as_it_is)
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         output = forward(network, base.view, params, learner, clock, batch.inputs, key=key)
@@ -53,8 +105,9 @@ def joint(network: Network, *, sampling: Sampling = "pooled", scope: Scope = "au
         return task_loss(output.logits, clock, batch, seen), (output, {})
 
     return base._replace(
+        init=init,
         loss=loss,
         update_mask=lambda learner, clock: update_masks(learner, seen_tasks(learner, clock), True),
         stacked=network.per_task,
-        train_on="balanced" if sampling == "balanced" else "seen",
+        train_on=numbers or ("balanced" if sampling == "balanced" else "seen"),
     )

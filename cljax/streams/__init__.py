@@ -4,7 +4,7 @@ from cljax.streams.alignment import align, max_examples, stack
 from cljax.streams.building import from_tasks, permuted, split
 from cljax.streams.growing import append, forget, pad
 from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, size_of, task_of
-from cljax.streams.schedules import lifelong, multi_task, visits, with_schedule
+from cljax.streams.schedules import lifelong, multi_task, together, visits, with_schedule
 from cljax.streams.sequences import by_superclass, one_vs_all, relabelled, sequence, superclass_labels
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "stack",
     "superclass_labels",
     "task_of",
+    "together",
     "visits",
     "with_schedule",
 ]

@@ -118,7 +118,7 @@ def epoch_order(
     clock: Clock,
     key: Array,
     *,
-    train_on: str,
+    train_on: str | tuple[int, ...],
     max_examples: int,
     memory: Memory | None = None,
 ) -> tuple[Array, Array]:
@@ -127,7 +127,8 @@ def epoch_order(
     Eligible are the examples of the clock's task ('current'), of every task up to the newest ('seen'), or of all
     tasks ('all'), and the valid slots of memory. With 'balanced' the tasks up to the newest take turns, one example
     each, for as many turns as the clock's task has examples: each gives a random part of its examples, a smaller one
-    all of them again and again in one random order.
+    all of them again and again in one random order. With numbers, such as (5, 1), a turn has so many examples of each
+    task, the last number being that of all further tasks, and the epoch ends when the first task has given all.
 
     Every candidate draws 31 random bits, the others a larger number, and a stable sort brings the eligible ones to the
     front. Table and memory draw from keys of their own, so that neither the padding of a table nor `max_examples`
@@ -137,9 +138,9 @@ def epoch_order(
       table: the split to draw from, N rows.
       clock: `task` and `newest` are read.
       key: of this epoch.
-      train_on: 'current', 'seen', 'all' or 'balanced'.
-      max_examples: static bound on the size of a task; 'current' and 'balanced' need it.
-      memory: exemplars, M slots, or None; not with 'balanced'.
+      train_on: 'current', 'seen', 'all' or 'balanced'; or numbers, at least 1, of examples of each task in a turn.
+      max_examples: static bound on the size of a task; 'current', 'balanced' and numbers need it.
+      memory: exemplars, M slots, or None; not with 'balanced' or numbers.
 
     Returns:
       order `[max_examples + M]` (or `[N + M]`, or `[T * max_examples]`) int32, positions, N + slot for memory; what
@@ -158,10 +159,10 @@ def epoch_order(
     max_examples = whole("max_examples", max_examples, least=1)
     total = table.index.shape[0]
     start, size = jnp.asarray(table.start, jnp.int32), jnp.asarray(table.size, jnp.int32)
-    if train_on == "balanced":
+    if train_on == "balanced" or isinstance(train_on, tuple):
         if memory is not None:
-            raise ValueError("train_on is 'balanced', which draws from tasks' examples and not from a memory.")
-        return _balanced_order(start, size, clock, key, max_examples)
+            raise ValueError(f"train_on is {train_on!r}, which draws from tasks' examples and not from a memory.")
+        return _order_in_turns(start, size, clock, key, max_examples, train_on if isinstance(train_on, tuple) else None)
     if train_on == "current":
         places = jnp.arange(max_examples, dtype=jnp.int32)
         candidates = jnp.take(start, clock.task, mode="clip") + places
@@ -185,8 +186,13 @@ def epoch_order(
     return jnp.take(candidates, jnp.argsort(rank)), jnp.sum(eligible, dtype=jnp.int32)
 
 
-def _balanced_order(start: Array, size: Array, clock: Clock, key: Array, max_examples: int) -> tuple[Array, Array]:
-    """Turns of one example of each task up to the newest, as many turns as the clock's task has examples."""
+def _order_in_turns(
+    start: Array, size: Array, clock: Clock, key: Array, max_examples: int, given: tuple[int, ...] | None
+) -> tuple[Array, Array]:
+    """Turns of given numbers of examples of each task up to the newest, as many as the smallest share allows.
+
+    Where no numbers are given, of one example each, as many turns as the clock's task has examples.
+    """
     tasks, places = start.shape[0], jnp.arange(max_examples, dtype=jnp.int32)
 
     def shuffled(task: Array) -> Array:
@@ -194,11 +200,19 @@ def _balanced_order(start: Array, size: Array, clock: Clock, key: Array, max_exa
         return jnp.argsort(jnp.where(places < size[task], bits >> jnp.uint32(1), jnp.uint32(0xFFFFFFFF)))
 
     orders = jax.vmap(shuffled)(jnp.arange(tasks, dtype=jnp.int32)).astype(jnp.int32)
-    seen = clock.newest + 1
-    number = jnp.arange(tasks * max_examples, dtype=jnp.int32)
-    task, turn = number % seen, number // seen
-    place = orders[task, turn % jnp.maximum(size[task], 1)]
-    return start[task] + place, jnp.take(size, clock.task, mode="clip") * seen
+    listed = given or (1,)
+    each = jnp.asarray([listed[min(task, len(listed) - 1)] for task in range(tasks)], jnp.int32)
+    seen = jnp.arange(tasks, dtype=jnp.int32) <= clock.newest
+    ends = jnp.cumsum(jnp.where(seen, each, 0), dtype=jnp.int32)
+    number = jnp.arange(max(tasks * max_examples, sum(listed) + tasks * listed[-1]), dtype=jnp.int32)
+    turn, within = number // ends[-1], number % ends[-1]
+    task = jnp.searchsorted(ends, within, side="right").astype(jnp.int32)
+    place = turn * each[task] + within - (ends - each)[task]
+    place = orders[task, place % jnp.maximum(size[task], 1)]
+    turns = jnp.take(size, clock.task, mode="clip")
+    if given:
+        turns = jnp.min(jnp.where(seen, jnp.maximum(size // each, 1), jnp.int32(2**31 - 1)))
+    return start[task] + place, turns * ends[-1]
 
 
 def draw(

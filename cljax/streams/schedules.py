@@ -63,6 +63,30 @@ def multi_task(tasks: int, rounds: int, *, seed: int = 0, evaluate_every: int = 
     return _schedule(task, np.ones(rounds, np.int32), (number % evaluate_every == 0) | (number == rounds))
 
 
+def together(tasks: int, epochs: int) -> Schedule:
+    """All tasks at once, for a method that trains on every task seen (`methods.joint`), evaluated in the end.
+
+    All visits but the last take no epoch: that one trains with all tasks seen.
+
+    Args:
+      tasks: T.
+      epochs: of the last visit.
+
+    Raises:
+      ValueError: fewer than one task or epoch.
+
+    Example:
+      >>> together(3, 120).epochs.tolist(), together(3, 120).evaluate.tolist()
+      ([0, 0, 120], [False, False, True])
+
+    Source: the multi-task training of S. Golkar, M. Kagan and K. Cho, Continual Learning via Neural Pruning, 2019,
+    appendix A.
+    """
+    tasks, epochs = whole("tasks", tasks, least=1, most=MOST), whole("epochs", epochs, least=1)
+    last = np.arange(tasks) == tasks - 1
+    return _schedule(np.arange(tasks), epochs * last, last)
+
+
 _PICKS = 3
 """Keeps the random numbers of schedules apart from those of splits at the same seed."""
 
@@ -220,11 +244,14 @@ def _schedule(task: Any, epochs: Any, evaluate: Any) -> Schedule:
             raise ValueError(
                 f"A schedule's {name} must be whole numbers up to {INT32}, not {part.dtype}: {part.max()}."
             )
-    least = np.minimum(np.arange(len(epochs)), 1)
-    if task.min() < 0 or (epochs < least).any():
-        wrong = int(np.flatnonzero((task < 0) | (epochs < least))[0])
+    number = np.arange(len(epochs))
+    begins = (np.cumsum(epochs != 0) == 0) & ((number < len(epochs) - 1) | (number == 0))
+    wrong = (task < 0) | (epochs < np.where(begins, 0, 1))
+    if wrong.any():
+        first = int(np.argmax(wrong))
         raise ValueError(
-            f"Round {wrong} of the schedule visits task {task[wrong]} for {epochs[wrong]} epochs; tasks are numbered "
-            f"from 0, and a visit takes at least one epoch (the first may take none, where parameters are given)."
+            f"Round {first} of the schedule visits task {task[first]} for {epochs[first]} epochs; tasks are numbered "
+            f"from 0, and a visit takes at least one epoch. Only at the beginning some may take none: the first, where "
+            f"parameters are given, or all but the last, where that trains on all tasks (streams.together)."
         )
     return Schedule(task.astype(np.int32), epochs.astype(np.int32), evaluate.astype(np.bool_))

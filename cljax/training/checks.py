@@ -102,7 +102,7 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
     tables, schedule = stream.tables, stream.schedule
     if stream.scenario not in SCENARIOS:
         raise ValueError(f"The scenario '{stream.scenario}' is not one of {', '.join(SCENARIOS)}.")
-    if method.train_on not in DRAWS:
+    if method.train_on not in DRAWS and not isinstance(method.train_on, tuple):
         raise ValueError(f"{method.name} draws from '{method.train_on}', which is not one of {', '.join(DRAWS)}.")
     if not method.phases:
         raise ValueError(f"{method.name} has no phases; a method needs at least one.")
@@ -146,12 +146,12 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
             f"The schedule visits task {int(tasks.max())}, but the stream has tasks 0 to "
             f"{tables.classes.shape[-2] - 1}."
         )
-    if (epochs[1:] < 1).any() or epochs[0] < 0:
-        raise ValueError(
-            "Every round of the schedule must have at least one epoch. Only the first may have none, where a method "
-            "begins with given parameters (drive(..., starts=...))."
-        )
     check_schedule(schedule, tables.classes.shape[-2])
+    if (epochs[1:] < 1).any() and method.train_on == "current":
+        raise ValueError(
+            f"Task 1 takes no epoch in this schedule (streams.together), which is for methods that train on all tasks "
+            f"seen, such as joint; {method.name} trains on the task that it visits."
+        )
     check_network(method, stream)
     check_bounds(method, stream, settings)
     if settings.augment is not None:

@@ -296,7 +296,8 @@ class Method(NamedTuple):
       phases: at least one.
       per_task: leaf paths with rows `[T, ...]`: of params, collections, opt_state, method_state, whole suffixes.
       stacked: those of `per_task` that stay stacked during a visit, so that all tasks' rows can train.
-      train_on: 'current', 'seen' or 'all' tasks' examples, or those seen 'balanced' (see `streams.epoch_order`).
+      train_on: 'current', 'seen' or 'all' tasks' examples, those seen 'balanced', or in given numbers of each task, a
+        tuple (see `streams.epoch_order`).
       memory_size: number of exemplars in memory; 0 means exemplar-free, and then the loop hands over nothing else.
       zero_forgetting: whether old tasks' logits keep every bit; the runner checks it.
       search: None, or the search that each visit makes.
@@ -316,7 +317,7 @@ class Method(NamedTuple):
     phases: tuple[Phase, ...]
     per_task: tuple[str, ...]
     stacked: tuple[str, ...]
-    train_on: str
+    train_on: str | tuple[int, ...]
     memory_size: int
     zero_forgetting: bool
     search: Search | None
