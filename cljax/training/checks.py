@@ -132,7 +132,7 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
             f"example validation=0.1, or train a fixed number of epochs."
         )
     to_come = ~np.asarray(tables.classes).any(axis=-1)
-    trained |= past & (method.train_on != "current")
+    trained |= (past | visited) & (method.train_on != "current")
     for split, needed in (("train", trained), ("test", ~past & ~to_come | visited)):
         missing = (np.asarray(getattr(tables, split).size) == 0) & needed
         if missing.any():
