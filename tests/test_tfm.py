@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import networks, task_params, transforms
+from cljax import metrics, networks, task_params, transforms
 from cljax.methods.owned import Owned
 from cljax.methods.tfm import tfm
 from cljax.ownership import masks
@@ -300,6 +300,23 @@ def test_with_binary_masks_a_task_is_a_network_of_its_own_features():
         np.testing.assert_allclose(network.apply(*shown, inputs).logits, logits, rtol=1e-5, atol=1e-6)
         mask = named(method.update_mask(learner, make_clock(task=task))[0])
         assert (mask["dense_1/kernel"][np.ix_(own["dense_0"], own["dense_1"])] == 1).all()
+
+
+def test_the_first_task_s_normalisation_may_stay_the_identity():
+    """Of four tasks three are then stored, and AlexNet's masks with them: the 0.2 MB that the paper prints."""
+    stored = functools.partial(metrics.overhead_bytes, features=9344)
+    assert stored("feature_normalization", tasks=3) + stored("ternary_feature_mask", tasks=4) == 233_600
+    network = small()
+    for which, trains in (("later", [0, 1]), (True, [1, 1]), (False, [0, 0])):
+        method = tfm(network, growth=0.5, feature_normalization=which)
+        learner = grown(method, network, 2)
+        for task, expected in enumerate(trains):
+            mask = method.update_mask(learner, make_clock(task=task))[0]["norm_0"]
+            owner = np.asarray(learner.method_state.owner["dense_0"])
+            for part in mask.values():
+                np.testing.assert_array_equal(part, expected * (owner <= task))
+    with pytest.raises(ValueError, match="tfm's feature_normalization is 'none', but must be True, False or 'later'"):
+        tfm(network, feature_normalization="none")
 
 
 DRIFT = {  # after masking gradients only: (state carried over from the task before, fresh state)

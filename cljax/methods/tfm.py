@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cljax import ownership, task_params
 from cljax.methods.common import check_network, number_of_task, scheduled
 from cljax.methods.owned import owned
-from cljax.numbers import check_option, real
+from cljax.numbers import check_option, real, show
 from cljax.types import Array, Clock, Fold, Learner, Method, Network, Search, Sizes, Tree
 
 Connections = Literal["ternary", "into_new", "binary"]
@@ -25,7 +25,7 @@ def tfm(
     growth: float | Sequence[float] | None = None,
     candidates: Sequence[float] | None = None,
     margin: float = 0.015,
-    feature_normalization: bool = True,
+    feature_normalization: bool | Literal["later"] = True,
     connections: Connections = "ternary",
     zero_init_new_to_old: bool = False,
 ) -> Method:
@@ -61,7 +61,7 @@ def tfm(
       candidates: numbers to choose each task's growth from, by training with each of them; None: no search.
       margin: of validation accuracy: the lowest growth that comes as near to the best is chosen.
       feature_normalization: whether scale and shift of each feature belong to a task, where the network has
-        `'feature'` normalisation; otherwise they stay 1 and 0.
+        `'feature'` normalisation; otherwise they stay 1 and 0. 'later': the first task's do.
       connections: a row of the table.
       zero_init_new_to_old: whether weights from new features into old ones, where they are trained, start at 0, so that
         a task begins with the old features as they were; otherwise they start like all others.
@@ -88,6 +88,10 @@ def tfm(
     schedule = scheduled("tfm", "growth", given, least=0, most=1)
     options = sorted(real("tfm's candidate for growth", part, least=0, most=1) for part in candidates or ())
     margin = real("tfm's margin", margin, least=0, most=1)
+    if feature_normalization not in (True, False, "later"):
+        raise ValueError(
+            f"tfm's feature_normalization is {show(feature_normalization)}, but must be True, False or 'later'."
+        )
     if options and len(schedule) > 1:
         raise ValueError("tfm's growth is either a schedule or chosen among candidates: give one of the two.")
     own = layout.affines if feature_normalization else ()
@@ -112,8 +116,8 @@ def tfm(
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
         mask, collections = base.update_mask(learner, clock)
-        fixed = () if feature_normalization else layout.affines
-        fix = lambda path, part: jnp.zeros_like(part) if path in fixed else part
+        learned = clock.task > 0 if feature_normalization == "later" else jnp.bool_(feature_normalization)
+        fix = lambda path, part: jnp.where(learned, part, 0.0) if path in layout.affines else part
         return task_params.map_leaves(fix, mask), collections
 
     def offer(learner: Learner, clock: Clock) -> dict[str, Array]:
