@@ -10,9 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import filters, methods, networks, task_params, tucker
+from cljax import filters, methods, networks, task_params, training, tucker
+from cljax.training.loop import span_of
+from cljax.training.start import begin_with
 from cljax.training.step import make_learner
 from cljax.types import Batch, Tables, make_clock
+from tests import conformance
 
 TASKS, CLASSES = 3, 2
 NETWORK = networks.cnn((4, 4, 2), CLASSES, channels=((4, 3),), dense=(5,))
@@ -152,6 +155,15 @@ def test_with_ranks_found_in_trained_kernels_it_begins_near_them():
         found = tucker.product(parts["core"], [parts[name] for name in filters.TUCKER])
         np.testing.assert_allclose(found, near, atol=1e-5)
         assert parts["core"].shape == (2, 3, 2, 3, 2)
+
+
+def test_a_run_goes_on_from_it_as_from_a_past_of_no_rounds():
+    method, begun = made()
+    none = training.Evaluation(*(np.zeros((0, TASKS), kind) for kind in [np.float32] * 3 + [np.uint32]))
+    past = training.Past(begun._replace(params=jax.tree.map(jnp.ones_like, begun.params)), none)
+    found = begin_with(method, begun, training.Start({}, {}, past))
+    assert jax.tree.all(jax.tree.map(lambda leaf: bool(np.all(leaf == 1)), found.params))
+    assert span_of([past], None, conformance.stream())[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -93,19 +93,20 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         params, *rest = base.init(key, sizes)
+        narrow = jax.nn.initializers.truncated_normal(0.05)
+        weights = narrow if separate else jax.nn.initializers.lecun_normal()
+        scales = narrow if separate else jax.nn.initializers.normal(1.0)
 
         def draw(name: str, key: Array) -> dict[str, Array]:
             inputs, kernel = layers[name]
-            widths = [units(name, task) * (task if separate else 1) for task in range(sizes.tasks)]
-            width, features = max(1, *widths), inputs.shape[-1]
-            keys, narrow = jax.random.split(key, 3), jax.nn.initializers.truncated_normal(0.05)
-            weights = narrow if separate else jax.nn.initializers.lecun_normal()
-            scales = narrow if separate else jax.nn.initializers.normal(1.0)
+            first, second, third = jax.random.split(key, 3)
+            width = max(1, *(units(name, task) * (task if separate else 1) for task in range(sizes.tasks)))
+            shape = (1 if separate else sizes.tasks, inputs.shape[-1], width)
             return {
-                "column_scale": scales(keys[0], (sizes.tasks,), kernel.dtype),
-                "adapter_kernel": weights(keys[1], (1 if separate else sizes.tasks, features, width), kernel.dtype),
+                "column_scale": scales(first, (sizes.tasks,), kernel.dtype),
+                "adapter_kernel": weights(second, shape, kernel.dtype),
                 "adapter_bias": jnp.full(width, 0.2 if separate else 0.0, kernel.dtype),
-                "lateral_kernel": weights(keys[2], (*kernel.shape[:-2], width, kernel.shape[-1]), kernel.dtype),
+                "lateral_kernel": weights(third, (*kernel.shape[:-2], width, kernel.shape[-1]), kernel.dtype),
             }
 
         own = {name: draw(name, jax.random.fold_in(key, number)) for number, name in enumerate(layers)}
@@ -145,9 +146,9 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
         tasks = len(jax.tree.leaves(columns)[0])
 
         def add(number: Array, seen: Tree) -> Tree:
-            take = lambda leaf: lax.dynamic_index_in_dim(leaf, number, keepdims=False)
-            own, collections = jax.tree.map(take, columns)
-            _, entering = compute(own, collections, inputs, number, seen, None)
+            take = lambda leaf, like: lax.dynamic_index_in_dim(leaf, number, keepdims=False).astype(like.dtype)
+            own, others = jax.tree.map(take, columns, (params, collections))
+            _, entering = compute(own, others, inputs, number, seen, None)
             return {name: seen[name].at[number].set(values) for name, values in entering.items()}
 
         shapes = jax.eval_shape(lambda: compute(params, collections, inputs, task, {}, None)[1])
@@ -156,13 +157,8 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
         return compute(params, collections, inputs, task, seen, key)[0]
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
-        whole = lambda stacks, leaves: jax.tree.map(
-            lambda stack, leaf: leaf if stack is None else stack.astype(leaf.dtype),
-            stacks,
-            leaves,
-            is_leaf=lambda leaf: leaf is None,
-        )
-        columns = whole(learner.rows.params, params), whole(learner.rows.collections, learner.collections)
+        rows, own = learner.rows, (params, learner.collections)
+        columns = own if rows.stacked else (rows.params, rows.collections)
         one = lambda params, collections, task: read_all(columns, params, collections, batch.inputs, task, key)
         output = each_task(one, params, learner, clock)
         return task_loss(output.logits, clock, batch), (output, {})

@@ -130,6 +130,7 @@ def start_from_models(learner: Learner, models: Learner) -> Learner:
     """A learner of `tensor_factorization` that begins as near as its ranks allow to trained single-task models.
 
     Every layer's kernels, of all tasks at once, are decomposed (`tucker.decompose`); all else is taken over as it is.
+    A run goes on from it as from a past of no rounds, `training.Past`.
 
     Args:
       learner: new, at rest, of `tensor_factorization`.
