@@ -117,8 +117,8 @@ def options_of(make: Callable[..., Any]) -> tuple[str, ...]:
     """The keyword arguments of a method's or a term's function.
 
     Example:
-      >>> options_of(exemplars)
-      ('memory_size',)
+      >>> options_of(features)
+      ('strength',)
     """
     found = inspect.signature(make).parameters.values()
     return tuple(one.name for one in found if one.kind is inspect.Parameter.KEYWORD_ONLY)
