@@ -57,6 +57,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_growing.py",
     "tests/test_hard_cases.py",
     "tests/test_host.py",
+    "tests/test_icarl.py",
     "tests/test_keys.py::test_a_run_and_its_stream",
     "tests/test_losses.py::test_an_l1_loss",
     "tests/test_lwf.py",

@@ -324,7 +324,8 @@ def test_each_task_s_own_part_of_the_last_hidden_layer():
     method = methods.joint(small(stream, hidden=(5, 7)), own_part=True)
     make = lambda key: training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, key)
     learner = jax.jit(make)(jax.random.key(0))
-    assert learner.method_state["part"].tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert jnp.argmax(learner.method_state["parts"], axis=0).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert (learner.method_state["parts"].sum(axis=0) == 1).all()
     task, clock = jnp.int32(1), make_clock(task=2, classes=stream.tables.classes)
     tables = jax.tree.map(jnp.asarray, stream.tables)
     batch = streams.sequential(tables, tables.train, task, jnp.int32(0), 6)

@@ -83,7 +83,7 @@ def joint(
         )
 
     def view(params: Tree, collections: Tree, state: Tree, task: Array, newest: Array | None) -> tuple[Tree, Tree]:
-        shown = {name: (state["part"] == task).astype(collections["gates"][name].dtype) for name in gates}
+        shown = {name: state["parts"][task].astype(collections["gates"][name].dtype) for name in gates}
         return params, {**collections, "gates": {**collections["gates"], **shown}}
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
@@ -94,7 +94,8 @@ def joint(
                 raise ValueError(
                     f"joint's own_part divides {width} units among {sizes.tasks} tasks. Take a wider layer."
                 )
-            state = {"part": jnp.arange(width, dtype=jnp.int32) * sizes.tasks // width}
+            owner = jnp.arange(width, dtype=jnp.int32) * sizes.tasks // width
+            state = {"parts": owner[None, :] == jnp.arange(sizes.tasks, dtype=jnp.int32)[:, None]}
         return params, collections, state, hyper
 
     base = plain("joint", network, scope=scope, view=view if own_part else as_it_is)
