@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import methods, networks, task_params
+from cljax import methods, networks, task_params, training
 from cljax.methods.hat import Attended, hat
 from cljax.ownership import hard_attention
 from cljax.types import Batch, Sizes, make_clock
@@ -50,6 +50,29 @@ def test_a_compensated_gradient_is_that_of_gates_of_scale_one_times_the_largest_
     beyond = np.minimum(1, (np.cosh(50) + 1) / (np.cosh(np.clip(s * e, -300, 300)) + 1))
     np.testing.assert_allclose(found, expected * beyond, rtol=1e-3, atol=1e-30)
     assert np.isfinite(found).all()
+
+
+def test_gates_and_gradients_have_the_embedding_s_dtype():
+    embedding, scale = jnp.array([-0.5, 0.0, 0.5], jnp.bfloat16), jnp.float32(4.0)
+    gates = hard_attention.gate(embedding, scale)
+    found = hard_attention.compensate(gates, embedding, scale, max_scale=400.0)
+    assert (gates.dtype, found.dtype) == (jnp.bfloat16, jnp.bfloat16)
+    np.testing.assert_allclose(gates.astype(jnp.float32), sigmoid([-2, 0, 2]), rtol=1e-2)
+
+
+def test_given_parameters_of_the_first_task_and_open_gates_are_the_given_network():
+    network = small()
+    method = hat(network)
+    params, collections = network.init(jax.random.key(7))
+    given = dict(zip(task_params.leaf_paths(params), jax.tree.leaves(params), strict=True))
+    opened = {f"task_embedding/{name}": np.full(leaf.shape, 6.0) for name, leaf in collections["gates"].items()}
+    row = lambda path, leaf: leaf[None] if task_params.ends_with(path, method.per_task) else leaf
+    learner = single(method, network)
+    learner = learner._replace(params=task_params.map_leaves(row, learner.params))
+    begun = training.start_from(method, learner, training.given_params(method, {**given, **opened}))
+    inputs = jax.random.normal(KEY, (6, 5))
+    expected = network.apply(params, collections, inputs).logits
+    np.testing.assert_allclose(method.predict(begun, inputs, 0), expected, rtol=1e-6)
 
 
 def test_sparsity_and_its_gradient_by_hand():

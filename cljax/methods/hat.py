@@ -53,6 +53,9 @@ def hat(network: Network, *, strength: float = 0.75, max_scale: float = 400.0, b
     earlier tasks attend to keep their frozen statistics. A visit to an earlier task trains its embeddings, its head,
     and what is left free. A head that all tasks share has a fixed bias.
 
+    Parameters that are given for the first task (`training.start_from`) are computed through its gates; where it is not
+    trained, give it open ones too: `'task_embedding/dense_0': np.full(width, 6.0)`, for each gate.
+
     Args:
       network: with gates; batch normalisation with `frozen` flags, as in those of `cljax.networks`, may be shared.
       strength: lambda, the number `strength`.
