@@ -144,5 +144,34 @@ def test_si_s_penalty_is_by_hand_and_its_importance_never_negative():
     )
     np.testing.assert_allclose(value - plain, 3 * (expected * np.square(2 * KERNEL)).sum(), rtol=1e-4)
     np.testing.assert_allclose(slopes["kernel"] - bare["kernel"], 6 * expected * 2 * KERNEL, atol=1e-4)
-    with pytest.raises(ValueError, match=r"si's damping is 0, but must be a finite number above 0"):
-        methods.si(softmax_regression(), damping=0)
+
+
+def test_si_s_anchor_is_what_the_base_begins_a_task_with():
+    base = methods.finetune(softmax_regression())
+    move = lambda learner, clock, fold, key: learner._replace(
+        params=jax.tree.map(lambda leaf: leaf + 1, learner.params)
+    )
+    method = methods.combine(base._replace(begin_task=move), methods.synaptic_intelligence(), name="si")
+    learner = method.begin_task(learner_of(method, kernel=KERNEL), SECOND, Fold(), jax.random.key(0))
+    np.testing.assert_array_equal(learner.method_state.terms["si"]["anchor"]["kernel"], KERNEL + 1)
+
+
+def test_numbers_have_plain_names_and_bounds():
+    network = softmax_regression()
+    found = {name: learner_of(methods.build(name, network)).hyper for name in ("si", "mas", "ewc", "imm")}
+    assert {name: {key: round(float(one), 6) for key, one in hyper.items()} for name, hyper in found.items()} == {
+        "si": {"strength": 1, "damping": 0.1},
+        "mas": {"strength": 0.1},
+        "ewc": {"strength": 30, "decay": 1},
+        "imm": {"strength": 0.01, "mixing": 1},
+    }
+    for name, option, value in (
+        *(("si", "strength", -1), ("si", "damping", 0), ("mas", "strength", -1), ("mas", "chunk", 0)),
+        *(("ewc", "strength", -1), ("ewc", "decay", -0.5), ("ewc", "decay", 1.5), ("ewc", "chunk", 0)),
+    ):
+        with pytest.raises(ValueError, match=f"{name}'s {option} is {value}, but must be"):
+            methods.build(name, network, {option: value})
+    with pytest.raises(ValueError, match="ewc's penalty is 'both', but must be one of online, separate"):
+        methods.ewc(network, penalty="both")
+    with pytest.raises(ValueError, match="ewc's strength is -1"):
+        methods.ewc(network, penalty="separate", strength=-1)
