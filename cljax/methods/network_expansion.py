@@ -32,7 +32,8 @@ def network_expansion(
     'trained'})`. With the old units frozen, distillation has nothing to do.
 
     The network is given at its full width: a growing layer of W units has $W / (1 + g (T - 1))$ of them for the first
-    of T tasks, about, and g times as many for each other.
+    of T tasks, about, and g times as many for each other. A task that finds none free trains its head alone: leave room
+    for tasks to come with `streams.pad`.
 
     Args:
       network: with gates and a head for each task.
