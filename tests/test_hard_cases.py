@@ -251,7 +251,7 @@ def test_what_is_no_network_method_stream_or_data_set_is_named():
         with pytest.raises(TypeError, match=r"network is <function mlp.*must be one of cljax.networks, built"):
             getattr(methods, name)(networks.mlp)
     with pytest.raises(ValueError, match=r"The method is 'finetune', but must be one of cljax.methods"):
-        training.make_run("finetune", optax.sgd(1.0), None)
+        training.make_run("finetune", optax.sgd(1.0), conformance.stream())
     with pytest.raises(ValueError, match=r"The stream is None, but must be one of cljax.streams"):
         training.make_run(methods.finetune(networks.mlp((4,), 2)), optax.sgd(1.0), None)
     for make in (streams.split, streams.permuted):
