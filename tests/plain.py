@@ -23,23 +23,25 @@ def make_visit(engine: Engine, *, longest: int):
     """`visit(learner, clock, tables, key, epochs) -> (learner, Log)` of the learner at rest; `epochs` `[P]`."""
 
     def visit(learner, clock, tables, key, epochs):
-        focused = engine.begin_visit(learner, clock, tables, key)
-        logs = []
-        for phase in range(epochs.shape[0]):
-            now = clock._replace(phase=jnp.int32(phase))
+        def one(focused, given):
+            phase, count = given
+            now = clock._replace(phase=phase)
             begun = engine.begin_phase(focused, now, tables, key)
             missing = jnp.full(longest, jnp.nan, jnp.float32)
 
-            def body(carry, now=now):
+            def body(carry):
                 state, log = carry
                 place = state.epoch
                 state, entry = engine.epoch(state, now, tables, key)
                 return state, jax.tree.map(lambda values, value: values.at[place].set(value), log, entry)
 
-            more = lambda carry, count=epochs[phase]: (carry[0].epoch < count) & ~carry[0].done
+            more = lambda carry: (carry[0].epoch < count) & ~carry[0].done
             state, log = lax.while_loop(more, body, (begun, EpochLog(missing, missing, missing)))
-            focused, _ = engine.end_phase(state, now, tables, key)
-            logs.append(Log(log, state.epoch))
-        return engine.end_visit(focused, clock), jax.tree.map(lambda *leaves: jnp.stack(leaves), *logs)
+            return engine.end_phase(state, now, tables, key)[0], Log(log, state.epoch)
+
+        focused = engine.begin_visit(learner, clock, tables, key)
+        phases = jnp.arange(len(epochs), dtype=jnp.int32), jnp.asarray(epochs, jnp.int32)
+        focused, logs = lax.scan(one, focused, phases)
+        return engine.end_visit(focused, clock), logs
 
     return visit

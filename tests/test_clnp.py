@@ -250,6 +250,19 @@ def visits(kind="mlp"):
     return network, Visits(clnp(network, fine_tune=0.5 if kind == "mlp" else 0.0), stream)
 
 
+@functools.cache
+def open_gates(kind):
+    """`learner -> logits` of every task with all gates open, compiled once."""
+    network, made = visits(kind)
+
+    def logits(learner, task):
+        gates = jax.tree.map(jnp.ones_like, learner.collections["gates"])
+        params = task_params.take_row(learner.params, task, learner.rows)
+        return network.apply(params, {**learner.collections, "gates": gates}, made.tables.examples[:24]).logits
+
+    return jax.jit(lambda learner: jax.lax.map(lambda task: logits(learner, task), jnp.arange(5, dtype=jnp.int32)))
+
+
 @given(
     kind=st.sampled_from(["mlp", "cnn"]),
     l1=st.sampled_from([0.0, 1e-4, 1e-2]),
@@ -261,7 +274,7 @@ def visits(kind="mlp"):
 )
 @settings(max_examples=10, deadline=None)
 def test_no_bit_of_old_logits_moves_and_no_interference_weight_survives(kind, l1, margin, which, order, seed, to_disk):
-    network, made = visits(kind)
+    made = visits(kind)[1]
     with tempfile.TemporaryDirectory() as place:
         start, disk = made.start(seed, l1=l1, margin=margin), place if to_disk else None
         learner = made.run(start, order, which=which, seed=seed, disk=disk)
@@ -273,13 +286,9 @@ def test_no_bit_of_old_logits_moves_and_no_interference_weight_survives(kind, l1
     for task in set(order):
         assert (np.asarray(learner.params["head"]["kernel"])[task][last > task] == 0).all()
     logits = np.asarray(made.logits(learner))
-    gates = jax.tree.map(jnp.ones_like, learner.collections["gates"])
-    collections = {**learner.collections, "gates": gates}
-    images = made.tables.examples[:24]
-    for task in set(order):
-        params = task_params.take_row(learner.params, jnp.int32(task), learner.rows)
-        open_gates = network.apply(params, collections, images).logits
-        np.testing.assert_allclose(open_gates, logits[task], rtol=1e-6, atol=1e-6)
+    for task, found in enumerate(open_gates(kind)(learner)):
+        if task in order:
+            np.testing.assert_allclose(found, logits[task], rtol=1e-6, atol=1e-6)
 
 
 def test_units_of_old_tasks_compute_what_they_did_and_layers_say_how_they_are_shared():

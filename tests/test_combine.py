@@ -33,6 +33,7 @@ NUMBERS = (
     *("lwm.beta", "lwm.gamma"),
 )
 close = functools.partial(assert_close, rtol=2e-5, atol=2e-5)
+REPLAY = functools.partial(methods.exemplars, memory_size=12)
 READER = Term("reader", all_heads=True)
 """Reads all heads and adds nothing: the base with its heads kept stacked."""
 
@@ -185,9 +186,8 @@ def ternary(stream):
 @pytest.mark.parametrize("base", [owned, ternary])
 def test_a_base_that_forgets_nothing_forgets_nothing_under_all_terms_and_a_memory(base, order, which, numbers):
     """No bit of an old task's logits moves, nor of its head, in any order of visits, under any optimizer."""
-    replay = functools.partial(methods.exemplars, memory_size=12)
     names = [name for name in TERMS if name != "lwm" or base is owned]
-    both = visits(base, *(TERMS[name] for name in names), replay)
+    both = visits(base, *(TERMS[name] for name in names), REPLAY)
     assert both.method.zero_forgetting
     numbers = {name: value for name, value in numbers.items() if name.partition(".")[0] in names}
     both.run(both.start(which, **numbers), order, which=which)

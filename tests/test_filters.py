@@ -154,7 +154,7 @@ def test_glorot_limits():
     """sqrt(6 / (fan_in + fan_out)): axes but the last two multiply both; a deconvolution's bias has fan_in 1."""
     sizes = {"contraction": 24 * (32 + 64), "knowledge_base": 2 * (2 + 48), "deconvolution": 9 * (24 + 48)}
     draw = lambda key: filters.init_factors(key, (3, 3, 32, 64), Sizes(base=48, basis=24))
-    factors = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 200))
+    factors = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 60))
     for name, fans in {**sizes, "bias": 1 + 24}.items():
         limit = math.sqrt(6 / fans)
         assert 0.99 * limit < float(jnp.max(jnp.abs(factors[name]))) <= limit * (1 + 1e-6)

@@ -203,6 +203,7 @@ def test_several_labels_an_example_are_binary_terms_over_all_classes_seen():
 
 
 @functools.cache
+@functools.cache
 def digits_case(dense=()):
     """Method, a learner in task 2 whose student has moved away from its teacher, clock, and a batch."""
     stream = conformance.stream()
@@ -218,7 +219,8 @@ def digits_case(dense=()):
         max_examples=streams.max_examples(stream.tables),
     )
     tables, clock = jax.tree.map(jnp.asarray, stream.tables), make_clock(task=2, classes=stream.tables.classes)
-    learner = engine.begin_visit(jax.jit(engine.init)(jax.random.key(0), tables), clock, tables, jax.random.key(0))
+    begin = lambda key: engine.begin_visit(engine.init(key, tables), clock, tables, key)
+    learner = jax.jit(begin)(jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), 20))
 
     def move(path, leaf):

@@ -1,5 +1,6 @@
 """A sweep: one number's values through the same programs, its table, its plot, and the command."""
 
+import functools
 import json
 import re
 
@@ -25,9 +26,21 @@ def stream():
     return conformance.stream(epochs=2)
 
 
+def plain(stream):
+    """A network whose runs differ by rounding alone."""
+    return conformance.network(conformance.TABLE["lwf"]._replace(dropout=0.0, normalization=None), stream)
+
+
+@functools.cache
+def alone(strength, learning_rate):
+    """A run of one value, which needs no sweep."""
+    stream = conformance.stream(epochs=2)
+    method = methods.lwf(plain(stream), strength=strength)
+    return drive(method, MOMENTUM, [(0, stream)], SETTINGS._replace(learning_rate=learning_rate))
+
+
 @pytest.mark.parametrize("vectorize", [False, 2])
 def test_values_and_seeds_share_one_program_and_are_what_they_are_alone(stream, vectorize):
-    network = conformance.network(conformance.TABLE["lwf"]._replace(dropout=0.0, normalization=None), stream)
     other = conformance.stream(seed=1, epochs=2)
     seeds = [(0, stream), (1, other)]
     grid = [
@@ -35,12 +48,11 @@ def test_values_and_seeds_share_one_program_and_are_what_they_are_alone(stream, 
         for value, learning_rate in ((0.0, 0.05), (3.0, 0.02))
         for _ in seeds
     ]
-    method = methods.lwf(network)
+    method = methods.lwf(plain(stream))
     together = drive(method, MOMENTUM, seeds * 2, SETTINGS, hypers=grid, vectorize=vectorize)
     assert together.traces == 1
     for place, (strength, learning_rate) in enumerate(((0.0, 0.05), (3.0, 0.02))):
-        alone = methods.lwf(network, strength=strength)
-        expected = drive(alone, MOMENTUM, [(0, stream)], SETTINGS._replace(learning_rate=learning_rate))
+        expected = alone(strength, learning_rate)
         found = together.learners[2 * place]
         assert float(found.hyper["strength"]) == strength
         for mine, theirs in zip(
