@@ -51,6 +51,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/networks/test_gradients.py",
     "tests/networks/test_layers.py",
     "tests/networks/test_networks.py",
+    "tests/networks/test_own_networks.py",
     "tests/networks/test_resnet.py",
     "tests/test_attention.py::test_the_gradient",
     "tests/test_augmentation.py::test_each_step_sees",

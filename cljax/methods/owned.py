@@ -93,5 +93,6 @@ def check_statistics(name: str, network: Network) -> None:
         raise ValueError(
             f"{name} shares normalisation statistics among tasks and freezes them for older tasks' units, by the flags "
             "collections['frozen'], which this network lacks or contradicts (per_task holds statistics). Use a network "
-            "of cljax.networks with normalization='batch', its norms shared; or one without batch normalisation."
+            "of cljax.networks with normalization='batch', its norms shared; or one without batch normalisation. "
+            "A module of your own has them where it takes networks.BatchNorm for every one of its norms, each gated."
         )

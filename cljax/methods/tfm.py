@@ -143,5 +143,5 @@ def _check(network: Network, layout: ownership.Layout) -> None:
         raise ValueError(
             "tfm cannot use batch normalisation: its statistics are shared, and old features, which new ones feed, "
             "differ from task to task. Use feature normalisation, a scale and shift of each task's own: "
-            "normalization='feature'; or none."
+            "normalization='feature', in a module of your own networks.FeatureNorm; or none."
         )

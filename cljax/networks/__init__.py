@@ -1,5 +1,6 @@
 """Networks: pure functions over plain dicts of arrays, made with Flax. The only folder that knows Flax."""
 
+from cljax.networks import nnx_layers as nnx_layers
 from cljax.networks.adaptors import from_linen as from_linen
 from cljax.networks.adjusting import Layer as Layer
 from cljax.networks.adjusting import adjust_layers as adjust_layers

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from cljax.networks.gate_checks import check_gates
-from cljax.networks.layers import gate_features
+from cljax.networks.layers import BatchNorm, gate_features
 from cljax.networks.linen import Scalars, check_paths, match_widths, parameter_dtype, standardize
 from cljax.types import Array, Network, Tree, Wire
 
@@ -61,12 +61,16 @@ class _Source(NamedTuple):
         gates: Mapping[str, Array],
         train: bool = False,
         key: Array | None = None,
+        frozen: Mapping[str, Array] | None = None,
     ) -> _Run:
         calls: list[_Call] = []
+        frozen = frozen or {}
 
         def intercept(call: Callable, arguments: tuple, options: dict[str, Any], context: Any) -> Any:
-            result = call(*arguments, **options)
             path = "/".join(context.module.path)
+            if context.method_name == "__call__" and path in frozen:
+                options = {"frozen": frozen[path], **options}
+            result = call(*arguments, **options)
             if context.method_name == "__call__" and path:
                 if path in gates:
                     result = gate_features(result, gates[path])
@@ -122,6 +126,10 @@ def from_linen(
     mixes features before they are gated, as a norm across features does; this is tried out on random parameters, see
     `check_gates`. Gates reach into `nn.remat`, not into `nn.scan` and `nn.vmap`.
 
+    Norms: `networks.FeatureNorm` has a scale and shift that can belong to a task, as `tfm` has it. The channels of
+    `networks.BatchNorm` can be frozen, as `clnp` needs it: where all the module's batch statistics are of such norms,
+    and each feeds a gate, the network has the flags `collections['frozen']`. docs/own_networks.md has examples.
+
     Training mode gives dropout the `'dropout'` stream and lets all the module's collections change. To start from
     trained variables, replace the initialisation: `network._replace(init=lambda key: (params, collections))`.
 
@@ -174,19 +182,23 @@ def from_linen(
     sizes = {call.path: call.outputs[-1] for call in calls if call.outputs}
     check_paths("gates", gates, [path for path in sizes if head is None or path != head.path])
     sizes = {path: sizes[path] for path in gates}
-    wiring = _chain(calls, leaves, sizes) if gates else ()
+    wiring = chain(calls, leaves, sizes) if gates else ()
+    norms = frozen_norms([call.path for call in calls if isinstance(call.module, BatchNorm)], wiring, shapes)
 
     def init(key: Array) -> tuple[Tree, Tree]:
         collections = source.init(key, shape)
         params = collections.pop("params")
         if gates:
             collections["gates"] = {path: jnp.ones(size, jnp.float32) for path, size in sizes.items()}
+        if norms:
+            collections["frozen"] = {gate: jnp.zeros(sizes[gate], jnp.bool_) for gate in norms.values()}
         return params, collections
 
     def run(method: str | None, params: Tree, collections: Tree, value: Array, train: bool, key: Array | None):
         variables = {"params": params, **{name: collections[name] for name in names}}
+        frozen = {path: collections["frozen"][gate] for path, gate in norms.items()}
         with match_widths(wiring):
-            done = source.run(method, variables, value, collections.get("gates", {}), train, key)
+            done = source.run(method, variables, value, collections.get("gates", {}), train, key, frozen)
         entering = [call.arguments[0] for call in done.calls if head is not None and call.path == head.path]
         same = lambda old, new: jnp.asarray(new).astype(old.dtype)  # Flax widens bfloat16 statistics
         kept = {name: jax.tree.map(same, collections[name], value) for name, value in done.updated.items()}
@@ -220,6 +232,28 @@ def from_linen(
             )
         check_gates(network)
     return network
+
+
+def frozen_norms(paths: Sequence[str], wiring: Sequence[Wire], collections: Tree) -> dict[str, str]:
+    """The gate of each batch normalisation whose channels can be frozen; none, where some statistics cannot be.
+
+    Args:
+      paths: of all such norms.
+      wiring: the network's.
+      collections: with `batch_stats`, if there are any.
+
+    Example:
+      >>> wires = [Wire('norm/scale', None, 'norm')]
+      >>> statistics = {'norm': {'mean': 0.0}}
+      >>> frozen_norms(['norm'], wires, {'batch_stats': statistics})
+      {'norm': 'norm'}
+      >>> frozen_norms(['norm'], wires, {'batch_stats': {**statistics, 'other': {'mean': 0.0}}})
+      {}
+    """
+    gates = {wire.path.rpartition("/")[0]: wire.outputs for wire in wiring if wire.inputs is None and wire.outputs}
+    found = {path: gates[path] for path in paths if path in gates}
+    moved = {"/".join(path[:-1]) for path in flatten_dict(collections.get("batch_stats", {}))}
+    return found if set(found) == moved else {}
 
 
 def _find_head(
@@ -258,8 +292,8 @@ def _find_head(
     return head, calls
 
 
-def _chain(calls: Sequence[_Call], leaves: Mapping[str, Any], sizes: Mapping[str, int]) -> tuple[Wire, ...]:
-    """Wires the layers as a chain: between two gates, the first kernel reads the one, the last feeds the other."""
+def chain(calls: Sequence[Any], leaves: Mapping[str, Any], sizes: Mapping[str, int]) -> tuple[Wire, ...]:
+    """Wires layers, in the order of their calls: between two gates the first kernel reads one, the last feeds one."""
     wiring: list[Wire] = []
     segment: list[str] = []
     before: str | None = None

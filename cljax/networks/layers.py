@@ -54,6 +54,75 @@ def _promote(*arrays: Array) -> tuple[Array, ...]:
     return tuple(array.astype(dtype) for array in arrays)
 
 
+def normalize_batch(
+    inputs: Array,
+    scale: Array,
+    bias: Array,
+    mean: Array,
+    variance: Array,
+    *,
+    train: bool,
+    frozen: Array | None = None,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+) -> tuple[Array, Array, Array]:
+    """What `BatchNorm` computes, without a module around it.
+
+    Args:
+      inputs: `[B, ..., C]`, normalised over all axes but the last.
+      scale: `[C]`.
+      bias: `[C]`.
+      mean: `[C]`, stored.
+      variance: `[C]`, stored.
+      train: whether the batch's moments are used.
+      frozen: `[C]` bool, channels that keep to the stored ones; none if None.
+      momentum: of the stored moments.
+      epsilon: added to the variance.
+
+    Returns:
+      The outputs `[B, ..., C]`, of the inputs' dtype, and the moments to store, of theirs.
+
+    Example:
+      >>> one, zero = jnp.ones(1), jnp.zeros(1)
+      >>> outputs, mean, variance = normalize_batch(jnp.array([[0.0], [2.0]]), one, zero, zero, one, train=True)
+      >>> outputs.round(2).ravel(), mean, variance
+      (Array([-1.,  1.], dtype=float32), Array([0.1], dtype=float32), Array([1.], dtype=float32))
+    """
+    shape, axes, dtype = inputs.shape[-1:], tuple(range(inputs.ndim - 1)), inputs.dtype
+    stored = (mean, variance)
+    inputs, mean, variance, scale, bias = _promote(inputs, mean, variance, scale, bias)
+    if train:
+        frozen = jnp.zeros(shape, jnp.bool_) if frozen is None else frozen
+        chex.assert_shape(frozen, shape)
+        batch_mean = jnp.mean(inputs, axes)
+        batch_variance = jnp.mean(jnp.square(inputs - jnp.expand_dims(batch_mean, axes)), axes)
+
+        def follow(kept: Array, batch: Array) -> Array:
+            wide, batch = _promote(kept, batch)
+            moved = jax.lax.stop_gradient(momentum * wide + (1 - momentum) * batch).astype(kept.dtype)
+            return jnp.where(frozen, kept, moved)
+
+        stored = (follow(stored[0], batch_mean), follow(stored[1], batch_variance))
+        mean = jnp.where(frozen, mean, batch_mean)
+        variance = jnp.where(frozen, variance, batch_variance)
+    mean, factor, bias = (
+        jnp.expand_dims(value, axes) for value in (mean, scale * jax.lax.rsqrt(variance + epsilon), bias)
+    )
+    return ((inputs - mean) * factor + bias).astype(dtype), *stored
+
+
+def normalize_features(inputs: Array, scale: Array, bias: Array) -> Array:
+    """What `FeatureNorm` computes, `scale_i * x_i + bias_i`, of the inputs' dtype.
+
+    Example:
+      >>> normalize_features(jnp.array([[3.0]]), jnp.array([2.0]), jnp.array([1.0]))
+      Array([[7.]], dtype=float32)
+    """
+    axes = tuple(range(inputs.ndim - 1))
+    values, scale, bias = _promote(inputs, jnp.expand_dims(scale, axes), jnp.expand_dims(bias, axes))
+    return (values * scale + bias).astype(inputs.dtype)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation of which single channels can be frozen.
 
@@ -85,30 +154,25 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool, frozen: Array | None = None) -> Array:
         """Normalises `[B, ..., C]` over all axes but the last; `frozen` is `[C]` bool, none if None."""
-        shape, axes = inputs.shape[-1:], tuple(range(inputs.ndim - 1))
+        shape = inputs.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape, inputs.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, inputs.dtype)
         stored_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, inputs.dtype)
         stored_variance = self.variable("batch_stats", "var", jnp.ones, shape, inputs.dtype)
-        mean, variance, dtype = stored_mean.value, stored_variance.value, inputs.dtype
-        inputs, mean, variance, scale, bias = _promote(inputs, mean, variance, scale, bias)
-        if train:
-            frozen = jnp.zeros(shape, jnp.bool_) if frozen is None else frozen
-            chex.assert_shape(frozen, shape)
-            batch_mean = jnp.mean(inputs, axes)
-            batch_variance = jnp.mean(jnp.square(inputs - jnp.expand_dims(batch_mean, axes)), axes)
-            if not self.is_initializing():
-                for stored, batch in ((stored_mean, batch_mean), (stored_variance, batch_variance)):
-                    kept, batch = _promote(stored.value, batch)
-                    moved = self.momentum * kept + (1 - self.momentum) * batch
-                    moved = jax.lax.stop_gradient(moved).astype(stored.value.dtype)
-                    stored.value = jnp.where(frozen, stored.value, moved)
-            mean = jnp.where(frozen, mean, batch_mean)
-            variance = jnp.where(frozen, variance, batch_variance)
-        mean, factor, bias = (
-            jnp.expand_dims(value, axes) for value in (mean, scale * jax.lax.rsqrt(variance + self.epsilon), bias)
+        outputs, mean, variance = normalize_batch(
+            inputs,
+            scale,
+            bias,
+            stored_mean.value,
+            stored_variance.value,
+            train=train,
+            frozen=frozen,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
         )
-        return ((inputs - mean) * factor + bias).astype(dtype)
+        if train and not self.is_initializing():
+            stored_mean.value, stored_variance.value = mean, variance
+        return outputs
 
 
 class FeatureNorm(nn.Module):
@@ -126,11 +190,10 @@ class FeatureNorm(nn.Module):
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         """Maps `[B, ..., C]` to the same shape."""
-        shape, axes = inputs.shape[-1:], tuple(range(inputs.ndim - 1))
+        shape = inputs.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape, inputs.dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, inputs.dtype)
-        values, scale, bias = _promote(inputs, jnp.expand_dims(scale, axes), jnp.expand_dims(bias, axes))
-        return (values * scale + bias).astype(inputs.dtype)
+        return normalize_features(inputs, scale, bias)
 
 
 def gate_features(activations: Array, gate: Array) -> Array:

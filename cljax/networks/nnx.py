@@ -1,7 +1,7 @@
 """Any user's Flax NNX module as a `Network`, through plain dicts: no NNX type is in the pytree."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -9,21 +9,30 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cljax.networks.adaptors import chain, frozen_norms
+from cljax.networks.gate_checks import check_gates
+from cljax.networks.layers import gate_features
 from cljax.networks.linen import Scalars, check_paths, parameter_dtype, standardize
-from cljax.types import Array, Network, Tree
+from cljax.networks.nnx_layers import BatchNorm
+from cljax.types import Array, Network, Tree, Wire
 
 
-class _Recorder(nnx.Module):
-    """Stands in for the head and keeps what enters it."""
+class _Standing(nnx.Module):
+    """Stands in for a submodule: what is called in its place."""
 
-    def __init__(self, head: Callable[[Array], Array]):
-        self.head = head
-        self.seen: Any = nnx.static([])
+    def __init__(self, call: Callable[..., Array]):
+        self.call: Any = nnx.static(call)
 
-    def __call__(self, features: Array) -> Array:
-        logits = self.head(features)
-        self.seen.append((features, logits))
-        return logits
+    def __call__(self, *arguments: Any, **options: Any) -> Array:
+        return self.call(*arguments, **options)
+
+
+class _Call(NamedTuple):
+    """A call of a submodule: its path, what entered it, its (gated) outputs, or their shape."""
+
+    path: str
+    entering: Any
+    outputs: Any
 
 
 def from_nnx(
@@ -35,6 +44,7 @@ def from_nnx(
     per_task: Sequence[str] | None = None,
     encode_method: str | None = None,
     decode_method: str | None = None,
+    gates: Sequence[str] = (),
     mean: Scalars = 0.0,
     std: Scalars = 1.0,
 ) -> Network:
@@ -48,6 +58,9 @@ def from_nnx(
     alone; maps and features are then both that. With `encode_method` and `decode_method`, which composed must be the
     module's `__call__`, the maps are what the first returns, and Grad-CAM can see them.
 
+    Gates are as of `from_linen`, the submodules named by attribute, and so are norms: `networks.nnx_layers` has
+    `FeatureNorm` and a `BatchNorm` whose channels can be frozen. docs/own_networks.md has examples.
+
     Args:
       model: a module, trained maybe (`init` returns its values, whatever the key), or a function of `nnx.Rngs` that
         makes one (`init` draws new values). Called with standardised inputs `[B, ...]`, it returns logits `[B, K]`.
@@ -58,15 +71,17 @@ def from_nnx(
         if None.
       encode_method: name of the module's method `inputs -> maps`.
       decode_method: name of its method `maps -> logits`.
+      gates: attribute paths of submodules that have parameters, such as `('norm', 'layers/0')`.
       mean: of inputs in [0, 1], one number or one for each channel.
       std: the standard deviation, in the same form.
 
     Returns:
-      The network; its wiring is empty.
+      The network; its wiring is empty without gates.
 
     Raises:
-      ValueError: if the module has no such head, or its outputs are not the logits `[B, K]`; if a path of per_task
-        does not exist; if the module keeps other state than parameters, batch statistics and random streams.
+      ValueError: if the module has no such head, or its outputs are not the logits `[B, K]`; if a path of per_task or
+        gates does not exist; if gated layers do not form a chain, or closed features reach open ones; if the module
+        keeps other state than parameters, batch statistics and random streams.
 
     Example:
       >>> class Small(nnx.Module):
@@ -99,7 +114,12 @@ def from_nnx(
     def init(key: Array) -> tuple[Tree, Tree]:
         parts: Any = nnx.split(create(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
         _, params, statistics, _ = parts
-        return _to_dict(params), {"batch_stats": _to_dict(statistics)} if statistics else {}
+        collections = {"batch_stats": _to_dict(statistics)} if statistics else {}
+        if gates:
+            collections["gates"] = {path: jnp.ones(size, jnp.float32) for path, size in sizes.items()}
+        if norms:
+            collections["frozen"] = {gate: jnp.zeros(sizes[gate], jnp.bool_) for gate in norms.values()}
+        return _to_dict(params), collections
 
     def merge(params: Tree, collections: Tree, train: bool, key: Array | None) -> nnx.Module:
         key = jax.random.key(0) if key is None else key
@@ -120,37 +140,65 @@ def from_nnx(
             return collections
         return {**collections, "batch_stats": _to_dict(nnx.state(built, nnx.BatchStat))}
 
-    def record(built: nnx.Module, method: str, value: Array) -> tuple[Array, Array]:
-        """Runs a method with a recorder in the head's place; returns the logits and what entered the head."""
-        owner, name = _find(built, head)
-        own = _get(owner, name)
-        recorder = _Recorder(own)
-        _set(owner, name, recorder)
-        logits = getattr(built, method)(value)
-        _set(owner, name, own)
-        if not recorder.seen or recorder.seen[-1][1] is not logits:
+    def run(built: nnx.Module, method: str, value: Array, collections: Tree, watched: Sequence[str] = ()):
+        """Runs a method, its gated features multiplied; the result, the calls of the head, gates, norms, and others."""
+        calls: list[_Call] = []
+
+        def stand_in(path: str, own: Callable[..., Array]) -> _Standing:
+            def call(*arguments: Any, **options: Any) -> Array:
+                if path in norms:
+                    options = {"frozen": collections["frozen"][norms[path]], **options}
+                outputs = own(*arguments, **options)
+                if path in sizes:
+                    outputs = gate_features(outputs, collections["gates"][path])
+                calls.append(_Call(path, arguments[0] if arguments else None, outputs))
+                return outputs
+
+            return _Standing(call)
+
+        paths = sorted({head, *sizes, *norms, *watched}, key=lambda path: -path.count("/"))  # inner ones first
+        replaced = []
+        for path in paths:
+            owner, name = _find(built, path)
+            own = _get(owner, name)
+            _set(owner, name, stand_in(path, own))
+            replaced.append((owner, name, own))
+        result = getattr(built, method)(value)
+        for owner, name, own in reversed(replaced):
+            _set(owner, name, own)
+        return result, calls
+
+    def entering(result: Array, calls: list[_Call]) -> Array:
+        heads = [call for call in calls if call.path == head]
+        if not heads or heads[-1].outputs is not result:
             raise ValueError(f"The outputs of {head!r} are not the module's logits. Name its last layer: head='...'.")
-        return logits, recorder.seen[-1][0]
+        return heads[-1].entering
+
+    def activations_of(calls: list[_Call]) -> dict[str, Array]:
+        return {call.path: call.outputs for call in calls if call.path in sizes}
 
     def encode(params: Tree, collections: Tree, inputs: Array, *, train: bool, key: Array | None):
         chex.assert_shape(inputs, (None, *shape))
         values = standardize(inputs, mean, std, dtype=parameter_dtype(params))
         built = merge(params, collections, train, key)
-        maps = getattr(built, encode_method)(values) if encode_method else record(built, "__call__", values)[1]
-        return maps, {}, finish(built, collections, train)
+        maps, calls = run(built, encode_method or "__call__", values, collections)
+        maps = maps if encode_method else entering(maps, calls)
+        return maps, activations_of(calls), finish(built, collections, train)
 
     def decode(params: Tree, collections: Tree, maps: Array, *, train: bool, key: Array | None):
         built = merge(params, collections, train, key)
-        logits, features = (
-            record(built, decode_method, maps) if decode_method else (_get(*_find(built, head))(maps), maps)
-        )
-        return (logits, features), {}, finish(built, collections, train)
+        if not decode_method:
+            return (_get(*_find(built, head))(maps), maps), {}, finish(built, collections, train)
+        logits, calls = run(built, decode_method, maps, collections)
+        return (logits, entering(logits, calls)), activations_of(calls), finish(built, collections, train)
 
     def forward(key: Array) -> tuple[Array, Tree, Tree]:
         params, collections = init(key)
         maps, _, _ = encode(params, collections, jnp.zeros((1, *shape)), train=False, key=None)
         return decode(params, collections, maps, train=False, key=None)[0][0], params, collections
 
+    sizes: dict[str, int] = {}
+    norms: dict[str, str] = {}
     logits, params, collections = jax.eval_shape(forward, jax.random.key(0))
     if logits.shape != (1, outputs):
         raise ValueError(f"The module's logits of one example have shape {logits.shape}, but outputs={outputs}.")
@@ -159,7 +207,38 @@ def from_nnx(
     if per_task is None:
         per_task = tuple(path for path in leaves if path.startswith(f"{head}/"))
     check_paths("per_task", per_task, existing)
-    return Network(init, encode, decode, tuple(per_task), (), shape, outputs)
+    wiring: tuple[Wire, ...] = ()
+    if gates:
+        owners = list(dict.fromkeys(path.rpartition("/")[0] for path in leaves))
+        inside = [path.split("/")[:depth] for path in owners for depth in range(1, path.count("/") + 2)]
+        there = [path for path in dict.fromkeys(map("/".join, inside)) if callable(_get(*_find(template, path)))]
+        check_paths("gates", gates, [path for path in there if path != head])
+        calls = _watch(run, merge, params, collections, shape, (encode_method, decode_method), (*owners, *gates))
+        sizes.update({call.path: call.outputs[-1] for call in calls if call.path in gates})
+        if lost := [path for path in gates if path not in sizes]:
+            raise ValueError(f"The submodule {lost[0]!r} is not called, so that nothing can be gated. Name another.")
+        flat = {"/".join(path): leaf for path, leaf in flatten_dict(params).items()}
+        wiring = chain(calls, flat, {path: sizes[path] for path in gates})
+        built = merge(params, collections, False, None)
+        own = [path for path in owners if isinstance(_get(*_find(built, path)), BatchNorm)]
+        norms.update(frozen_norms(own, wiring, collections))
+    network = Network(init, encode, decode, tuple(per_task), wiring, shape, outputs)
+    if gates:
+        check_gates(network)
+    return network
+
+
+def _watch(run: Callable, merge: Callable, params: Tree, collections: Tree, shape: tuple, methods: tuple, paths: tuple):
+    """The calls of these submodules in the order of their ends, their outputs as shapes."""
+    found: list[_Call] = []
+
+    def evaluate(params: Tree, collections: Tree, value: Array) -> None:
+        for method in [method for method in methods if method] or ["__call__"]:
+            value, calls = run(merge(params, collections, False, None), method, value, collections, paths)
+            found.extend(call._replace(entering=None, outputs=jnp.shape(call.outputs)) for call in calls)
+
+    jax.eval_shape(evaluate, params, collections, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    return found
 
 
 def _names(state: nnx.State) -> str:

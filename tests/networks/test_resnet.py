@@ -221,6 +221,8 @@ def test_the_last_layers_are_the_last_in_the_order_of_computation():
 FORGETTING_NOTHING = {
     "tfm": (functools.partial(methods.tfm, growth=0.3), {"normalization": "feature"}),
     "clnp": (functools.partial(methods.clnp, margin=0.1), {"normalization": "batch", "shortcut": "padding"}),
+    "hat": (functools.partial(methods.hat, binarize=True), {"blocks": (1,), "channels": (4,)}),
+    "packnet": (methods.packnet, {"blocks": (1,), "channels": (4,)}),
 }
 
 
@@ -229,7 +231,7 @@ def test_no_bit_is_forgotten(name):
     """Tasks in turn and one again; each first visit trains weights of every layer."""
     build, options = FORGETTING_NOTHING[name]
     stream = five_tasks()
-    network = resnet((8, 8, 1), 2, **TINY, **options, mean=stream.mean, std=stream.std)
+    network = resnet((8, 8, 1), 2, **{**TINY, **options}, mean=stream.mean, std=stream.std)
     visits = Visits(build(network), stream)
     start = visits.start()
     learner = visits.run(start, [0, 1, 0, 2], which=1)
@@ -237,6 +239,8 @@ def test_no_bit_is_forgotten(name):
         task_params.leaf_paths(start.params), *map(jax.tree.leaves, (start.params, learner.params)), strict=True
     ):
         assert (np.asarray(before) != np.asarray(after)).any(), path
+    if name in ("hat", "packnet"):
+        return
     owner = learner.method_state.owner
     assert {name: leaf.size for name, leaf in owner.items()} == {
         "stage_0": 5,
