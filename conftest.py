@@ -75,6 +75,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_lwf_variants.py",
     "tests/test_lwm.py",
     "tests/test_methods.py",
+    "tests/test_methods_and_networks.py",
     "tests/test_pictures.py",
     "tests/test_plots.py",
     "tests/test_precision.py",

@@ -28,9 +28,14 @@ def own_last_layers(network: Network, layers: int) -> Network:
     layers = whole("layers", layers)
     hidden = [wire for wire in network.wiring if wire.path.endswith("kernel") and wire.outputs is not None]
     if not 1 <= layers < len(hidden):
+        cure = (
+            f"Choose from 1 to {len(hidden) - 1}, or a deeper network."
+            if len(hidden) > 1
+            else ("Take a deeper network whose gates are known.")
+        )
         raise ValueError(
             f"The last {layers} hidden layers cannot be a task's own: the network's wiring lists {len(hidden)}, of "
-            f"which at least one must stay shared. Choose from 1 to {len(hidden) - 1}, or a deeper network."
+            f"which at least one must stay shared. {cure}"
         )
     first = network.wiring.index(hidden[-layers])
     own = {wire.path for wire in network.wiring[first:] if wire.outputs is not None} | set(network.per_task)
