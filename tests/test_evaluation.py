@@ -8,6 +8,7 @@ import pytest
 from cljax import methods, networks, task_params
 from cljax.training import evaluation
 from cljax.types import Batch, Learner, Table, Tables, make_clock
+from tests import conformance
 
 CLASSES = np.array([[True, True, False], [True, True, True]])
 LOGITS = np.zeros((2, 5, 3), np.float32)
@@ -157,12 +158,15 @@ def test_batches_that_cover_so_many_examples():
 
 
 @pytest.mark.parametrize(
-    ("newest", "evaluated", "lost"), [(1, True, True), (0, True, False), (1, False, False), (2, True, True)]
+    ("newest", "evaluated", "examples", "lost"),
+    [(1, True, 9, True), (0, True, 9, False), (1, False, 9, False), (2, True, 9, True), (2, True, 0, False)],
 )
-def test_lost_logits_of_visited_tasks_are_a_failure(newest, evaluated, lost):
+def test_lost_logits_of_visited_tasks_are_a_failure(newest, evaluated, examples, lost):
     values = jnp.array([0.5, jnp.nan, 0.0])
     clock = make_clock(round=4, task=1, phase=3, epoch=2, newest=newest)
     result = evaluation.Evaluation(values, values, values, jnp.zeros(3, jnp.uint32))
-    failure = evaluation.lost_logits(result, clock, jnp.bool_(evaluated))
+    tables = conformance.stream().tables
+    tables = tables._replace(test=tables.test._replace(size=np.array([9, examples, 9])))
+    failure = evaluation.lost_logits(result, clock, jnp.bool_(evaluated), tables)
     assert [int(value) for value in failure] == ([4, 1, 3, 2, -1, -1] if lost else [-1] * 6)
     assert {leaf.dtype for leaf in jax.tree.leaves(failure)} == {jnp.dtype("int32")}

@@ -609,11 +609,11 @@ def test_a_balanced_draw_by_hand():
 
 def test_batches_have_examples():
     tables = by_hand([2, 3])
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="batch_size is 0"):
         streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), 0)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="batch_size is 0"):
         streams.draw(tables, tables.train, jnp.array([0, 1]), jnp.int32(2), jnp.int32(0), 0)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="max_examples is 0"):
         streams.epoch_order(tables.train, make_clock(), jax.random.key(0), train_on="current", max_examples=0)
     with pytest.raises(AssertionError):
         streams.gather(tables, tables.train, jnp.array([[0]]))
