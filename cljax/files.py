@@ -47,6 +47,15 @@ def expand(path: str | os.PathLike) -> pathlib.Path:
         ) from None
 
 
+def user_cache() -> pathlib.Path:
+    """The folder of what can be made again: in `$XDG_CACHE_HOME`, by default `~/.cache`.
+
+    Raises:
+      ValueError: there is no home folder, as in some containers.
+    """
+    return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cljax"
+
+
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Opens a regular file for reading (a link to one, too).
 

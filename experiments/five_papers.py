@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 
 from cljax import metrics, report
+from cljax.report.sweep import plasticity
 from experiments import claims
 from experiments.saving import digest, write_result
 
@@ -85,11 +86,6 @@ def accuracy(run: dict[str, Any]) -> np.ndarray:
 def average(run: dict[str, Any]) -> np.ndarray:
     """The average accuracy in the end, a number a seed."""
     return accuracy(run)[:, -1].mean(axis=-1)
-
-
-def later(run: dict[str, Any]) -> np.ndarray:
-    """Mean accuracy on each task but the first, just after it was learned."""
-    return np.diagonal(accuracy(run), axis1=1, axis2=2)[:, 1:].mean(axis=-1)
 
 
 def kept(run: dict[str, Any]) -> np.ndarray:
@@ -171,7 +167,7 @@ for case in ("digits", "permuted_mnist", "cifar100"):
         CLAIMS += [
             (source, f"{method} forgets nothing", "0.0 forgetting", case, zero_forgetting(method)),
             (source, f"{method} learns later tasks better than freezing", BETTER[method], case,
-             margin(later, method, "freezing")),
+             margin(plasticity, method, "freezing")),
         ]  # fmt: skip
 CLAIMS += [
     (CLNP, "CLNP's permuted MNIST is within 0.5 points of single-task learning", "98.42 to 98.48",
@@ -193,7 +189,7 @@ def summary(name: str, record: dict[str, Any]) -> dict[str, Any]:
     found = {
         metric: {method: values[metric] for method, values in tables.items()} for metric in next(iter(tables.values()))
     }
-    found["later_tasks"] = {run["method"]: later(run) for run in runs}
+    found["later_tasks"] = {run["method"]: plasticity(run) for run in runs}
     if runs[0]["curves"]:
         found["peak_accuracy"] = {run["method"]: peak(run) for run in runs}
     return {

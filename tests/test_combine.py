@@ -239,6 +239,8 @@ def test_parameters_that_there_are_not():
             methods.build("lwf+ewc", network, {key: 1})
     with pytest.raises(ValueError, match="ewc's strength is -1"):
         methods.build("lwf+ewc", network, {"ewc.strength": -1})
+    with pytest.raises(ValueError, match=r"ewc's ewc\.strength is given twice"):
+        methods.build("ewc", network, {"ewc.strength": 1, "strength": 2})
     with pytest.raises(ValueError, match="Two terms are called 'lwf'"):
         methods.combine(methods.finetune(network), methods.distillation(), methods.distillation())
     nested = methods.combine(methods.combine(methods.finetune(network), methods.pull()), methods.pull())

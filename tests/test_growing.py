@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from cljax import data, methods, networks, ownership, report, streams, task_params, training
+from cljax.storage import checkpoints
 from cljax.training.start import Past
 from tests import conformance
 from tests.shared import bits
@@ -62,6 +63,28 @@ def test_driven_in_parts_too_each_seed_from_its_own_past():
         drive(past=whole)
     with pytest.raises(ValueError, match="past has 1 learners, but there are 2 pairs of seeds"):
         drive(past=short[:1])
+
+
+def test_what_a_past_round_is_compared_with_was_evaluated():
+    """Nothing that forgets nothing is said to forget, where the rounds after the past are not all evaluated."""
+    stream, method = conformance.stream(), conformance.build("freezing", conformance.stream())
+    first = training.drive(method, MOMENTUM, [(3, stream)], SETTINGS, rounds=1)
+    past = [Past(first.learners[0], jax.tree.map(lambda leaf: leaf[0, :1], first.evaluation))]
+    for evaluate in ([True, True, False], [True, False, True], [True, False, False]):
+        schedule = stream.schedule._replace(evaluate=np.array(evaluate))
+        seeds = [(3, stream._replace(schedule=schedule))]
+        marks = training.drive(method, MOMENTUM, seeds, SETTINGS, past=past).evaluation.fingerprint
+        assert marks[0].any(axis=1).tolist() == [any(evaluate[1:]), *evaluate[1:]]
+        assert report.zero_forgetting(marks, schedule.task)
+
+
+def test_a_checkpoint_is_not_taken_up_for_other_rounds(tmp_path):
+    stream, method = conformance.stream(), conformance.build("finetune", conformance.stream())
+    drive = functools.partial(training.drive, method, MOMENTUM, [(3, stream)], SETTINGS)
+    saving = checkpoints.Saving(tmp_path, 0.0, say=lambda line: None)
+    drive(rounds=1, checkpoints=saving)
+    with pytest.raises(checkpoints.CheckpointError, match="of another run, which differs in rounds"):
+        drive(rounds=2, checkpoints=saving)
 
 
 def grown(name, more, past_stream=None):

@@ -72,13 +72,15 @@ def curves_of(command: Compare | Run | Sweep) -> list[Curve]:
     names = tuple(curve.name for curve in found)
     for curve in found:
         if "+" not in curve.method and not is_reference(curve.method) and curve.method not in known:
-            raise UsageError(unknown("method", curve.method, known) + " `cljax methods` describes them.")
+            alone = "'all' stands alone. " if curve.method == "all" else ""
+            raise UsageError(f"{alone}{unknown('method', curve.method, known)} `cljax methods` describes them.")
         try:
             makers(curve.method)
         except ValueError as error:
             raise UsageError(str(error)) from None
         if names.count(curve.name) > 1:
-            raise UsageError(f"{curve.name} is named more than once: give all its values together.")
+            cure = "give all its values together" if curve.parameter else "name it once"
+            raise UsageError(f"{curve.name} is named more than once: {cure}.")
         try:
             for value in curve.values:
                 real(f"A value of {curve.name}", value)

@@ -117,6 +117,7 @@ def add_tasks(stream: Stream, options: Options, seed: int) -> Stream:
 
     chosen = options.data
     common: dict[str, Any] = {"seed": seed, "validation": chosen.validation, "scenario": stream.scenario}
+    common |= {"fraction": chosen.fraction[0]} if len(chosen.fraction) == 1 else {}
     for name in added(options):
         size = stream.tables.examples.shape[1:3] if stream.tables.examples.ndim == 4 else None
         dataset = data.load(name, **{**data_options(options), "image_size": size})

@@ -37,9 +37,13 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
     only = inspect.Parameter.KEYWORD_ONLY
     keywords = lambda make: {name: one for name, one in inspect.signature(make).parameters.items() if one.kind is only}
     takes = {name: keywords(make) for name, make in makers.items()}
+    keys: set[str] = set()
     for setting in settings:
         key, equals, text = setting.partition("=")
         owner, dot, parameter = key.rpartition(".")
+        if key in keys:
+            raise UsageError(f"--set gives {key} twice. Give it once.")
+        keys.add(key)
         if not equals or not parameter:
             raise UsageError(f"--set takes NAME=VALUE or METHOD.NAME=VALUE, such as strength=100, not {setting!r}.")
         names = [name for name in makers if not dot or owner in (name.replace(" ", "."), *name.split(" "))]

@@ -11,7 +11,7 @@ import platform
 import sys
 
 from cljax.cli.options import UsageError
-from cljax.files import expand
+from cljax.files import user_cache
 
 CONVOLUTION_THREADS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
@@ -66,8 +66,8 @@ def find_devices() -> None:
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache, unless the user has chosen a place already."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        with contextlib.suppress(ValueError):  # there is no home folder, as in some containers: nothing is kept
-            keep_programs(expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cljax" / "compiled")
+        with contextlib.suppress(ValueError):  # there is no home: nothing is kept
+            keep_programs(user_cache() / "compiled")
 
 
 def keep_programs(folder: pathlib.Path) -> None:

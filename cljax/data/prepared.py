@@ -10,7 +10,7 @@ import tempfile
 
 from cljax.data import declared
 from cljax.data.keeping import clear
-from cljax.files import expand, shown
+from cljax.files import expand, shown, user_cache
 from cljax.numbers import show
 
 KNOWN = ("cifar10", "cifar100", "fashion_mnist", "mnist")
@@ -90,8 +90,8 @@ def data_folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
 def cache_folder() -> pathlib.Path:
     """Where decoded folders of images are kept, and the digits where TFDS has no folder of its own."""
     try:
-        return folder_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cljax"
-    except ValueError:  # there is no home, as in some containers
+        return user_cache()
+    except ValueError:  # there is no home
         return _temporary()
 
 

@@ -85,7 +85,7 @@ def build(name: str, network: Network, parameters: Mapping[str, Any] | None = No
       The method, of this name. In `hyper` the first word's numbers have plain names, others `'word.number'`.
 
     Raises:
-      ValueError: an unknown name, or parameter; or what the method itself refuses.
+      ValueError: an unknown name, or parameter, or one given twice; or what the method itself refuses.
 
     Example:
       >>> from cljax import networks
@@ -101,6 +101,8 @@ def build(name: str, network: Network, parameters: Mapping[str, Any] | None = No
         word, known = word or first, [f"{one}.{option}" for one, part in parts.items() for option in options_of(part)]
         if f"{word}.{parameter}" not in known:
             raise ValueError(f"{name} has no parameter {key!r}. There are: {', '.join(known) or 'none'}.")
+        if parameter in given[word]:
+            raise ValueError(f"{name}'s {word}.{parameter} is given twice, with and without its first word.")
         given[word][parameter] = value
     own = {word for word in parts if is_reference(word)}
     if first in own:

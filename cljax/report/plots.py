@@ -127,7 +127,9 @@ def comparison(runs: Sequence[Run], ax: Axes | None = None, *, metric: str = "av
     frame.percent_limits(ax, "x", shown, lowest=-100 if signed else 0)
     ax.set_yticks(range(len(runs)), [frame.wrapped(label(run)) for run in runs], parse_math=False)
     ax.set_ylim(len(runs) - 0.5, -0.5)
-    frame.dress(ax, f"{WORDS[metric].capitalize()}{_after(runs)}", f"{WORDS[metric]} (%)", "", grid="x")
+    frame.dress(
+        ax, f"{WORDS[metric][0].upper()}{WORDS[metric][1:]}{_after(runs)}", f"{WORDS[metric]} (%)", "", grid="x"
+    )
     return ax
 
 

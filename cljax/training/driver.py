@@ -248,7 +248,8 @@ def drive(
         )
     compiled = Streamed(programs, settings) if streamed else Compiled(programs, axes)
     examples = first.tables.examples if streamed else jax.device_put(first.tables.examples)
-    facts = functools.cache(lambda: identity.facts_of(method, settings, first, programs, streamed=streamed))
+    what = (method, settings, first, programs)
+    facts = functools.cache(lambda: {**identity.facts_of(*what, streamed=streamed), "rounds": list(span)})
     parts = []
     for number, group in enumerate(groups):
         tables = jax.device_put(group.tables._replace(examples=None))._replace(examples=examples)
@@ -371,21 +372,26 @@ class Driven:
                 keeper.offer(place, run, watch, ended=ended or following.candidate > entry.candidate)
             if ended and np.all(run.state.failure.round >= 0):
                 break
-        results, learner = self._read(run), jax.block_until_ready(compiled.rest(run))
-        if self._span[0]:
-            results = self._compare_with_past(results, learner)
+        learner = jax.block_until_ready(compiled.rest(run))
+        results = self._compare_with_past(self._read(run), learner)
         seconds = np.full(len(numbers), watch.tick() / len(numbers))
         learners = [pick(learner, jnp.int32(index)) for index in range(len(numbers))] if self._batched else [learner]
         waits = getattr(compiled, "waiting", 0.0) - waited, getattr(compiled, "running", 0.0) - ran
         return learners, results, seconds, np.full(len(numbers), waits[0] / max(waits[1], 1e-9))
 
     def _compare_with_past(self, results: Results, learner: Learner) -> Results:
-        """Gives the last past round the end's fingerprint, of tasks whose logits have kept their bits, else another."""
+        """Gives the last past round the end's fingerprint, of tasks whose logits have kept their bits, else another.
+
+        Without a past, or an evaluation after it, there is nothing to compare.
+        """
         (_, key, given, tables), (begin, end) = self._seeds, self._span
+        evaluated = begin + np.flatnonzero(self._schedule.evaluate[begin:end])
+        if not begin or not evaluated.size:
+            return results
         then, now = np.moveaxis(self._lead(self._compiled.compare(learner, key, tables, given)), 1, 0)
         found = np.array(results.evaluation.fingerprint)
         visited = np.isin(np.arange(found.shape[-1]), self._schedule.task[begin:end])
-        found[:, begin - 1] = np.where(visited, found[:, begin], found[:, end - 1] ^ (then != now))
+        found[:, begin - 1] = np.where(visited, found[:, evaluated[0]], found[:, evaluated[-1]] ^ (then != now))
         return results._replace(evaluation=results.evaluation._replace(fingerprint=found))
 
     def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
