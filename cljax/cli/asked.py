@@ -125,7 +125,7 @@ def _swept(command: Sweep) -> list[Curve]:
 
 
 def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = False) -> dict[str, Any]:
-    """What decides the results: the methods, all options but those of `Output`, what is swept, as JSON has them.
+    """What decides the results, as JSON has it: the methods, what is swept, all options but the devices and `Output`.
 
     Example:
       >>> configuration([Curve('finetune')], Options())['training']['seeds']
@@ -133,7 +133,7 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
     """
     parts = {name: dataclasses.asdict(getattr(options, name)) for name in ("data", "training", "network")}
     parts["training"]["seeds"] = seed_numbers(options.training)
-    del parts["training"]["seed"]
+    del parts["training"]["seed"], parts["training"]["devices"]  # the results are the same on any number
     if options.data.past is None:  # likewise, and before one could go on
         del parts["data"]["past"], parts["data"]["add_task"]
     if not options.training.memory:  # as runs have it that were begun before there was one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import operator
 import os
 import pathlib
@@ -77,6 +78,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                         starts=None if experiment.start is None else [experiment.start] * len(many),
                         past=experiment.past(curve.method),
                         vectorize=experiment.side_by_side(method, len(many)),
+                        devices=math.prod(experiment.shares(curve)),
                         report=reporter.event,
                         visited=sink.visited if options.output.tensorboard else None,
                         checkpoints=Saving(place, options.output.checkpoint_seconds, say=say),
@@ -173,14 +175,22 @@ def entries(
 
 
 def tell_beginning(experiment: Experiment, folder: RunFolder, runs: Sequence[dict], errors: Console) -> None:
-    """Says what is left out, whether the folder could not be locked, and what its record has already."""
+    """Says what is left out, whether the folder could not be locked, the devices, what its record has already."""
     for name, reason in experiment.left_out.items():
         errors.print(styled("yellow", f"{name} is left out:", f" {reason}"))
     if not folder.locked:
         errors.print(
             styled("yellow", f"{folder.path} cannot be locked there:", " let no other run use it at the same time.")
         )
-    if runs and not experiment.options.output.quiet:
+    if experiment.options.output.quiet:
+        return
+    shares = {curve.name: experiment.shares(curve) for curve in experiment.curves}
+    for seeds, batches in dict.fromkeys(shares.values()):
+        if (count := seeds * batches) > 1:
+            names = ", ".join(name for name, found in shares.items() if found == (seeds, batches))
+            parts = [f"the seeds by {seeds}"] * (seeds > 1) + [f"each batch by {batches}"] * (batches > 1)
+            errors.print(styled("", f"{names}: {count} devices, {' and '.join(parts)}."))
+    if runs:
         names = ", ".join(dict.fromkeys(run["label" if experiment.swept else "method"] for run in runs))
         errors.print(styled("", f"Taking up {folder.path}, which has {names} already."))
 

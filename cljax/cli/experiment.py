@@ -129,6 +129,36 @@ class Experiment(NamedTuple):
         rest = tree_bytes(self.seeds[0][1].tables._replace(examples=None))
         return divisor(count, memory // 2 // (3 * tree_bytes(self.learner(method)) + rest))
 
+    def shares(self, curve: Curve) -> tuple[int, int]:
+        """Among how many devices a curve's seeds are shared, and each batch.
+
+        Raises:
+          ValueError: there are not so many devices as asked for, or they cannot share the work.
+        """
+        import jax
+
+        from cljax.training import mesh
+        from cljax.training.streaming import is_streamed
+
+        asked, there = self.options.training.devices, jax.devices()
+        if is_streamed(self.seeds[0][1].tables):
+            if (asked or 1) > 1:
+                raise ValueError(
+                    f"--devices is {asked}, but data that are read from disk as the run goes on are read for one "
+                    f"device. Leave it out, or give --driver scan where they fit."
+                )
+            return 1, 1
+        if (asked or len(there)) == 1:
+            return 1, 1
+        if (asked or 1) > len(there):
+            raise ValueError(
+                f"--devices is {asked}, but JAX has {len(there)} here ({there[0].device_kind}). Give at most so many."
+            )
+        count = len(self.seeds) * max(1, len(curve.values))
+        together = self.side_by_side(self.methods[curve.method], count)
+        seeds, batch_size = count if together is True else int(together) or 1, self.settings.batch_size
+        return mesh.share_devices(asked or len(there), seeds, batch_size, fewer=asked is None)
+
 
 def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str, Any]) -> Experiment:
     """Builds methods, streams and settings, and checks them against each other. Nothing is compiled.
@@ -211,6 +241,7 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
         raise UsageError(next(iter(experiment.left_out.values())))
     for curve in experiment.curves:
         _check_values(curve, experiment)
+        experiment.shares(curve)
         experiment.past(curve.method)
     return experiment
 

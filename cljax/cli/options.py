@@ -168,6 +168,8 @@ class Training:
     """scan: data on the device; host: read from disk as the run goes on; auto: host for data of half the memory."""
     vectorize: Literal["auto", "yes", "no"] = "auto"
     """Run the seeds side by side (vmap) instead of in turn; auto: on GPU and TPU."""
+    devices: Annotated[int | None, arg(metavar="INT")] = None
+    """Devices that share the seeds side by side, and each batch where there are more; default: all that can."""
 
 
 @dataclasses.dataclass(frozen=True)

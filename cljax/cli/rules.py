@@ -86,6 +86,7 @@ def check_values(options: Options) -> None:
         ("--patience", train.patience, 0, INT32),
         ("--memory", train.memory, 0, INT32),
         ("--curves-every", train.curves_every, 0, INT32),
+        *([("--devices", train.devices, 1, INT32)] if train.devices is not None else []),
         *(("--hidden", width, 1, INT32) for width in net.hidden),
         *(("--channels", width, 1, INT32) for word in net.blocks for width in parse_block(word) or ()),
         *(("--class-order", number, 0, INT32) for number in data.class_order if listed),

@@ -88,7 +88,7 @@ def run_record(
             "facts": [stream.facts for _, stream in seeds],
             "config": config,
             "versions": versions(),
-            "device": device(),
+            "device": device(outcome.shares),
         }
     )
 
@@ -163,13 +163,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 
-def device() -> dict[str, Any]:
-    """The machine, as JAX sees it."""
+def device(shares: tuple[int, int] = (1, 1)) -> dict[str, Any]:
+    """The machine, as JAX sees it, and among how many of its devices seeds, and each batch, were shared."""
     devices = jax.devices()
     return {
         "platform": devices[0].platform,
         "kind": devices[0].device_kind,
         "count": len(devices),
+        "share_seeds": shares[0],
+        "share_batches": shares[1],
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

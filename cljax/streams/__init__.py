@@ -3,11 +3,22 @@
 from cljax.streams.alignment import align, max_examples, stack
 from cljax.streams.building import from_tasks, permuted, split
 from cljax.streams.growing import append, forget, pad
-from cljax.streams.sampling import apply_permutation, draw, epoch_order, gather, sequential, size_of, task_of
+from cljax.streams.sampling import (
+    BATCH_AXIS,
+    apply_permutation,
+    draw,
+    epoch_order,
+    gather,
+    sequential,
+    size_of,
+    split_batch,
+    task_of,
+)
 from cljax.streams.schedules import lifelong, multi_task, together, visits, with_schedule
 from cljax.streams.sequences import by_superclass, one_vs_all, relabelled, sequence, superclass_labels
 
 __all__ = [
+    "BATCH_AXIS",
     "align",
     "append",
     "apply_permutation",
@@ -28,6 +39,7 @@ __all__ = [
     "sequential",
     "size_of",
     "split",
+    "split_batch",
     "stack",
     "superclass_labels",
     "task_of",

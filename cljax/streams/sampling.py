@@ -12,9 +12,13 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 
 from cljax.numbers import whole
 from cljax.types import Array, Batch, Clock, Memory, Table, Tables
+
+BATCH_AXIS = "batch"
+"""The axis of a mesh over which batches are shared among devices."""
 
 
 def task_of(table: Table, position: Array) -> Array:
@@ -83,6 +87,23 @@ def read(examples: Any, rows: Array) -> Array:
     return jnp.take(jnp.asarray(examples), rows, axis=0, mode="clip")
 
 
+def split_batch(positions: Array) -> Array:
+    """A batch's positions, shared among the devices of the mesh in context (`jax.set_mesh`) that has a batch axis.
+
+    Everything that is computed of them follows. Without such an axis, or where its size does not divide B, they are as
+    they were.
+
+    Args:
+      positions: `[B]`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    count = mesh.shape[BATCH_AXIS] if kinds.get(BATCH_AXIS) is AxisType.Auto else 1
+    if count == 1 or positions.shape[0] % count:
+        return positions
+    return jax.lax.with_sharding_constraint(positions, PartitionSpec(BATCH_AXIS))
+
+
 def gather(tables: Tables, table: Table, positions: Array) -> Batch:
     """The examples at some positions, as their tasks show them.
 
@@ -103,6 +124,7 @@ def gather(tables: Tables, table: Table, positions: Array) -> Batch:
     """
     chex.assert_rank(positions, 1)
     chex.assert_type(positions, int)
+    positions = split_batch(positions)
     tasks = task_of(table, positions)
     rows = jnp.take(jnp.asarray(table.index, jnp.int32), positions, mode="clip")
     inputs = read(tables.examples, rows)

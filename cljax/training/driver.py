@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from cljax import streams as stream_tables
 from cljax.keys import make_key
 from cljax.numbers import check_kind, show, whole
 from cljax.storage.checkpoints import Saving
-from cljax.training import identity
+from cljax.training import identity, mesh
 from cljax.training.checks import check, check_optimizer, check_stream, raise_failure
 from cljax.training.cost import step_cost
 from cljax.training.engine import make_engine
@@ -90,6 +91,7 @@ class Outcome(NamedTuple):
       step_bytes: of one step, by the compiler; None where it does not tell.
       share_waiting: `[S]` fractions of the time in this process in which the device waited for examples to be read, at
         most; None where all are on the device.
+      shares: among how many devices the seeds were shared, and each batch.
     """
 
     learners: list[Learner]
@@ -104,6 +106,7 @@ class Outcome(NamedTuple):
     flops: float | None
     step_bytes: int | None
     share_waiting: np.ndarray | None
+    shares: tuple[int, int] = (1, 1)
 
 
 class Seeds(NamedTuple):
@@ -121,6 +124,7 @@ class Compiled:
     Args:
       programs: of `make_programs`.
       axes: None: one seed; or the `vmap` axes of the tables, several seeds side by side.
+      devices: of `mesh.make_mesh`; None: one device.
 
     Attributes:
       start: as of `Programs`.
@@ -128,11 +132,16 @@ class Compiled:
       turn: as of `Programs`.
       rest: as of `Programs`.
       compare: as of `Programs`.
+      compare_again: the same, of what a checkpoint had.
     """
 
-    def __init__(self, programs: Programs, axes: Tables | None) -> None:
+    def __init__(self, programs: Programs, axes: Tables | None, devices: Mesh | None) -> None:
         def program(function: Callable, given: tuple, donate: tuple[int, ...] = ()) -> Program:
-            return Program(function if axes is None else jax.vmap(function, in_axes=given), donate)
+            mapped = function if axes is None else jax.vmap(function, in_axes=given)
+            if devices is None:
+                return Program(mapped, donate)
+            spread = mesh.across(mapped, devices, None if axes is None else given)
+            return Program(spread, donate, mesh.sharding(devices, seeds=axes is not None))
 
         def epoch(run: Run, entry: Entry, tables: Tables, key: Array) -> Run:  # one that is done waits for the others
             after = programs.epoch(run, entry, tables, key)
@@ -144,12 +153,13 @@ class Compiled:
         self.rest = program(programs.rest, (0,))
         self.observe = program(programs.observe, (0, None, axes), (0,))
         self.compare = program(programs.compare, (0, 0, axes, 0))
+        self.compare_again = program(programs.compare, (0, 0, axes, 0))
         self._epoch = program(programs.epoch if axes is None else epoch, (0, None, axes, 0), (0,))
 
     @property
     def seconds(self) -> float:
         """Spent compiling."""
-        programs = (self.start, self.observe, self.turn, self.rest, self.compare, self._epoch)
+        programs = (self.start, self.observe, self.turn, self.rest, self.compare, self.compare_again, self._epoch)
         return sum(program.seconds for program in programs)
 
     def like(self, key: Array, tables: Tables, given: Start, entry: Entry) -> Run:
@@ -173,6 +183,7 @@ def drive(
     past: Outcome | Sequence[Past] | None = None,
     rounds: int | None = None,
     vectorize: bool | int = False,
+    devices: int = 1,
     report: Callable[[Event], None] | None = None,
     visited: Callable[[list[int], int, Results], None] | None = None,
     checkpoints: Saving | None = None,
@@ -195,6 +206,8 @@ def drive(
       rounds: how many rounds of the schedule are behind in the end; None: all.
       vectorize: whether the seeds run side by side (`vmap`: faster on GPU and TPU, slower on CPU) or in turn; a number
         above 1, which divides theirs: so many at a time.
+      devices: how many share the work: the seeds that run side by side, and each batch where there are more devices; as
+        of `training.mesh.share_devices`. A checkpoint can be taken up on another number of them.
       report: called after every epoch.
       visited: called after every visit, with the seeds that run side by side, the number of the round and their results
         so far: see `cljax.report.tensorboard`.
@@ -246,16 +259,24 @@ def drive(
             "Examples that are read as the run goes on are handed to the device for one seed at a time, so that seeds "
             "cannot run side by side. Run them in turn (vectorize=False, or --vectorize no)."
         )
-    compiled = Streamed(programs, settings) if streamed else Compiled(programs, axes)
-    examples = first.tables.examples if streamed else jax.device_put(first.tables.examples)
+    if streamed and devices != 1:
+        raise ValueError(f"Examples that are read as the run goes on are read for one device: leave out {devices=}.")
+    shared = None
+    if devices != 1:
+        shared = mesh.make_mesh(devices, len(groups[0].numbers), settings.batch_size)
+    compiled = Streamed(programs, settings) if streamed else Compiled(programs, axes, shared)
+    examples = first.tables.examples if streamed else mesh.place(first.tables.examples, shared)
     what = (method, settings, first, programs)
     facts = functools.cache(lambda: {**identity.facts_of(*what, streamed=streamed), "rounds": list(span)})
     parts = []
     for number, group in enumerate(groups):
-        tables = jax.device_put(group.tables._replace(examples=None))._replace(examples=examples)
+        tables = mesh.place(group.tables._replace(examples=None), shared, axes)._replace(examples=examples)
         group, keeper = group._replace(tables=tables), None
+        if shared is not None:
+            own = None if axes is None else 0
+            group = group._replace(key=mesh.place(group.key, shared, own), given=mesh.place(group.given, shared, own))
         if checkpoints is not None:
-            keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts))
+            keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts), mesh.shares(shared))
         places = settings.curves_every, number * len(group.numbers), len(seeds)
         driven = Driven(method, first.schedule, compiled, group, span, *places)
         parts.append(driven.run(report, visited, keeper))
@@ -280,6 +301,7 @@ def drive(
         flops,
         step_bytes,
         np.concatenate(waits) if streamed else None,
+        mesh.shares(shared),
     )
 
 
@@ -349,6 +371,9 @@ class Driven:
         found = self._take_up(keeper, watch) if keeper else None
         place, run = found or (0, compiled.start(key, tables, given, self._entries()[0]))
         entries = self._entries(run)
+        begin, earlier = int(entries[place].round), None
+        if keeper and keeper.compared != keeper.shares and begin:
+            earlier = compiled.rest(run)
         ahead = np.cumsum([entry.epochs for entry in entries[::-1]])[::-1]  # epochs from here to the end
         while place < len(entries) - 1:
             entry, following = entries[place], entries[place + 1]
@@ -366,6 +391,9 @@ class Driven:
                 pause(run)
             run, place = compiled.turn(run, entry, following, tables, key), place + 1
             ended = following.round > entry.round
+            if keeper and earlier is not None and ended and self._schedule.evaluate[entry.round]:
+                run, earlier = self._compare_with_checkpoint(run, earlier, begin, int(following.round)), None
+                keeper.compared = keeper.shares
             if ended and visited:
                 visited(numbers, int(entry.round), self._read(run))
             if keeper:
@@ -374,6 +402,7 @@ class Driven:
                 break
         learner = jax.block_until_ready(compiled.rest(run))
         results = self._compare_with_past(self._read(run), learner)
+        learner = mesh.gathered(learner)
         seconds = np.full(len(numbers), watch.tick() / len(numbers))
         learners = [pick(learner, jnp.int32(index)) for index in range(len(numbers))] if self._batched else [learner]
         waits = getattr(compiled, "waiting", 0.0) - waited, getattr(compiled, "running", 0.0) - ran
@@ -385,14 +414,28 @@ class Driven:
         Without a past, or an evaluation after it, there is nothing to compare.
         """
         (_, key, given, tables), (begin, end) = self._seeds, self._span
-        evaluated = begin + np.flatnonzero(self._schedule.evaluate[begin:end])
-        if not begin or not evaluated.size:
+        if not begin or not np.any(self._schedule.evaluate[begin:end]):
             return results
-        then, now = np.moveaxis(self._lead(self._compiled.compare(learner, key, tables, given)), 1, 0)
-        found = np.array(results.evaluation.fingerprint)
+        pair = self._lead(self._compiled.compare(learner, key, tables, given))
+        found = self._joined(results.evaluation.fingerprint, begin, end, pair)
+        return results._replace(evaluation=results.evaluation._replace(fingerprint=found))
+
+    def _compare_with_checkpoint(self, run: Run, earlier: Learner, begin: int, end: int) -> Run:
+        """The same for the rounds before a checkpoint of programs that were shared otherwise, whose bits may differ."""
+        (_, key, given, tables), known = self._seeds, run.evaluation.fingerprint
+        start = Start(given.hyper, {}, Past(earlier, run.evaluation))
+        pair = self._lead(self._compiled.compare_again(self._compiled.rest(run), key, tables, start))
+        found = rebase(self._lead(known), begin, self._joined(self._lead(known), begin, end, pair)[:, begin - 1])
+        known = jax.device_put(found.reshape(known.shape), known.sharding)
+        return run._replace(evaluation=run.evaluation._replace(fingerprint=known))
+
+    def _joined(self, fingerprint: np.ndarray, begin: int, end: int, pair: np.ndarray) -> np.ndarray:
+        """Fingerprints `[S, R, T]`, those of round `begin - 1` made comparable, by a pair of others `[S, 2, T]`."""
+        found, (then, now) = np.array(fingerprint), np.moveaxis(pair, 1, 0)
+        evaluated = begin + np.flatnonzero(self._schedule.evaluate[begin:end])
         visited = np.isin(np.arange(found.shape[-1]), self._schedule.task[begin:end])
         found[:, begin - 1] = np.where(visited, found[:, evaluated[0]], found[:, evaluated[-1]] ^ (then != now))
-        return results._replace(evaluation=results.evaluation._replace(fingerprint=found))
+        return found
 
     def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
         numbers, key, given, tables = self._seeds
@@ -446,6 +489,26 @@ def past_of(past: Any, count: int) -> list[Past] | None:
     if past is not None and len(past) != count:
         raise ValueError(f"past has {len(past)} learners, but there are {count} pairs of seeds: give one for each.")
     return past if past is None else list(past)
+
+
+def rebase(fingerprint: np.ndarray, begin: int, row: np.ndarray) -> np.ndarray:
+    """Fingerprints of the rounds before `begin` as of another program: equal and different ones stay so.
+
+    Args:
+      fingerprint: `[S, R, T]`; rounds that were not evaluated have 0, and keep it.
+      begin: the round.
+      row: `[S, T]`, what the other program gives for the last of these rounds that was evaluated.
+
+    Example:
+      >>> found = np.array([[[5, 0], [0, 0], [6, 7], [9, 9]]], np.uint32)
+      >>> rebase(found, 3, np.array([[1, 8]], np.uint32)).tolist()
+      [[[2, 15], [0, 0], [1, 8], [9, 9]]]
+    """
+    found = fingerprint.copy()
+    evaluated = np.flatnonzero(found[:, :begin].any(axis=(0, 2)))
+    if evaluated.size:
+        found[:, evaluated] ^= (found[:, evaluated[-1]] ^ row)[:, None]
+    return found
 
 
 class Watch:

@@ -15,12 +15,19 @@ from cljax.types import Tree
 class Program:
     """A jitted function, traced and compiled once, which is timed apart. Arguments have the same shapes at every call.
 
+    Args:
+      function: to be jitted.
+      donate: the numbers of the arguments that are given away.
+      sharding: of all results, where there are several devices.
+
     Attributes:
       seconds: spent tracing and compiling.
     """
 
-    def __init__(self, function: Callable, donate: tuple[int, ...] = ()) -> None:
-        self._jitted = jax.jit(function, donate_argnums=donate)
+    def __init__(
+        self, function: Callable, donate: tuple[int, ...] = (), sharding: jax.sharding.Sharding | None = None
+    ) -> None:
+        self._jitted, self._sharding = jax.jit(function, donate_argnums=donate, out_shardings=sharding), sharding
         self._traced: Any = None
         self._compiled: Any = None
         self.seconds = 0.0
@@ -36,8 +43,9 @@ class Program:
         return self._compiled(*arguments)
 
     def shape(self, *arguments: Tree) -> Tree:
-        """Structure, shapes and dtypes of the result."""
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._trace(*arguments).out_info)
+        """Structure, shapes, dtypes and sharding of the result."""
+        shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding)
+        return jax.tree.map(shape, self._trace(*arguments).out_info)
 
     def _trace(self, *arguments: Tree) -> Any:
         if self._traced is None:

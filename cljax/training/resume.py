@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -45,12 +45,23 @@ class Keeper:
       saving: where and how often.
       number: of the seeds that run together, from 0.
       identify: what tells the run from others, as JSON has it.
+      shares: among how many devices seeds and batches are shared, as JSON has it. Fingerprints of bits can be compared
+        among equal shares only.
 
     Attributes:
       say: called with a line.
+      shares: as given.
+      compared: those of which the run's fingerprints are.
     """
 
-    def __init__(self, saving: checkpoints.Saving, number: int, identify: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        saving: checkpoints.Saving,
+        number: int,
+        identify: Callable[[], dict[str, Any]],
+        shares: Sequence[int] = (1, 1),
+    ) -> None:
+        self.shares = self.compared = list(shares)
         self._saving, self._identify, self.say = saving, identify, saving.say
         self._folder = pathlib.Path(saving.folder) / f"group-{number}"
         self._saved_at, self._cost = 0.0, FIRST_COST
@@ -87,6 +98,7 @@ class Keeper:
             self.say(found.message)
         if found.tree is None:
             return None
+        self.compared = found.notes.get("devices", [1, 1])
         place, self._saved_at = found.notes["place"], found.notes["seconds"]
         watch.begin(self._saved_at)
         return place, found.tree
@@ -107,7 +119,8 @@ class Keeper:
             return
         jax.block_until_ready(run)
         self._saved_at, start = watch.tick(), time.perf_counter()
-        checkpoints.save(self._folder, run, {"run": self._identity, "place": place, "seconds": self._saved_at})
+        notes = {"run": self._identity, "place": place, "seconds": self._saved_at, "devices": self.compared}
+        checkpoints.save(self._folder, run, notes)
         self._cost = time.perf_counter() - start
         watch.begin(self._saved_at)
 

@@ -126,7 +126,8 @@ def make_run(
         than the stream has; otherwise its own.
 
     Returns:
-      `run(key, tables) -> Result`; under `vmap` over keys every seed stops on its own.
+      `run(key, tables) -> Result`; under `vmap` over keys every seed stops on its own. `training.mesh.across` shares
+      seeds and batches among devices.
 
     Raises:
       ValueError: where the method, the stream and the settings do not fit together, before anything is compiled.
