@@ -484,6 +484,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "finetune", "--seeds", "0"], "--seeds is 0, but must be a whole number from 1 to 100000."),
         (["run", "finetune", "--seeds", "3", "--seed", "7"], "--seeds is 3, but must be left out with --seed."),
         (["run", "finetune", "--seed", "-1"], "--seed is -1, but must be a whole number"),
+        (["compare", "--methods"], "--methods names none. Name one or more, or leave it out"),
         (
             ["run", "finetune", "--config", "nowhere.json"],
             "nowhere.json, which cannot be read (No such file",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cljax.cli.options import DEFAULT_METHODS, Compare, Options, Run, Sweep, UsageError, seed_numbers
+from cljax.cli.options import Compare, Options, Run, Sweep, UsageError, seed_numbers
 from cljax.cli.parameters import unknown
 from cljax.numbers import real
 from cljax.references import is_reference
@@ -67,7 +67,9 @@ def curves_of(command: Compare | Run | Sweep) -> list[Curve]:
             raise UsageError("Which method? For example: cljax run finetune. `cljax methods` lists them.")
         found = [Curve(named[0])]
     else:
-        names = tuple(known) if command.methods == ("all",) else command.methods or DEFAULT_METHODS
+        if not command.methods:
+            raise UsageError("--methods names none. Name one or more, or leave it out; `cljax methods` lists them.")
+        names = tuple(known) if command.methods == ("all",) else command.methods
         found = [Curve(name) for name in names]
     names = tuple(curve.name for curve in found)
     for curve in found:

@@ -51,7 +51,7 @@ class Data:
     ] = ("digits",)
     data_dir: Annotated[str | None, arg(metavar="FOLDER")] = None
     """Where TFDS's prepared data sets are. By default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    image_size: Annotated[tuple[int, ...], arg(metavar="[INT [INT]]")] = ()
+    image_size: Annotated[tuple[int, ...], arg(metavar="[INT [INT]]", help_behavior_hint="(default: none)")] = ()
     """Resize images to this side, or height and width. Needed where sizes differ within a data set."""
     normalize: Literal["first", "each"] = "first"
     """Several data sets: standardise all by the first's mean and standard deviation, or each by its own."""
@@ -80,7 +80,7 @@ class Data:
     all tasks at once, for joint."""
     past: Annotated[str | None, arg(aliases=["--from"], metavar="FOLDER")] = None
     """Go on from the learners that a run has kept (--keep-learners), as its config.json says; see --add-task."""
-    add_task: Annotated[tuple[str, ...], arg(metavar="[NAME ...]")] = ()
+    add_task: Annotated[tuple[str, ...], arg(metavar="[NAME ...]", help_behavior_hint="(default: none)")] = ()
     """With --from: data sets to learn next, all classes of each as one more task."""
 
 
@@ -154,13 +154,13 @@ class Training:
     """Training stops once the rate is below; the best epoch is then restored."""
     patience_restore: bool = False
     """Also restore the best epoch whenever the rate drops."""
-    augment: tuple[Literal["crop", "flip", "colour"], ...] = ()
+    augment: Annotated[tuple[Literal["crop", "flip", "colour"], ...], arg(help_behavior_hint="(default: none)")] = ()
     """Change training images at random. crop: shift by up to an eighth of the side (4 of 32); colour: as AlexNet."""
     memory: int = 0
     """Exemplars of earlier tasks, in all, to train on as well; methods that have those tasks' examples take none."""
     memory_selection: Literal["balanced", "reservoir", "herding"] = "balanced"
     """What --memory keeps. By chance: as many of each class, or of all seen; herding: what is like a class's mean."""
-    set: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]")] = ()
+    set: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]", help_behavior_hint="(default: none)")] = ()
     """A method's own parameters, such as own_layers=2; METHOD.NAME=VALUE sets it for one method, or part, only."""
     curves_every: int = 0
     """Evaluate all tasks after every so many epochs too; 0: after each visit only."""
@@ -227,8 +227,8 @@ class Compare:
       cljax compare --config runs/digits-task-20260101-120000/config.json --seeds 10
     """
 
-    methods: Annotated[tuple[str, ...], arg(metavar="[METHOD ...]")] = ()
-    """Names of methods (see `cljax methods`), or 'all'; by default those above. With + between they combine: lwf+ewc,
+    methods: Annotated[tuple[str, ...], arg(metavar="METHOD [METHOD ...]")] = DEFAULT_METHODS
+    """Names of methods (see `cljax methods`), or 'all'. With + between they combine: lwf+ewc,
     tfm+replay. One's own: module:function, a function of the network that returns a Method."""
     options: Annotated[OmitArgPrefixes[Options], arg(name="")] = Options()
 
@@ -268,7 +268,9 @@ class Sweep:
     """The number to vary: a parameter of the method, or learning_rate."""
     values: Annotated[Positional[tuple[float, ...]], arg(metavar="VALUE [VALUE ...]", help_behavior_hint="")] = ()
     """Its values."""
-    vs: Annotated[tuple[str, ...], arg(metavar="[METHOD[.NAME=VALUE,VALUE...] ...]")] = ()
+    vs: Annotated[
+        tuple[str, ...], arg(metavar="[METHOD[.NAME=VALUE,VALUE...] ...]", help_behavior_hint="(default: none)")
+    ] = ()
     """Other methods, each with a number of its own and its values, or as it is."""
     options: Annotated[OmitArgPrefixes[Options], arg(name="")] = Options()
 

@@ -70,7 +70,7 @@ def _what(config: dict[str, Any], command: Compare | Run | Sweep) -> list[str]:
     """The methods, or what is swept, where the command's own words do not say it."""
     methods = config["methods"]
     if isinstance(command, Compare):
-        return [] if command.methods else ["--methods", *methods]
+        return ["--methods", *methods]  # those of the command's own words come later, and count
     if isinstance(command, Run):
         if command.name or command.method:
             return []
