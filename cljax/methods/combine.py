@@ -183,7 +183,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         metrics, total, teacher = {"classification": value, **metrics}, value, make_teacher(learner, clock)
         for term in terms:
             if term.loss is not None:
-                given = (params, of_term(term, learner), clock, batch, key, output, teacher)
+                given = (params, of_term(term, learner), clock, batch, key, output, asked_for(term, teacher))
                 found, parts = pair(term.loss(*given), f"The loss of the term {term.name!r}", "(scalar, metrics)")
                 if jnp.shape(found):
                     raise TypeError(
@@ -248,6 +248,23 @@ def check_terms(base: Method, terms: tuple[Term, ...]) -> None:
                 f"A term's name is {term.name!r}, but must be a word: its state and numbers are kept by it."
             )
         whole(f"{term.name}'s memory_size", term.memory_size)
+
+
+class Unasked(NamedTuple):
+    """In place of a teacher, for a term that does not ask for one: what it reads of it is an error."""
+
+    name: str
+
+    def __getattr__(self, part: str) -> Any:
+        how = "teacher=True, or anchor=True" if part == "params" else "teacher=True"
+        raise TypeError(f"The term {self.name!r} reads teacher.{part}, which it does not ask for: Term(..., {how}).")
+
+
+def asked_for(term: Term, teacher: Teacher | None) -> Any:
+    """What a term gets of the teacher, whatever other terms ask for."""
+    if teacher is None or not (term.teacher or term.anchor):
+        return Unasked(term.name)
+    return teacher if term.teacher else teacher._replace(respond=lambda batch: Unasked(term.name).respond)
 
 
 def pair(made: Any, what: str, parts: str) -> Any:
