@@ -98,6 +98,21 @@ def check_labels(labels: Any, images: np.ndarray, what: str, images_what: str, c
     return labels if multi_label else labels.astype(np.int32)
 
 
+def check_classes(labels: np.ndarray, count: int, what: str) -> None:
+    """Checks that each of so many classes has a training example, as it has not where labels are others' numbers.
+
+    Raises:
+      ValueError: naming the classes and the cure.
+    """
+    present = np.unique(labels)
+    if len(present) != count:
+        missing = int(np.argmin(np.append(present == np.arange(len(present)), False)))
+        raise ValueError(
+            f"{what} go up to {count - 1}, but none is {missing}. Classes are numbered from 0, without gaps: "
+            f"numpy.unique(labels, return_inverse=True) gives such numbers, and the classes they stand for."
+        )
+
+
 def check_pair(train: np.ndarray, test: np.ndarray, train_what: str, test_what: str) -> None:
     """Checks that two arrays have examples of the same shape and dtype.
 

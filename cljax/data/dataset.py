@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax.data.arrays import check_images, check_labels, check_pair
+from cljax.data.arrays import check_classes, check_images, check_labels, check_pair
 from cljax.data.superclasses import Groups
 
 
@@ -70,12 +70,13 @@ def from_arrays(
       train_labels: `[n]` whole numbers 0..K-1, or `[n, K]` float32 in [0, 1], multi-label.
       test_images: like `train_images`, n may differ.
       test_labels: like `train_labels`.
-      classes: K names; numbers where None, K being the largest training label plus one (or the number of columns).
+      classes: K names, of which some may have no example; numbers where None, K being the largest training label plus
+        one (or the number of columns), and every class having one.
       name: of the data set.
 
     Raises:
       TypeError, ValueError: names that are none, wrong dtypes, ranks or lengths, differing shapes, labels out of range,
-        NaN or infinity.
+        or with gaps between them; NaN or infinity.
 
     Example:
       >>> images = np.zeros((6, 4, 4, 1), np.uint8)
@@ -91,6 +92,8 @@ def from_arrays(
     train_labels = check_labels(train_labels, train_images, "train_labels", "train_images", count)
     if count is None:
         count = train_labels.shape[1] if train_labels.ndim == 2 else int(train_labels.max()) + 1
+        if train_labels.ndim == 1:
+            check_classes(train_labels, count, "train_labels")
     test_labels = check_labels(test_labels, test_images, "test_labels", "test_images", count)
     if train_labels.ndim != test_labels.ndim:
         raise ValueError(

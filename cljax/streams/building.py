@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax.data.arrays import check_images, check_labels, check_pair
+from cljax.data.arrays import check_classes, check_images, check_labels, check_pair
 from cljax.data.dataset import Dataset
 from cljax.data.on_demand import join
 from cljax.keys import LARGEST_SEED, make_key
@@ -301,21 +301,6 @@ def check_dataset(dataset: Any) -> None:
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"dataset is {type(dataset).__name__}, but must be a data set, of data.load('digits') or data.from_arrays."
-        )
-
-
-def check_classes(labels: np.ndarray, count: int, what: str) -> None:
-    """Checks that each of a task's classes has a training example, as it has not where labels are of other tasks too.
-
-    Raises:
-      ValueError: naming the classes and the cure.
-    """
-    present = np.unique(labels)
-    if len(present) != count:
-        missing = int(np.argmin(np.append(present == np.arange(len(present)), False)))
-        raise ValueError(
-            f"{what} go up to {count - 1}, but none is {missing}. Labels are numbered within the task, from 0: "
-            f"numpy.unique(labels, return_inverse=True) gives such numbers, and the classes they stand for."
         )
 
 
