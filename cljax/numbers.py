@@ -105,8 +105,53 @@ def check_option(name: str, value: Any, kind: Any) -> None:
       ...
       ValueError: distance is 'l3', but must be one of l1, l2.
     """
-    if value not in get_args(kind):
-        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(get_args(kind))}.")
+    if not isinstance(value, str) or value not in get_args(kind):
+        raise ValueError(f"{name} is {show(value)}, but must be one of {', '.join(get_args(kind))}.")
+
+
+def flag(name: str, value: Any) -> bool:
+    """A yes or no, as a Python bool: `'false'` and NaN, which Python takes for true, are none.
+
+    Args:
+      name: how the error calls it.
+      value: True or False, NumPy's too.
+
+    Raises:
+      ValueError: it is neither.
+
+    Example:
+      >>> flag("binarize", "false")
+      Traceback (most recent call last):
+      ...
+      ValueError: binarize is 'false', but must be True or False.
+    """
+    if not _is_bool(value) or getattr(value, "ndim", None):
+        raise ValueError(f"{name} is {show(value)}, but must be True or False.")
+    return bool(value)
+
+
+def several(name: str, value: Any, such: str, *, least: int = 0, most: int = INT32) -> list[Any]:
+    """The members of a list, a tuple or an array of one axis.
+
+    Args:
+      name: how the error calls it.
+      value: the list.
+      such: what it must be.
+      least, most: how many members.
+
+    Raises:
+      ValueError: it is no list, or one of another length.
+
+    Example:
+      >>> several("shares", 5, "several numbers, such as (5, 1)")
+      Traceback (most recent call last):
+      ...
+      ValueError: shares is 5, but must be several numbers, such as (5, 1).
+    """
+    listed = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
+    if not listed or not least <= len(value) <= most:
+        raise ValueError(f"{name} is {show(value)}, but must be {such}.")
+    return list(value)
 
 
 def check_kind(name: str, value: Any, kind: type, such: str) -> None:

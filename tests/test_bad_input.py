@@ -150,3 +150,59 @@ def test_logits_of_another_shape_are_named():
     tables = jax.tree.map(jnp.asarray, STREAM.tables)
     with pytest.raises(TypeError, match=r"predict of finetune gives shape \(256, 7\), .*\(256, 2\)"):
         jax.eval_shape(lambda: evaluate(method, None, tables))
+
+
+MLP, CNN = networks.mlp((8, 8, 1), 2, hidden=(3,)), networks.cnn((8, 8, 1), 2, channels=((4,),), dense=())
+
+
+@pytest.mark.parametrize(
+    ("make", "network", "options", "words"),
+    [
+        (methods.hat, MLP, {"binarize": "false"}, "hat's binarize is 'false', but must be True or False"),
+        (methods.hat, MLP, {"binarize": np.nan}, "hat's binarize is nan"),
+        (methods.icarl, MLP, {"flips": np.ones(2, bool)}, "icarl's flips is .*, but must be True or False"),
+        (methods.icarl, MLP, {"distillation": None}, "icarl's distillation is None"),
+        (methods.lwf_mc, MLP, {"push_unseen": 1}, "lwf_mc's push_unseen is 1"),
+        (methods.joint, MLP, {"own_part": 0.5}, "joint's own_part is 0.5"),
+        (methods.joint, MLP, {"shares": 5}, r"joint's shares is 5, but must be a number a task, such as \(5, 1\)"),
+        (methods.tfm, MLP, {"candidates": 0.5}, "tfm's candidates is 0.5, but must be several numbers"),
+        (methods.tfm, MLP, {"zero_init_new_to_old": "no"}, "tfm's zero_init_new_to_old is 'no'"),
+        (methods.clnp, MLP, {"candidates": (1, 2)}, "One of clnp's candidates is 1, but must be pairs of l1 and"),
+        (methods.clnp, MLP, {"thresholds": 0.5}, "clnp's thresholds is 0.5, but must be several numbers"),
+        (methods.df_cnn, CNN, {"sizes": 3}, "df_cnn's sizes is 3, but must be {leaf path: sizes}"),
+        (methods.df_cnn, CNN, {"sizes": {"conv_0_0/kernel": 3}}, "sizes of 'conv_0_0/kernel' is 3, but must be one to"),
+        (methods.tensor_factorization, CNN, {"ranks": {"conv_0_0/kernel": 3}}, "ranks of 'conv_0_0/kernel' is 3"),
+        (methods.ewc, MLP, {"fisher": np.arange(2)}, r"ewc's fisher is \[0 1\], but must be one of exact, sampled"),
+    ],
+)
+def test_options_of_another_kind(make, network, options, words):
+    with pytest.raises(ValueError, match=words):
+        make(network, **options)
+
+
+def test_labels_with_gaps_are_no_numbers_of_classes():
+    with pytest.raises(ValueError, match=r"train_labels go up to 30, but none is 1.*numpy.unique"):
+        from_arrays(IMAGES, LABELS * 10, IMAGES, LABELS * 10)
+    assert len(from_arrays(IMAGES, LABELS, IMAGES, LABELS, classes=list("abcde")).classes) == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "read", "words"),
+    [
+        ({}, lambda teacher: teacher.respond(None), r"'mine' reads teacher.respond.*: Term\(..., teacher=True\)"),
+        ({}, lambda teacher: teacher.params, "teacher=True, or anchor=True"),
+        ({"anchor": True}, lambda teacher: teacher.respond(None), "'mine' reads teacher.respond"),
+    ],
+)
+def test_a_teacher_must_be_asked_for(asked, read, words):
+    mine = Term("mine", loss=lambda *given: (read(given[-1]), {}), **asked)
+    asking = methods.features()  # another term's teacher is not this one's
+    for terms in ([mine], [asking, mine]):
+        method, key = methods.combine(METHOD, *terms), jax.random.key(0)
+        tables = jax.tree.map(jnp.asarray, STREAM.tables)
+        learner = training.make_learner(method, SGD, tables, 0.1, key)
+        learner = task_params.focus(learner, jnp.int32(0))
+        batch = streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), 2)
+        clock = make_clock(task=0, classes=tables.classes)
+        with pytest.raises(TypeError, match=words):
+            jax.eval_shape(method.loss, learner.params, learner, clock, batch, key)

@@ -173,7 +173,7 @@ def test_a_run_goes_on_from_it_as_from_a_past_of_no_rounds():
             {"conv_9/kernel": (1,) * 5},
             "which is no convolution kernel of the network. Its kernels are: conv_0_0/kernel",
         ),
-        ({"conv_0_0/kernel": (1, 1)}, "one for each of .'height', 'width', 'inputs', 'outputs', 'task'."),
+        ({"conv_0_0/kernel": (1, 1)}, "one number for each of height, width, inputs, outputs, task"),
         ({"conv_0_0/kernel": (4, 1, 1, 1, 1)}, "is 4, but must be a whole number from 1 to 3"),
         (0.0, "tensor_factorization's ranks is 0"),
         (1.5, "tensor_factorization's ranks is 1.5"),

@@ -13,11 +13,13 @@ from cljax import ownership, task_params
 from cljax.methods.common import check_network
 from cljax.methods.owned import Owned, check_statistics, owned
 from cljax.methods.pruning import prune_within_margin
-from cljax.numbers import real
+from cljax.numbers import real, several
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Search, Sizes, Tree
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 """Multiples of a layer's mean activity, among which the pruning threshold is sought."""
+
+PAIRS = "pairs of l1 and learning rate, such as [(1e-4, 0.05)]"
 
 
 def clnp(
@@ -83,18 +85,20 @@ def clnp(
     check_statistics("clnp", network)
     kernels, wires = layout.kernels, layout.wires
     strengths = _strengths(l1, len(kernels))
+    pairs = [] if candidates is None else several("clnp's candidates", candidates, PAIRS)
     options = [
         {
             **_strengths(alpha, len(kernels)),
             "learning_rate": real("clnp's candidate for the learning rate", rate, above=0),
         }
-        for alpha, rate in candidates or ()
+        for alpha, rate in (several("One of clnp's candidates", pair, PAIRS, least=2, most=2) for pair in pairs)
     ]
     if any(set(option) != {*strengths, "learning_rate"} for option in options):
         raise ValueError("clnp's candidates give l1 in another form than the option l1: a number, or one a kernel.")
     margin = real("clnp's margin", margin, least=0, most=1)
     fine_tune = real("clnp's fine_tune", fine_tune, least=0, below=1)
     fine_tune_factor = real("clnp's fine_tune_factor", fine_tune_factor, least=0)
+    thresholds = several("clnp's thresholds", thresholds, "several numbers, such as (0.1, 1.0)")
     multiples = (0.0, *sorted(real("clnp's threshold", multiple, least=0) for multiple in thresholds))
     base = owned("clnp", network, layout, rule="pruning")
 

@@ -10,7 +10,7 @@ import jax
 from cljax import filters, task_params
 from cljax.filters import Kind, Sizes
 from cljax.methods.common import check_network, plain
-from cljax.numbers import whole
+from cljax.numbers import check_kind, several, whole
 from cljax.types import Array, Method, Network, Tree
 
 
@@ -95,17 +95,16 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
         )
     if isinstance(sizes, str) and sizes not in PAPER:
         raise ValueError(f"The sizes of the DF-CNN paper are {', '.join(PAPER)}; there are none of {sizes!r}.")
-    given = PAPER[sizes] if isinstance(sizes, str) else sizes or {}
-    if stray := sorted(set(given) - set(chosen)):
+    given = PAPER[sizes] if isinstance(sizes, str) else {} if sizes is None else sizes
+    check_kind("df_cnn's sizes", given, Mapping, "{leaf path: sizes}, or the name of the paper's")
+    if stray := [path for path in given if path not in chosen]:
         raise ValueError(
             f"sizes names '{stray[0]}', which is no convolution kernel of the network. Its kernels are: "
             f"{', '.join(chosen)}."
         )
     for path, one in given.items():
-        if not 1 <= len(one) <= len(Sizes._fields):
-            raise ValueError(
-                f"df_cnn's sizes of '{path}' are {', '.join(Sizes._fields)}, one to five numbers: not {one}."
-            )
+        such = f"one to five numbers: {', '.join(Sizes._fields)}"
+        one = several(f"df_cnn's sizes of '{path}'", one, such, least=1, most=len(Sizes._fields))
         chosen[path] = Sizes(*(whole(f"a number of df_cnn's sizes of '{path}'", size, least=1) for size in one))
     siblings = {f"{path.rpartition('/')[0]}/bias" for path in chosen}
     drawn = [path for path, shape in shapes.items() if path in chosen or (path in siblings and len(shape) == 1)]

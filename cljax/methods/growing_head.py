@@ -20,7 +20,7 @@ from cljax.methods.common import (
     seen_tasks,
     update_masks,
 )
-from cljax.numbers import check_option
+from cljax.numbers import check_option, flag
 from cljax.task_params import flatten_heads
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
@@ -58,6 +58,7 @@ def growing_head(name: str, network: Network, *, classification: Classification,
       ('head/kernel', 'head/bias')
     """
     check_option(f"{name}'s classification", classification, Classification)
+    push_unseen = flag(f"{name}'s push_unseen", push_unseen)
     base = plain(name, network)
     require_own_leaves(name, network)
     labels_of = place_labels if classification.startswith("bce") else one_head_labels

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from cljax import ownership, task_params
 from cljax.methods.common import check_network, everything, forward, plain, task_loss
 from cljax.methods.owned import check_statistics
-from cljax.numbers import real
+from cljax.numbers import flag, real
 from cljax.ownership import hard_attention
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Sizes, Tree
 
@@ -81,6 +81,7 @@ def hat(network: Network, *, strength: float = 0.75, max_scale: float = 400.0, b
     check_statistics("hat", network)
     strength = real("hat's strength", strength, least=0)
     max_scale = real("hat's max_scale", max_scale, above=0)
+    binarize = flag("hat's binarize", binarize)
     scale_of = functools.partial(hard_attention.annealed, max_scale=max_scale)
 
     def settled(embedding: Array) -> Array:

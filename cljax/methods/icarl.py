@@ -14,7 +14,7 @@ from cljax.methods.common import depends_on_own, mean
 from cljax.methods.distilling import old_scores, own_output
 from cljax.methods.growing_head import growing_head
 from cljax.methods.replay import exemplars
-from cljax.numbers import check_option, whole
+from cljax.numbers import check_option, flag, whole
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Respond, Sizes, Teacher, Term, Tree
 
 Classifier = Literal["nearest_mean", "network"]
@@ -71,6 +71,7 @@ def icarl(
     check_option("icarl's classifier", classifier, Classifier)
     by_mean = classifier == "nearest_mean"
     memory_size = whole("icarl's memory_size", memory_size, least=1 if by_mean else 0)
+    distillation, flips = flag("icarl's distillation", distillation), flag("icarl's flips", flips)
     kind: Literal["bce_new", "bce_all"] = "bce_new" if distillation else "bce_all"
     base = growing_head("icarl", network, classification=kind, push_unseen=push_unseen)
     if depends_on_own(network, lambda output: output.features):

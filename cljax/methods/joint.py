@@ -18,7 +18,7 @@ from cljax.methods.common import (
     task_loss,
     update_masks,
 )
-from cljax.numbers import check_option, whole
+from cljax.numbers import check_option, flag, several, whole
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Sizes, Tree
 
 Sampling = Literal["pooled", "balanced"]
@@ -73,7 +73,9 @@ def joint(
     Neural Pruning, 2019, appendix A.
     """
     check_option("joint's sampling", sampling, Sampling)
+    shares = several("joint's shares", shares, "a number a task, such as (5, 1)")
     numbers = tuple(whole("joint's share", share, least=1) for share in shares)
+    own_part = flag("joint's own_part", own_part)
     check_network(network)
     gates = {wire.inputs for wire in network.wiring if wire.outputs is None and wire.inputs} if own_part else set()
     if own_part and (len(gates) != 1 or not network.per_task):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cljax import filters, task_params, tucker
 from cljax.filters import TUCKER
 from cljax.methods.common import check_network, plain
-from cljax.numbers import real, whole
+from cljax.numbers import real, several, whole
 from cljax.types import Array, Learner, Method, Network, Sizes, Tree
 
 
@@ -115,8 +115,8 @@ def _given(ranks: Mapping[str, Sequence[int]], kernels: Mapping[str, tuple[int, 
                 f"tensor_factorization's ranks name '{path}', which is no convolution kernel of the network. Its "
                 f"kernels are: {', '.join(kernels)}."
             )
-        if len(numbers) != len(TUCKER):
-            raise ValueError(f"tensor_factorization's ranks of '{path}' are one for each of {TUCKER}: not {numbers}.")
+        such, each = f"one number for each of {', '.join(TUCKER)}", len(TUCKER)
+        numbers = several(f"tensor_factorization's ranks of '{path}'", numbers, such, least=each, most=each)
         name = f"a number of tensor_factorization's ranks of '{path}'"
         most: list[Any] = [*kernels[path], None]
         found[path] = [

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cljax import ownership, task_params
 from cljax.methods.common import check_network, number_of_task, scheduled
 from cljax.methods.owned import owned
-from cljax.numbers import check_option, real, show
+from cljax.numbers import check_option, flag, real, several, show
 from cljax.types import Array, Clock, Fold, Learner, Method, Network, Search, Sizes, Tree
 
 Connections = Literal["ternary", "into_new", "binary"]
@@ -86,12 +86,14 @@ def tfm(
     _check(network, layout)
     given = FIRST_GROWTH if growth is None else growth
     schedule = scheduled("tfm", "growth", given, least=0, most=1)
-    options = sorted(real("tfm's candidate for growth", part, least=0, most=1) for part in candidates or ())
+    listed = [] if candidates is None else several("tfm's candidates", candidates, "several numbers, or None")
+    options = sorted(real("tfm's candidate for growth", part, least=0, most=1) for part in listed)
     margin = real("tfm's margin", margin, least=0, most=1)
-    if feature_normalization not in (True, False, "later"):
+    if not isinstance(feature_normalization, bool) and feature_normalization != "later":
         raise ValueError(
             f"tfm's feature_normalization is {show(feature_normalization)}, but must be True, False or 'later'."
         )
+    zero_init_new_to_old = flag("tfm's zero_init_new_to_old", zero_init_new_to_old)
     if options and len(schedule) > 1:
         raise ValueError("tfm's growth is either a schedule or chosen among candidates: give one of the two.")
     own = layout.affines if feature_normalization else ()
