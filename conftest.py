@@ -139,6 +139,12 @@ def pytest_collection_modifyitems(items):
         items[:] = [*rest[:before], *table, *rest[before:]]
 
 
+def pytest_collection_finish():
+    """What is imported by now stays: the collector need not look through it again after each module."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """What a module, or a row of the table, keeps goes with it; compiled programs, where they take much memory."""
