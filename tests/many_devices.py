@@ -83,7 +83,7 @@ def test_a_batch_is_shared_where_it_is_drawn_and_nothing_changes_on_one_device()
 def test_a_run_that_was_begun_on_eight_devices_goes_on_on_two_and_ends_on_one(tmp_path, monkeypatch):
     stream = tasks((0, 1), (1, 2), (2, 2))
     method, made = methods.freezing(small(stream, hidden=(4,))), {}
-    monkeypatch.setattr(driver, "step_cost", lambda *given: (None, None))
+    monkeypatch.setattr(driver, "step_flops", lambda *given: None)
 
     def drive(devices, epochs=math.inf, checkpoints=None):
         """So many epochs of both seeds, or all."""

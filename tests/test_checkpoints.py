@@ -249,7 +249,7 @@ class Case:
         options = {"vectorize": self.vectorize, "checkpoints": saving, **options}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(driver, "Compiled", self.make)
-            patch.setattr(driver, "step_cost", lambda *arguments: (None, None))
+            patch.setattr(driver, "step_flops", lambda *arguments: None)
             patch.setattr(identity, "computation", lambda *arguments: "tested by itself")
             return driver.drive(self.method, MOMENTUM, self.seeds, self.settings, **options)
 
@@ -437,7 +437,7 @@ def test_the_identity_of_a_run_knows_what_is_computed():
 def test_in_mid_epoch_a_streamed_epoch_goes_on(tmp_path, monkeypatch):
     """Saved after each chunk of a step; thrown out after a chunk's save, it goes on with the next one."""
     monkeypatch.setattr(streaming, "STEPS", 1)
-    monkeypatch.setattr(driver, "step_cost", lambda *arguments: (None, None))
+    monkeypatch.setattr(driver, "step_flops", lambda *arguments: None)
     (stream,) = [three_tasks(0, ((0, 1), (1, 1)))]
     examples = Images([np.asarray(stream.tables.examples)], (8, 8, 1), name="few digits")
     stream = stream._replace(tables=stream.tables._replace(examples=examples))

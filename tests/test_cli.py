@@ -57,7 +57,6 @@ SCHEMA = {
     "compile_seconds": float,
     "traces": int,
     "flops": float,
-    "step_bytes": int,
     "bytes_per_task": float,
     "facts": list,
     "config": dict,
@@ -251,6 +250,9 @@ def test_the_command_computes_what_the_library_does(compared):
     run = json.loads((compared[0] / "record.json").read_text())["runs"][0]
     np.testing.assert_array_equal(np.asarray(run["accuracy"], np.float32), outcome.evaluation.accuracy)
     assert run["flops"] == outcome.flops
+    first, *others = [32 * size for size in (64 * 16, 16 * 16, 16 * 2)]
+    products = 2 * (2 * first + 3 * sum(others))  # forwards, for weights, and but for the first layer for its inputs
+    assert products < run["flops"] < 1.6 * products, (run["flops"], products)
 
 
 def test_the_record_has_the_command_line(compared):

@@ -104,7 +104,7 @@ def driven(name):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "Compiled", Watched)
-        patch.setattr(driver, "step_cost", lambda *arguments: (None, None))
+        patch.setattr(driver, "step_flops", lambda *arguments: None)
         outcome = driver.drive(method, MOMENTUM, [(5, stream)], SETTINGS)
     return Driven(method, stream, outcome, made[0], turns, signatures)
 

@@ -79,7 +79,6 @@ def run_record(
             "compile_seconds": outcome.compile_seconds,
             "traces": outcome.traces,
             "flops": outcome.flops,
-            "step_bytes": outcome.step_bytes,
             "driver": "scan" if outcome.share_waiting is None else "host",
             "share_waiting": outcome.share_waiting,
             "bytes_per_task": bytes_per_task(outcome.learners[0], method.network),

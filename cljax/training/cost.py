@@ -1,4 +1,4 @@
-"""What a method costs: FLOPs and bytes of a step by the compiler, and bytes kept per task."""
+"""What a method costs: FLOPs of a step as it is written, and bytes kept per task."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cljax.training.state import Settings
 from cljax.types import Learner, Network, Stream, Tree, make_clock
 
 
-def step_cost(engine: Engine, settings: Settings, stream: Stream) -> tuple[float | None, int | None]:
-    """FLOPs and peak bytes of one train step, as the compiler counts them.
+def step_flops(engine: Engine, settings: Settings, stream: Stream) -> float | None:
+    """FLOPs of one train step as it is written: before the compiler optimises it, so that nothing is compiled.
 
     Args:
       engine: of `make_engine`.
@@ -22,7 +22,7 @@ def step_cost(engine: Engine, settings: Settings, stream: Stream) -> tuple[float
       stream: for shapes.
 
     Returns:
-      FLOPs, and bytes of arguments, results and temporaries together; None where the compiler does not tell.
+      FLOPs; None where the compiler does not tell.
     """
     tables = jax.eval_shape(lambda tables: jax.tree.map(jnp.asarray, tables), stream.tables)
     key = jax.eval_shape(lambda: make_key(0))
@@ -34,13 +34,8 @@ def step_cost(engine: Engine, settings: Settings, stream: Stream) -> tuple[float
         return streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), settings.batch_size)
 
     batch = jax.eval_shape(first, tables)
-    compiled = engine.step.lower(state.learner, state.mask, clock, batch, key).compile()
-    costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    flops = costs.get("flops") if costs else None
-    if memory is None:
-        return flops, None
-    sizes = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
-    return flops, int(sum(sizes) - memory.alias_size_in_bytes)
+    costs = engine.step.lower(state.learner, state.mask, clock, batch, key).cost_analysis()
+    return costs.get("flops") if costs else None
 
 
 def tree_bytes(tree: Tree) -> int:

@@ -20,7 +20,7 @@ from cljax.numbers import check_kind, show, whole
 from cljax.storage.checkpoints import Saving
 from cljax.training import identity, mesh
 from cljax.training.checks import check, check_optimizer, check_stream, raise_failure
-from cljax.training.cost import step_cost
+from cljax.training.cost import step_flops
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_programs, pick, span_entries, span_of
@@ -87,8 +87,7 @@ class Outcome(NamedTuple):
       seconds: `[S]` of training and evaluation, without compilation and checkpoints, over all processes of the run.
       compile_seconds: of all programs, in this process.
       traces: how often the train step was traced.
-      flops: of one step, by the compiler; None where it does not tell.
-      step_bytes: of one step, by the compiler; None where it does not tell.
+      flops: of one step, before the compiler optimises it; None where it does not tell.
       share_waiting: `[S]` fractions of the time in this process in which the device waited for examples to be read, at
         most; None where all are on the device.
       shares: among how many devices the seeds were shared, and each batch.
@@ -104,7 +103,6 @@ class Outcome(NamedTuple):
     compile_seconds: float
     traces: int
     flops: float | None
-    step_bytes: int | None
     share_waiting: np.ndarray | None
     shares: tuple[int, int] = (1, 1)
 
@@ -286,7 +284,6 @@ def drive(
         values = [", ".join(f"{name} {float(value):g}" for name, value in entry.hyper.items()) for entry in given]
         called = [f"seed {seed}, {text}".removesuffix(", ") for (seed, _), text in zip(seeds, values, strict=True)]
         raise_failure(joined.failure, method, called)
-    flops, step_bytes = step_cost(engine, settings, first)
     points = curve_epochs(epoch_table(method, first.schedule), settings.curves_every)
     return Outcome(
         [learner for part in learners for learner in part],
@@ -298,8 +295,7 @@ def drive(
         np.concatenate(seconds),
         compiled.seconds,
         engine.step.traces,
-        flops,
-        step_bytes,
+        step_flops(engine, settings, first),
         np.concatenate(waits) if streamed else None,
         mesh.shares(shared),
     )

@@ -154,7 +154,7 @@ class TrainStep:
         return self._step(learner, mask, clock, batch, key)
 
     def lower(self, *arguments) -> jax.stages.Lowered:
-        """Lowers the step for arguments, for its cost and memory analysis."""
+        """Lowers the step for arguments, to count its FLOPs."""
         return self._step.lower(*arguments)
 
 
