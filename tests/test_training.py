@@ -380,6 +380,25 @@ def test_curves_are_evaluations_at_the_cadence():
     np.testing.assert_array_equal(outcome.curves[0], curves.reshape(6, 3))
 
 
+def test_side_by_side_curves_cost_no_more_evaluations_than_in_turn():
+    stream, asked = conformance.stream(epochs=4), []
+    plain = methods.finetune(small(stream))
+
+    def predict(learner, inputs, task):
+        jax.debug.callback(lambda: asked.append(1))
+        return plain.predict(learner, inputs, task)
+
+    run = training.make_run(plain._replace(predict=predict), SGD, stream, SETTINGS._replace(curves_every=2))
+    jax.block_until_ready(run(jax.random.key(0), stream.tables))
+    jax.effects_barrier()
+    once, curves = len(asked), [run(jax.random.key(seed), stream.tables).curves for seed in range(2)]
+    asked.clear()
+    together = jax.vmap(lambda key: run(key, stream.tables))(jax.vmap(jax.random.key)(jnp.arange(2)))
+    jax.effects_barrier()
+    assert len(asked) == once
+    np.testing.assert_allclose(together.curves, curves, rtol=1e-6)
+
+
 @pytest.mark.parametrize("vectorize", [False, True])
 def test_curves_under_patience_have_a_place_for_every_planned_epoch(vectorize):
     made = [(seed, conformance.stream(seed=seed, epochs=9)) for seed in range(2)]

@@ -43,8 +43,10 @@ def check_settings(settings: Settings) -> None:
     """
     if not isinstance(settings, Settings):
         raise ValueError(f"settings is {show(settings)}, but must be training.Settings(...), or None for the default.")
-    for name, least in (("batch_size", 1), ("evaluation_batch", 1), ("curves_every", 0)):
+    for name, least in (("batch_size", 1), ("curves_every", 0)):
         whole(name, getattr(settings, name), least=least)
+    if settings.evaluation_batch is not None:
+        whole("evaluation_batch", settings.evaluation_batch, least=1)
     real("learning_rate", settings.learning_rate, above=0)
     if (stopping := settings.stopping) is not None:
         if not isinstance(stopping, Patience):
@@ -54,6 +56,20 @@ def check_settings(settings: Settings) -> None:
         real("minimum_learning_rate", stopping.minimum_learning_rate, above=0)
 
 
+def settle(settings: Settings | None, stream: Stream) -> Settings:
+    """The settings of a run over a stream, checked, with the batch of evaluation as a number.
+
+    Raises:
+      ValueError: as of `check_settings`.
+    """
+    settings = Settings() if settings is None else settings
+    check_settings(settings)
+    if settings.evaluation_batch is not None:
+        return settings
+    fitting = 2**22 // max(math.prod(stream.tables.examples.shape[1:]), 1)
+    return settings._replace(evaluation_batch=256 if jax.default_backend() == "cpu" else min(max(fitting, 256), 1024))
+
+
 def check_bounds(method: Method, stream: Stream, settings: Settings) -> None:
     """Checks that what a run counts fits int32, and that what it keeps at least is less than the memory there is.
 
@@ -61,7 +77,7 @@ def check_bounds(method: Method, stream: Stream, settings: Settings) -> None:
       ValueError: naming the thing, its bytes and the cure.
     """
     tables, table = stream.tables, epoch_table(method, stream.schedule)
-    largest = max(settings.batch_size, settings.evaluation_batch)
+    largest = max(settings.batch_size, settings.evaluation_batch or 0)
     counts = {
         "rows of a split and of a batch": max(len(part.index) for part in (tables.train, tables.test)) + largest,
         "epochs": int(np.maximum(table, 0).sum(dtype=np.int64)),

@@ -19,6 +19,7 @@ from cljax.keys import make_key
 from cljax.numbers import check_kind, show, whole
 from cljax.storage.checkpoints import Saving
 from cljax.training import identity, mesh
+from cljax.training.bounds import settle
 from cljax.training.checks import check, check_optimizer, check_stream, raise_failure
 from cljax.training.cost import step_flops
 from cljax.training.engine import make_engine
@@ -223,7 +224,6 @@ def drive(
         step. Where only some did, the others go on, and the outcome's `failure` tells.
       CheckpointError: there are checkpoints, but none that can be taken up. OSError: they cannot be read or written.
     """
-    settings = settings or Settings()
     for name, function in (("report", report), ("visited", visited)):
         if not (function is None or callable(function)):
             raise ValueError(f"{name} is {show(function)}, but must be a function, or None.")
@@ -238,6 +238,7 @@ def drive(
         )
     for _, stream in seeds:
         check_stream(stream)
+    settings = settle(settings, seeds[0][1])
     pasts = past_of(past, len(seeds))
     span = span_of(pasts, rounds, seeds[0][1])
     for _, stream in seeds:

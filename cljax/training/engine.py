@@ -144,11 +144,11 @@ def make_engine(
       The engine: pure functions, to be jitted, scanned or vmapped.
     """
     step = make_train_step(method, optimizer)
-    stopping, batch_size = settings.stopping, settings.batch_size
+    stopping, batch_size, many = settings.stopping, settings.batch_size, settings.evaluation_batch or 256
     fresh = np.array([phase.fresh_optimizer for phase in method.phases])
 
     def make_fold(tables: Tables, clock: Clock) -> TaskFold:
-        return TaskFold(tables, clock.task, max_examples, settings.evaluation_batch)
+        return TaskFold(tables, clock.task, max_examples, many)
 
     def begin_visit(learner: Learner, clock: Clock, tables: Tables, key: Array) -> Learner:
         learner, clock = task_params.focus(learner, clock.task), in_stream(clock, tables, scenario)
@@ -244,7 +244,7 @@ def make_engine(
         else:
 
             def add_task(task: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-                table, size = tables.validation, settings.evaluation_batch
+                table, size = tables.validation, many
                 drawn = jnp.where((task <= clock.newest) | (method.train_on == "all"), streams.size_of(table, task), 0)
                 read = lambda step, carry: add(carry, streams.sequential(tables, table, task, step, size))
                 return lax.fori_loop(0, number_of_batches(drawn, size), read, carry)
@@ -262,7 +262,7 @@ def make_engine(
             split="validation",
             scenario=scenario,
             newest=clock.newest,
-            batch_size=settings.evaluation_batch,
+            batch_size=many,
         ).accuracy
 
     def epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[PhaseState, EpochLog]:
@@ -300,7 +300,7 @@ def make_engine(
             tables,
             scenario=scenario,
             newest=clock.newest,
-            batch_size=settings.evaluation_batch,
+            batch_size=many,
         )
 
     def init(key: Array, tables: Tables) -> Learner:

@@ -14,6 +14,7 @@ from jax import lax
 from cljax import streams
 from cljax.keys import as_own
 from cljax.numbers import check_kind
+from cljax.training.bounds import settle
 from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, check_stream, raise_failure
 from cljax.training.engine import changing, make_engine
 from cljax.training.evaluation import Evaluation
@@ -132,8 +133,8 @@ def make_run(
     Raises:
       ValueError: where the method, the stream and the settings do not fit together, before anything is compiled.
     """
-    settings = settings or Settings()
     check_stream(stream)
+    settings = settle(settings, stream)
     to_come = np.isin(stream.schedule.task, np.flatnonzero(~np.any(stream.tables.classes, axis=-1)))
     check(method, stream, settings, (0, int(np.argmax(np.append(to_come, True)))))
     check_in_memory(stream)
@@ -155,15 +156,19 @@ def make_run(
             state = run.state._replace(learner=changing(run.state.learner), mask=None)
             return State(state, run.visit, None, None, None)  # type: ignore[arg-type]
 
-        def body(carry: State) -> State:
-            after = programs.epoch(full(carry), entry, tables, key)
-            if settings.curves_every:
-                due = after.state.epoch % settings.curves_every == 0
-                after = lax.cond(due, lambda run: programs.observe(run, entry, tables), lambda run: run, after)
-            return thin(after)
-
+        body = lambda carry: thin(programs.epoch(full(carry), entry, tables, key))
         unfinished = lambda carry: (carry.state.epoch < entry.epochs) & ~carry.state.done
-        return full(lax.while_loop(unfinished, body, thin(run)))
+        cadence = settings.curves_every
+
+        def observed(carry: State) -> State:
+            """Epochs up to the next that is observed: side by side, seeds would otherwise be observed at each."""
+            between = lambda now: unfinished(now) & ((now.state.epoch == carry.state.epoch) | ~is_due(now))
+            after = lax.while_loop(between, body, carry)
+            observe = lambda now: thin(programs.observe(full(now), entry, tables))
+            return lax.cond(is_due(after), observe, lambda now: now, after)
+
+        is_due = lambda carry: carry.state.epoch % cadence == 0
+        return full(lax.while_loop(unfinished, observed if cadence else body, thin(run)))
 
     def run(key: Array, tables: Tables, given: Start, rounds: tuple[Array, Array]) -> Result:
         def planned(candidates: int) -> tuple[Entry, list[Array]]:

@@ -65,7 +65,8 @@ class Settings(NamedTuple):
       learning_rate: the learning rate.
       stopping: None, epochs by the schedule's count; or `Patience`, the count then being the maximum.
       validate: whether each epoch measures validation loss and accuracy.
-      evaluation_batch: of folds, validation and evaluation.
+      evaluation_batch: of folds, validation and evaluation; None: 256, and on an accelerator up to 1024, as many as
+        have four million numbers.
       curves_every: 0, or the number of epochs between evaluations on all tasks.
       augment: None, or what is done to the images of every training step: see `cljax.augmentation`.
     """
@@ -74,7 +75,7 @@ class Settings(NamedTuple):
     learning_rate: float = 0.05
     stopping: Patience | None = None
     validate: bool = False
-    evaluation_batch: int = 256
+    evaluation_batch: int | None = None
     curves_every: int = 0
     augment: Augment | None = None
 

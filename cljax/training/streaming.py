@@ -262,6 +262,7 @@ class Streamed:
     def _answered(self, program: Program, tables: Tables, *arguments: Any) -> Any:
         """Calls a program that may call back for the examples of any task, in the order of its table."""
         size, tasks = self._settings.evaluation_batch, range(tables.classes.shape[0])
+        assert size is not None, "settled by drive"
         parts = [
             sequence(table, task, size) for table in (tables.train, tables.validation, tables.test) for task in tasks
         ]
