@@ -380,6 +380,22 @@ def test_curves_are_evaluations_at_the_cadence():
     np.testing.assert_array_equal(outcome.curves[0], curves.reshape(6, 3))
 
 
+def test_tasks_of_one_size_have_a_counted_loop_of_steps_and_the_same_bits():
+    stream = streams.permuted(conformance.digits(), tasks=2, epochs=2)
+    count = int(stream.tables.train.size[0])
+    method, steps = methods.finetune(small(stream)), -(-count // SETTINGS.batch_size)
+    known, unknown = (
+        training.make_run(method, SGD, stream, SETTINGS, max_examples=most) for most in (None, {"train": count})
+    )
+    loop = f"length={steps}"
+    assert loop in str(jax.make_jaxpr(lambda key: known(key, stream.tables))(jax.random.key(0)))
+    assert loop not in str(jax.make_jaxpr(lambda key: unknown(key, stream.tables))(jax.random.key(0)))
+    of_any_size = jax.make_jaxpr(known)(jax.random.key(0), stream.tables)
+    assert loop not in str(of_any_size)
+    learned = [shared.bits(run(jax.random.key(0), stream.tables).learner.params) for run in (known, unknown)]
+    assert learned[0] == learned[1]
+
+
 def test_side_by_side_curves_cost_no_more_evaluations_than_in_turn():
     stream, asked = conformance.stream(epochs=4), []
     plain = methods.finetune(small(stream))

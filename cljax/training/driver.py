@@ -22,7 +22,7 @@ from cljax.training import identity, mesh
 from cljax.training.bounds import settle
 from cljax.training.checks import check, check_optimizer, check_stream, raise_failure
 from cljax.training.cost import step_flops
-from cljax.training.engine import make_engine
+from cljax.training.engine import make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_programs, pick, span_entries, span_of
 from cljax.training.plan import epoch_table
@@ -124,6 +124,7 @@ class Compiled:
       programs: of `make_programs`.
       axes: None: one seed; or the `vmap` axes of the tables, several seeds side by side.
       devices: of `mesh.make_mesh`; None: one device.
+      size: how many training examples every task of every seed has, where it is one number; else None.
 
     Attributes:
       start: as of `Programs`.
@@ -134,7 +135,7 @@ class Compiled:
       compare_again: the same, of what a checkpoint had.
     """
 
-    def __init__(self, programs: Programs, axes: Tables | None, devices: Mesh | None) -> None:
+    def __init__(self, programs: Programs, axes: Tables | None, devices: Mesh | None, size: int | None) -> None:
         def program(function: Callable, given: tuple, donate: tuple[int, ...] = ()) -> Program:
             mapped = function if axes is None else jax.vmap(function, in_axes=given)
             if devices is None:
@@ -142,8 +143,10 @@ class Compiled:
             spread = mesh.across(mapped, devices, None if axes is None else given)
             return Program(spread, donate, mesh.sharding(devices, seeds=axes is not None))
 
-        def epoch(run: Run, entry: Entry, tables: Tables, key: Array) -> Run:  # one that is done waits for the others
-            after = programs.epoch(run, entry, tables, key)
+        def epoch(run: Run, entry: Entry, tables: Tables, key: Array) -> Run:
+            after = programs.epoch(run, entry, with_even_size(tables, size), key)
+            if axes is None:
+                return after  # side by side, one that is done waits for the others
             state, visit = choose(run.state.done, (run.state, run.visit), (after.state, after.visit))
             return run._replace(state=state, visit=visit)
 
@@ -153,7 +156,7 @@ class Compiled:
         self.observe = program(programs.observe, (0, None, axes), (0,))
         self.compare = program(programs.compare, (0, 0, axes, 0))
         self.compare_again = program(programs.compare, (0, 0, axes, 0))
-        self._epoch = program(programs.epoch if axes is None else epoch, (0, None, axes, 0), (0,))
+        self._epoch = program(epoch, (0, None, axes, 0), (0,))
 
     @property
     def seconds(self) -> float:
@@ -263,7 +266,9 @@ def drive(
     shared = None
     if devices != 1:
         shared = mesh.make_mesh(devices, len(groups[0].numbers), settings.batch_size)
-    compiled = Streamed(programs, settings) if streamed else Compiled(programs, axes, shared)
+    sizes = {size for stream in aligned for size in np.asarray(stream.tables.train.size).tolist()}
+    even = sizes.pop() if len(sizes) == 1 else None
+    compiled = Streamed(programs, settings) if streamed else Compiled(programs, axes, shared, even)
     examples = first.tables.examples if streamed else mesh.place(first.tables.examples, shared)
     what = (method, settings, first, programs)
     facts = functools.cache(lambda: {**identity.facts_of(*what, streamed=streamed), "rounds": list(span)})

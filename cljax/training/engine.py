@@ -186,8 +186,11 @@ def make_engine(
             max_examples=max_examples["train"],
             memory=state.learner.memory,
         )
-        learning_rate = state.learner.hyper["learning_rate"] * state.factor
-        return Epoch(clock, key, learning_rate, order, count, number_of_batches(count, batch_size))
+        learning_rate, sizes = state.learner.hyper["learning_rate"] * state.factor, tables.train.size
+        own = method.train_on == "current" and not method.memory_size
+        known = own and isinstance(sizes, np.ndarray) and (sizes == sizes[0]).all()  # see `with_even_size`
+        steps = number_of_batches(np.int32(sizes[0]) if known else count, batch_size)
+        return Epoch(clock, key, learning_rate, order, count, steps)
 
     def train(state: PhaseState, epoch: Epoch, tables: Tables, stop: Array) -> PhaseState:
         learner, examples = state.learner, tables.examples
@@ -211,9 +214,10 @@ def make_engine(
             total = progress.total + count * loss.astype(jnp.float32)
             return changing(slowed), Progress(index + 1, total, progress.weight + count, failed)
 
-        stop = jnp.minimum(jnp.asarray(stop, jnp.int32), epoch.steps)
-        begin = changing(learner), state.progress
-        trained, progress = lax.fori_loop(state.progress.step, stop, one, begin)
+        begin, end = state.progress.step, jnp.minimum(stop, epoch.steps)
+        if isinstance(stop, np.integer):  # an epoch of a known number of steps
+            begin, end = np.int32(0), np.int32(stop)
+        trained, progress = lax.fori_loop(begin, end, one, (changing(learner), state.progress))
         return state._replace(learner=learner._replace(**trained), progress=progress)
 
     def end_epoch(state: PhaseState, epoch: Epoch, tables: Tables) -> tuple[PhaseState, EpochLog]:
@@ -308,6 +312,15 @@ def make_engine(
 
     functions = (init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate, choose)
     return Engine(*functions, begin_epoch, train, end_epoch, step, settings, scenario)
+
+
+def with_even_size(tables: Tables, size: int | None) -> Tables:
+    """The tables with what is known of them when a program is made: that each task has so many training examples.
+
+    Then the steps of an epoch are a number of the program, and an accelerator need not ask after each whether to go on.
+    """
+    sizes = None if size is None else np.full(tables.classes.shape[-2], size, np.int32)
+    return tables if sizes is None else tables._replace(train=tables.train._replace(size=sizes))
 
 
 def changing(learner: Learner) -> dict[str, Tree]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
     fingerprint: HostArray
 
 
-def number_of_batches(examples: Array, batch_size: int) -> Array:
+def number_of_batches(examples: HostArray, batch_size: int) -> Any:
     """Batches that cover so many examples, the last perhaps partial."""
     return (examples + batch_size - 1) // batch_size
 

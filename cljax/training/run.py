@@ -16,7 +16,7 @@ from cljax.keys import as_own
 from cljax.numbers import check_kind
 from cljax.training.bounds import settle
 from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, check_stream, raise_failure
-from cljax.training.engine import changing, make_engine
+from cljax.training.engine import changing, make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, agenda, choose, make_programs, pick, span_of
 from cljax.training.loop import Run as State
@@ -143,9 +143,9 @@ def make_run(
     engine = make_engine(method, optimizer, settings, scenario=stream.scenario, max_examples=most)
     programs = make_programs(method, engine, stream.schedule)
 
-    def train(run: State, entry: Entry, tables: Tables, key: Array) -> State:
+    def train(run: State, entry: Entry, tables: Tables, key: Array, even: bool) -> State:
         """All epochs of a phase; only what they change is carried."""
-        whole = run.state
+        whole, known = run.state, with_even_size(tables, most["train"] if even else None)
 
         def full(carry: State) -> State:
             state = carry.state
@@ -156,7 +156,7 @@ def make_run(
             state = run.state._replace(learner=changing(run.state.learner), mask=None)
             return State(state, run.visit, None, None, None)  # type: ignore[arg-type]
 
-        body = lambda carry: thin(programs.epoch(full(carry), entry, tables, key))
+        body = lambda carry: thin(programs.epoch(full(carry), entry, known, key))
         unfinished = lambda carry: (carry.state.epoch < entry.epochs) & ~carry.state.done
         cadence = settings.curves_every
 
@@ -170,7 +170,7 @@ def make_run(
         is_due = lambda carry: carry.state.epoch % cadence == 0
         return full(lax.while_loop(unfinished, observed if cadence else body, thin(run)))
 
-    def run(key: Array, tables: Tables, given: Start, rounds: tuple[Array, Array]) -> Result:
+    def run(key: Array, tables: Tables, given: Start, rounds: tuple[Array, Array], even: bool) -> Result:
         def planned(candidates: int) -> tuple[Entry, list[Array]]:
             entries = np.asarray(agenda(method, stream.schedule, candidates), np.int32)
             places = [jnp.sum(jnp.asarray(entries[:-1, 0]) < edge, dtype=jnp.int32) for edge in rounds]
@@ -185,12 +185,12 @@ def make_run(
         def one(place: Array, run: State) -> State:
             entry = pick(entries, place)
             following = choose(place + 1 < places[1], pick(entries, place + 1), end)
-            return programs.turn(train(run, entry, tables, key), entry, following, tables, key)
+            return programs.turn(train(run, entry, tables, key, even), entry, following, tables, key)
 
         last: State = lax.fori_loop(places[0], places[1], one, start)
         return Result(programs.rest(last), last.evaluation, *last.visits, last.state.failure)
 
-    jitted = jax.jit(lambda *arguments: run(*arguments[:-1]), static_argnums=4)
+    jitted = jax.jit(lambda *arguments: run(*arguments[:-1]), static_argnums=(4, 5))
 
     def whole(
         key: Array,
@@ -201,6 +201,8 @@ def make_run(
     ) -> Result:
         begin, end = rounds or span_of(past and [past], None, stream)
         span = np.int32(begin), np.int32(end)
-        return jitted(key, tables, Start({}, params or {}, past), span, debugging("debug_nans"))
+        sizes = tables.train.size
+        even = max_examples is None and not isinstance(sizes, jax.core.Tracer) and bool(np.all(sizes == most["train"]))
+        return jitted(key, tables, Start({}, params or {}, past), span, even, debugging("debug_nans"))
 
     return Run(whole, engine.step, method, most)
