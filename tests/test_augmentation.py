@@ -184,7 +184,7 @@ def test_each_step_sees_augmented_images_and_folds_see_them_as_they_are():
     stream, network = ones()
     add_one = lambda key, inputs: inputs + jnp.uint8(1)
     augment = augmentation.compose(add_one, augmentation.pad_crop(1))
-    settings = training.Settings(batch_size=8, augment=augment)
+    settings = training.Settings(batch_size=8, learning_rate=0.05, augment=augment)
     run = training.make_run(recording(network), optax.sgd(1.0), stream, settings)
     state = run(jax.random.key(0), stream.tables).learner.method_state
     sums = state["steps"].tolist()

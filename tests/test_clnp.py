@@ -225,7 +225,7 @@ def test_the_candidate_chosen_is_pruned_before_it_is_fine_tuned_in_both_drivers(
     stream = conformance.stream(epochs=4)
     network = networks.mlp((8, 8, 1), 3, hidden=(6,), mean=stream.mean, std=stream.std)
     method = clnp(network, margin=0.2, candidates=((1e-4, 0.05), (1e-2, 0.1)), fine_tune=0.5)
-    settings, optimizer = training.Settings(validate=True), optax.sgd(1.0, momentum=0.9)
+    settings, optimizer = training.Settings(learning_rate=0.05, validate=True), optax.sgd(1.0, momentum=0.9)
     whole = training.make_run(method, optimizer, stream, settings)(jax.random.key(0), stream.tables)
     driven = drive(method, optimizer, [(0, stream)], settings)
     for ours, other in zip(whole.epochs, driven.epochs, strict=True):

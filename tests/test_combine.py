@@ -316,7 +316,9 @@ def test_a_search_of_the_base_goes_on_and_given_features_are_the_first_task_s(na
     options = {"tfm": {"tfm.candidates": (0.2, 0.6)}, "clnp": pruned}[first]
     network = mlp(stream, "feature" if first == "tfm" else "batch")
     method = methods.build(name, network, options)
-    run = training.make_run(method, optax.sgd(1.0), stream, training.Settings(batch_size=16, evaluation_batch=32))
+    run = training.make_run(
+        method, optax.sgd(1.0), stream, training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
+    )
     result = run(jax.random.key(0), stream.tables)
     prints = np.asarray(result.evaluation.fingerprint)
     assert all((prints[task:, task] == prints[task, task]).all() for task in range(3))

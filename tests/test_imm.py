@@ -100,7 +100,7 @@ def test_transfer_pulls_to_the_network_before_the_merge():
 
 def test_what_is_shared_is_merged_and_heads_stay_each_task_s_own():
     """Of a run; the statistics of batch normalisation are merged by the mean."""
-    stream, settings = conformance.stream(), training.Settings(batch_size=16, evaluation_batch=32)
+    stream, settings = conformance.stream(), training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
     network = networks.mlp((8, 8, 1), 3, hidden=(6,), normalization="batch", mean=stream.mean, std=stream.std)
     method = methods.imm(network, fisher="empirical")
     learner = training.make_run(method, optax.sgd(1.0), stream, settings)(jax.random.key(0), stream.tables).learner

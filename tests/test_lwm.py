@@ -214,7 +214,7 @@ def digits_case(dense=()):
     engine = training.make_engine(
         method,
         optax.sgd(1.0),
-        training.Settings(batch_size=16),
+        training.Settings(batch_size=16, learning_rate=0.05),
         scenario="class",
         max_examples=streams.max_examples(stream.tables),
     )

@@ -380,6 +380,22 @@ def test_curves_are_evaluations_at_the_cadence():
     np.testing.assert_array_equal(outcome.curves[0], curves.reshape(6, 3))
 
 
+def test_an_optimizer_has_its_own_learning_rate_or_that_of_the_settings_and_not_both():
+    stream = conformance.stream()
+    method, plain = methods.finetune(small(stream)), SETTINGS._replace(learning_rate=None)
+    own, given = (
+        training.make_run(method, optax.adam(rate), stream, settings)(jax.random.key(0), stream.tables)
+        for rate, settings in ((0.05, plain), (1.0, SETTINGS))
+    )
+    shared.assert_close(own.learner.params, given.learner.params, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"a learning rate of its own, about 0.001, which the learning_rate 0.05 of"):
+        training.make_run(method, optax.adam(1e-3), stream, SETTINGS)
+    with pytest.raises(ValueError, match=r"a learning rate of its own, about 0.1, which the learning_rate 3 of"):
+        drive(method, optax.sgd(0.1), [(0, stream)], plain, hypers=[{"learning_rate": 3.0}])
+    with pytest.raises(ValueError, match=r"must know it: give settings a learning_rate"):
+        drive(method, SGD, [(0, stream)], plain._replace(stopping=training.Patience(3)))
+
+
 def test_tasks_of_one_size_have_a_counted_loop_of_steps_and_the_same_bits():
     stream = streams.permuted(conformance.digits(), tasks=2, epochs=2)
     count = int(stream.tables.train.size[0])

@@ -14,7 +14,7 @@ from cljax.types import Learner, Output, Sizes, make_clock
 from tests import conformance
 from tests.plain import make_visit
 
-SETTINGS = training.Settings(batch_size=16, evaluation_batch=32)
+SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
 RATES = np.array([learning_rate for _, learning_rate in conformance.OPTIMIZERS.values()], np.float32)
 
 orders = st.lists(st.integers(0, 4), min_size=1, max_size=5).map(lambda drawn: _by_first_visit([0, *drawn]))

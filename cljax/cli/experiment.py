@@ -109,9 +109,9 @@ class Experiment(NamedTuple):
 
         from cljax import streams, training
 
-        tables, rate = self.seeds[0][1].tables, self.settings.learning_rate
+        tables = self.seeds[0][1].tables
         most = streams.max_examples(tables)
-        make = lambda key: training.make_learner(method, self.optimizer, tables, rate, key, most)
+        make = lambda key: training.make_learner(method, self.optimizer, tables, 1.0, key, most)
         return jax.eval_shape(make, jax.random.key(0))
 
     def side_by_side(self, method: Method, count: int) -> bool | int:

@@ -47,13 +47,19 @@ def check_settings(settings: Settings) -> None:
         whole(name, getattr(settings, name), least=least)
     if settings.evaluation_batch is not None:
         whole("evaluation_batch", settings.evaluation_batch, least=1)
-    real("learning_rate", settings.learning_rate, above=0)
+    if settings.learning_rate is not None:
+        real("learning_rate", settings.learning_rate, above=0)
     if (stopping := settings.stopping) is not None:
         if not isinstance(stopping, Patience):
             raise ValueError(f"stopping is {show(stopping)}, but must be training.Patience(...), or None.")
         whole("patience", stopping.patience, least=1)
         real("factor", stopping.factor, above=1)
-        real("minimum_learning_rate", stopping.minimum_learning_rate, above=0)
+        minimum = real("minimum_learning_rate", stopping.minimum_learning_rate, above=0)
+        if settings.learning_rate is None:
+            raise ValueError(
+                f"Patience lowers the learning rate to {minimum:g} at least, and must know it: give settings a "
+                f"learning_rate, and an optimizer at unit rate, such as optax.sgd(1.0)."
+            )
 
 
 def settle(settings: Settings | None, stream: Stream) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from cljax.streams.schedules import check_schedule
 from cljax.training.bounds import check_bounds, check_settings
 from cljax.training.state import Failure, Settings
 from cljax.training.step import BUILT, init_shapes
-from cljax.types import Method, Schedule, Stream, Tables, Tree
+from cljax.types import Array, Method, Schedule, Stream, Tables, Tree
 
 DRAWS = ("current", "seen", "all", "balanced")
 
@@ -295,11 +296,44 @@ NOT_A_STEP = (contrib.ScheduleFreeState, contrib.MechanicState, contrib.SAMState
 """States of optimizers that hold parameters of their own."""
 
 
-def check_optimizer(method: Method, optimizer: Any) -> None:
-    """Checks that an optimizer can take the loop's steps: at unit rate, masked, from the gradients and the loss alone.
+@functools.cache
+def own_learning_rate(optimizer: optax.GradientTransformation) -> float | None:
+    """About how large an optimizer's own learning rate is: by its first step, for a small and a large gradient.
+
+    Returns:
+      A number, 0 where the optimizer warms up; None where it asks for more than a parameter and its gradient.
+
+    Example:
+      >>> [round(own_learning_rate(each), 3) for each in (optax.sgd(0.1), optax.adam(1e-3), optax.rmsprop(1.0))]
+      [0.1, 0.001, 3.162]
+    """
+    small = 1e-3
+
+    def first(gradient: Array) -> Array:
+        param = jnp.float32(0.0)
+        return jnp.abs(optimizer.update(gradient, optimizer.init(param), param)[0])
+
+    try:
+        with jax.numpy_dtype_promotion("standard"):  # Optax needs it
+            steps = jax.jit(jax.vmap(first))(jnp.asarray([small, 1.0], jnp.float32))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    after_small, after_large = (float(step) for step in steps)
+    normalised = after_small > 0.5 * after_large  # as Adam's, whatever the gradient
+    return after_small if normalised else after_small / small
+
+
+def check_optimizer(method: Method, optimizer: Any, learning_rate: Any = None) -> None:
+    """Checks that an optimizer can take the loop's steps: masked, from the gradients and the loss alone.
+
+    Args:
+      method: the method.
+      optimizer: the optimizer.
+      learning_rate: by which the loop multiplies its updates, if any.
 
     Raises:
-      ValueError: it is no optimizer, needs what the loop does not give, or moves parameters of its own.
+      ValueError: it is no optimizer, needs what the loop does not give, or moves parameters of its own; it has a
+        learning rate of its own beside the loop's.
 
     Example:
       >>> from cljax import methods, networks
@@ -333,3 +367,10 @@ def check_optimizer(method: Method, optimizer: Any) -> None:
                 f"The optimizer keeps parameters of its own ({type(node).__name__}), other than those that the loop "
                 f"trains at its rate, masks and evaluates, so that its result would not be what it says. {cure}"
             )
+    own = own_learning_rate(optimizer) if learning_rate is not None else None
+    if own and own < 0.2:
+        raise ValueError(
+            f"The optimizer has a learning rate of its own, about {own:.2g}, which the "
+            f"learning_rate {float(learning_rate):g} of settings would multiply. Leave that out (None), or give the "
+            f"optimizer at unit rate: optax.adam(1.0)."
+        )

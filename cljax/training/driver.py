@@ -194,7 +194,7 @@ def drive(
 
     Args:
       method: the method.
-      optimizer: an Optax transformation at unit rate.
+      optimizer: an Optax transformation with its own learning rate, or at unit rate where `settings` has one.
       seeds: pairs of a seed and its stream; the streams differ in order and division of the data only. Where their
         examples are `data.Images` they are read as the run goes on: see `training.streaming`.
       settings: how the run is carried out.
@@ -246,8 +246,8 @@ def drive(
     span = span_of(pasts, rounds, seeds[0][1])
     for _, stream in seeds:
         check(method, stream, settings, span)
-    check_optimizer(method, optimizer)
     given = check_given(method, seeds, hypers, starts, pasts)
+    check_optimizer(method, optimizer, given[0].hyper.get("learning_rate", settings.learning_rate))
     aligned = stream_tables.align([stream for _, stream in seeds])
     bounds = [stream_tables.max_examples(stream.tables) for stream in aligned]
     most = {split: max(bound[split] for bound in bounds) for split in bounds[0]}

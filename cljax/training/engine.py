@@ -308,7 +308,7 @@ def make_engine(
         )
 
     def init(key: Array, tables: Tables) -> Learner:
-        return make_learner(method, optimizer, tables, settings.learning_rate, init_key(key), max_examples)
+        return make_learner(method, optimizer, tables, settings.learning_rate or 1.0, init_key(key), max_examples)
 
     functions = (init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate, choose)
     return Engine(*functions, begin_epoch, train, end_epoch, step, settings, scenario)

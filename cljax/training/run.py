@@ -119,7 +119,8 @@ def make_run(
 
     Args:
       method: the method.
-      optimizer: an Optax transformation at unit rate, such as `optax.sgd(1.0, momentum=0.9)`.
+      optimizer: an Optax transformation with its own learning rate, such as `optax.adam(1e-3)`; or at unit rate, such
+        as `optax.sgd(1.0, momentum=0.9)`, where `settings` has one.
       stream: gives the schedule, the scenario and bounds on the sizes; its tables are an argument of the run, so that
         other seeds' tables (see `streams.align`) run through the same program.
       settings: how the run is carried out.
@@ -138,7 +139,7 @@ def make_run(
     to_come = np.isin(stream.schedule.task, np.flatnonzero(~np.any(stream.tables.classes, axis=-1)))
     check(method, stream, settings, (0, int(np.argmax(np.append(to_come, True)))))
     check_in_memory(stream)
-    check_optimizer(method, optimizer)
+    check_optimizer(method, optimizer, settings.learning_rate)
     most = {**streams.max_examples(stream.tables), **(max_examples or {})}
     engine = make_engine(method, optimizer, settings, scenario=stream.scenario, max_examples=most)
     programs = make_programs(method, engine, stream.schedule)

@@ -62,7 +62,8 @@ class Settings(NamedTuple):
 
     Attributes:
       batch_size: of training steps.
-      learning_rate: the learning rate.
+      learning_rate: by which the updates of an optimizer at unit rate, such as `optax.adam(1.0)`, are multiplied, so
+        that patience, searches and sweeps can change it; None: the optimizer has its own, as `optax.adam(1e-3)`.
       stopping: None, epochs by the schedule's count; or `Patience`, the count then being the maximum.
       validate: whether each epoch measures validation loss and accuracy.
       evaluation_batch: of folds, validation and evaluation; None: 256, and on an accelerator up to 1024, as many as
@@ -72,7 +73,7 @@ class Settings(NamedTuple):
     """
 
     batch_size: int = 32
-    learning_rate: float = 0.05
+    learning_rate: float | None = None
     stopping: Patience | None = None
     validate: bool = False
     evaluation_batch: int | None = None
