@@ -304,8 +304,8 @@ def own_learning_rate(optimizer: optax.GradientTransformation) -> float | None:
       A number, 0 where the optimizer warms up; None where it asks for more than a parameter and its gradient.
 
     Example:
-      >>> [round(own_learning_rate(each), 3) for each in (optax.sgd(0.1), optax.adam(1e-3), optax.rmsprop(1.0))]
-      [0.1, 0.001, 3.162]
+      >>> [round(own_learning_rate(each), 3) for each in (optax.sgd(0.1), optax.adam(1e-3))]
+      [0.1, 0.001]
     """
     small = 1e-3
 
