@@ -21,7 +21,7 @@ from cljax.training import driver, mesh
 from tests import conformance
 from tests.shared import assert_close, small
 
-SETTINGS = training.Settings(batch_size=8, evaluation_batch=32)
+SETTINGS = training.Settings(batch_size=8, learning_rate=0.05, evaluation_batch=32)
 PASSED_ON = r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
 
 
