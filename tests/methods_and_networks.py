@@ -51,6 +51,7 @@ def reason(build, network) -> str | None:
 def table() -> str:
     """The table and the reasons below it, as Markdown."""
     made = {name: make() for name, make in NETWORKS.items()}
+    made = {name: network._replace(init=jax.jit(network.init)) for name, network in made.items()}  # traced once each
     rows, reasons = [], []
     for name in sorted(methods.__all__):
         cells = []

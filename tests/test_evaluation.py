@@ -109,17 +109,22 @@ def add(logits, labels, weights, *, task=0, scenario="task", classes=None, singl
         jnp.asarray(weights, jnp.float32),
     )
     answers = evaluation.no_answers() if start is None else start
-    return evaluation.add_batch(
-        told(logits),
-        learner(),
-        tables()._replace(classes=classes, single_label=single_label),
-        jnp.int32(task),
-        answers,
-        batch,
-        scenario=scenario,
-        newest=jnp.int32(1),
-        first=jnp.int32(first),
-    )
+
+    def compiled(logits, tables, batch, answers):
+        return evaluation.add_batch(
+            told(logits),
+            learner(),
+            tables,
+            jnp.int32(task),
+            answers,
+            batch,
+            scenario=scenario,
+            newest=jnp.int32(1),
+            first=jnp.int32(first),
+        )
+
+    given = tables()._replace(classes=classes, single_label=single_label)
+    return jax.jit(compiled)(logits, given, batch, answers)
 
 
 def test_five_of_seven_logits_count():
