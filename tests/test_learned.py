@@ -115,6 +115,19 @@ def test_predict_prints_the_classes_of_a_task(folders, capsys):
         (("run", "freezing", "--add-task", "late"), "--add-task is"),
         (("run", "lwf", "--from", "first", "--add-task", "late"), "There is no learner in"),
         (("run", "--from", "first", "--add-task", "late", "--hidden", "9"), "The leaf 'dense_0/bias' of the learner"),
+        (
+            ("run", "--from", "first", "--add-task", "late", "--class-order", "random"),
+            "--class-order is random, but was",
+        ),
+        (
+            ("run", "--from", "first", "--add-task", "late", "--scenario", "class"),
+            "--scenario is class, but was task in",
+        ),
+        (("run", "--from", "first", "--add-task", "late", "--init", "x"), "--init is x, but was None in"),
+        (
+            ("sweep", "ewc", "strength", "1", "2", "--from", "first", "--add-task", "late"),
+            "A sweep learns all tasks anew",
+        ),
         (("run", "--from", "first", "--add-task", "late", "--optimizer", "sgd"), "another structure of opt_state"),
     ],
 )

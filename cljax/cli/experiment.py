@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cljax.cli.asked import Curve, constructors
+from cljax.cli.learned import check_past
 from cljax.cli.making import (
     add_tasks,
     amend,
@@ -179,6 +180,7 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
     from cljax.methods.build import build
     from cljax.storage import checkpoints
 
+    check_past(options, swept="sweep" in config)
     names = tuple(config["methods"])
     by_name = "sweep" in config or names not in (DEFAULT_METHODS, tuple(constructors()))
     anew = options.training.init is not None and options.data.past is None

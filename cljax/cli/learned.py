@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cljax
-from cljax.cli.options import Options, Predict, UsageError
+from cljax.cli.options import Data, Options, Predict, UsageError, settle
 
 if TYPE_CHECKING:
     from cljax import training
@@ -167,6 +167,35 @@ def options_of(folder: str) -> Options:
     path = str(expand(folder) / CONFIG)
     command = parse(["compare", "--config", path])
     return command.options  # type: ignore[union-attr]
+
+
+def check_past(options: Options, *, swept: bool) -> None:
+    """Checks that the tasks that a run goes on from are those that were learned, and read as they were.
+
+    Args:
+      options: settled.
+      swept: whether numbers are varied.
+
+    Raises:
+      UsageError: an option of theirs that differs, or a sweep.
+    """
+    folder = options.data.past
+    if folder is None:
+        return
+    if swept:
+        raise UsageError("A sweep learns all tasks anew with each value: leave out --from and --add-task, or use run.")
+    past, later = settle(options_of(folder)), ("data_dir", "fraction", "past", "add_task")
+    fields = [(field.name, past.data, options.data) for field in dataclasses.fields(Data) if field.name not in later]
+    for name, was, now in [*fields, ("init", past.training, options.training)]:
+        before, given = (
+            " ".join(map(str, value)) if isinstance(value, tuple) else value
+            for value in (getattr(was, name), getattr(now, name))
+        )
+        if before != given:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {given}, but was {before} in {folder}, and says what the tasks are "
+                f"that were learned there. Leave it out with --from."
+            )
 
 
 def predict(command: Predict) -> int:
