@@ -180,6 +180,16 @@ def test_options_of_another_kind(make, network, options, words):
         make(network, **options)
 
 
+@pytest.mark.parametrize(
+    ("word", "options"),
+    [("ewc", {}), ("ewc", {"ewc.penalty": "separate"}), ("mas", {}), ("si", {}), ("l2_constraint", {})],
+)
+def test_a_penalty_on_what_tasks_share_needs_something_shared(word, options):
+    method = methods.build(f"single_task+{word}", METHOD.network, options)
+    with pytest.raises(ValueError, match=f"{word} holds what tasks share, but here each leaf belongs to a task"):
+        training.check(method, STREAM, training.Settings())
+
+
 def test_labels_with_gaps_are_no_numbers_of_classes():
     with pytest.raises(ValueError, match=r"train_labels go up to 30, but none is 1.*numpy.unique"):
         from_arrays(IMAGES, LABELS * 10, IMAGES, LABELS * 10)

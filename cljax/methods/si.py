@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from cljax import importance, losses
 from cljax.methods.combine import combine
 from cljax.methods.finetune import finetune
-from cljax.methods.terms import shared, strength_of
+from cljax.methods.terms import held, shared, strength_of
 from cljax.numbers import real
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Respond, Sizes, Term, Tree
 
@@ -41,7 +41,7 @@ def synaptic_intelligence(*, strength: float = 1.0, damping: float = 0.1) -> Ter
     numbers = {"strength": real("si's strength", strength, least=0), "damping": real("si's damping", damping, above=0)}
 
     def init(learner: Learner, sizes: Sizes) -> tuple[dict[str, Tree], dict[str, Array]]:
-        own = shared(learner.params, learner)
+        own = held("si", learner)
         state = {"importance": jax.tree.map(jnp.zeros_like, own), "path": jax.tree.map(jnp.zeros_like, own)}
         return {**state, "anchor": own}, {name: jnp.float32(value) for name, value in numbers.items()}
 

@@ -21,6 +21,14 @@ def shared(tree: Tree, learner: Learner) -> Tree:
     return task_params.map_leaves(lambda path, leaf: None if task_params.has_rows(path, learner.rows) else leaf, tree)
 
 
+def held(name: str, learner: Learner) -> Tree:
+    """What a penalty of this name holds in place: the shared parameters, of which there must be some."""
+    own = shared(learner.params, learner)
+    if not jax.tree.leaves(own):
+        raise ValueError(f"{name} holds what tasks share, but here each leaf belongs to a task: leave {name} out.")
+    return own
+
+
 def numbers(**values: float) -> TermInit:
     """The `init` of a term that has numbers and no state."""
     return lambda learner, sizes: ({}, {name: jnp.float32(value) for name, value in values.items()})
@@ -74,12 +82,15 @@ def quadratic(
         return strength_of(learner, clock, penalty) * penalty, {"penalty": penalty}
 
     term = Term(name, numbers(**given), loss=loss, anchor=True, strengths=("strength",))
-    if measure is None:
-        return term
 
     def init(learner: Learner, sizes: Sizes) -> tuple[dict[str, Tree], dict[str, Array]]:
-        zeros = jax.tree.map(jnp.zeros_like, shared(learner.params, learner))
-        return {"importance": zeros}, numbers(**given)(learner, sizes)[1]
+        own = held(name, learner)
+        if measure is None:
+            return numbers(**given)(learner, sizes)
+        return {"importance": jax.tree.map(jnp.zeros_like, own)}, numbers(**given)(learner, sizes)[1]
+
+    if measure is None:
+        return term._replace(init=init)
 
     def end_visit(learner: Learner, clock: Clock, fold: Fold, key: Array, respond: Respond) -> Learner:
         found, kept = measure(learner, clock, fold, key, respond), learner.method_state["importance"]
@@ -113,9 +124,7 @@ def separate_quadratic(*, strength: float, measure: Importance, name: str = "qua
     strength = real(f"{name}'s strength", strength, least=0)
 
     def init(learner: Learner, sizes: Sizes) -> tuple[dict[str, Tree], dict[str, Array]]:
-        rows = lambda: jax.tree.map(
-            lambda leaf: jnp.zeros((sizes.tasks, *leaf.shape), leaf.dtype), shared(learner.params, learner)
-        )
+        rows = lambda: jax.tree.map(lambda leaf: jnp.zeros((sizes.tasks, *leaf.shape), leaf.dtype), held(name, learner))
         return {"importance": rows(), "anchors": rows()}, {"strength": jnp.float32(strength)}
 
     def loss(params, learner: Learner, clock: Clock, batch: Batch, key, student: Output, teacher: Teacher):
