@@ -55,7 +55,7 @@ def in_float64(state):
 
 
 def seed_of(tree, seed):
-    return jax.tree.map(lambda leaf: leaf[seed], tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[seed]), tree)  # NumPy's rows are not compiled
 
 
 class Turn(NamedTuple):
@@ -190,7 +190,7 @@ def test_steps_in_float64_are_the_same_in_one_vmapped_loop_and_plain(name):
         def loop(start, stop, learner, mask, key):
             return jax.lax.fori_loop(start, stop, lambda index, learner: one(index, learner, mask, key), learner)
 
-        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        together = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
         learners = [together.learner]
         for start, stop in itertools.pairwise((0, 1, 49, 50)):
             learners.append(loop(jnp.int32(start), jnp.int32(stop), learners[-1], together.mask, keys))
