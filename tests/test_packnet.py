@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import networks
+from cljax import methods, networks
 from cljax.methods.packnet import Packed, packnet
 from cljax.ownership import masks
 from cljax.training.plan import epoch_table
-from cljax.types import Schedule, make_clock
+from cljax.types import Batch, Schedule, make_clock
 from tests.zero_forgetting import single
 
 KEY = jax.random.key(0)
@@ -32,10 +32,15 @@ def end(method, learner, **clock):
     return jax.jit(lambda learner: method.end_phase(learner, make_clock(**clock), None, KEY))(learner)
 
 
+def begin(method, learner, **clock):
+    return method.begin_task(learner, make_clock(**clock), None, KEY)
+
+
 def test_two_tasks_prune_and_retrain_by_hand():
     method, learner = case()
     owner = lambda learner: learner.method_state.owner["dense_0"]["kernel"].tolist()
     mask = lambda learner, **clock: method.update_mask(learner, make_clock(**clock))[0]["dense_0"]
+    learner = begin(method, learner)
     assert mask(learner)["kernel"].tolist() == [[1, 1, 1], [1, 1, 1]]
     first = end(method, learner)
     assert owner(first) == [[FREE, 0, FREE], [FREE, 0, 0]], "of six the three smallest are free"
@@ -45,6 +50,7 @@ def test_two_tasks_prune_and_retrain_by_hand():
     same = end(method, first, phase=1)
     assert owner(same) == owner(first), "the end of the second phase prunes nothing"
 
+    first = begin(method, first, task=1)
     trains = mask(first, task=1)
     assert trains["kernel"].tolist() == [[1, 0, 1], [1, 0, 0]], "of the second task what the first gave back"
     assert float(trains["bias"]) == 0
@@ -63,7 +69,7 @@ def test_two_tasks_prune_and_retrain_by_hand():
     assert owner(again) == owner(second)
 
 
-def test_a_task_computes_with_its_own_and_older_weights_and_with_free_ones_while_it_trains():
+def test_a_task_computes_with_its_own_and_older_weights_and_free_ones_are_its_own_until_it_is_pruned():
     method, learner = case()
     owner = {
         "dense_0": {"kernel": jnp.array([[0, 1, 2], [FREE, 1, 0]]), "bias": None},
@@ -73,9 +79,8 @@ def test_a_task_computes_with_its_own_and_older_weights_and_with_free_ones_while
     show = lambda task, newest: method.view(learner.params, learner.collections, state, task, newest)[0]["dense_0"]
     seen = {0: [[1, 0, 0], [0, 0, 1]], 1: [[1, 1, 0], [0, 1, 1]], 2: [[1, 1, 1], [0, 1, 1]]}
     for task, shown in seen.items():
-        for newest in (None, jnp.int32(3)):
+        for newest in (None, jnp.int32(3), jnp.int32(task)):
             np.testing.assert_array_equal(show(jnp.int32(task), newest)["kernel"], kernel * np.array(shown))
-        np.testing.assert_array_equal(show(jnp.int32(task), jnp.int32(task))["kernel"], kernel)
     together = jax.vmap(show, in_axes=(0, None))(jnp.arange(3, dtype=jnp.int32), jnp.int32(3))
     np.testing.assert_array_equal(together["kernel"], kernel * np.array(list(seen.values())))
 
@@ -98,7 +103,7 @@ def test_each_layer_of_a_convolutional_network_keeps_its_part_for_each_task():
             }
             for name in layers
         }
-        trained = learner._replace(params={**learner.params, **now})
+        trained = begin(method, learner, task=task)._replace(params={**learner.params, **now})
         learner = prune(trained, task)
         for name in layers:
             before, after = (np.asarray(one.params[name]["kernel"]) for one in (trained, learner))
@@ -110,6 +115,24 @@ def test_each_layer_of_a_convolutional_network_keeps_its_part_for_each_task():
             owner = np.asarray(learner.method_state.owner[name]["kernel"])
             assert (owner == task).sum() == len(places) - round(part * len(places))
             free[name] = owner == FREE
+
+
+def test_what_a_task_gives_back_is_of_no_importance_to_it():
+    network = networks.mlp((2,), 2, hidden=(3,))
+    method = methods.combine(packnet(network), methods.consolidation())
+    learner = begin(method, single(method, network))
+    batch = Batch(
+        jnp.array([[1.0, 2.0], [3.0, -1.0]]), jnp.array([0, 1]), jnp.zeros(2, int), jnp.arange(2), jnp.ones(2)
+    )
+    fold = lambda fn, carry, split="train": fn(carry, batch)
+    classes = jnp.ones([2, 2], bool)
+    for phase in range(2):
+        learner = method.end_phase(learner, make_clock(phase=phase, classes=classes), fold, KEY)
+    free = np.asarray(learner.method_state.base.owner["dense_0"]["kernel"]) == FREE
+    importance = np.asarray(learner.method_state.terms["ewc"]["importance"]["dense_0"]["kernel"])
+    assert free.sum() == 3
+    assert (importance[free] == 0).all()
+    assert (importance[~free] > 0).any()
 
 
 def test_biases_normalisation_and_its_statistics_are_the_first_task_s():

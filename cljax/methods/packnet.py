@@ -88,14 +88,10 @@ def packnet(
         return _map(hide, owner, params)
 
     def view(params: Tree, collections: Tree, method_state: Packed, task: Array, newest: Array | None):
-        task = jnp.asarray(task, jnp.int32)
-        if newest is None:
-            return masked(params, method_state.owner, task), collections
-        if "frozen" in collections:
+        if newest is not None and "frozen" in collections:
             later = lambda leaf: jnp.broadcast_to(newest > 0, leaf.shape)
             collections = {**collections, "frozen": jax.tree.map(later, collections["frozen"])}
-        # While it trains, a task uses the free weights too; after its pruning they are 0, and stay so.
-        return masked(params, method_state.owner, jnp.where(task == newest, masks.FREE, task)), collections
+        return masked(params, method_state.owner, jnp.asarray(task, jnp.int32)), collections
 
     base = plain("packnet", network, view=view)
 
@@ -108,8 +104,9 @@ def packnet(
         numbers = {name: jnp.float32(value) for name, value in schedule.items()}
         return params, collections, Packed(task_params.map_leaves(free, params)), numbers
 
-    def prunes(clock: Clock) -> Array:
-        return clock.first & (clock.phase == 0)
+    def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
+        claim = lambda own: jnp.where(own == masks.FREE, clock.task, own)
+        return learner._replace(method_state=Packed(jax.tree.map(claim, learner.method_state.owner)))
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
         owner = learner.method_state.owner
@@ -121,8 +118,7 @@ def packnet(
                 return jnp.float32(1.0)
             if path not in owners:
                 return (clock.newest == 0).astype(jnp.float32)
-            mine = owners[path] == jnp.where(prunes(clock), masks.FREE, clock.task)
-            return (mine & newest).astype(jnp.float32)
+            return ((owners[path] == clock.task) & newest).astype(jnp.float32)
 
         return task_params.map_leaves(trained, learner.params), task_params.map_leaves(trained, learner.collections)
 
@@ -130,21 +126,19 @@ def packnet(
         fraction = number_of_task(learner.hyper, schedule, clock.task)
 
         def release(own: Array | None, leaf: Array) -> Array | None:
-            if own is None:
-                return None
-            claimed = jnp.where(own == masks.FREE, clock.task, own)
-            return masks.prune_by_magnitude(leaf, claimed, clock.task, fraction=fraction)
+            return None if own is None else masks.prune_by_magnitude(leaf, own, clock.task, fraction=fraction)
 
         def pack(learner: Learner) -> Learner:
             owner = _map(release, learner.method_state.owner, learner.params)
             kept = masked(learner.params, owner, jnp.int32(masks.FREE - 1))
             return learner._replace(params=kept, method_state=Packed(owner))
 
-        return lax.cond(prunes(clock), pack, lambda learner: learner, learner)
+        return lax.cond(clock.first & (clock.phase == 0), pack, lambda learner: learner, learner)
 
     retraining = Phase("retrain", retrain, lambda clock: jnp.float32(retrain_factor))
     return base._replace(
         init=init,
+        begin_task=begin_task,
         update_mask=update_mask,
         end_phase=end_phase,
         phases=(Phase("train", 1 - retrain), retraining) if retrain else (Phase(),),
