@@ -63,6 +63,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_combine.py",
     "tests/test_conformance.py::test_steps_in_float64",
     "tests/test_data.py",
+    "tests/test_den.py",
     "tests/test_df_cnn.py",
     "tests/test_ewc_lfl.py",
     "tests/test_experiments.py",

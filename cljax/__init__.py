@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cljax import networks as networks
     from cljax import numbers as numbers
     from cljax import ownership as ownership
+    from cljax import proximal as proximal
     from cljax import references as references
     from cljax import report as report
     from cljax import rows as rows
@@ -60,6 +61,7 @@ __all__ = [
     "networks",
     "numbers",
     "ownership",
+    "proximal",
     "references",
     "report",
     "rows",

@@ -76,6 +76,7 @@ TABLE = {
         normalization=None,
     ),
     "clnp_single_head": Row(_clnp_single_head),
+    "den": Row(functools.partial(methods.den, expansion=2), normalization=None),
     "df_cnn": Row(functools.partial(_convolutional, methods.df_cnn)),
     "ewc": Row(functools.partial(methods.ewc, penalty="separate", fisher="sampled")),  # the other penalty is `mas`'s
     "lfl": Row(methods.lfl),

@@ -9,6 +9,7 @@ from cljax.methods.build import makers as makers
 from cljax.methods.clnp import clnp
 from cljax.methods.combine import combine as combine
 from cljax.methods.copy_at_begin import copy_at_begin as copy_at_begin
+from cljax.methods.den import den
 from cljax.methods.df_cnn import df_cnn
 from cljax.methods.distilling import cached as cached
 from cljax.methods.duplicate_and_finetune import duplicate_and_finetune
@@ -50,6 +51,7 @@ from cljax.methods.tfm import tfm
 
 __all__ = [
     "clnp",
+    "den",
     "df_cnn",
     "duplicate_and_finetune",
     "ewc",
