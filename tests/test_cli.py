@@ -213,6 +213,7 @@ def test_record_has_the_schema(compared):
         assert set(run) == {
             *SCHEMA,
             "curves",
+            "search",
             "rounds",
             "feature_usage",
             "packed_bytes_per_task",
@@ -464,6 +465,11 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "lwf+tfm"], "'tfm' cannot be added to a method. What can: ewc,"),
         (["run", "lwff+ewc"], "There is no method 'lwff'. There are: "),
         (["run", "finetune", "--memory", "-1"], "--memory is -1, but must be a whole number"),
+        (["run", "finetune", "--tune", "0"], "--tune is 0.0, but must be a finite number above 0"),
+        (["run", "finetune", "--tune", "0.1", "0.1"], "--tune is 0.1 0.1, but must be different learning rates."),
+        (["run", "tfm", "--tune", "--set", "candidates=0.1,0.2"], "tfm chooses its own numbers at each visit"),
+        (["run", "lwf", "--tune", "--validation", "0"], "which the search of lwf needs"),
+        (["sweep", "lwf", "strength", "1", "--tune"], "--tune chooses the numbers that a sweep varies"),
         (["run", "finetune", "--memory-selection", "herding"], "--memory-selection is herding, but must be left out"),
         (["compare", "--methods", "joint", "joint"], "joint is named more than once: name it once."),
         (["compare", "--methods", "all", "joint"], "'all' stands alone. There is no method 'all'."),
@@ -609,6 +615,24 @@ def test_methods_combine_by_their_names():
         "lwf": "none",
     }
     assert made.methods["tfm+lwf"].zero_forgetting
+
+
+def test_every_method_chooses_its_numbers_where_that_is_asked_for():
+    asked = Options(training=Training(seeds=(1,), tune=(0.1, 0.02), memory=30, set=("lwf.strength=3",)))
+    made = experiment_of(asked, "finetune", "lwf+ewc", "tfm")
+    assert {name: (method.strengths, method.search.size) for name, method in made.methods.items()} == {
+        "finetune": ((), 2),
+        "lwf+ewc": (("strength", "ewc.strength"), 10),
+        "tfm": ((), 2),
+    }
+    assert made.differs("finetune") == " with 30 exemplars tuned"
+    offered = experiment_of(Options(training=Training(seeds=(1,), tune=())), "lwf").methods["lwf"].search
+    assert offered.size == 3 + 8
+    curves = [Curve("finetune")]
+    found = [configuration(curves, Options(training=Training(tune=tune)))["training"] for tune in (None, (), (0.1,))]
+    assert "tune" not in found[0]
+    assert [part.pop("tune") for part in found[1:]] == [[], [0.1]]
+    assert found[0] == found[1] == found[2], "as earlier versions have it"
 
 
 def test_a_memory_for_every_method_that_can_use_one():

@@ -200,8 +200,9 @@ def graceful_case(margin):
 )
 def test_every_candidate_is_pruned_as_far_as_the_best_of_all_allows_and_the_sparsest_wins(margin, index, kept):
     method, learners, fold, scores = graceful_case(margin)
-    np.testing.assert_allclose(method.search.candidates(None, make_clock())["l1"], [1e-5, 1e-4])
-    np.testing.assert_allclose(method.search.candidates(None, make_clock())["learning_rate"], [0.1, 0.3])
+    offered = method.search.candidates(None, make_clock(), scores)
+    np.testing.assert_allclose(offered["l1"], [1e-5, 1e-4])
+    np.testing.assert_allclose(offered["learning_rate"], [0.1, 0.3])
     found, after = jax.jit(lambda learners: method.search.choose(scores, learners, CLOCK, fold))(learners)
     assert int(found) == index
     owner, head = np.asarray(after.method_state.owner["dense_0"][index]), after.params["head"]["kernel"][index]

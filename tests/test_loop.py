@@ -38,8 +38,8 @@ def test_the_agenda_has_every_phase_once_a_candidate_and_all_epochs(phases, epoc
     class Some:
         pass
 
-    Some.phases = phases
-    found = agenda(Some, schedule_of(list(enumerate(epochs))), candidates)
+    Some.phases, Some.search = phases, Search(None, None, candidates) if candidates else None
+    found = agenda(Some, schedule_of(list(enumerate(epochs))))
     assert found == [*sorted(found[:-1]), Entry(len(epochs), 0, 0, 0)]
     assert len(set(found)) == len(found)
     for round, count in enumerate(epochs):
@@ -64,8 +64,9 @@ def test_a_run_is_its_visits_one_after_the_other():
     chosen = [1, 0, 1]
     base = methods.finetune(network)._replace(phases=(Phase("first", 0.5), Phase("second", 0.5, searched=False)))
     search = Search(
-        lambda learner, clock: {"learning_rate": rates},
+        lambda learner, clock, scores: {"learning_rate": rates},
         lambda scores, learners, clock, fold: (jnp.asarray(chosen, jnp.int32)[clock.round], learners),
+        len(rates),
     )
     most = streams.max_examples(stream.tables)
     engine = training.make_engine(base, SGD, SETTINGS, scenario="task", max_examples=most)
@@ -112,7 +113,9 @@ def test_every_hook_is_told_what_the_stream_says_of_its_tasks():
         return listening
 
     hooks = ("begin_task", "end_phase", "loss", "adjust_gradients", "update_mask", "after_step")
-    search = Search(*(listen(name, hook) for name, hook in base.search._asdict().items()))
+    search = Search(
+        *(listen(name, hook) for name, hook in zip(Search._fields, base.search[:2], strict=False)), base.search.size
+    )
     method = base._replace(search=search, **{name: listen(name, getattr(base, name)) for name in hooks})
     most = streams.max_examples(stream.tables)
     engine = training.make_engine(method, SGD, SETTINGS, scenario="class", max_examples=most)
@@ -121,5 +124,5 @@ def test_every_hook_is_told_what_the_stream_says_of_its_tasks():
     run = jax.eval_shape(programs.start, key, stream.tables, NOTHING)
     jax.eval_shape(programs.epoch, run, entry, stream.tables, key)
     jax.eval_shape(programs.turn, run, entry, entry, stream.tables, key)
-    assert set(told) == {*hooks, *base.search._fields}
+    assert set(told) == {*hooks, "candidates", "choose"}
     assert all(scenario == "class" and classes is not None for found in told.values() for scenario, classes in found)

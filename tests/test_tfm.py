@@ -157,7 +157,7 @@ def test_the_lowest_growth_within_the_margin_is_chosen():
     network = small()
     method = tfm(network, candidates=(0.6, 0.2, 0.4), margin=0.02)
     learner = single(method, network)
-    offered = method.search.candidates(learner, make_clock())["growth"]
+    offered = method.search.candidates(learner, make_clock(), None)["growth"]
     np.testing.assert_allclose(offered, [0.2, 0.4, 0.6])
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), learner)
     for scores, index in (([0.5, 0.79, 0.8], 1), ([0.79, 0.7, 0.8], 0), ([0.5, 0.6, 0.7], 2), ([np.nan] * 3, 0)):

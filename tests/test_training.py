@@ -305,7 +305,7 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
         wanted = jnp.asarray([1, 2, 0], jnp.int32)[clock.task]
         return jnp.where((scores[3] == -1) & (scores[:3] >= 0).all(), wanted, 3), learners
 
-    method = base._replace(search=Search(lambda learner, clock: {"learning_rate": tried}, choose))
+    method = base._replace(search=Search(lambda learner, clock, scores: {"learning_rate": tried}, choose, 4))
     found = training.make_run(method, SGD, stream, SETTINGS)(jax.random.key(0), stream.tables)
     assert float(found.learner.hyper["learning_rate"]) == float(tried[0])
 
@@ -323,6 +323,10 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
 
     outcome = drive(method, SGD, [(0, stream)], SETTINGS)
     np.testing.assert_allclose(outcome.epochs.loss[0], found.epochs.loss, rtol=1e-4)
+    assert found.search.chosen.tolist() == outcome.search.chosen[0].tolist() == [1, 2, 0]
+    assert found.search.epochs.tolist() == outcome.search.epochs[0].tolist() == [[2, 2, 2, 1]] * 3
+    np.testing.assert_array_equal(outcome.search.numbers["learning_rate"][0], [tried] * 3)
+    np.testing.assert_allclose(outcome.search.scores[0], found.search.scores, rtol=1e-6)
     for ours, plain in zip(jax.tree.leaves(outcome.learners[0]), jax.tree.leaves(learner), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 
@@ -642,7 +646,8 @@ def test_the_modes_of_debugging_change_no_result(mode):
     expected = run(jax.random.key(5), stream.tables)
     assert np.isnan(expected.evaluation.accuracy[0]).all()
     best = lambda scores, learners, clock, fold: (jnp.argmax(scores).astype(jnp.int32), learners)
-    searched = base._replace(search=Search(lambda learner, clock: {"learning_rate": jnp.array([0.05, 0.05])}, best))
+    offer = lambda learner, clock, scores: {"learning_rate": jnp.array([0.05, 0.05])}
+    searched = base._replace(search=Search(offer, best, 2))
     with getattr(jax, mode)(True):
         found = run(jax.random.key(5), stream.tables)
         assert int(Program(lambda value: value + 1)(jnp.int32(1))) == 2
@@ -655,6 +660,7 @@ def test_the_modes_of_debugging_change_no_result(mode):
     np.testing.assert_allclose(outcome.evaluation.accuracy[0], expected.evaluation.accuracy, rtol=1e-6)
     np.testing.assert_allclose(outcome.epochs.loss[0], expected.epochs.loss, rtol=1e-4)
     assert np.isnan(outcome.epochs.validation_loss).all()
+    assert (outcome.search.chosen == 0).all(), "the second candidate is the first again, and has no score"
 
 
 def test_patience_without_validation_examples_is_refused():

@@ -140,6 +140,8 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
         del parts["data"]["past"], parts["data"]["add_task"]
     if not options.training.memory:  # as runs have it that were begun before there was one
         del parts["training"]["memory"]
+    if options.training.tune is None:  # likewise
+        del parts["training"]["tune"]
     if options.network.width == 1:
         del parts["network"]["width"]
     if options.training.memory_selection == "balanced":  # likewise

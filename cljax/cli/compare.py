@@ -100,7 +100,8 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
             lines += [f"Table: {words}", f"Plot: {picture}"]
         lines.append(f"Report: cljax report {shell_word(folder.path)}")
         table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record)
-        show(table, *lines, width=None if sys.stdout and sys.stdout.isatty() else 100)
+        told = filter(None, map(report.chosen, record["runs"]))
+        show(table, *told, *lines, width=None if sys.stdout and sys.stdout.isatty() else 100)
         for text in record["diverged"]:
             errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
         return 1 if record["diverged"] else 0
@@ -200,6 +201,8 @@ def check_sweep(options: Options) -> None:
     for name in ("tensorboard", "keep_learners"):
         if getattr(options.output, name):
             raise UsageError(f"--{name.replace('_', '-')} is for `cljax run` and `cljax compare`: leave it out here.")
+    if options.training.tune is not None:
+        raise UsageError("--tune chooses the numbers that a sweep varies: leave it out here.")
     if options.data.tasks == 1:
         raise UsageError("--tasks is 1, but stability and plasticity, which a sweep shows, need at least 2.")
 

@@ -85,7 +85,8 @@ class Experiment(NamedTuple):
         whole &= self.parameters[method].get("feature_normalization") is not False
         size, own = self.methods[method].memory_size, map(options_of, makers(method).values())
         kept = f" with {size} exemplars" if size and not any("memory_size" in options for options in own) else ""
-        return ("" if whole else " without feature normalisation") + kept
+        tuned = "" if self.options.training.tune is None else " tuned"
+        return ("" if whole else " without feature normalisation") + kept + tuned
 
     def past(self, method: str) -> list[training.Past] | None:
         """What each seed goes on from, where the run goes on from another.
@@ -119,7 +120,7 @@ class Experiment(NamedTuple):
         """How many runs go side by side: all, or the largest divisor of their number that half of the memory takes.
 
         A run is taken to need its index tables and three times its learner, for itself, its copy and what a step makes
-        of it; the images are there once.
+        of it, and once more for each candidate of a search; the images are there once.
         """
         from cljax.training.bounds import available_memory
         from cljax.training.cost import tree_bytes
@@ -128,7 +129,8 @@ class Experiment(NamedTuple):
         if not self.vectorize or memory is None:
             return self.vectorize
         rest = tree_bytes(self.seeds[0][1].tables._replace(examples=None))
-        return divisor(count, memory // 2 // (3 * tree_bytes(self.learner(method)) + rest))
+        copies = 3 + (method.search.size if method.search else 0)
+        return divisor(count, memory // 2 // (copies * tree_bytes(self.learner(method)) + rest))
 
     def shares(self, curve: Curve) -> tuple[int, int]:
         """Among how many devices a curve's seeds are shared, and each batch.

@@ -273,12 +273,17 @@ def make_optimizer(options: Training) -> optax.GradientTransformation:
 
 
 def amend(method: Method, options: Training, schedule: Schedule) -> Method:
-    """The method with the memory, the rate and the gradient that the options ask for."""
+    """The method with the memory, the rate, the gradient and the search that the options ask for."""
     from cljax import training
+    from cljax.methods import tuning
     from cljax.methods.replay import with_memory
 
     if options.memory and not method.memory_size and method.train_on == "current":
         method = with_memory(method, options.memory, options.memory_selection)
     if options.learning_rate_decay:
         method = training.with_learning_rate_decay(method, schedule, decay=options.learning_rate_decay)
-    return training.with_summed_loss(method) if options.loss_reduction == "sum" else method
+    if options.loss_reduction == "sum":
+        method = training.with_summed_loss(method)
+    if options.tune is None:
+        return method
+    return tuning.tuned(method, learning_rates=options.tune or tuning.LEARNING_RATES)

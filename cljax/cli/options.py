@@ -160,6 +160,10 @@ class Training:
     """Exemplars of earlier tasks, in all, to train on as well; methods that have those tasks' examples take none."""
     memory_selection: Literal["balanced", "reservoir", "herding"] = "balanced"
     """What --memory keeps. By chance: as many of each class, or of all seen; herding: what is like a class's mean."""
+    tune: Annotated[tuple[float, ...] | None, arg(metavar="[RATE ...]")] = None
+    """Let each visit choose by its own task's validation part: the best of these learning rates (0.1 0.05 0.01 where
+    none is given) with all strengths at 0; then the largest strength that keeps four fifths of that accuracy, of ten
+    times the method's own and its halves. The record has what was tried and chosen, and the epochs that it took."""
     set: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]", help_behavior_hint="(default: none)")] = ()
     """A method's own parameters, such as own_layers=2; METHOD.NAME=VALUE sets it for one method, or part, only."""
     curves_every: int = 0

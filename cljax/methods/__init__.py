@@ -48,6 +48,7 @@ from cljax.methods.tensor_factorization import start_from_models as start_from_m
 from cljax.methods.tensor_factorization import tensor_factorization
 from cljax.methods.terms import quadratic as quadratic
 from cljax.methods.tfm import tfm
+from cljax.methods.tuning import tuned as tuned
 
 __all__ = [
     "clnp",

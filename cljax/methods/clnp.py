@@ -149,7 +149,7 @@ def clnp(
         return jnp.argmin(jnp.where(within, used, jnp.int32(2**31 - 1))).astype(jnp.int32), learners
 
     offered = {name: [option[name] for option in options] for name in options[0]} if options else {}
-    offer = lambda learner, clock: {name: jnp.asarray(values, jnp.float32) for name, values in offered.items()}
+    offer = lambda learner, clock, scores: {name: jnp.asarray(values, jnp.float32) for name, values in offered.items()}
     tuning = Phase("fine-tune", fine_tune, lambda clock: jnp.float32(fine_tune_factor), searched=False)
     return base._replace(
         init=init,
@@ -157,7 +157,7 @@ def clnp(
         adjust_gradients=adjust_gradients,
         end_phase=base.end_phase if options else end_phase,
         phases=(Phase("train", 1 - fine_tune), tuning) if fine_tune else (Phase(),),
-        search=Search(offer, choose) if options else None,
+        search=Search(offer, choose, len(options)) if options else None,
     )
 
 

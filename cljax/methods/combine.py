@@ -219,7 +219,9 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
             index, after = inner.choose(scores, of_base(learners), clock, fold)
             return index, put_back(learners, after)
 
-        return Search(lambda learner, clock: inner.candidates(of_base(learner), clock), choose)
+        return inner._replace(
+            candidates=lambda learner, *rest: inner.candidates(of_base(learner), *rest), choose=choose
+        )
 
     return base._replace(
         name=name,
@@ -234,6 +236,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         predict=lambda learner, inputs, task: base.predict(of_base(learner), inputs, task),
         memory_size=base.memory_size + memory_size,
         search=base.search and search(base.search),
+        strengths=(*base.strengths, *(called(term, one) for term in terms for one in term.strengths or ())),
     )
 
 

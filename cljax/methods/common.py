@@ -120,6 +120,7 @@ def plain(
         memory_size=0,
         zero_forgetting=False,
         search=None,
+        strengths=(),
     )
 
 

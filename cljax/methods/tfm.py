@@ -122,14 +122,14 @@ def tfm(
         fix = lambda path, part: jnp.where(learned, part, 0.0) if path in layout.affines else part
         return task_params.map_leaves(fix, mask), collections
 
-    def offer(learner: Learner, clock: Clock) -> dict[str, Array]:
+    def offer(learner: Learner, clock: Clock, scores: Array) -> dict[str, Array]:
         return {"growth": jnp.asarray(options, jnp.float32)}
 
     def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
         within = scores >= jnp.max(scores) - learners.hyper["margin"]
         return jnp.argmax(within).astype(jnp.int32), learners
 
-    search = Search(offer, choose) if options else None
+    search = Search(offer, choose, len(options)) if options else None
     return base._replace(init=init, begin_task=begin_task, update_mask=update_mask, search=search, network=network)
 
 

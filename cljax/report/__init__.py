@@ -5,7 +5,7 @@
 
 from cljax.report import plots
 from cljax.report.record import check, device, feature_usage, plain, read, run_record, versions, zero_forgetting
-from cljax.report.sections import Section, gather
+from cljax.report.sections import Section, chosen, gather
 from cljax.report.sweep import stability_plasticity, sweep_table, write_sweep
 from cljax.report.tables import METRICS, interval, markdown, short, summarise, table
 from cljax.report.writing import write
@@ -14,6 +14,7 @@ __all__ = [
     "METRICS",
     "Section",
     "check",
+    "chosen",
     "device",
     "feature_usage",
     "gather",

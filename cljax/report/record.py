@@ -41,7 +41,10 @@ def run_record(
     first and the last. `epochs` has the loss and the validation's loss and accuracy,
     `[seed][round][phase][epoch]`; `curves` the accuracy on all tasks `[seed][point][task]` after the epochs of
     `curve_epochs`, `[point]` of round, phase and epoch, counted from 0, 0 and 1. `zero_forgetting` is measured: no bit
-    of a task's test logits changed but in visits to it. `feature_usage` is for methods in which tasks own features.
+    of a task's test logits changed but in visits to it. `search` has what a method's search has tried in each round:
+    `numbers` and `scores`, validation accuracies, `[seed][round][candidate]`, -1 of what diverged or was not needed,
+    `epochs` likewise, and which was `chosen`, `[seed][round]`, -1 in a round that was not run. `feature_usage` is for
+    methods in which tasks own features.
 
     Args:
       method: the method.
@@ -74,6 +77,7 @@ def run_record(
             "epochs": outcome.epochs._asdict(),
             "curves": outcome.curves if len(outcome.curve_epochs) else None,
             "curve_epochs": outcome.curve_epochs,
+            "search": None if outcome.search is None else outcome.search._asdict(),
             "evaluation": {"after": "each round", "curves_every_epochs": config["training"]["curves_every"]},
             "seconds": outcome.seconds,
             "compile_seconds": outcome.compile_seconds,

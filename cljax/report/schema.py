@@ -174,6 +174,9 @@ def consistent(run: dict[str, Any], sizes: dict[str, int]) -> None:
     for place, (visit, phase, epoch) in enumerate(run["curve_epochs"]):
         if visit >= rounds or phase >= phases or epoch > sizes["epochs"]:
             raise Wrong(f".curve_epochs[{place}]", "is after the last round, phase or epoch")
+    chosen = [place for places in (run.get("search") or {}).get("chosen", []) for place in places]
+    if max(chosen, default=-1) >= sizes.get("candidates", 0):
+        raise Wrong(".search.chosen", "names a candidate that there is not")
     if len(set(run["seeds"])) < len(run["seeds"]):
         raise Wrong(".seeds", "has one seed twice")
 
@@ -241,6 +244,16 @@ RUN = fields(
         "label": text(),
         "top5": array("seeds tasks tasks", FRACTION),
         "zero_forgetting": maybe(FLAG),
+        "search": maybe(
+            fields(
+                {
+                    "numbers": table(array("seeds rounds candidates", LOSS), 1000),
+                    "scores": array("seeds rounds candidates", number(-1, 1 + 1e-6)),
+                    "epochs": array("seeds rounds candidates", INDEX),
+                    "chosen": array("seeds rounds", number(-1, 2**31 - 1, whole=True)),
+                }
+            )
+        ),
         "packed_bytes_per_task": COUNT,
         "feature_usage": maybe(
             table(fields({part: array("seeds tasks", FRACTION) for part in ("used", "new", "reused", "free")}), 300)

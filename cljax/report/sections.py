@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from cljax.files import expand
 from cljax.report.record import read
@@ -45,6 +48,30 @@ def title(run: dict[str, Any]) -> str:
     count, permuted = len(run["accuracy"][0]), run["facts"][0].get("kind") == "permuted"
     tasks = f"{count} {'task' if count == 1 else 'tasks'}"
     return f"{run['data']}, {tasks}, {'permuted pixels, ' if permuted else ''}{run['scenario']}-incremental"
+
+
+def chosen(run: dict[str, Any]) -> str:
+    """What a run's search has chosen, how often, and what it cost; empty without a search.
+
+    Example:
+      >>> numbers, epochs = {'strength': [[[4.0, 2.0], [4.0, 2.0]]]}, [[[5, 5], [5, 0]]]
+      >>> chosen({'method': 'lwf', 'search': {'numbers': numbers, 'epochs': epochs, 'chosen': [[1, 0]]}})
+      'lwf chose in 2 visits: strength 2 (1), 4 (1). It trained 15 epochs a seed, 10 of them in what it kept.'
+    """
+    if not (search := run.get("search")):
+        return ""
+    places = [(*at, place) for at, place in np.ndenumerate(search["chosen"]) if place >= 0]
+    parts = []
+    for name, values in search["numbers"].items():
+        found = Counter(np.asarray(values, np.float64)[at] for at in places).most_common()
+        parts.append(f"{name} {', '.join(f'{value:.3g} ({count})' for value, count in found)}")
+    epochs, seeds = np.asarray(search["epochs"]), len(search["chosen"])
+    trained, kept = (f"{count / seeds:.4g}" for count in (epochs.sum(), sum(epochs[at] for at in places)))
+    numbers = "; ".join(parts)
+    return (
+        f"{label(run)} chose in {len(places)} visits: {numbers}. It trained {trained} epochs a seed, {kept} of them in "
+        f"what it kept."
+    )
 
 
 def gather(folders: Sequence[str | os.PathLike]) -> list[Section]:
@@ -102,7 +129,7 @@ def _section(runs: list[dict[str, Any]], notes: dict[str, list[str]]) -> Section
         where = f"in {folders[0]}", f"in {folder}"
         if found := differences(configs[folders[0]], configs[folder], where=where):
             told.append(f"{folder} differs from {folders[0]} in {', '.join(found)}.")
-    return Section(title(runs[0]), named, told)
+    return Section(title(runs[0]), named, [*told, *filter(None, map(chosen, named))])
 
 
 def _without(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.precision import evaluate_precision
 from cljax.training.run import Result, make_run
+from cljax.training.search import Tried
 from cljax.training.start import Past, Start, extend, given_params, start_from
 from cljax.training.state import Patience, Settings
 from cljax.training.step import make_learner, make_train_step
@@ -22,6 +23,7 @@ __all__ = [
     "Result",
     "Settings",
     "Start",
+    "Tried",
     "check",
     "check_hypers",
     "diverged",

@@ -28,6 +28,7 @@ from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_progr
 from cljax.training.plan import epoch_table
 from cljax.training.programs import Program
 from cljax.training.resume import Keeper
+from cljax.training.search import Tried
 from cljax.training.start import Past, Start, check_given
 from cljax.training.state import EpochLog, Failure, Settings, reveal
 from cljax.training.streaming import Streamed, is_streamed
@@ -71,6 +72,7 @@ class Results(NamedTuple):
     epochs: EpochLog
     curves: np.ndarray | None
     failure: Failure
+    search: Tried | None
 
 
 class Outcome(NamedTuple):
@@ -84,6 +86,7 @@ class Outcome(NamedTuple):
       curves: `[S, C, T]` accuracy on all tasks after the epochs of `curve_epochs`; NaN where patience stopped earlier.
       failure: `[S]`, where a learner diverged, which then went no further; all -1 of one that did not. See
         `checks.diverged`.
+      search: `training.Tried` of `[S, R, ...]`, what a method's search has tried and chosen; None without.
       curve_epochs: `[C, 3]` int, round, phase and epoch (from 1): every `curves_every`-th epoch of each phase.
       seconds: `[S]` of training and evaluation, without compilation and checkpoints, over all processes of the run.
       compile_seconds: of all programs, in this process.
@@ -99,6 +102,7 @@ class Outcome(NamedTuple):
     epochs: EpochLog
     curves: np.ndarray
     failure: Failure
+    search: Tried | None
     curve_epochs: np.ndarray
     seconds: np.ndarray
     compile_seconds: float
@@ -297,6 +301,7 @@ def drive(
         joined.epochs,
         curves_at(joined, points, settings.curves_every),
         joined.failure,
+        joined.search,
         points,
         np.concatenate(seconds),
         compiled.seconds,
@@ -371,8 +376,8 @@ class Driven:
         waited, ran = getattr(compiled, "waiting", 0.0), getattr(compiled, "running", 0.0)
         watch = Watch(compiled)
         found = self._take_up(keeper, watch) if keeper else None
-        place, run = found or (0, compiled.start(key, tables, given, self._entries()[0]))
-        entries = self._entries(run)
+        entries = self._entries()
+        place, run = found or (0, compiled.start(key, tables, given, entries[0]))
         begin, earlier = int(entries[place].round), None
         if keeper and keeper.compared != keeper.shares and begin:
             earlier = compiled.rest(run)
@@ -441,8 +446,8 @@ class Driven:
 
     def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
         numbers, key, given, tables = self._seeds
-        like = self._compiled.like(key, tables, given, self._entries()[0])
-        entries = self._entries(like)
+        entries = self._entries()
+        like = self._compiled.like(key, tables, given, entries[0])
         found = keeper.take_up(like, watch, len(entries))
         if found and found[0] < len(entries) - 1:
             (place, run), rounds = found, len(self._schedule.task)
@@ -453,9 +458,8 @@ class Driven:
             )
         return found
 
-    def _entries(self, run: Run | None = None) -> list[Entry]:
-        candidates = 0 if run is None or run.search is None else run.search.scores.shape[-1]
-        entries = span_entries(agenda(self._method, self._schedule, candidates), *self._span)
+    def _entries(self) -> list[Entry]:
+        entries = span_entries(agenda(self._method, self._schedule), *self._span)
         return [Entry(*map(np.int32, entry)) for entry in entries]
 
     def _lead(self, tree: Tree) -> Tree:
@@ -463,7 +467,7 @@ class Driven:
         return jax.tree.map(lambda leaf: reveal(leaf) if self._batched else reveal(leaf)[None], tree)
 
     def _read(self, run: Run) -> Results:
-        return Results(*self._lead((run.evaluation, *run.visits, run.state.failure)))
+        return Results(*self._lead((run.evaluation, *run.visits, run.state.failure, run.search and run.search.tried)))
 
     def _tell(self, report: Callable[[Event], None], run: Run, entry: Entry, ahead: int, whole: int) -> None:
         failed = self._lead(run.state.failure.round) >= 0
@@ -584,6 +588,7 @@ def members(outcome: Outcome, which: Sequence[int]) -> Outcome:
         epochs=jax.tree.map(cut, outcome.epochs),
         curves=cut(outcome.curves),
         failure=jax.tree.map(cut, outcome.failure),
+        search=jax.tree.map(cut, outcome.search),
         seconds=cut(outcome.seconds),
         compile_seconds=outcome.compile_seconds * len(which) / len(outcome.learners),
         share_waiting=None if outcome.share_waiting is None else cut(outcome.share_waiting),

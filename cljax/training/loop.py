@@ -23,6 +23,7 @@ from cljax.numbers import whole
 from cljax.training.engine import Engine, Epoch
 from cljax.training.evaluation import Evaluation, lost_logits
 from cljax.training.plan import clocks, epoch_table, in_stream
+from cljax.training.search import Tried, offer, repeats, without_examples
 from cljax.training.start import Past, Start, begin_with, put_corner
 from cljax.training.state import EpochLog, Failure, PhaseState, earlier, no_failure, unknown
 from cljax.types import Array, Clock, HostArray, Learner, Method, Schedule, Stream, Tables, Tree
@@ -71,16 +72,16 @@ class Candidates(NamedTuple):
     Attributes:
       origin: the learner at rest that every candidate starts from.
       failure: where the origin diverged.
+      tried: their numbers, and how they fared.
       learners: the candidates' learners at rest, `[C, ...]`.
-      scores: `[C]` float32, accuracy on the task's validation examples; -1 of a candidate that diverged.
       failures: where they diverged, `[C]`.
       logs: what their visits left, `[C, ...]`.
     """
 
     origin: Learner
     failure: Failure
+    tried: Tried
     learners: Learner
-    scores: Array
     failures: Failure
     logs: VisitLog
 
@@ -135,24 +136,23 @@ class Programs(NamedTuple):
     compare: Callable[[Learner, Array, Tables, Start], Array]
 
 
-def agenda(method: Method, schedule: Schedule, candidates: int = 0) -> list[Entry]:
+def agenda(method: Method, schedule: Schedule) -> list[Entry]:
     """Every phase of a run, in order, and an entry beyond the last round.
 
     Args:
-      method: for its phases.
+      method: for its phases and its search.
       schedule: the rounds.
-      candidates: of a search; 0 without.
 
     Returns:
       Entries of Python numbers.
 
     Example:
       >>> from cljax.types import Phase
-      >>> class Two: phases = (Phase('warm-up', .25, skip_first_task=True), Phase('joint', .75))
+      >>> class Two: phases, search = (Phase('warm-up', .25, skip_first_task=True), Phase('joint', .75)), None
       >>> [tuple(entry) for entry in agenda(Two, Schedule(np.array([0, 1]), np.array([8, 8]), None))]
       [(0, 0, 1, 8), (1, 0, 0, 2), (1, 0, 1, 6), (2, 0, 0, 0)]
     """
-    entries = []
+    entries, candidates = [], method.search.size if method.search else 0
     for round, row in enumerate(epoch_table(method, schedule)):
         phases = [(phase, int(count)) for phase, count in enumerate(row) if count >= 0]
         tried = [(phase, count) for phase, count in phases if method.phases[phase].searched or not candidates]
@@ -188,13 +188,6 @@ def span_of(pasts: Sequence[Past] | None, rounds: int | None, stream: Stream) ->
     return begin, end
 
 
-def count_candidates(method: Method, learner: Learner, clock: Clock) -> int:
-    """The number of candidates that a method's search offers; 0 without a search. Nothing is computed."""
-    if method.search is None:
-        return 0
-    return int(jax.tree.leaves(jax.eval_shape(method.search.candidates, learner, clock))[0].shape[0])
-
-
 def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Programs:
     """Makes the programs of a run.
 
@@ -222,22 +215,30 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         curves = jnp.full((phases, longest // cadence, tasks), unknown(), jnp.float32) if cadence else None
         return VisitLog(EpochLog(none, none, none), curves)
 
-    def begin_visit(learner: Learner, entry: Entry, tables: Tables, key: Array) -> Learner:
+    def begin_visit(
+        learner: Learner, found: Candidates | None, entry: Entry, tables: Tables, key: Array
+    ) -> tuple[Learner, Candidates | None]:
         """Begins a visit with a candidate's hyper-parameters, or lets it go on with those of the one chosen."""
         clock = in_stream(clock_of(entry._replace(phase=0)), tables, engine.scenario)
-        if search is not None:
-            options = search.candidates(learner, clock)
-            count = jax.tree.leaves(options)[0].shape[0]
-            tried = (entry.round < rounds) & (entry.candidate < count)
-            given = pick(options, jnp.minimum(entry.candidate, count - 1))
-            hyper = {name: jnp.where(tried, value, learner.hyper[name]) for name, value in given.items()}
+        if search is not None and found is not None:
+            numbers, offered = found.tried.numbers, (entry.round < rounds) & (entry.candidate < search.size)
+            options = offer(method, learner, clock, pick(found.tried.scores, entry.round))
+            given = pick(options, entry.candidate)
+            hyper = {name: jnp.where(offered, value, learner.hyper[name]) for name, value in given.items()}
             learner = learner._replace(hyper={**learner.hyper, **hyper})
-            clock = clock._replace(first=clock.first & tried)
-        return engine.begin_visit(learner, clock, tables, key)
+            clock = clock._replace(first=clock.first & offered)
+            row = choose(offered, options, pick(numbers, entry.round))
+            found = found._replace(tried=found.tried._replace(numbers=put(numbers, row, entry.round)))
+        return engine.begin_visit(learner, clock, tables, key), found
 
-    def begin_phase(learner: Learner, failure: Failure, entry: Entry, tables: Tables, key: Array) -> PhaseState:
+    def begin_phase(
+        learner: Learner, failure: Failure, found: Candidates | None, entry: Entry, tables: Tables, key: Array
+    ) -> PhaseState:
         state = engine.begin_phase(learner, clock_of(entry), tables, key)
-        return state._replace(failure=failure, done=failure.round >= 0)
+        done = failure.round >= 0
+        if found is not None:
+            done |= repeats(pick(found.tried.numbers, entry.round), entry.candidate)
+        return state._replace(failure=failure, done=done)
 
     def start(key: Array, tables: Tables, given: Start, entry: Entry | None = None) -> Run:
         entry = jax.tree.map(jnp.int32, first if entry is None else entry)
@@ -246,15 +247,18 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         log = no_log(tasks)
         repeat = lambda tree, count: jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), tree)
         if search is not None:
-            count = count_candidates(method, learner, in_stream(clock_of(entry), tables, engine.scenario))
-            tried = (repeat(tree, count) for tree in (learner, jnp.float32(0.0), lost, log))
-            candidates = Candidates(learner, lost, *tried)
+            clock = in_stream(clock_of(entry), tables, engine.scenario)
+            scores = jnp.full((rounds, search.size), -1.0, jnp.float32)
+            numbers = repeat(jax.tree.map(jnp.zeros_like, offer(method, learner, clock, scores[0])), rounds)
+            tried = Tried(numbers, scores, jnp.zeros(scores.shape, jnp.int32), jnp.full(rounds, -1, jnp.int32))
+            candidates = Candidates(learner, lost, tried, *(repeat(tree, search.size) for tree in (learner, lost, log)))
         none = jnp.full((rounds, tasks), unknown(), jnp.float32)
         known = Evaluation(none, none, none, jnp.zeros((rounds, tasks), jnp.uint32))
         if given.past is not None:  # bits are compared within a program only
             known = jax.tree.map(put_corner, known, given.past.evaluation)._replace(fingerprint=known.fingerprint)
-        learner = begin_visit(learner, entry, tables, key)
-        return Run(begin_phase(learner, lost, entry, tables, key), log, candidates, repeat(log, rounds), known)
+        learner, candidates = begin_visit(learner, candidates, entry, tables, key)
+        state = begin_phase(learner, lost, candidates, entry, tables, key)
+        return Run(state, log, candidates, repeat(log, rounds), known)
 
     def open(run: Run, entry: Entry, tables: Tables, key: Array) -> Epoch:
         return engine.begin_epoch(run.state, clock_of(entry), tables, key)
@@ -279,48 +283,59 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         return close(steps(run, now, tables, now.steps), now, entry, tables)
 
     def turn(run: Run, entry: Entry, following: Entry, tables: Tables, key: Array) -> Run:
-        clock = clock_of(entry)
-        focused, failure = engine.end_phase(run.state, clock, tables, key)
+        clock, own = clock_of(entry), tables
+        if run.search is not None:
+            tried = run.search.tried
+            repeated = repeats(pick(tried.numbers, entry.round), entry.candidate)
+            own = without_examples(tables, repeated)
+            epochs = tried.epochs.at[entry.round, entry.candidate].add(run.state.epoch, mode="drop")
+            run = run._replace(search=run.search._replace(tried=tried._replace(epochs=epochs)))
+        focused, failure = engine.end_phase(run.state, clock, own, key)
+        if run.search is not None:
+            focused = choose(repeated, run.state.learner, focused)
         logs = run._replace(state=None)  # type: ignore[arg-type]
 
         def another_visit() -> tuple[Learner, Failure, Run]:
             round_ends, candidates = following.round > entry.round, run.search
             visit, blank = Visit(engine.end_visit(focused, clock), failure, run.visit), no_log(tables.classes.shape[0])
             if candidates is not None:
-                score = engine.validate(focused, clock, tables)
+                score = jnp.where(repeated, -1.0, engine.validate(focused, clock, own))
                 visit, candidates = compare(visit, score, candidates, entry, tables, key)
             ended, same = lambda: end_round(visit, run, entry, tables), (visit.failure, run.visits, run.evaluation)
             lost, visits, evaluation = lax.cond(round_ends, ended, lambda: same)
             learner = visit.learner
             if candidates is not None:
-                goes_on = ~round_ends & (following.candidate == candidates.scores.shape[0])
+                goes_on = ~round_ends & (following.candidate == candidates.tried.scores.shape[1])
                 origin = candidates.origin, candidates.failure
                 learner, lost = choose(round_ends | goes_on, (learner, lost), origin)
                 origin = choose(round_ends, (learner, lost), origin)
                 candidates = candidates._replace(origin=origin[0], failure=origin[1])
                 blank = choose(goes_on, visit.log, blank)
-            learner = begin_visit(learner, following, tables, key)
+            learner, candidates = begin_visit(learner, candidates, following, tables, key)
             return learner, lost, logs._replace(visit=blank, search=candidates, visits=visits, evaluation=evaluation)
 
         ends = (following.round > entry.round) | (following.candidate > entry.candidate)
         learner, lost, run = lax.cond(ends, another_visit, lambda: (focused, failure, logs))
-        return run._replace(state=begin_phase(learner, lost, following, tables, key))
+        return run._replace(state=begin_phase(learner, lost, run.search, following, tables, key))
 
     def compare(
         visit: Visit, score: Array, candidates: Candidates, entry: Entry, tables: Tables, key: Array
     ) -> tuple[Visit, Candidates]:
         """Notes a candidate's visit; after the last one the visit is that of the candidate chosen."""
+        tried, round = candidates.tried, entry.round
         score = jnp.where(jnp.isnan(score) | (visit.failure.round >= 0), jnp.float32(-1.0), score)
-        tried = put(candidates[2:], (visit.learner, score, visit.failure, visit.log), entry.candidate)
-        learners, scores, failures, logs = tried
+        tried = tried._replace(scores=tried.scores.at[round, entry.candidate].set(score, mode="drop"))
+        learners, failures, logs = put(candidates[3:], tuple(visit), entry.candidate)
 
-        def decide() -> Visit:
+        def decide() -> tuple[Visit, Array]:
             clock = clock_of(entry._replace(phase=0))
-            index, learner = engine.choose((scores, learners), clock, tables, key)
-            return Visit(learner, *pick((failures, logs), index))
+            index, learner = engine.choose((pick(tried.scores, round), learners), clock, tables, key)
+            return Visit(learner, *pick((failures, logs), index)), tried.chosen.at[round].set(index)
 
-        visit = lax.cond(entry.candidate == scores.shape[0] - 1, decide, lambda: visit)
-        return visit, Candidates(candidates.origin, candidates.failure, *tried)
+        last = entry.candidate == tried.scores.shape[1] - 1
+        visit, chosen = lax.cond(last, decide, lambda: (visit, tried.chosen))
+        tried = tried._replace(chosen=chosen)
+        return visit, Candidates(candidates.origin, candidates.failure, tried, learners, failures, logs)
 
     def end_round(visit: Visit, run: Run, entry: Entry, tables: Tables) -> tuple[Failure, VisitLog, Evaluation]:
         """Writes the round's log, and evaluates where the schedule says so."""

@@ -20,6 +20,7 @@ from cljax.training.engine import changing, make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, agenda, choose, make_programs, pick, span_of
 from cljax.training.loop import Run as State
+from cljax.training.search import Tried
 from cljax.training.start import Past, Start
 from cljax.training.state import EpochLog, Failure, Settings, debugging, reveal
 from cljax.training.step import TrainStep
@@ -36,6 +37,7 @@ class Result(NamedTuple):
       epochs: `EpochLog` of `[R, P, E]`, NaN where no epoch was trained.
       curves: `[R, P, E // every, T]` accuracy on all tasks after every `curves_every`-th epoch; None without.
       failure: where the learner diverged, all -1 if it did not.
+      search: `Tried` of `[R, ...]`, what a method's search has tried and chosen; None without.
     """
 
     learner: Learner
@@ -43,6 +45,7 @@ class Result(NamedTuple):
     epochs: EpochLog
     curves: Array | None
     failure: Failure
+    search: Tried | None
 
 
 class Run(NamedTuple):
@@ -172,15 +175,10 @@ def make_run(
         return full(lax.while_loop(unfinished, observed if cadence else body, thin(run)))
 
     def run(key: Array, tables: Tables, given: Start, rounds: tuple[Array, Array], even: bool) -> Result:
-        def planned(candidates: int) -> tuple[Entry, list[Array]]:
-            entries = np.asarray(agenda(method, stream.schedule, candidates), np.int32)
-            places = [jnp.sum(jnp.asarray(entries[:-1, 0]) < edge, dtype=jnp.int32) for edge in rounds]
-            return Entry(*jnp.asarray(entries.T)), places
-
-        entries, places = planned(0)
+        listed = np.asarray(agenda(method, stream.schedule), np.int32)
+        places = [jnp.sum(jnp.asarray(listed[:-1, 0]) < edge, dtype=jnp.int32) for edge in rounds]
+        entries = Entry(*jnp.asarray(listed.T))
         start = programs.start(key, tables, given, pick(entries, places[0]))
-        if start.search is not None:
-            entries, places = planned(start.search.scores.shape[0])
         end = jax.tree.map(lambda leaf: leaf[-1], entries)
 
         def one(place: Array, run: State) -> State:
@@ -189,7 +187,8 @@ def make_run(
             return programs.turn(train(run, entry, tables, key, even), entry, following, tables, key)
 
         last: State = lax.fori_loop(places[0], places[1], one, start)
-        return Result(programs.rest(last), last.evaluation, *last.visits, last.state.failure)
+        tried = last.search and last.search.tried
+        return Result(programs.rest(last), last.evaluation, *last.visits, last.state.failure, tried)
 
     jitted = jax.jit(lambda *arguments: run(*arguments[:-1]), static_argnums=(4, 5))
 

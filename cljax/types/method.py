@@ -224,9 +224,14 @@ class Predict(Protocol):
 
 
 class Candidates(Protocol):
-    """`(learner, clock) -> hyper`, leaves `[C]`: the numbers that C candidates have in place of the learner's."""
+    """`(learner, clock, scores) -> hyper`, leaves `[C]`: the numbers that C candidates have in place of the learner's.
 
-    def __call__(self, learner: Learner, clock: Clock, /) -> dict[str, Array]:
+    Asked before each candidate. `scores`, `[C]`, are those of `Choose` so far, -1 where there is none yet: numbers may
+    follow from the scores of the candidates before. A candidate with the numbers of one before it would be the same by
+    bits: it is not trained, and its score is -1.
+    """
+
+    def __call__(self, learner: Learner, clock: Clock, scores: Array, /) -> dict[str, Array]:
         """Offers the candidates of a visit; the learner is at rest."""
         ...
 
@@ -234,8 +239,8 @@ class Candidates(Protocol):
 class Choose(Protocol):
     """`(scores [C], learners [C, ...], clock, fold) -> (int32, learners)`, once all candidates are trained.
 
-    Scores are validation accuracies, -1 for a candidate that diverged. It says which candidate is kept, and returns the
-    learners, focused, as they are or changed in what only the comparison can tell.
+    Scores are validation accuracies, -1 for a candidate that diverged or was not trained. It says which candidate is
+    kept, and returns the learners, focused, as they are or changed in what only the comparison can tell.
     """
 
     def __call__(self, scores: Array, learners: Learner, clock: Clock, fold: Fold, /) -> tuple[Array, Learner]:
@@ -244,10 +249,17 @@ class Choose(Protocol):
 
 
 class Search(NamedTuple):
-    """Has each visit run its searched phases once a candidate, and keeps one; see `Candidates` and `Choose`."""
+    """Has each visit run its searched phases once a candidate, and keeps one.
+
+    Attributes:
+      candidates: see `Candidates`.
+      choose: see `Choose`.
+      size: C, how many candidates there are, at least 1.
+    """
 
     candidates: Candidates
     choose: Choose
+    size: int
 
 
 def constant_learning_rate(clock: Clock) -> Array:
@@ -301,6 +313,8 @@ class Method(NamedTuple):
       memory_size: number of exemplars in memory; 0 means exemplar-free, and then the loop hands over nothing else.
       zero_forgetting: whether old tasks' logits keep every bit; the runner checks it.
       search: None, or the search that each visit makes.
+      strengths: names, in `hyper`, of the numbers that weigh what keeps earlier tasks: where all are 0 nothing does. Of
+        a method without such a number none.
     """
 
     name: str
@@ -321,3 +335,4 @@ class Method(NamedTuple):
     memory_size: int
     zero_forgetting: bool
     search: Search | None
+    strengths: tuple[str, ...]
