@@ -199,3 +199,10 @@ def test_a_method_that_searches_and_a_search_of_another_shape_are_refused():
     wrong = tuned._replace(search=tuned.search._replace(size=2))
     with pytest.raises(ValueError, match=r"has 2 candidates, but offers learning_rate \(3,\)"):
         training.drive(wrong, SGD, [(0, stream)])
+
+
+def test_learning_rates_are_tried_of_an_optimizer_at_unit_rate_alone():
+    stream = conformance.stream()
+    run = training.make_run(lwf(), optax.adam(1e-3), stream, training.Settings(batch_size=16))
+    with pytest.raises(ValueError, match="The search of lwf tries learning rates, by which the optimizer's would be"):
+        jax.eval_shape(run, jax.random.key(0), stream.tables)

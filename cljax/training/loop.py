@@ -249,7 +249,13 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         if search is not None:
             clock = in_stream(clock_of(entry), tables, engine.scenario)
             scores = jnp.full((rounds, search.size), -1.0, jnp.float32)
-            numbers = repeat(jax.tree.map(jnp.zeros_like, offer(method, learner, clock, scores[0])), rounds)
+            offered = offer(method, learner, clock, scores[0])
+            if "learning_rate" in offered and settings.learning_rate is None:
+                raise ValueError(
+                    f"The search of {method.name} tries learning rates, by which the optimizer's would be multiplied: "
+                    f"give settings a learning_rate, and an optimizer at unit rate, such as optax.sgd(1.0)."
+                )
+            numbers = repeat(jax.tree.map(jnp.zeros_like, offered), rounds)
             tried = Tried(numbers, scores, jnp.zeros(scores.shape, jnp.int32), jnp.full(rounds, -1, jnp.int32))
             candidates = Candidates(learner, lost, tried, *(repeat(tree, search.size) for tree in (learner, lost, log)))
         none = jnp.full((rounds, tasks), unknown(), jnp.float32)
