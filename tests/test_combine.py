@@ -218,7 +218,7 @@ def test_a_name_gives_a_method_with_its_parameters():
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("ewe", r"There is no method 'ewe'\. There are: clnp, df_cnn, .*, tfm\."),
+        ("ewe", r"There is no method 'ewe'\. There are: clnp, den, df_cnn, .*, tfm\."),
         ("lwf+", r"'' cannot be added to a method\. What can: ewc, l2_constraint, lfl, lwf, lwm, mas, replay, si\."),
         ("lwf+clnp", "'clnp' cannot be added to a method"),
         ("lwf+ewc+ewc", r"'lwf\+ewc\+ewc' has 'ewc' twice"),
