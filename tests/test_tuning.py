@@ -123,7 +123,7 @@ def test_a_run_is_the_same_as_with_the_chosen_numbers_given_by_hand():
     stream = conformance.stream(epochs=1)
     base = methods.lwf(small(stream), warm_up=0.0)
     tuned = methods.tuned(base, learning_rates=(0.05, 0.2), start=64.0, decay=0.25, tries=2, margin=0.02)
-    settings = training.Settings(batch_size=16, evaluation_batch=64)
+    settings = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=64)
     found = training.drive(tuned, SGD, [(3, stream)], settings)
     said = report.run_record(tuned, [(3, stream)], found, network={}, config=CONFIG)
     schema.check({"runs": [said]})
@@ -152,7 +152,8 @@ def test_a_run_is_the_same_as_with_the_chosen_numbers_given_by_hand():
 
 def test_the_end_of_a_visit_reads_no_examples_for_what_is_not_trained():
     """Of three candidates the last two repeat the first: each batch is folded over once a visit."""
-    stream, settings = conformance.stream(epochs=1), training.Settings(batch_size=16, evaluation_batch=16)
+    stream = conformance.stream(epochs=1)
+    settings = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=16)
     read = []
 
     def end_phase(learner, clock, fold, key):

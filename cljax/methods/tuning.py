@@ -87,7 +87,7 @@ def tuned(
     Args:
       method: a method that does not search itself.
       strengths: names, in `hyper`, of the numbers that fall; None: the method's own, `method.strengths`.
-      learning_rates: r, those to try.
+      learning_rates: r, those to try, of an optimizer at unit rate.
       start: what the method's own strengths are multiplied by in the beginning; their product is lambda_0.
       decay: d, in (0, 1).
       tries: n, how many strengths are tried at most.
