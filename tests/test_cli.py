@@ -460,7 +460,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
     [
         (
             ["run", "finetun"],
-            "There is no method 'finetun'. Did you mean 'finetune'? There are: clnp, den, df_cnn, duplicate_and_finetune",
+            "There is no method 'finetun'. Did you mean 'finetune'? There are: clnp, den, df_cnn, dup",
         ),
         (["run", "lwf+tfm"], "'tfm' cannot be added to a method. What can: ewc,"),
         (["run", "lwff+ewc"], "There is no method 'lwff'. There are: "),
