@@ -77,6 +77,16 @@ def leaf_paths(tree: Tree) -> tuple[str, ...]:
     return tuple(path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0])
 
 
+def by_path(tree: Tree) -> dict[str, Array]:
+    """The leaves by their paths.
+
+    Example:
+      >>> by_path({'head': {'bias': 0.0, 'kernel': 1.0}})
+      {'head/bias': 0.0, 'head/kernel': 1.0}
+    """
+    return dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+
+
 def ends_with(path: str, suffixes: Iterable[str]) -> bool:
     """Whether the path is, or ends with whole components equal to, one of the suffixes.
 

@@ -37,6 +37,8 @@ def train_table(**leaves):
         (None, {"starts": GIVEN}, "starts must be 1 mappings"),
         (None, {"report": True}, "report is True, but must be a function"),
         (None, {"checkpoints": "folder"}, "checkpoints is 'folder', but must be storage.checkpoints.Saving"),
+        (None, {"past": 3}, "past is 3, but must be an outcome of drive, or a Past"),
+        (None, {"past": [3]}, r"past is \[3\], but must be an outcome of drive, or a Past"),
     ],
 )
 def test_drive_names_arguments_of_another_kind(seeds, options, words):
@@ -216,3 +218,19 @@ def test_a_teacher_must_be_asked_for(asked, read, words):
         clock = make_clock(task=0, classes=tables.classes)
         with pytest.raises(TypeError, match=words):
             jax.eval_shape(method.loss, learner.params, learner, clock, batch, key)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: streams.append(3, STREAM), "The stream is 3, but must be one of cljax.streams"),
+        (lambda: streams.append(STREAM, None), "The stream to append is None, but must be one of cljax.streams"),
+        (lambda: streams.forget([STREAM]), "The stream is .*, but must be one of cljax.streams"),
+        (lambda: streams.pad("digits", tasks=3, examples=9), "The stream is 'digits', but must be one of"),
+        (lambda: training.extend(3, 4), "The longer stream's learner is 3, but must be a learner"),
+        (lambda: networks.vgg16_reduced((32, 32, 3), 2, width=float("nan")), "width is nan, but"),
+    ],
+)
+def test_what_grows_and_what_scales_names_an_argument_of_another_kind(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

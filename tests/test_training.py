@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax import methods, networks, streams, task_params, training
-from cljax.training import bounds
+from cljax.training import bounds, checks
 from cljax.training.driver import drive
 from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.plan import epoch_table
@@ -392,6 +392,11 @@ def test_an_optimizer_has_its_own_learning_rate_or_that_of_the_settings_and_not_
         for rate, settings in ((0.05, plain), (1.0, SETTINGS))
     )
     shared.assert_close(own.learner.params, given.learner.params, rtol=1e-5)
+    for unit in (optax.adafactor(1.0), optax.lars(1.0), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))):
+        checks.check_optimizer(method, unit, 0.05)
+    decayed = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.01))
+    with pytest.raises(ValueError, match=r"a learning rate of its own, about 0.01, which the learning_rate 0.05 of"):
+        checks.check_optimizer(method, decayed, 0.05)
     with pytest.raises(ValueError, match=r"a learning rate of its own, about 0.001, which the learning_rate 0.05 of"):
         training.make_run(method, optax.adam(1e-3), stream, SETTINGS)
     with pytest.raises(ValueError, match=r"a learning rate of its own, about 0.1, which the learning_rate 3 of"):

@@ -109,8 +109,7 @@ def packnet(
         return learner._replace(method_state=Packed(jax.tree.map(claim, learner.method_state.owner)))
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
-        owner = learner.method_state.owner
-        owners = dict(zip(task_params.leaf_paths(owner), jax.tree.leaves(owner), strict=True))
+        owners = task_params.by_path(learner.method_state.owner)
         newest = clock.task == clock.newest
 
         def trained(path: str, leaf: Array) -> Array:

@@ -7,6 +7,7 @@ import flax.linen as nn
 from cljax.networks.cnn import cnn
 from cljax.networks.layers import Normalization
 from cljax.networks.linen import Scalars
+from cljax.numbers import real
 from cljax.types import Network
 
 CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -108,6 +109,7 @@ def _vgg(
         raise ValueError(
             f"This VGG-16 needs images of at least {least}x{least} pixels, but the inputs have shape {tuple(inputs)}."
         )
+    width = real("width", width, above=0)
     scale = lambda features: max(1, round(width * features))
     return cnn(
         inputs,

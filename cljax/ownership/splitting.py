@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -52,7 +51,7 @@ def incoming_norms(tree: Tree, wiring: dict[str, Wire]) -> Owner:
       [5.0, 0.0]
     """
     squares: dict[str, Array] = {}
-    for path, leaf in zip(task_params.leaf_paths(tree), jax.tree.leaves(tree), strict=True):
+    for path, leaf in task_params.by_path(tree).items():
         gate = wiring[path].outputs if path in wiring else None
         if gate is not None:
             square = jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=tuple(range(leaf.ndim - 1)))
@@ -106,7 +105,7 @@ def drift(params: Tree, previous: Tree, wiring: dict[str, Wire], owner: Owner, t
 
     Reference: Yoon et al., Lifelong Learning with Dynamically Expandable Networks, 2018.
     """
-    before, older = _by_path(previous), jnp.asarray(task, jnp.int32) - 1
+    before, older = task_params.by_path(previous), jnp.asarray(task, jnp.int32) - 1
 
     def change(path: str, leaf: Array) -> Array:
         if path not in before:
@@ -184,7 +183,7 @@ def split(params: Tree, previous: Tree, wiring: dict[str, Wire], owner: Owner, t
     Reference: Yoon et al., Lifelong Learning with Dynamically Expandable Networks, 2018. Which edges a
     copy gets is ours.
     """
-    before = _by_path(previous)
+    before = task_params.by_path(previous)
     copies = {gate: source != jnp.arange(source.size, dtype=jnp.int32) for gate, source in sources.items()}
     halved = {gate: jnp.zeros_like(new).at[sources[gate]].max(new) for gate, new in copies.items()}
 
@@ -208,7 +207,3 @@ def split(params: Tree, previous: Tree, wiring: dict[str, Wire], owner: Owner, t
         return jnp.where(shaped(leaf, masks.learnable(owner[wire.outputs], task)[None, :]), moved, stays)
 
     return task_params.map_leaves(one, params)
-
-
-def _by_path(tree: Tree) -> dict[str, Array]:
-    return dict(zip(task_params.leaf_paths(tree), jax.tree.leaves(tree), strict=True))

@@ -47,7 +47,7 @@ def reused(
     Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, section 2.1.
     """
     task = jnp.asarray(task, jnp.int32)
-    leaves = dict(zip(task_params.leaf_paths(params), jax.tree.leaves(params), strict=True))
+    leaves = task_params.by_path(params)
     found = {name: jnp.zeros(leaf.shape, jnp.bool_) for name, leaf in owner.items()}
     for path, wire in reversed(wiring.items()):
         if wire.inputs is None:

@@ -17,7 +17,7 @@ from cljax.data.arrays import check_classes, check_images, check_labels, check_p
 from cljax.data.dataset import Dataset
 from cljax.data.on_demand import join
 from cljax.keys import LARGEST_SEED, make_key
-from cljax.numbers import INT32, real, whole
+from cljax.numbers import INT32, check_kind, real, whole
 from cljax.streams.division import draw_class_order, fractions, group_classes, set_aside, subsample
 from cljax.streams.schedules import FIRST_TASK, MOST, lifelong, make_table, with_schedule
 from cljax.types import Schedule, Stream, Tables
@@ -294,6 +294,16 @@ def check_options(tasks: int, scenario: str, validation: float, seed: int) -> in
     if scenario not in SCENARIOS:
         raise ValueError(f"The scenario is {scenario!r}, but must be 'task', 'class' or 'domain'.")
     return seed
+
+
+def check_stream(stream: Any, name: str = "The stream") -> None:
+    """Checks that a stream is one, and its schedule.
+
+    Raises:
+      ValueError: naming what it is.
+    """
+    check_kind(name, stream, Stream, "one of cljax.streams, built, such as streams.split(dataset, tasks=5)")
+    check_kind(f"{name}'s schedule", stream.schedule, Schedule, "of streams.lifelong(...) or streams.visits(...)")
 
 
 def check_dataset(dataset: Any) -> None:

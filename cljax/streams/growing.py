@@ -10,7 +10,7 @@ import numpy as np
 from cljax.data.on_demand import Images
 from cljax.numbers import whole
 from cljax.streams.alignment import pad_table
-from cljax.streams.building import as_kind
+from cljax.streams.building import as_kind, check_stream
 from cljax.streams.schedules import check_schedule, make_table
 from cljax.types import Schedule, Stream, Table, Tables
 
@@ -41,6 +41,8 @@ def append(stream: Stream, more: Stream) -> Stream:
       >>> longer.tables.classes.sum(axis=1).tolist()
       [1, 1, 1, 3]
     """
+    check_stream(stream)
+    check_stream(more, "The stream to append")
     first, second = stream.tables, more.tables
     for tables, called in ((first, stream.name), (second, more.name)):
         if isinstance(tables.examples, Images):
@@ -100,6 +102,7 @@ def forget(stream: Stream) -> Stream:
       >>> gone.tables.train.size.tolist(), gone.tables.examples.shape, gone.tables.classes.tolist()
       ([0, 0], (1, 2, 2, 1), [[True], [True]])
     """
+    check_stream(stream)
     tables = stream.tables
     empty = {}
     for part in SPLITS:
@@ -136,6 +139,7 @@ def pad(stream: Stream, *, tasks: int, examples: int, classes: int | None = None
       >>> roomy.tables.examples.shape, roomy.tables.train.size.tolist(), roomy.schedule.task.tolist()
       ((20, 2, 2, 1), [2, 2, 0], [0, 1, 2])
     """
+    check_stream(stream)
     tables, now = stream.tables, stream.tables.classes.shape
     tasks = whole("tasks", tasks, least=now[0])
     size = whole("examples", examples, least=len(tables.examples))

@@ -12,7 +12,7 @@ import numpy as np
 from cljax import task_params
 from cljax.numbers import INT32, real, show, whole
 from cljax.training.plan import epoch_table
-from cljax.training.state import Patience, Settings
+from cljax.training.state import EVALUATION_BATCH, Patience, Settings
 from cljax.training.step import init_shapes
 from cljax.types import Method, Stream
 
@@ -73,7 +73,8 @@ def settle(settings: Settings | None, stream: Stream) -> Settings:
     if settings.evaluation_batch is not None:
         return settings
     fitting = 2**22 // max(math.prod(stream.tables.examples.shape[1:]), 1)
-    return settings._replace(evaluation_batch=256 if jax.default_backend() == "cpu" else min(max(fitting, 256), 1024))
+    most = EVALUATION_BATCH if jax.default_backend() == "cpu" else 1024
+    return settings._replace(evaluation_batch=min(max(fitting, EVALUATION_BATCH), most))
 
 
 def check_bounds(method: Method, stream: Stream, settings: Settings) -> None:

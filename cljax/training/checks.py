@@ -16,12 +16,12 @@ from cljax import task_params, transforms
 from cljax.augmentation import Augment
 from cljax.data.on_demand import Images
 from cljax.numbers import check_kind, real, show, whole
-from cljax.streams.building import SCENARIOS
+from cljax.streams.building import SCENARIOS, check_stream
 from cljax.streams.schedules import check_schedule
 from cljax.training.bounds import check_bounds, check_settings
 from cljax.training.state import Failure, Settings
 from cljax.training.step import BUILT, init_shapes
-from cljax.types import Array, Method, Schedule, Stream, Tables, Tree
+from cljax.types import Array, Method, Stream, Tables, Tree
 
 DRAWS = ("current", "seen", "all", "balanced")
 
@@ -159,16 +159,6 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
         check_augment(settings.augment, stream, settings.batch_size)
 
 
-def check_stream(stream: Any) -> None:
-    """Checks that a stream is one, and its schedule.
-
-    Raises:
-      ValueError: naming what it is.
-    """
-    check_kind("The stream", stream, Stream, "one of cljax.streams, built, such as streams.split(dataset, tasks=5)")
-    check_kind("The stream's schedule", stream.schedule, Schedule, "of streams.lifelong(...) or streams.visits(...)")
-
-
 def check_tables(stream: Stream) -> None:
     """Checks that tables, which may be made by hand, point to examples and classes that there are.
 
@@ -296,31 +286,37 @@ NOT_A_STEP = (contrib.ScheduleFreeState, contrib.MechanicState, contrib.SAMState
 """States of optimizers that hold parameters of their own."""
 
 
-@functools.cache
 def own_learning_rate(optimizer: optax.GradientTransformation) -> float | None:
-    """About how large an optimizer's own learning rate is: by its first step, for a small and a large gradient.
+    """About how large an optimizer's own learning rate is: by its first step, weight decay apart.
+
+    Steps from a parameter of 0 and of 1, of a small and of a large gradient: some scale their steps by the parameter,
+    some shorten large gradients, some step as far whatever the gradient.
 
     Returns:
       A number, 0 where the optimizer warms up; None where it asks for more than a parameter and its gradient.
 
     Example:
-      >>> [round(own_learning_rate(each), 3) for each in (optax.sgd(0.1), optax.adam(1e-3))]
-      [0.1, 0.001]
+      >>> [round(own_learning_rate(each), 3) for each in (optax.sgd(0.1), optax.adam(1e-3), optax.adafactor(1.0))]
+      [0.1, 0.001, 1.0]
     """
-    small = 1e-3
+    return _first_step(optimizer.init, optimizer.update)
 
-    def first(gradient: Array) -> Array:
-        param = jnp.float32(0.0)
-        return jnp.abs(optimizer.update(gradient, optimizer.init(param), param)[0])
+
+@functools.lru_cache(128)
+def _first_step(init: Any, update: Any) -> float | None:
+    def after(param: Array, gradient: float) -> Array:
+        step = lambda gradient: update(jnp.full_like(param, gradient), init(param), param)[0]
+        return jnp.abs(step(gradient) - step(-gradient))[0] / 2
+
+    def rate(param: Array) -> Array:
+        small, large = after(param, 1e-3), after(param, 1.0)
+        return jnp.where(small > 0.5 * large, small, small / 1e-3)
 
     try:
         with jax.numpy_dtype_promotion("standard"):  # Optax needs it
-            steps = jax.jit(jax.vmap(first))(jnp.asarray([small, 1.0], jnp.float32))
-    except (AttributeError, KeyError, TypeError, ValueError):
+            return float(jnp.max(jax.jit(jax.vmap(rate))(jnp.asarray([[0.0], [1.0]], jnp.float32))))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None
-    after_small, after_large = (float(step) for step in steps)
-    normalised = after_small > 0.5 * after_large  # as Adam's, whatever the gradient
-    return after_small if normalised else after_small / small
 
 
 def check_optimizer(method: Method, optimizer: Any, learning_rate: Any = None) -> None:

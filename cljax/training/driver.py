@@ -18,9 +18,10 @@ from cljax import streams as stream_tables
 from cljax.keys import make_key
 from cljax.numbers import check_kind, show, whole
 from cljax.storage.checkpoints import Saving
+from cljax.streams.building import check_stream
 from cljax.training import identity, mesh
 from cljax.training.bounds import settle
-from cljax.training.checks import check, check_optimizer, check_stream, raise_failure
+from cljax.training.checks import check, check_optimizer, raise_failure
 from cljax.training.cost import step_flops
 from cljax.training.engine import make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
@@ -492,6 +493,9 @@ def past_of(past: Any, count: int) -> list[Past] | None:
     if isinstance(past, Outcome):
         evaluation = past.evaluation
         past = [Past(one, pick(evaluation, jnp.int32(seed))) for seed, one in enumerate(past.learners)]
+    listed = isinstance(past, Sequence) and all(isinstance(one, Past) for one in past)
+    if past is not None and not listed:
+        raise ValueError(f"past is {show(past)}, but must be an outcome of drive, or a Past for each pair of seeds.")
     if past is not None and len(past) != count:
         raise ValueError(f"past has {len(past)} learners, but there are {count} pairs of seeds: give one for each.")
     return past if past is None else list(past)

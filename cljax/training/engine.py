@@ -23,6 +23,7 @@ from cljax.numbers import FLOAT32
 from cljax.training.evaluation import Evaluation, evaluate, evaluate_task, number_of_batches
 from cljax.training.plan import epoch_key, in_stream, init_key, visit_key
 from cljax.training.state import (
+    EVALUATION_BATCH,
     EpochLog,
     Failure,
     PhaseState,
@@ -144,7 +145,8 @@ def make_engine(
       The engine: pure functions, to be jitted, scanned or vmapped.
     """
     step = make_train_step(method, optimizer)
-    stopping, batch_size, many = settings.stopping, settings.batch_size, settings.evaluation_batch or 256
+    stopping, batch_size = settings.stopping, settings.batch_size
+    many = settings.evaluation_batch or EVALUATION_BATCH
     fresh = np.array([phase.fresh_optimizer for phase in method.phases])
 
     def make_fold(tables: Tables, clock: Clock) -> TaskFold:

@@ -14,8 +14,9 @@ from jax import lax
 from cljax import streams
 from cljax.keys import as_own
 from cljax.numbers import check_kind
+from cljax.streams.building import check_stream
 from cljax.training.bounds import settle
-from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, check_stream, raise_failure
+from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, raise_failure
 from cljax.training.engine import changing, make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, agenda, choose, make_programs, pick, span_of
@@ -147,9 +148,9 @@ def make_run(
     engine = make_engine(method, optimizer, settings, scenario=stream.scenario, max_examples=most)
     programs = make_programs(method, engine, stream.schedule)
 
-    def train(run: State, entry: Entry, tables: Tables, key: Array, even: bool) -> State:
+    def train(run: State, entry: Entry, tables: Tables, key: Array, size: int | None) -> State:
         """All epochs of a phase; only what they change is carried."""
-        whole, known = run.state, with_even_size(tables, most["train"] if even else None)
+        whole, known = run.state, with_even_size(tables, size)
 
         def full(carry: State) -> State:
             state = carry.state
@@ -174,7 +175,7 @@ def make_run(
         is_due = lambda carry: carry.state.epoch % cadence == 0
         return full(lax.while_loop(unfinished, observed if cadence else body, thin(run)))
 
-    def run(key: Array, tables: Tables, given: Start, rounds: tuple[Array, Array], even: bool) -> Result:
+    def run(key: Array, tables: Tables, given: Start, rounds: tuple[Array, Array], size: int | None) -> Result:
         listed = np.asarray(agenda(method, stream.schedule), np.int32)
         places = [jnp.sum(jnp.asarray(listed[:-1, 0]) < edge, dtype=jnp.int32) for edge in rounds]
         entries = Entry(*jnp.asarray(listed.T))
@@ -184,7 +185,7 @@ def make_run(
         def one(place: Array, run: State) -> State:
             entry = pick(entries, place)
             following = choose(place + 1 < places[1], pick(entries, place + 1), end)
-            return programs.turn(train(run, entry, tables, key, even), entry, following, tables, key)
+            return programs.turn(train(run, entry, tables, key, size), entry, following, tables, key)
 
         last: State = lax.fori_loop(places[0], places[1], one, start)
         tried = last.search and last.search.tried
@@ -202,7 +203,8 @@ def make_run(
         begin, end = rounds or span_of(past and [past], None, stream)
         span = np.int32(begin), np.int32(end)
         sizes = tables.train.size
-        even = max_examples is None and not isinstance(sizes, jax.core.Tracer) and bool(np.all(sizes == most["train"]))
-        return jitted(key, tables, Start({}, params or {}, past), span, even, debugging("debug_nans"))
+        known = max_examples is None and not isinstance(sizes, jax.core.Tracer) and np.all(sizes == most["train"])
+        size = most["train"] if known else None
+        return jitted(key, tables, Start({}, params or {}, past), span, size, debugging("debug_nans"))
 
     return Run(whole, engine.step, method, most)

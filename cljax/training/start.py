@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import ownership, task_params
-from cljax.numbers import show
+from cljax.numbers import check_kind, show
 from cljax.ownership import masks
 from cljax.storage import trained
 from cljax.training.checks import check_hypers
@@ -118,6 +118,8 @@ def extend(new: Learner, old: Learner) -> Learner:
       >>> longer.rows.tasks, bool((longer.params['head']['bias'][:3] == old.params['head']['bias']).all())
       (4, True)
     """
+    for name, learner in (("The longer stream's learner", new), ("The learner to go on from", old)):
+        check_kind(name, learner, Learner, "a learner, such as training.make_learner's, or of a result")
     parts = {}
     for part in (*task_params.PARTS, "memory"):
         now, was = getattr(new, part), getattr(old, part)

@@ -57,6 +57,10 @@ class Patience(NamedTuple):
     restore_at_drop: bool = False
 
 
+EVALUATION_BATCH = 256
+"""Of folds, validation and evaluation, where nothing else is said; on an accelerator the least."""
+
+
 class Settings(NamedTuple):
     """How a run is carried out.
 
