@@ -80,6 +80,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_lwf_baselines.py",
     "tests/test_lwf_variants.py",
     "tests/test_lwm.py",
+    "tests/test_many_devices.py::test_two_processes",
     "tests/test_many_devices.py::test_what_holds",
     "tests/test_methods.py",
     "tests/test_methods_and_networks.py",

@@ -4,25 +4,66 @@ from __future__ import annotations
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 
 from cljax import streams
+from cljax.storage.checkpoints import Saving
 from cljax.training import driver
 from cljax.training.start import NOTHING
+from tests import two_processes
 
-EIGHT = "--xla_force_host_platform_device_count=8"
+TWO, EIGHT = (f"--xla_force_host_platform_device_count={count}" for count in (2, 8))
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_what_holds_on_eight_devices_holds():
     """Compiled programs of several devices are kept as all others are."""
     environment = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {EIGHT}"}
     command = [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", "tests/many_devices.py"]
-    root = pathlib.Path(__file__).parent.parent
-    ended = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
+
+
+def test_two_processes_find_what_one_finds(tmp_path, monkeypatch):
+    """`two_processes.py`, twice; what they have saved together is taken up by this one, at its end."""
+    kept = {
+        "COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    environment = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {TWO}"}
+    environment |= {f"JAX_{name}": value for name, value in kept.items()}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "tests.two_processes", str(port)]
+    started = [
+        subprocess.Popen(
+            [*words, number, str(tmp_path / "run")],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in ("0", "1")
+    ]
+    try:
+        told = [process.communicate(timeout=600)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], "\n".join(told)
+    monkeypatch.setattr(driver, "step_flops", lambda *given: None)
+    drive, seeds = two_processes.case()
+    said = []
+    found = drive(seeds, vectorize=True, checkpoints=Saving(tmp_path / "run", 0.0, say=said.append))
+    assert said == []  # nothing was left to do
+    two_processes.same(found, drive(seeds, vectorize=True))
 
 
 def test_fingerprints_before_a_checkpoint_of_other_devices():

@@ -223,6 +223,7 @@ def _write(series: pathlib.Path, leaves: dict[str, Any], manifest: dict[str, Any
         _wait("begun")
         if leaves:
             stored.write(draft / TREE, leaves)
+        _wait("written")  # and read back by each, before it is renamed
         if first:
             (draft / TREE).mkdir(exist_ok=True)
             manifest = {**manifest, "files": _digests(draft / TREE)}
@@ -407,9 +408,7 @@ def _read(path: pathlib.Path, manifest: dict[str, Any], like: Tree) -> Tree:
             shown = stored.readable(name) if escaped else name
             raise ValueError(f"it is of another tree: '{shown}' is {old}, but here it is {new}.")
     sizes = {name: leaf for name, leaf in wanted.items() if leaf.size}
-    abstract = {
-        stored_as[name]: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)) for name, x in sizes.items()
-    }
+    abstract = {stored_as[name]: _abstract(leaf) for name, leaf in sizes.items()}
     abstract |= {stored_as[name]: jax.ShapeDtypeStruct(tuple(shape), dtype) for name, (dtype, shape) in gone.items()}
     found = stored.read(path / TREE, abstract)
     values = [
@@ -419,10 +418,15 @@ def _read(path: pathlib.Path, manifest: dict[str, Any], like: Tree) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(like), as_wanted)
 
 
-def _sharding(leaf: Any) -> Any:
-    """Where Orbax itself has to put an array: one that is spread over several processes."""
+def _abstract(leaf: Any) -> Any:
+    """What Orbax is to make of a leaf: an array that is spread over several processes, otherwise one of NumPy.
+
+    NumPy's, whatever it was when it was saved: it may have been spread over processes that are not here.
+    """
     sharding = getattr(leaf, "sharding", None)
-    return None if sharding is None or sharding.is_fully_addressable else sharding
+    if sharding is None or sharding.is_fully_addressable:
+        return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _as(like: Any, value: Any) -> Any:

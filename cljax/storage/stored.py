@@ -101,12 +101,12 @@ def describe(folder: pathlib.Path) -> dict[str, Kind]:
     return {name: _kind(name, files.parse_json(form, f"the form of {name}")) for name, form in forms.items()}
 
 
-def read(folder: pathlib.Path, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+def read(folder: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
     """Reads the arrays of a folder.
 
     Args:
       folder: of `write`.
-      like: `{path: shape, dtype and perhaps sharding}`, the paths as in `write`.
+      like: `{path: array of NumPy, or shape, dtype and perhaps sharding}`, the paths as in `write`.
 
     Returns:
       `{path: array}`.

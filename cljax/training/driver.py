@@ -214,7 +214,8 @@ def drive(
       vectorize: whether the seeds run side by side (`vmap`: faster on GPU and TPU, slower on CPU) or in turn; a number
         above 1, which divides theirs: so many at a time.
       devices: how many share the work: the seeds that run side by side, and each batch where there are more devices; as
-        of `training.mesh.share_devices`. A checkpoint can be taken up on another number of them.
+        of `training.mesh.share_devices`. A checkpoint can be taken up on another number of them. They may be those of
+        several processes (`jax.distributed`), all of them: each calls this with the same arguments, and gets all.
       report: called after every epoch.
       visited: called after every visit, with the seeds that run side by side, the number of the round and their results
         so far: see `cljax.report.tensorboard`.
@@ -280,12 +281,13 @@ def drive(
     parts = []
     for number, group in enumerate(groups):
         tables = mesh.place(group.tables._replace(examples=None), shared, axes)._replace(examples=examples)
-        group, keeper = group._replace(tables=tables), None
+        keeper = None
+        if checkpoints is not None:
+            keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts), mesh.shares(shared))
+        group = group._replace(tables=tables)
         if shared is not None:
             own = None if axes is None else 0
             group = group._replace(key=mesh.place(group.key, shared, own), given=mesh.place(group.given, shared, own))
-        if checkpoints is not None:
-            keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts), mesh.shares(shared))
         places = settings.curves_every, number * len(group.numbers), len(seeds)
         driven = Driven(method, first.schedule, compiled, group, span, *places)
         parts.append(driven.run(report, visited, keeper))
@@ -390,9 +392,9 @@ class Driven:
                 if keeper:
                     keeper.offer(place, run, watch, ended=False)
 
-            while int(np.max(run.state.epoch)) < entry.epochs and not np.all(run.state.done):
+            while _epochs(run) < entry.epochs and not np.all(mesh.host(run.state.done)):
                 run = compiled.epoch(run, entry, tables, key, pause)
-                if self._cadence and int(np.max(run.state.epoch)) % self._cadence == 0:
+                if self._cadence and _epochs(run) % self._cadence == 0:
                     run = compiled.observe(run, entry, tables)
                 if report:
                     self._tell(report, run, entry, ahead[place], ahead[0])
@@ -406,7 +408,7 @@ class Driven:
                 visited(numbers, int(entry.round), self._read(run))
             if keeper:
                 keeper.offer(place, run, watch, ended=ended or following.candidate > entry.candidate)
-            if ended and np.all(run.state.failure.round >= 0):
+            if ended and np.all(mesh.host(run.state.failure.round) >= 0):
                 break
         learner = jax.block_until_ready(compiled.rest(run))
         results = self._compare_with_past(self._read(run), learner)
@@ -434,7 +436,7 @@ class Driven:
         start = Start(given.hyper, {}, Past(earlier, run.evaluation))
         pair = self._lead(self._compiled.compare_again(self._compiled.rest(run), key, tables, start))
         found = rebase(self._lead(known), begin, self._joined(self._lead(known), begin, end, pair)[:, begin - 1])
-        known = jax.device_put(found.reshape(known.shape), known.sharding)
+        known = mesh.put(found.reshape(known.shape), known.sharding)
         return run._replace(evaluation=run.evaluation._replace(fingerprint=known))
 
     def _joined(self, fingerprint: np.ndarray, begin: int, end: int, pair: np.ndarray) -> np.ndarray:
@@ -452,7 +454,7 @@ class Driven:
         found = keeper.take_up(like, watch, len(entries))
         if found and found[0] < len(entries) - 1:
             (place, run), rounds = found, len(self._schedule.task)
-            entry, epoch = entries[place], int(np.max(run.state.epoch))
+            entry, epoch = entries[place], _epochs(run)
             after = f", after epoch {epoch} of phase {entry.phase + 1}"
             keeper.say(
                 f"Taking up {self._method.name}, seed {numbers[0]}, in round {entry.round + 1} of {rounds}{after}."
@@ -465,7 +467,8 @@ class Driven:
 
     def _lead(self, tree: Tree) -> Tree:
         """On the host, with a leading axis of seeds."""
-        return jax.tree.map(lambda leaf: reveal(leaf) if self._batched else reveal(leaf)[None], tree)
+        found = jax.tree.map(lambda leaf: reveal(mesh.host(leaf)), tree)
+        return found if self._batched else jax.tree.map(lambda leaf: leaf[None], found)
 
     def _read(self, run: Run) -> Results:
         return Results(*self._lead((run.evaluation, *run.visits, run.state.failure, run.search and run.search.tried)))
@@ -474,7 +477,7 @@ class Driven:
         failed = self._lead(run.state.failure.round) >= 0
         if failed.all():
             return
-        count, size = int(np.max(run.state.epoch)), len(self._seeds.numbers)
+        count, size = _epochs(run), len(self._seeds.numbers)
         values = (run.visit.epochs.loss, run.visit.epochs.validation_accuracy)
         last = (np.where(failed, np.nan, self._lead(value)[:, entry.phase, count - 1]) for value in values)
         task, phase = int(self._schedule.task[entry.round]), self._method.phases[entry.phase].name
@@ -575,6 +578,11 @@ def curves_at(results: Results, points: np.ndarray, every: int) -> np.ndarray:
         size, _, tasks = results.evaluation.accuracy.shape
         return np.zeros((size, 0, tasks), np.float32)
     return results.curves[:, points[:, 0], points[:, 1], points[:, 2] // every - 1]
+
+
+def _epochs(run: Run) -> int:
+    """How many epochs of the phase are finished, of the seed that is ahead."""
+    return int(np.max(mesh.host(run.state.epoch)))
 
 
 def _mean(values: np.ndarray) -> float:

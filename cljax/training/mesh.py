@@ -62,7 +62,7 @@ def make_mesh(devices: int, seeds: int = 1, batch_size: int = 1) -> Mesh:
     """The mesh of so many devices, the first that JAX has, as `share_devices` shares them.
 
     Raises:
-      ValueError: there are not so many, or they cannot share the work.
+      ValueError: there are not so many, they cannot share the work, or a process would have none.
 
     Example:
       >>> dict(make_mesh(1).shape)
@@ -72,6 +72,11 @@ def make_mesh(devices: int, seeds: int = 1, batch_size: int = 1) -> Mesh:
     if whole("devices", devices, least=1) > len(there):
         raise ValueError(
             f"devices is {devices}, but JAX has {len(there)} here ({there[0].device_kind}). Ask for at most so many."
+        )
+    if jax.process_count() > 1 and devices < len(there):
+        raise ValueError(
+            f"devices is {devices}, but there are {len(there)} in {jax.process_count()} processes, which must all have "
+            f"a part: ask for {len(there)}."
         )
     shape = share_devices(devices, seeds, batch_size)
     axes = (AxisType.Auto,) * 2
@@ -102,15 +107,53 @@ def sharding(mesh: Mesh, *, seeds: bool) -> NamedSharding:
 
 
 def place(tree: Tree, mesh: Mesh | None, axes: Any = None) -> Tree:
-    """Puts a tree on a mesh, or on JAX's usual device; `axes` as of `across`, or None: all of it on each device."""
+    """Puts a tree on a mesh, or on JAX's usual device; `axes` as of `across`, or None: all of it on each device.
+
+    Where there are several processes, all of them call this with the same values.
+    """
     if mesh is None:
         return jax.device_put(tree)
-    return jax.device_put(tree, jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(axes)))
+    whole = lambda spec, part: jax.tree.map(lambda leaf: put(leaf, NamedSharding(mesh, spec)), part)
+    return jax.tree.map(whole, _specs(axes), tree)
+
+
+def put(leaf: Any, where: jax.sharding.Sharding) -> jax.Array:
+    """Puts an array, or PRNG keys, on the devices of one process or of several, which all have its values."""
+    if where.is_fully_addressable:
+        return jax.device_put(leaf, where)
+    keys = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    values = np.asarray(jax.random.key_data(leaf) if keys else leaf)
+    found = jax.make_array_from_callback(values.shape, where, lambda part: values[part])
+    return jax.random.wrap_key_data(found, impl=jax.random.key_impl(leaf)) if keys else found
+
+
+def host(leaf: Any) -> np.ndarray:
+    """An array on this host, from all processes that have parts of it; they call this together."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
+
+
+def agreed(value: bool, after: Tree) -> bool:
+    """What the first process says, on all of them; they call this together.
+
+    Args:
+      value: of this process.
+      after: is computed first: processes that begin with what they pass on in another order wait for ever.
+    """
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    jax.block_until_ready(after)
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def gathered(tree: Tree) -> Tree:
-    """The tree, of any devices, on JAX's usual one."""
-    alone = lambda leaf: leaf if len(leaf.sharding.device_set) == 1 else jnp.asarray(np.asarray(leaf))
+    """The tree, of any devices, on JAX's usual one, and in every process."""
+    alone = lambda leaf: leaf if len(leaf.sharding.device_set) == 1 else jnp.asarray(host(leaf))
     return jax.tree.map(alone, tree)
 
 

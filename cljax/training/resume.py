@@ -13,6 +13,7 @@ import jax
 from cljax.numbers import real, whole
 from cljax.storage import checkpoints, folders
 from cljax.storage.checkpoints import CheckpointError
+from cljax.training import mesh
 from cljax.training.loop import Run
 
 FIRST_COST = 0.1
@@ -62,7 +63,8 @@ class Keeper:
         shares: Sequence[int] = (1, 1),
     ) -> None:
         self.shares = self.compared = list(shares)
-        self._saving, self._identify, self.say = saving, identify, saving.say
+        self._saving, self._identify = saving, identify
+        self.say = saving.say if jax.process_index() == 0 else lambda line: None
         self._folder = pathlib.Path(saving.folder) / f"group-{number}"
         self._saved_at, self._cost = 0.0, FIRST_COST
 
@@ -115,7 +117,8 @@ class Keeper:
         Raises:
           OSError: it cannot be saved.
         """
-        if not self._saving.due(ended=ended, waited=watch.tick() - self._saved_at, cost=self._cost):
+        due = self._saving.due(ended=ended, waited=watch.tick() - self._saved_at, cost=self._cost)
+        if not mesh.agreed(due, run):
             return
         jax.block_until_ready(run)
         self._saved_at, start = watch.tick(), time.perf_counter()

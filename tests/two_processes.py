@@ -1,0 +1,73 @@
+"""One of two processes with two devices each: `python -m tests.two_processes PORT NUMBER FOLDER`.
+
+Together they train two seeds, interrupted once, and then one of them, each batch over all devices.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cljax import methods, streams, training
+from cljax.storage.checkpoints import Saving
+from cljax.training import driver
+from tests import conformance
+from tests.shared import assert_close, small
+
+SETTINGS = training.Settings(batch_size=8, learning_rate=0.05, evaluation_batch=32)
+
+
+def case():
+    """What drives a method that forgets nothing, and two seeds."""
+    stream = conformance.stream(schedule=streams.visits(((0, 2), (1, 1))))
+    method = methods.freezing(small(stream, hidden=(4,)))
+    drive = functools.partial(training.drive, method, conformance.OPTIMIZERS["momentum"][0], settings=SETTINGS)
+    return drive, [(seed, stream) for seed in (0, 1)]
+
+
+def main(port: str, number: str, folder: str) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
+    assert (jax.device_count(), jax.local_device_count()) == (4, 2)
+    driver.step_flops = lambda *given: None
+    drive, seeds = case()
+    seen, said = [], []
+
+    def end(event):
+        seen.append(event)
+        if len(seen) == 2:
+            raise TimeoutError
+
+    saving = Saving(folder, 0.0, say=said.append)
+    together = functools.partial(drive, seeds, vectorize=True, devices=4, checkpoints=saving)
+    try:
+        together(report=end)
+    except TimeoutError:
+        found = together()
+    assert found.shares == (2, 2)
+    expected = "Taking up freezing, seed 0, in round 1 of 2, after epoch 1 of phase 1."
+    assert said == ([expected] if number == "0" else [])
+    assert np.isfinite(found.evaluation.accuracy[:, :, 0]).all()
+    assert (found.evaluation.fingerprint[:, 0, 0] == found.evaluation.fingerprint[:, 1, 0]).all()
+
+    by_batch = functools.partial(drive, seeds[:1], devices=4, checkpoints=Saving(f"{folder}-by-batch", 0.0))
+    for other in (by_batch(), by_batch()):  # the second is at its end already
+        assert other.shares == (1, 4)
+        same(other, driver.members(found, [0]))
+    with pytest.raises(ValueError, match=r"there are 4 in 2 processes, which must all have a part: ask for 4."):
+        drive(seeds, vectorize=True, devices=2)
+
+
+def same(found, alone):
+    """Two outcomes, up to rounding."""
+    assert_close(found.learners, alone.learners)
+    assert_close(found.evaluation[:3], alone.evaluation[:3])
+    assert_close(found.epochs, alone.epochs)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
