@@ -46,7 +46,7 @@ METHODS: dict[str, Callable[[Network], Method]] = {
 LEARNING_RATES = (5e-4, 2e-3)
 GRID: dict[str, dict[str, tuple[float, ...]]] = {
     "clnp": {"learning_rate": (2e-3,), "l1": (5e-4, 1e-3, 2e-3), "margin": (0.005, 0.01)},
-    "si": {"strength": (0.1, 1.0, 10.0)},
+    "si": {"strength": (1.0, 10.0, 100.0)},
     "ewc": {"strength": (1e2, 1e3, 1e4)},
 }
 """What is tried beside the learning rates. CLNP's rate is the paper's. Its margin there, 0.0005, is one image of those
