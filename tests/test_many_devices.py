@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 
-from cljax import streams
+from cljax import report, streams
 from cljax.storage.checkpoints import Saving
 from cljax.training import driver
 from cljax.training.start import NOTHING
@@ -58,6 +58,12 @@ def test_two_processes_find_what_one_finds(tmp_path, monkeypatch):
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [0, 0], "\n".join(told)
+    record = report.read(tmp_path / "run-command")  # of `cljax run --distributed`: one process has written and told
+    assert record["complete"]
+    assert record["runs"][0]["device"]["share_batches"] == 4
+    assert "freezing" in told[0]
+    assert "freezing" not in told[1]
+    assert (tmp_path / "run-command/learners/freezing/seed-0/00000001/manifest.json").exists()
     monkeypatch.setattr(driver, "step_flops", lambda *given: None)
     drive, seeds = two_processes.case()
     said = []

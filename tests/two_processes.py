@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cljax import methods, streams, training
+from cljax import cli, methods, streams, training
 from cljax.storage.checkpoints import Saving
 from cljax.training import driver
 from tests import conformance
@@ -58,6 +58,9 @@ def main(port: str, number: str, folder: str) -> None:
     for other in (by_batch(), by_batch()):  # the second is at its end already
         assert other.shares == (1, 4)
         same(other, driver.members(found, [0]))
+    words = ["run", "freezing", "--distributed", "--out", f"{folder}-command", "--keep-learners", "--tensorboard"]
+    words += ["--tasks", "2", "--seed", "0", "--epochs", "1", "--hidden", "4", "--no-cache"]
+    assert cli.main(words) == 0
     with pytest.raises(ValueError, match=r"there are 4 in 2 processes, which must all have a part: ask for 4."):
         drive(seeds, vectorize=True, devices=2)
 

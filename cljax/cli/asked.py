@@ -135,7 +135,8 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
     """
     parts = {name: dataclasses.asdict(getattr(options, name)) for name in ("data", "training", "network")}
     parts["training"]["seeds"] = seed_numbers(options.training)
-    del parts["training"]["seed"], parts["training"]["devices"]  # the results are the same on any number
+    for name in ("seed", "devices", "distributed"):  # the results are the same on any number
+        del parts["training"][name]
     if options.data.past is None:  # likewise, and before one could go on
         del parts["data"]["past"], parts["data"]["add_task"]
     if not options.training.memory:  # as runs have it that were begun before there was one

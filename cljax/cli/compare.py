@@ -19,7 +19,7 @@ from cljax.cli.asked import Curve, configuration, curves_of
 from cljax.cli.experiment import Experiment, make_experiment
 from cljax.cli.options import Compare, Options, Run, RunError, Sweep, UsageError, settle
 from cljax.cli.printing import show, styled
-from cljax.cli.process import set_up
+from cljax.cli.process import first_alone, is_first, set_up
 from cljax.cli.rules import check_values
 from cljax.text import printable, shell_word
 
@@ -45,13 +45,13 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
       FolderError, UsageError, RunError, KeyboardInterrupt: as of `prepared`.
     """
     with prepared(command) as (experiment, folder):
-        from cljax import report
         from cljax.cli.progress import Reporter
-        from cljax.report.tensorboard import Sink
+        from cljax.report.tensorboard import Silent, Sink
         from cljax.storage.checkpoints import Saving
         from cljax.training import driver
 
         options, seeds, before = experiment.options, experiment.seeds, folder.record or {}
+        errors = errors if is_first() else Console(quiet=True)
         record: dict[str, Any] = {"format": 1, "complete": False, "command": before.get("command", line)}
         record |= {"left_out": experiment.left_out, "diverged": list(before.get("diverged", []))}
         record |= {"runs": list(before.get("runs", []))}
@@ -67,7 +67,8 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                 place = folder.checkpoints(curve.name)
                 sink: Any = contextlib.nullcontext()
                 if options.output.tensorboard:
-                    sink = Sink(folder.tensorboard, method, seeds[0][1].schedule)
+                    kind = Sink if is_first() else Silent
+                    sink = kind(folder.tensorboard, method, seeds[0][1].schedule)
                 with sink:
                     outcome = driver.drive(
                         method,
@@ -94,16 +95,8 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         order = [curve.name for curve in experiment.curves]
         record["runs"].sort(key=lambda run: order.index(_curve(run)))
         folder.save({**record, "complete": True})
-        lines = [f"Record: {folder.path / 'record.json'}"]
-        if experiment.swept:
-            words, picture = report.write_sweep(record["runs"], folder.path)
-            lines += [f"Table: {words}", f"Plot: {picture}"]
-        lines.append(f"Report: cljax report {shell_word(folder.path)}")
-        table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record)
-        told = filter(None, map(report.chosen, record["runs"]))
-        show(table, *told, *lines, width=None if sys.stdout and sys.stdout.isatty() else 100)
-        for text in record["diverged"]:
-            errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
+        if is_first():
+            tell_end(experiment, folder, record, errors)
         return 1 if record["diverged"] else 0
 
 
@@ -121,7 +114,9 @@ def prepared(command: Compare | Run | Sweep) -> Iterator[tuple[Experiment, RunFo
     check_values(options)
     if swept:
         check_sweep(options)
-    set_up(cache=options.output.cache)
+    if options.training.distributed and options.output.out is None:
+        raise UsageError("--distributed needs --out: the run's folder, one that all processes reach.")
+    set_up(cache=options.output.cache, distributed=options.training.distributed)
     curves = curves_of(command)
     config = configuration(curves, options, swept=swept)
     with run_folder(curves, options, config) as folder, enough_memory():
@@ -135,7 +130,7 @@ def prepared(command: Compare | Run | Sweep) -> Iterator[tuple[Experiment, RunFo
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(str(error)) from error
         with what_ends_a_run(folder):
-            folder.start()
+            first_alone(folder.start)
             yield experiment, folder
 
 
@@ -194,6 +189,22 @@ def tell_beginning(experiment: Experiment, folder: RunFolder, runs: Sequence[dic
     if runs:
         names = ", ".join(dict.fromkeys(run["label" if experiment.swept else "method"] for run in runs))
         errors.print(styled("", f"Taking up {folder.path}, which has {names} already."))
+
+
+def tell_end(experiment: Experiment, folder: RunFolder, record: dict[str, Any], errors: Console) -> None:
+    """Prints the table, what was chosen, where everything is, and what diverged; writes a sweep's table and plot."""
+    from cljax import report
+
+    lines = [f"Record: {folder.path / 'record.json'}"]
+    if experiment.swept:
+        words, picture = report.write_sweep(record["runs"], folder.path)
+        lines += [f"Table: {words}", f"Plot: {picture}"]
+    lines.append(f"Report: cljax report {shell_word(folder.path)}")
+    table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record)
+    told = filter(None, map(report.chosen, record["runs"]))
+    show(table, *told, *lines, width=None if sys.stdout and sys.stdout.isatty() else 100)
+    for text in record["diverged"]:
+        errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
 
 
 def check_sweep(options: Options) -> None:
@@ -265,6 +276,9 @@ def run_folder(curves: Sequence[Curve], options: Options, config: dict[str, Any]
         names = [os.path.basename(os.path.realpath(os.path.expanduser(name))) for name in options.data.data]
         path = folders.fresh_path("runs", f"{'+'.join(names)}-{options.data.scenario}")
     names = [curve.name for curve in curves]
+    if not is_first():
+        yield folders.Followed(folders.expand(path), config, None, names=names)
+        return
     with folders.claim(path, config, names=names, overwrite=output.overwrite, fresh=fresh, needed=needed) as folder:
         yield folder
 

@@ -144,11 +144,12 @@ class Experiment(NamedTuple):
         from cljax.training.streaming import is_streamed
 
         asked, there = self.options.training.devices, jax.devices()
+        all_of_them = asked is not None or jax.process_count() > 1
         if is_streamed(self.seeds[0][1].tables):
-            if (asked or 1) > 1:
+            if all_of_them and (asked or len(there)) > 1:
                 raise ValueError(
-                    f"--devices is {asked}, but data that are read from disk as the run goes on are read for one "
-                    f"device. Leave it out, or give --driver scan where they fit."
+                    f"There are {asked or len(there)} devices, but data that are read from disk as the run goes on are "
+                    f"read for one. Leave out --devices and --distributed, or give --driver scan where they fit."
                 )
             return 1, 1
         if (asked or len(there)) == 1:
@@ -160,7 +161,7 @@ class Experiment(NamedTuple):
         count = len(self.seeds) * max(1, len(curve.values))
         together = self.side_by_side(self.methods[curve.method], count)
         seeds, batch_size = count if together is True else int(together) or 1, self.settings.batch_size
-        return mesh.share_devices(asked or len(there), seeds, batch_size, fewer=asked is None)
+        return mesh.share_devices(asked or len(there), seeds, batch_size, fewer=not all_of_them)
 
 
 def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str, Any]) -> Experiment:

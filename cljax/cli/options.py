@@ -174,6 +174,8 @@ class Training:
     """Run the seeds side by side (vmap) instead of in turn; auto: on GPU and TPU."""
     devices: Annotated[int | None, arg(metavar="INT")] = None
     """Devices that share the seeds side by side, and each batch where there are more; default: all that can."""
+    distributed: bool = False
+    """This is one of several processes, started by SLURM, Open MPI, on GKE or a TPU pod, that share their devices."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import sys
+from collections.abc import Callable
 
 from cljax.cli.options import UsageError
 from cljax.files import user_cache
@@ -16,15 +17,21 @@ from cljax.files import user_cache
 CONVOLUTION_THREADS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
 
-def set_up(*, cache: bool) -> None:
+def set_up(*, cache: bool, distributed: bool = False) -> None:
     """Sets the process up; to be called before JAX is imported.
 
+    Args:
+      cache: whether compiled programs are kept.
+      distributed: whether it is one of several processes, which then know of each other.
+
     Raises:
-      UsageError: JAX finds no device.
+      UsageError: JAX finds no device, or no other process.
     """
     set_xla_flags()
     if cache:
         use_compilation_cache()
+    if distributed:
+        join_processes()
     find_devices()
 
 
@@ -38,6 +45,46 @@ def set_xla_flags() -> None:
         return
     if importlib.metadata.version("jaxlib").startswith("0.10."):
         os.environ["XLA_FLAGS"] = CONVOLUTION_THREADS
+
+
+def join_processes() -> None:
+    """Joins the processes that were started with this one, as JAX finds them in the environment.
+
+    Raises:
+      UsageError: it finds none.
+    """
+    import jax
+
+    try:
+        if not jax.distributed.is_initialized():
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"--distributed: JAX cannot join the processes of this job ({' '.join(str(error).split())}). Start the "
+            f"command by SLURM (srun), Open MPI (mpirun), on GKE or on a TPU pod; on one host leave it out."
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints, where there are several."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def first_alone(begin: Callable[[], None]) -> None:
+    """Has the first of several processes do something, and then the others."""
+    import jax
+
+    if jax.process_count() == 1:
+        return begin()
+    from jax.experimental import multihost_utils
+
+    for turn in (True, False):
+        if is_first() == turn:
+            begin()
+        multihost_utils.sync_global_devices("cljax began")
+    return None
 
 
 def find_devices() -> None:

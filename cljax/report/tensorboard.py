@@ -88,3 +88,10 @@ class Sink:
 
             self._writers[seed] = SummaryWriter(str(self._folder / f"seed-{seed}"))
         return self._writers[seed]
+
+
+class Silent(Sink):
+    """Of several processes, those that write nothing, and yet see each visit together with the first."""
+
+    def visited(self, seeds: Sequence[int], number: int, results: Results) -> None:
+        """Nothing."""

@@ -101,6 +101,25 @@ class RunFolder:
         write_json(self.path / RECORD, record)
 
 
+class Followed(RunFolder):
+    """The folder of a run that several processes share, for those that leave it to the first to write there."""
+
+    def start(self) -> None:
+        """Reads the record, once the first process has started too."""
+        with contextlib.suppress(FileNotFoundError):
+            self.record = old_names.record(_load(self.path / RECORD, "Choose another folder with --out."))
+
+    def learner(self, method: str, seed: int) -> pathlib.Path:
+        """The place that the first process empties."""
+        return self.path / LEARNERS / method / f"seed-{seed}"
+
+    def forget(self, method: str) -> None:
+        """Nothing."""
+
+    def save(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+
 @contextlib.contextmanager
 def claim(
     path: str | os.PathLike,
