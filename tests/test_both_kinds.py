@@ -107,7 +107,7 @@ def test_old_heads_are_distilled_by_their_own_kind():
     """The response of a three-task stream is the sum of a softmax head's and a sigmoid head's."""
     data = conformance.digits()
     images, labels = data.train_images[:8], data.train_labels[:8] % 3
-    several = np.eye(3, dtype=np.float32)[labels]
+    several = np.tri(3, dtype=np.float32)[labels]
     task = lambda labels: (images, labels, images, labels)
     stream = streams.from_tasks([task(labels), task(several), task(labels)], validation=0.0)
     network, tables = small(stream), stream.tables

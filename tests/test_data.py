@@ -452,13 +452,16 @@ def test_from_arrays_multi_label_and_vectors():
 IMAGES, LABELS = arrays()
 NAN = IMAGES.astype(np.float32)
 NAN[[2, 4], 1, 1, 0] = np.nan, np.inf
-SOFT = np.full((6, 2), 0.5, np.float32)
+SOFT = np.full((6, 2), 0.25, np.float32)
+ONE_HOT = np.eye(3)[LABELS]
+CHANNELS_FIRST = np.zeros((6, 3, 8, 8), np.uint8)
 
 
 @pytest.mark.parametrize(
     ("given", "kind", "words"),
     [
-        ((IMAGES.astype(float), LABELS, IMAGES, LABELS), TypeError, "train_images are float64.*uint8.*float32.*astype"),
+        ((IMAGES.astype(int), LABELS, IMAGES, LABELS), TypeError, "train_images are int64.*uint8.*float32"),
+        ((CHANNELS_FIRST, LABELS, IMAGES, LABELS), ValueError, r"channels first.*numpy.moveaxis\(images, 1, -1\)"),
         (
             (IMAGES[..., 0], LABELS, IMAGES, LABELS),
             ValueError,
@@ -474,8 +477,10 @@ SOFT = np.full((6, 2), 0.5, np.float32)
         ((IMAGES, LABELS - 1, IMAGES, LABELS), ValueError, "train_labels are out of range: example 0 has label -1"),
         ((IMAGES, LABELS, IMAGES, LABELS + 1), ValueError, "test_labels.*example 2 has label 3, but.* 0 to 2"),
         ((IMAGES, LABELS.astype(float), IMAGES, LABELS), TypeError, "train_labels are float64"),
-        ((IMAGES, LABELS[:, None], IMAGES, LABELS), ValueError, r"train_labels are int64 of shape \(6, 1\)"),
-        ((IMAGES, SOFT * 4, IMAGES, SOFT), ValueError, "example 0 has label .*must be 0 to 1"),
+        ((IMAGES, LABELS[:, None], IMAGES, LABELS), ValueError, r"shape \(6, 1\).*Give labels\[:, 0\]"),
+        ((IMAGES, ONE_HOT, IMAGES, ONE_HOT), ValueError, r"add up to 1 .*a sigmoid each.*labels.argmax\(axis=1\)"),
+        ((IMAGES, ONE_HOT.astype(int), IMAGES, LABELS), ValueError, r"labels.argmax\(axis=1\) of one-hot"),
+        ((IMAGES, SOFT * 8, IMAGES, SOFT), ValueError, "example 0 has label .*must be 0 to 1"),
         ((IMAGES, SOFT, IMAGES, SOFT[:, :1]), ValueError, "test_labels have 1 columns, but there are 2 classes"),
         ((IMAGES, SOFT, IMAGES, LABELS % 2), ValueError, r"train_labels have shape \(6, 2\), but test_labels"),
         ((IMAGES, SOFT * np.nan, IMAGES, SOFT), ValueError, "train_labels hold NaN or infinity in 6 of 6"),
@@ -485,6 +490,17 @@ def test_arrays_are_checked_first(given, kind, words):
     with pytest.raises(kind, match=words) as error:
         data.from_arrays(*given)
     assert "\n" not in str(error.value)
+
+
+def test_float64_is_taken_as_float32():
+    made = data.from_arrays(IMAGES / 255, LABELS, IMAGES / 255, LABELS)
+    assert made.images.dtype == np.float32
+    np.testing.assert_array_equal(made.train_images, (IMAGES / 255).astype(np.float32))
+    several = data.from_arrays(IMAGES, SOFT.astype(float), IMAGES, SOFT)
+    np.testing.assert_array_equal(several.labels, np.concatenate([SOFT, SOFT]))
+    assert several.labels.dtype == np.float32
+    with pytest.raises(ValueError, match="train_images hold NaN or infinity in 6 of 6"):
+        data.from_arrays(np.full((6, 2), 1e300), LABELS, np.ones((6, 2)), LABELS)
 
 
 def test_labels_beyond_the_given_classes():

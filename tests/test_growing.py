@@ -189,6 +189,10 @@ def test_what_does_not_fit_is_refused():
         streams.append(short, other)
     with pytest.raises(ValueError, match="permute their pixels"):
         streams.append(short, streams.permuted(conformance.digits(), tasks=2))
+    roomy = streams.pad(short, tasks=3, examples=2000)
+    for pair in ((roomy, short), (short, roomy)):
+        with pytest.raises(ValueError, match=r"has room for tasks to come .*Append to the stream as it was, and pad"):
+            streams.append(*pair)
     with pytest.raises(ValueError, match="tasks is 1, but must be"):
         streams.pad(conformance.stream(), tasks=1, examples=1000)
     wide, narrow = (methods.lwf(networks.mlp((8, 8, 1), 2, hidden=(width,))) for width in (4, 5))

@@ -336,7 +336,7 @@ def test_from_tasks_by_hand():
 
 def test_from_tasks_multi_label_of_unequal_width():
     images = np.zeros((10, 2), np.float32)
-    wide = np.eye(10, 3, dtype=np.float32)
+    wide = np.tri(10, 3, dtype=np.float32)
     stream = streams.from_tasks([(images, wide[:, :2], images, wide[:, :2]), (images, wide, images, wide)])
     tables = stream.tables
     assert tables.train.labels.dtype == np.float32
@@ -370,6 +370,34 @@ NAN = np.full((4, 2, 2, 1), np.nan, np.float32)
 def test_from_tasks_errors_name_the_task(bad, words):
     with pytest.raises(ValueError, match=words):
         streams.from_tasks([GOOD, bad])
+
+
+def test_labels_of_all_tasks_together_and_pairs():
+    """No two tasks share a class: that is what separate tasks cut from one data set have."""
+    first, second = [4, 0, 4, 1], [2, 5, 3, 3]
+    pair = lambda labels, test: ((IMAGES, labels), (IMAGES[: len(test)], test))
+    stream = streams.from_tasks([pair(first, [1, 4]), pair(second, [5, 5, 2])], validation=0)
+    own = streams.from_tasks([pair([2, 0, 2, 1], [1, 2]), pair([0, 2, 1, 1], [2, 2, 0])], validation=0)
+    assert stream.facts["classes"] == [["0", "1", "4"], ["2", "3", "5"]]
+    jax.tree.map(np.testing.assert_array_equal, stream.tables, own.tables)
+    with pytest.raises(ValueError, match=r"test_labels of task 1 .*: 4 is a label of another task.*\[2, 3, 5\]"):
+        streams.from_tasks([pair(first, [1, 4]), pair(second, [5, 4])])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ([(IMAGES, [0, 1, 0, 1])], "Task 0 is tuple of 2, but must be .train_images.*Set a test part aside"),
+        ([GOOD, IMAGES], r"Task 1 is \[\[\[\[.*, but must be \(train_images"),
+        ([dataset()], "Task 0 is a data set.*streams.sequence"),
+        (GOOD[0], "tasks is .*must be a list of"),
+        (iter([GOOD]), "tasks is .*iterator.*must be a list of"),
+        ({"a": GOOD}, "tasks is .*must be a list of"),
+    ],
+)
+def test_from_tasks_of_another_form(tasks, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        streams.from_tasks(tasks)
 
 
 def test_from_no_tasks():
@@ -831,8 +859,8 @@ def test_more_permuted_tasks_than_tables_can_have_are_refused_at_once():
 
 def test_labels_of_all_tasks_together_are_refused_task_by_task():
     images = np.zeros((4, 2, 2, 1), np.uint8)
-    with pytest.raises(ValueError, match=r"train_labels of task 1 go up to 7, but none is 0\. .*numpy.unique"):
-        streams.from_tasks([(images, [0, 1, 2, 3]) * 2, (images, [4, 5, 6, 7]) * 2])
+    with pytest.raises(ValueError, match=r"train_labels of task 1 go up to 7, but none is 1\. .*numpy.unique"):
+        streams.from_tasks([(images, [0, 1, 2, 3]) * 2, (images, [0, 5, 6, 7]) * 2])
     with pytest.raises(ValueError, match="train_labels of task 0 go up to 1048575, but none is 2"):
         streams.from_tasks([(images, [0, 1, 2**20 - 1, 0]) * 2])
     made = data.from_arrays(images, [0, 1, 2, 3], images, [0, 1, 2, 3])

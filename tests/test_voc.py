@@ -91,7 +91,7 @@ def test_grey_images_have_three_channels_too(tmp_path):
 
 
 def test_a_stream_of_it_keeps_labels_and_order(tmp_path):
-    opened = data.open_voc(pack(tmp_path / "VOC2007", test=True), image_size=4)
+    opened = data.open_voc(pack(tmp_path / "VOC2007", test=True), image_size=4, difficult=0.25)
     arrays = opened.train_images, opened.train_labels, opened.test_images, opened.test_labels
     tables = streams.from_tasks([arrays], validation=0).tables
     np.testing.assert_array_equal(tables.train.labels, opened.train_labels)

@@ -13,30 +13,44 @@ CLASSES = 1 << 20
 
 
 def check_images(images: Any, what: str) -> Any:
-    """Checks inputs: uint8 or float32 `[n, H, W, C]` (or vectors `[n, D]`), not empty, finite.
+    """Checks inputs: uint8 or floats `[n, H, W, C]` (or vectors `[n, D]`), not empty, finite.
 
     Args:
       images: the array, or `Images`.
       what: how errors call it, such as `'train_images'`.
 
     Returns:
-      The array itself.
+      The array itself; other floats as float32.
 
     Raises:
-      TypeError: wrong dtype. ValueError: wrong rank, no examples, or a value that is not finite.
+      TypeError: wrong dtype. ValueError: wrong rank, channels first, no examples, or a value that is not finite.
+
+    Example:
+      >>> check_images([[0.5, 1.0]], "train_images").dtype
+      dtype('float32')
+      >>> check_images(np.zeros((9, 3, 32, 32)), "train_images")
+      Traceback (most recent call last):
+      ...
+      ValueError: train_images have shape (9, 3, 32, 32), which is channels first, ...numpy.moveaxis(images, 1, -1).
     """
     if isinstance(images, Images):  # checked as they are read
         return images
-    images = _array(images, what)
+    images = _float32(_array(images, what))
     if images.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
         raise TypeError(
-            f"{what} are {images.dtype}, but inputs must be uint8 (0 to 255) or float32. "
-            f"Convert them, for example with images.astype(numpy.float32)."
+            f"{what} are {images.dtype}, but inputs must be uint8 (0 to 255) or floats. Convert them, by "
+            f"images.astype(numpy.uint8) where they are whole numbers from 0 to 255, else by "
+            f"images.astype(numpy.float32)."
         )
     if images.ndim not in (2, 4):
         raise ValueError(
             f"{what} have shape {images.shape}, but inputs must be images [n, H, W, C] or vectors [n, D]. "
             f"Grey images need a last axis of one channel: images[..., None]."
+        )
+    if images.ndim == 4 and images.shape[1] in (1, 3) and min(images.shape[2:]) > 4:
+        raise ValueError(
+            f"{what} have shape {images.shape}, which is channels first, but images must be [n, H, W, C]. Move the "
+            f"channels last: numpy.moveaxis(images, 1, -1)."
         )
     if images.size == 0:
         raise ValueError(f"{what} have shape {images.shape} and so hold no examples. At least one is needed.")
@@ -45,7 +59,7 @@ def check_images(images: Any, what: str) -> Any:
 
 
 def check_labels(labels: Any, images: np.ndarray, what: str, images_what: str, classes: int | None) -> np.ndarray:
-    """Checks labels: whole numbers `[n]` in 0..K-1, or float32 `[n, K]` in [0, 1] (multi-label).
+    """Checks labels: whole numbers `[n]` in 0..K-1, or floats `[n, K]` in [0, 1] (multi-label).
 
     Args:
       labels: the array.
@@ -62,16 +76,15 @@ def check_labels(labels: Any, images: np.ndarray, what: str, images_what: str, c
     """
     labels = _array(labels, what)
     multi_label = np.issubdtype(labels.dtype, np.floating)
-    if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == np.float32):
-        raise TypeError(
-            f"{what} are {labels.dtype}, but labels must be whole numbers [n], a class each, or float32 [n, K] "
-            f"in [0, 1], several classes each. Convert them with labels.astype(...)."
-        )
+    kinds = "labels must be whole numbers [n], a class each, or floats [n, K] in [0, 1], several classes each"
+    if not ((multi_label and labels.ndim == 2) or np.issubdtype(labels.dtype, np.integer)):
+        cure = "numpy.unique(labels, return_inverse=True) gives numbers, and the classes they stand for"
+        raise TypeError(f"{what} are {labels.dtype} of shape {labels.shape}, but {kinds}: {cure}.")
     if labels.ndim != (2 if multi_label else 1):
-        raise ValueError(
-            f"{what} are {labels.dtype} of shape {labels.shape}, but labels must be whole numbers [n], a class each, "
-            f"or float32 [n, K] in [0, 1], several classes each."
-        )
+        cures = {1: "labels[:, 0]"} if labels.ndim == 2 else {}
+        cure = cures.get(labels.shape[-1], "labels.argmax(axis=1) of one-hot ones, labels.astype(float) of several")
+        raise ValueError(f"{what} are {labels.dtype} of shape {labels.shape}, but {kinds}. Give {cure}.")
+    labels = _float32(labels)
     if len(labels) != len(images):
         raise ValueError(
             f"{images_what} hold {len(images)} examples, but {what} hold {len(labels)} labels. "
@@ -109,7 +122,27 @@ def check_classes(labels: np.ndarray, count: int, what: str) -> None:
         missing = int(np.argmin(np.append(present == np.arange(len(present)), False)))
         raise ValueError(
             f"{what} go up to {count - 1}, but none is {missing}. Classes are numbered from 0, without gaps: "
-            f"numpy.unique(labels, return_inverse=True) gives such numbers, and the classes they stand for."
+            f"numpy.searchsorted(numpy.unique(train_labels), labels) numbers the labels of both parts alike."
+        )
+
+
+def check_several(labels: np.ndarray, what: str) -> None:
+    """Checks that float labels are several classes an example, each by a sigmoid, and not one-hot.
+
+    Raises:
+      ValueError: naming the cure.
+
+    Example:
+      >>> check_several(np.eye(3, dtype=np.float32)[[2, 0]], "train_labels")
+      Traceback (most recent call last):
+      ...
+      ValueError: train_labels add up to 1 for every example, ... labels.argmax(axis=1).
+    """
+    if labels.ndim == 2 and labels.shape[1] > 1 and np.allclose(labels.sum(axis=1), 1, atol=1e-3):
+        raise ValueError(
+            f"{what} add up to 1 for every example, as one-hot labels do, but float labels say of each class whether "
+            f"an example has it, whatever its others (a sigmoid each). Give one class an example: "
+            f"labels.argmax(axis=1)."
         )
 
 
@@ -124,6 +157,14 @@ def check_pair(train: np.ndarray, test: np.ndarray, train_what: str, test_what: 
             f"{train_what} have examples of shape {train.shape[1:]} ({train.dtype}), but {test_what} have examples of "
             f"shape {test.shape[1:]} ({test.dtype}). All must be the same: resize, pad or convert them beforehand."
         )
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    """Floats as float32; all else as it is."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    with np.errstate(over="ignore"):  # infinity, which is refused
+        return array.astype(np.float32, copy=False)
 
 
 def _array(given: Any, what: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax.data.arrays import check_classes, check_images, check_labels, check_pair
+from cljax.data.arrays import check_classes, check_images, check_labels, check_pair, check_several
 from cljax.data.superclasses import Groups
 
 
@@ -66,8 +66,8 @@ def from_arrays(
     """Makes a data set of NumPy arrays.
 
     Args:
-      train_images: `[n, H, W, C]` or `[n, D]`, uint8 (0 to 255) or float32.
-      train_labels: `[n]` whole numbers 0..K-1, or `[n, K]` float32 in [0, 1], multi-label.
+      train_images: `[n, H, W, C]` or `[n, D]`, uint8 (0 to 255) or floats.
+      train_labels: `[n]` whole numbers 0..K-1, or `[n, K]` floats in [0, 1], multi-label.
       test_images: like `train_images`, n may differ.
       test_labels: like `train_labels`.
       classes: K names, of which some may have no example; numbers where None, K being the largest training label plus
@@ -75,8 +75,8 @@ def from_arrays(
       name: of the data set.
 
     Raises:
-      TypeError, ValueError: names that are none, wrong dtypes, ranks or lengths, differing shapes, labels out of range,
-        or with gaps between them; NaN or infinity.
+      TypeError, ValueError: names that are none, wrong dtypes, ranks or lengths, differing shapes, channels first,
+        labels out of range, with gaps between them, or one-hot; NaN or infinity.
 
     Example:
       >>> images = np.zeros((6, 4, 4, 1), np.uint8)
@@ -90,6 +90,7 @@ def from_arrays(
     check_pair(train_images, test_images, "train_images", "test_images")
     count = None if classes is None else len(classes)
     train_labels = check_labels(train_labels, train_images, "train_labels", "train_images", count)
+    check_several(train_labels, "train_labels")
     if count is None:
         count = train_labels.shape[1] if train_labels.ndim == 2 else int(train_labels.max()) + 1
         if train_labels.ndim == 1:
@@ -98,7 +99,7 @@ def from_arrays(
     if train_labels.ndim != test_labels.ndim:
         raise ValueError(
             f"train_labels have shape {train_labels.shape}, but test_labels have shape {test_labels.shape}. "
-            f"Either both are whole numbers [n], or both are float32 [n, K]."
+            f"Either both are whole numbers [n], or both are floats [n, K]."
         )
     images = np.concatenate([train_images, test_images])
     labels = np.concatenate([train_labels, test_labels])

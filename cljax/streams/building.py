@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax.data.arrays import check_classes, check_images, check_labels, check_pair
+from cljax.data.arrays import check_classes, check_images, check_labels, check_pair, check_several
 from cljax.data.dataset import Dataset
 from cljax.data.on_demand import join
 from cljax.keys import LARGEST_SEED, make_key
-from cljax.numbers import INT32, check_kind, real, whole
+from cljax.numbers import INT32, check_kind, real, several, show, whole
 from cljax.streams.division import draw_class_order, fractions, group_classes, set_aside, subsample
 from cljax.streams.schedules import FIRST_TASK, MOST, lifelong, make_table, with_schedule
 from cljax.types import Schedule, Stream, Tables
@@ -199,7 +199,7 @@ def permuted(
 
 
 def from_tasks(
-    tasks: Sequence[tuple[Any, Any, Any, Any]],
+    tasks: Sequence[tuple[Any, ...]],
     *,
     scenario: str = "task",
     seed: int = 0,
@@ -212,8 +212,9 @@ def from_tasks(
     """Makes a stream of arrays given task by task, such as a sequence of data sets.
 
     Args:
-      tasks: for each, `(train_images, train_labels, test_images, test_labels)` as in `data.from_arrays`; sizes and
-        numbers of classes may differ, shapes and dtypes of the images may not. Labels are within the task, from 0.
+      tasks: for each, `(train_images, train_labels, test_images, test_labels)` as in `data.from_arrays`, or pairs,
+        `((X, y), (X_test, y_test))`; sizes and numbers of classes may differ, shapes and dtypes of the images may not.
+        Labels are within the task, from 0; or of all tasks together, where no two tasks share a class.
       scenario: as in `split`.
       seed: of the validation part.
       validation: as in `split`; of multi-label tasks, a plain random choice.
@@ -234,13 +235,20 @@ def from_tasks(
       >>> stream = from_tasks([(images, [0, 1] * 2, images, [0, 1] * 2), (images, [0, 1, 2, 2], images[:1], [2])])
       >>> stream.tables.train.size.tolist(), stream.tables.test.size.tolist(), stream.tables.classes.tolist()
       ([2, 3], [4, 1], [[True, True, False], [True, True, True]])
+      >>> pairs = [((images, [0, 1] * 2), (images, [0, 1] * 2)), ((images, [2, 3] * 2), (images, [3, 3, 2, 2]))]
+      >>> stream = from_tasks(pairs)
+      >>> stream.facts["classes"], stream.tables.test.labels.tolist()
+      ([['0', '1'], ['2', '3']], [0, 1, 0, 1, 1, 1, 0, 0])
     """
+    tasks = several("tasks", tasks, f"a list of {FOUR}")
     seed = check_options(len(tasks), scenario, validation, seed)
-    checked = [_check_task(number, *task) for number, task in enumerate(tasks)]
+    arrays = [_check_arrays(number, *_four(number, task)) for number, task in enumerate(tasks)]
+    names = _classes_of_all([labels for _, labels, *_ in arrays])
+    checked = [_check_task(number, own, *task) for number, (task, own) in enumerate(zip(arrays, names, strict=True))]
     used = fractions(fraction, len(tasks))
     for number, task in enumerate(checked[1:], 1):
         check_pair(checked[0][0], task[0], "The images of task 0", f"the images of task {number}")
-    largest, single = max(count for *_, count in checked), single_label([task[1] for task in checked])
+    largest, single = max(len(own) for *_, own in checked), single_label([task[1] for task in checked])
     offset = 0
     rows: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
     labels: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
@@ -254,10 +262,10 @@ def from_tasks(
             labels[part].append(values[chosen])
         offset += len(values)
     examples: Any = join([images for task in checked for images in (task[0], task[2])], name=name)
-    classes: Any = np.asarray([[label < count for label in range(largest)] for *_, count in checked])
+    classes: Any = np.asarray([[label < len(own) for label in range(largest)] for *_, own in checked])
     train_table, validation_table, test_table = (make_table(rows[part], labels[part]) for part in rows)
     tables = Tables(examples, train_table, validation_table, test_table, None, classes, single)
-    facts = {"kind": "tasks", "classes": [[str(label) for label in range(count)] for *_, count in checked]}
+    facts = {"kind": "tasks", "classes": [own for *_, own in checked]}
     return finish(tables, name, scenario, None, seed, validation, used, facts, epochs, schedule)
 
 
@@ -314,22 +322,80 @@ def check_dataset(dataset: Any) -> None:
         )
 
 
-def _check_task(number: int, train_images: Any, train_labels: Any, test_images: Any, test_labels: Any) -> tuple:
-    """A task's arrays, checked, and its number of classes."""
-    what = [f"{part} of task {number}" for part in ("train_images", "train_labels", "test_images", "test_labels")]
+FOUR = "(train_images, train_labels, test_images, test_labels), or ((X, y), (X_test, y_test)), one for each task"
+
+
+def _four(number: int, task: Any) -> tuple[Any, ...]:
+    """A task's arrays, of pairs too."""
+    if isinstance(task, Dataset):
+        raise TypeError(f"Task {number} is a data set, but must be {FOUR}: streams.sequence takes data sets.")
+    parts = list(task) if isinstance(task, tuple | list) else []
+    if len(parts) == 2 and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in parts):
+        parts = [*parts[0], *parts[1]]
+    if len(parts) != 4:
+        what = f"{type(task).__name__} of {len(parts)}" if parts else show(task)
+        raise TypeError(f"Task {number} is {what}, but must be {FOUR}. Set a test part aside where there is none.")
+    return tuple(parts)
+
+
+def _classes_of_all(labels: list[np.ndarray]) -> list[np.ndarray | None]:
+    """Each task's classes, where all are numbered together: from 0, without gaps, no two tasks sharing one; else None.
+
+    Example:
+      >>> [own.tolist() for own in _classes_of_all([np.array([2, 0]), np.array([3, 1, 1])])]
+      [[0, 2], [1, 3]]
+      >>> _classes_of_all([np.array([0, 1]), np.array([0, 1])])
+      [None, None]
+    """
+    owns = [np.unique(values) for values in labels if values.ndim == 1]
+    together = np.sort(np.concatenate(owns)) if len(owns) == len(labels) > 1 else np.zeros(0)
+    numbered = together.size > 0 and np.array_equal(together, np.arange(len(together)))
+    return list(owns) if numbered else [None] * len(labels)
+
+
+def _names(number: int) -> list[str]:
+    return [f"{part} of task {number}" for part in ("train_images", "train_labels", "test_images", "test_labels")]
+
+
+def _check_arrays(number: int, train_images: Any, train_labels: Any, test_images: Any, test_labels: Any) -> tuple:
+    """A task's arrays, each checked by itself."""
+    what = _names(number)
     train_images, test_images = check_images(train_images, what[0]), check_images(test_images, what[2])
     check_pair(train_images, test_images, what[0], what[2])
     train_labels = check_labels(train_labels, train_images, what[1], what[0], None)
-    count = train_labels.shape[1] if train_labels.ndim == 2 else int(train_labels.max()) + 1
-    if train_labels.ndim == 1:
-        check_classes(train_labels, count, what[1])
-    test_labels = check_labels(test_labels, test_images, what[3], what[2], count)
+    check_several(train_labels, what[1])
+    test_labels = check_labels(test_labels, test_images, what[3], what[2], None)
     if train_labels.ndim != test_labels.ndim:
         raise ValueError(
             f"{what[1]} have shape {train_labels.shape}, but {what[3]} have shape {test_labels.shape}. Either both are "
-            f"whole numbers [n], or both are float32 [n, K]."
+            f"whole numbers [n], or both are floats [n, K]."
         )
-    return train_images, train_labels, test_images, test_labels, count
+    return train_images, train_labels, test_images, test_labels
+
+
+def _check_task(
+    number: int,
+    own: np.ndarray | None,
+    train_images: Any,
+    train_labels: np.ndarray,
+    test_images: Any,
+    test_labels: np.ndarray,
+) -> tuple:
+    """A task's arrays, labels within the task, and the names of its classes."""
+    what = _names(number)
+    if own is not None:
+        if (stray := np.setdiff1d(test_labels, own)).size:
+            raise ValueError(
+                f"{what[3]} are out of range: {stray[0]} is a label of another task, or of none; this one's training "
+                f"examples have {show(own.tolist())}."
+            )
+        pair = [np.searchsorted(own, labels).astype(np.int32) for labels in (train_labels, test_labels)]
+        return train_images, pair[0], test_images, pair[1], [str(label) for label in own]
+    count = train_labels.shape[1] if train_labels.ndim == 2 else int(train_labels.max()) + 1
+    if train_labels.ndim == 1:
+        check_classes(train_labels, count, what[1])
+    check_labels(test_labels, test_images, what[3], what[2], count)
+    return train_images, train_labels, test_images, test_labels, [str(label) for label in range(count)]
 
 
 def finish(

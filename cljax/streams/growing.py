@@ -28,7 +28,8 @@ def append(stream: Stream, more: Stream) -> Stream:
       The stream, its schedule that of the first and then that of the second.
 
     Raises:
-      ValueError: examples of another shape or dtype, or read on demand; permuted pixels, or labels of another kind.
+      ValueError: examples of another shape or dtype, or read on demand; permuted pixels, or labels of another kind;
+        room for tasks to come, which `pad` gives to the longer stream.
 
     Example:
       >>> from cljax.data import from_arrays
@@ -50,6 +51,12 @@ def append(stream: Stream, more: Stream) -> Stream:
         if tables.permutation is not None:
             raise ValueError(
                 f"The tasks of {called!r} permute their pixels: make the longer stream by streams.permuted."
+            )
+    for tables, called in ((first, stream.name), (second, more.name)):
+        if not np.all(np.any(tables.classes, axis=1)):
+            raise ValueError(
+                f"The stream {called!r} has room for tasks to come (streams.pad), behind which no task can be put. "
+                f"Append to the stream as it was, and pad the longer one alike."
             )
     kinds = [(tables.examples.shape[1:], str(tables.examples.dtype)) for tables in (first, second)]
     if kinds[0] != kinds[1]:
