@@ -95,6 +95,7 @@ TABLE = {
     "icarl": Row(functools.partial(methods.icarl, memory_size=20)),
     "lwf": Row(methods.lwf),
     "lwf_mc": Row(methods.lwf_mc),
+    "lwf_tuned": Row(lambda network: methods.tuned(methods.lwf(network), learning_rates=(0.05, 0.02), tries=2)),
     "lwm": Row(_lwm),
     "lwm_by_activation": Row(functools.partial(_lwm, beta=0.0, attention_map="activation")),
     "network_expansion": Row(methods.network_expansion),
