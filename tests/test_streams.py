@@ -405,6 +405,44 @@ def test_from_no_tasks():
         streams.from_tasks([])
 
 
+# Visit by visit
+
+
+def test_experiences_are_the_tasks_arrays_visit_by_visit():
+    rows, labels = np.arange(36, dtype=np.uint8).reshape(9, 2, 2), [2, 0, 1, 2, 0, 1, 2, 0, 1]
+    made = data.from_arrays(rows[..., None], labels, rows[:3, ..., None], labels[:3], classes=["a", "b", "c"])
+    stream = streams.split(made, tasks=2, schedule=streams.visits([(1, 4), (0, 2), (1, 3)]), validation=0.4)
+    seen = list(streams.experiences(stream))
+    assert [(one.round, one.task, one.epochs, one.classes) for one in seen] == [
+        (0, 0, 4, ("c",)),
+        (1, 1, 2, ("a", "b")),
+        (2, 0, 3, ("c",)),
+    ]
+    known = dict(zip(map(bytes, made.images), made.labels, strict=True))
+    for one in seen[:2]:
+        for part, size in (("train", 2), ("validation", 1), ("test", 1)):
+            inputs, within = getattr(one, part)
+            assert len(inputs) == len(within) == size * len(one.classes)
+            assert [made.classes[known[bytes(image)]] for image in inputs] == [one.classes[label] for label in within]
+    jax.tree.map(np.testing.assert_array_equal, seen[0][4:], seen[2][4:])
+    assert not np.shares_memory(seen[0].train[0], stream.tables.examples)
+
+
+def test_experiences_show_pixels_as_their_task_does_and_read_on_demand():
+    rows = np.arange(36, dtype=np.uint8).reshape(9, 2, 2, 1)
+    made = data.from_arrays(rows, [0, 1, 2] * 3, rows[:3], [0, 1, 2])
+    stream = streams.permuted(made._replace(images=data.Images([made.images], (2, 2, 1), name="few")), tasks=2)
+    for one in streams.experiences(stream):
+        table = stream.tables.test
+        whole = streams.sequential(
+            streams.permuted(made, tasks=2).tables, table, jnp.int32(one.task), jnp.int32(0), len(one.test[1])
+        )
+        np.testing.assert_array_equal(one.test[0], whole.inputs)
+        np.testing.assert_array_equal(one.test[1], whole.labels)
+    with pytest.raises(ValueError, match=r"The stream is 'digits', but must be one of cljax.streams"):
+        streams.experiences("digits")
+
+
 # Schedules
 
 

@@ -2,6 +2,7 @@
 
 from cljax.streams.alignment import align, max_examples, stack
 from cljax.streams.building import from_tasks, permuted, split
+from cljax.streams.experience import Experience, experiences
 from cljax.streams.growing import append, forget, pad
 from cljax.streams.sampling import (
     BATCH_AXIS,
@@ -19,12 +20,14 @@ from cljax.streams.sequences import by_superclass, one_vs_all, relabelled, seque
 
 __all__ = [
     "BATCH_AXIS",
+    "Experience",
     "align",
     "append",
     "apply_permutation",
     "by_superclass",
     "draw",
     "epoch_order",
+    "experiences",
     "forget",
     "from_tasks",
     "gather",
