@@ -245,7 +245,7 @@ def test_voc_follows_a_single_label_task_and_is_measured_without_difficult_image
     for part in ("train", "val"):
         for label in ("a", "b", "c"):
             write_images(tmp_path / "old" / part / label, ["0"])
-    marks = {"bird": [1, 0, -1, 1, -1, 0], "cat": [-1, 1, 1, -1, 1, 1]}
+    marks = {"bird": [1, 0, -1, 1, -1, 0], "cat": [1, 1, 1, -1, 1, 1]}
     lists = tmp_path / "VOC" / "ImageSets" / "Main"
     lists.mkdir(parents=True)
     write_images(tmp_path / "VOC" / "JPEGImages", map(str, range(6)))
@@ -255,7 +255,7 @@ def test_voc_follows_a_single_label_task_and_is_measured_without_difficult_image
     config = paper.Config(old=str(tmp_path / "old"), new=(str(tmp_path / "VOC"),), epochs=1)
     stream = paper.make_stream(config)
     assert stream.tables.single_label.tolist() == [True, False]
-    assert stream.tables.train.labels.tolist() == [*np.eye(3).tolist(), [1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    assert stream.tables.train.labels.tolist() == [*np.eye(3).tolist(), [1, 1, 0], [0, 1, 0], [0, 1, 0]]
     assert stream.tables.test.labels[3:].tolist() == [[1, 0, 0], [0, 1, 0], [0.5, 1, 0]]
     brightness = lambda images: images.astype(jnp.float32).mean((1, 2, 3))[:, None]
     predict = lambda learner, images, task: brightness(images) * jnp.array([[1.0, -1.0, 0.0]])
