@@ -33,6 +33,8 @@ def grad_cam(decode: Callable[[Array], Array], maps: Array, class_index: Array) 
       `[B, H, W]`, at least 0, not normalised; NaN where c is no class; all zero where no position speaks for the class.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.attention import grad_cam
       >>> maps = jnp.array([[[[1.0, 0.0]], [[0.0, 3.0]]]])
       >>> head = lambda maps: maps.mean((1, 2)) @ jnp.array([[2.0, 0.0], [-1.0, 4.0]])
       >>> grad_cam(head, maps, jnp.array([1]))  # half the kernel's column, (0, 2): the second position sees class 1
@@ -70,6 +72,8 @@ def pooled_linear_cam(maps: Array, kernel: Array, class_index: Array) -> Array:
       `[B, H, W]`, at least 0, not normalised; NaN where c is no class.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.attention import pooled_linear_cam
       >>> maps = jnp.array([[[[1.0, 0.0]], [[0.0, 3.0]]]])
       >>> pooled_linear_cam(maps, jnp.array([[2.0, 0.0], [-1.0, 4.0]]), jnp.array([1]))
       Array([[[0.],
@@ -97,6 +101,8 @@ def activation_map(maps: Array) -> Array:
       `[B, H, W]`, at least 0, not normalised.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.attention import activation_map
       >>> activation_map(jnp.array([[[[1.0, 2.0]], [[0.0, -3.0]]]]))
       Array([[[5.],
               [9.]]], dtype=float32)

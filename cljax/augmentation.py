@@ -36,6 +36,9 @@ def pad_crop(pad: int = 4) -> Augment:
       ValueError: fewer than one pixel; when it is applied, as many as an image has, which could move it out of sight.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.augmentation import pad_crop
       >>> images = jnp.arange(2 * 8 * 8 * 1, dtype=jnp.uint8).reshape(2, 8, 8, 1)
       >>> pad_crop(1)(jax.random.key(0), images).shape
       (2, 8, 8, 1)
@@ -63,6 +66,9 @@ def flip() -> Augment:
     """Mirrors each image left to right with probability one half.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.augmentation import flip
       >>> images = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 4, 1)
       >>> sorted({tuple(flip()(jax.random.key(seed), images).ravel().tolist()) for seed in range(9)})
       [(0, 1, 2, 3), (3, 2, 1, 0)]
@@ -96,6 +102,10 @@ def colour_jitter(
         channels, or a negative std.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from cljax.augmentation import colour_jitter
       >>> jitter = colour_jitter(eigenvalues=[1, 0, 0], eigenvectors=np.eye(3))
       >>> moved = jitter(jax.random.key(0), jnp.full((1, 2, 2, 3), 100, jnp.uint8))
       >>> bool((moved[..., 0] != 100).all()), bool((moved[..., 1:] == 100).all())
@@ -144,6 +154,8 @@ def colour_components(images: Any) -> tuple[np.ndarray, np.ndarray]:
       ValueError: another shape.
 
     Example:
+      >>> import numpy as np
+      >>> from cljax.augmentation import colour_components
       >>> values, vectors = colour_components(np.array([[[[0, 0, 0], [255, 0, 0]]]], np.uint8))
       >>> values.tolist(), vectors[:, 0].tolist()
       ([0.25, 0.0, 0.0], [1.0, 0.0, 0.0])
@@ -170,6 +182,9 @@ def compose(*augments: Augment) -> Augment:
     """One after the other, each with a key of its own.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.augmentation import compose, flip, pad_crop
       >>> both = compose(pad_crop(1), flip())
       >>> both(jax.random.key(0), jnp.zeros((2, 8, 8, 1), jnp.uint8)).shape
       (2, 8, 8, 1)
@@ -187,6 +202,15 @@ def augment_batch(augment: Augment | None, batch: Batch, key: Array) -> Batch:
     """A training step's batch, augmented with a key derived from the step's; the batch itself where `augment` is None.
 
     Every driver calls this before the step, so that all see the same images.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.augmentation import augment_batch
+      >>> from cljax.types import Batch
+      >>> batch = Batch(jnp.array([[1, 2]]), *jnp.zeros((3, 1), jnp.int32), jnp.ones(1))
+      >>> augment_batch(lambda key, inputs: inputs + 1, batch, jax.random.key(0)).inputs.tolist()
+      [[2, 3]]
     """
     if augment is None:
         return batch

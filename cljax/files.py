@@ -21,6 +21,8 @@ def shown(path: str | os.PathLike) -> str:
     r"""A path, or a name, as errors, records and pages show it: bytes that are not UTF-8 are written out.
 
     Example:
+      >>> import os
+      >>> from cljax.files import shown
       >>> shown(os.fsdecode(b"caf\xe9"))
       'caf\\xe9'
     """
@@ -34,6 +36,7 @@ def expand(path: str | os.PathLike) -> pathlib.Path:
       ValueError: there is no such home folder, or it can be no path.
 
     Example:
+      >>> from cljax.files import expand
       >>> expand('runs/first')
       PosixPath('runs/first')
     """
@@ -52,6 +55,11 @@ def user_cache() -> pathlib.Path:
 
     Raises:
       ValueError: there is no home folder, as in some containers.
+
+    Example:
+      >>> from cljax.files import user_cache
+      >>> user_cache().name
+      'cljax'
     """
     return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cljax"
 
@@ -63,6 +71,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
       ValueError: it is a folder, a pipe, a socket or a device. OSError: it cannot be opened.
 
     Example:
+      >>> from cljax.files import open_regular
       >>> open_regular('/dev/null')
       Traceback (most recent call last):
       ...
@@ -80,6 +89,15 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
 
     Raises:
       ValueError: it is no regular file, or larger. OSError: it cannot be read.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from cljax.files import read_bytes
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / 'file'
+      >>> path.write_bytes(b'abc')
+      3
+      >>> read_bytes(path, most=3)
+      b'abc'
     """
     with open_regular(path) as file:
         content = file.read(most + 1)
@@ -93,6 +111,15 @@ def read_json(path: str | os.PathLike, most: int = JSON_BYTES) -> Any:
 
     Raises:
       ValueError: it is none. OSError: it cannot be read.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from cljax.files import read_json
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / 'file'
+      >>> path.write_text('{"a": 1}')
+      8
+      >>> read_json(path)
+      {'a': 1}
     """
     return parse_json(read_bytes(path, most), shown(path))
 
@@ -108,6 +135,7 @@ def parse_json(content: bytes, name: str) -> Any:
       ValueError: it is none.
 
     Example:
+      >>> from cljax.files import parse_json
       >>> parse_json(b'{"a": 1, "a": 2}', 'settings.json')
       Traceback (most recent call last):
       ...
@@ -134,7 +162,13 @@ def parse_json(content: bytes, name: str) -> Any:
 
 
 def free_memory() -> int:
-    """Bytes of the machine's memory that are free, or of all of it where the system does not tell."""
+    """Bytes of the machine's memory that are free, or of all of it where the system does not tell.
+
+    Example:
+      >>> from cljax.files import free_memory
+      >>> free_memory() > 0
+      True
+    """
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -143,12 +177,31 @@ def free_memory() -> int:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file in UTF-8 in one step: a reader sees the old file or the new one, whole."""
+    """Writes a text file in UTF-8 in one step: a reader sees the old file or the new one, whole.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from cljax.files import write_text
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / 'file'
+      >>> write_text(path, '±')
+      >>> len(path.read_bytes())
+      2
+    """
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file in one step: a reader sees the old file or the new one, whole."""
+    """Writes a file in one step: a reader sees the old file or the new one, whole.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from cljax.files import write_bytes
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / 'file'
+      >>> write_bytes(path, b'old')
+      >>> write_bytes(path, b'new')
+      >>> path.read_bytes()
+      b'new'
+    """
     path = pathlib.Path(path)
     draft = path.with_name(f".{path.name[:100]}-{secrets.token_hex(4)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # but for the user's umask
@@ -164,7 +217,17 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 
 def remove_drafts(path: str | os.PathLike) -> None:
-    """Removes what writes of a file left behind that were killed. Nobody else may be writing it."""
+    """Removes what writes of a file left behind that were killed. Nobody else may be writing it.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from cljax.files import remove_drafts
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> (folder / '.file-0123abcd').touch()
+      >>> remove_drafts(folder / 'file')
+      >>> list(folder.iterdir())
+      []
+    """
     path = pathlib.Path(path)
     draft = re.compile(rf"\.{re.escape(path.name[:100])}-[a-z0-9_]{{8}}")
     for name in os.listdir(path.parent):
@@ -173,5 +236,14 @@ def remove_drafts(path: str | os.PathLike) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes strict JSON (no NaN) in one step: a reader sees the old file or the new one, whole."""
+    """Writes strict JSON (no NaN) in one step: a reader sees the old file or the new one, whole.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from cljax.files import write_json
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / 'file'
+      >>> write_json(path, [1, 2])
+      >>> path.read_text().split()
+      ['[', '1,', '2', ']']
+    """
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -54,6 +54,8 @@ def deconvolve(base: Array, kernel: Array, bias: Array, *, stride: int = 2) -> A
       ValueError: a stride below 1.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.filters import deconvolve
       >>> deconvolve(jnp.array([[[1.0], [10.0]]]), jnp.ones((1, 1, 1, 1)), jnp.zeros(1))[..., 0]
       Array([[ 1.,  0., 10.]], dtype=float32)
       >>> deconvolve(jnp.ones((6, 6, 24)), jnp.ones((3, 3, 48, 24)), jnp.zeros(48)).shape
@@ -87,6 +89,8 @@ def contract(basis: Array, tensor: Array) -> Array:
       `[..., C, C_out]`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.filters import contract
       >>> contract(jnp.array([[[1.0, 2.0]]]), jnp.array([[[3.0]], [[5.0]]])).tolist()
       [[[[13.0]]]]
 
@@ -112,6 +116,8 @@ def synthesize(
       `[k, k, C, C_out]`, with `k = (h - 1) * stride + 1`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.filters import synthesize
       >>> synthesize(jnp.ones((2, 2, 3)), jnp.ones((3, 3, 5, 3)), jnp.ones(5), jnp.ones((5, 4, 6))).shape
       (3, 3, 4, 6)
 
@@ -136,6 +142,8 @@ def synthesize_direct(
       `[k, k, C, C_out]`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.filters import synthesize_direct
       >>> synthesize_direct(jnp.ones((2, 2, 3)), jnp.ones((3, 3, 8, 3)), jnp.ones(8), features=(4, 2)).shape
       (3, 3, 4, 2)
 
@@ -170,6 +178,8 @@ def synthesize_tc2(
       `[k, k, C, C_out]`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.filters import synthesize_tc2
       >>> ones = jnp.ones
       >>> synthesize_tc2(ones((2, 2, 2, 3)), ones((3, 3, 5, 3)), ones(5), ones((2, 4)), ones((5, 6))).shape
       (3, 3, 4, 6)
@@ -191,6 +201,11 @@ class Sizes(NamedTuple):
       depth: d, the number of stacked bases, of `'tc2'` alone.
       window: p, side of the deconvolution's kernel.
       stride: of the deconvolution. The base's side is `(k - 1) / stride + 1`, for a kernel of side k.
+
+    Example:
+      >>> from cljax.filters import Sizes, base_side
+      >>> base_side(5, stride=Sizes(base=8, basis=4).stride)
+      3
     """
 
     base: int
@@ -215,6 +230,7 @@ def default_sizes(shape: Sequence[int], *, kind: Kind = "df") -> Sizes:
       ValueError: for another kind; a shape that is not four whole numbers of at least 1.
 
     Example:
+      >>> from cljax.filters import default_sizes
       >>> default_sizes((3, 3, 32, 64))
       Sizes(base=32, basis=64, depth=1, window=3, stride=2)
       >>> default_sizes((3, 3, 32, 64), kind='tc2')
@@ -252,6 +268,8 @@ def init_factors(
         that are not whole numbers of at least 1.
 
     Example:
+      >>> import jax
+      >>> from cljax.filters import Sizes, init_factors
       >>> factors = init_factors(jax.random.key(0), (3, 3, 4, 6), Sizes(base=2, basis=5))
       >>> sorted((name, leaf.shape) for name, leaf in factors.items())[1:]
       [('contraction', (5, 4, 6)), ('deconvolution', (3, 3, 5, 2)), ('knowledge_base', (2, 2, 2))]
@@ -286,6 +304,7 @@ def kernel_shape(shape: Sequence[int]) -> tuple[int, ...]:
       ValueError: it is not four whole numbers of at least 1.
 
     Example:
+      >>> from cljax.filters import kernel_shape
       >>> kernel_shape([3, 3, 4, 6])
       (3, 3, 4, 6)
     """
@@ -301,6 +320,9 @@ def glorot_uniform(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -
     are the length.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.filters import glorot_uniform
       >>> bool(jnp.all(jnp.abs(glorot_uniform(jax.random.key(0), (3,))) <= 1.0))
       True
 
@@ -318,6 +340,7 @@ def base_side(side: int, *, stride: int = 2) -> int:
       ValueError: where there is none.
 
     Example:
+      >>> from cljax.filters import base_side
       >>> [base_side(side) for side in (3, 5, 11)]
       [2, 3, 6]
     """
@@ -339,6 +362,8 @@ def synthesize_kernel(factors: Mapping[str, Array], shape: Sequence[int]) -> Arr
       ValueError: where the factors do not make a kernel of this shape.
 
     Example:
+      >>> import jax
+      >>> from cljax.filters import Sizes, init_factors, synthesize_kernel
       >>> factors = init_factors(jax.random.key(0), (5, 5, 4, 6), Sizes(base=2, basis=3))
       >>> synthesize_kernel(factors, (5, 5, 4, 6)).shape
       (5, 5, 4, 6)
@@ -373,6 +398,9 @@ def synthesize_tree(params: Tree, like: Tree) -> Tree:
       ValueError: where the two differ in more than their kernels.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.filters import Sizes, init_factors, synthesize_tree
       >>> like = {'conv': {'bias': jax.ShapeDtypeStruct((6,), jnp.float32),
       ...                  'kernel': jax.ShapeDtypeStruct((3, 3, 4, 6), jnp.float32)}}
       >>> factors = init_factors(jax.random.key(0), (3, 3, 4, 6), Sizes(base=2, basis=5))

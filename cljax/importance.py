@@ -111,6 +111,9 @@ def fisher(
       ValueError: for any other kind, or where it lacks labels or key; for a chunk below 1.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.importance import fisher
       >>> log_prob = lambda kernel, x: jax.nn.log_softmax(x @ kernel)
       >>> print(fisher(log_prob, jnp.zeros([1, 2]), jnp.array([[2.0]])))  # x^2 p (1 - p) for each class
       [[1. 1.]]
@@ -199,6 +202,8 @@ def memory_aware(
       A tree like `params`, not negative.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.importance import memory_aware
       >>> print(memory_aware(lambda w, x: x @ w, jnp.array([3.0]), jnp.array([[2.0], [-2.0]])))  # 2 w x^2
       [24.]
 
@@ -227,6 +232,8 @@ def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tr
       The new total. Summed over parameters and steps it is, to first order, the loss that training took away.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.importance import path_integral
       >>> path_integral(jnp.zeros(1), jnp.array([2.0]), jnp.array([1.0]), jnp.array([0.5])).tolist()
       [1.0]
 
@@ -256,6 +263,8 @@ def path_importance(total: Tree, start: Tree, end: Tree, *, damping: ArrayLike =
       ValueError: damping that is not a positive number.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.importance import path_importance
       >>> path_importance(jnp.array([1.0, -1.0]), jnp.zeros(2), jnp.array([0.5, 0.5]), damping=0.25).tolist()
       [2.0, 0.0]
 
@@ -286,6 +295,8 @@ def moment_matching(
       A tree of `[...]`. Of a single task, its parameters by bits, wherever its precision is above 0.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.importance import moment_matching
       >>> means, precisions = jnp.array([[0.0, 1.0], [4.0, 3.0]]), jnp.array([[3.0, 0.0], [1.0, 5.0]])
       >>> moment_matching(means, jnp.ones(2)).tolist(), moment_matching(means, jnp.ones(2), precisions).tolist()
       ([2.0, 2.0], [1.0, 3.0])
@@ -321,6 +332,8 @@ def unit_activity(activations: Tree, *, weights: Array | None = None) -> Tree:
       A tree of `[C]`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.importance import unit_activity
       >>> unit_activity({'conv': jnp.array([[[1.0, 0.0], [3.0, 0.0]], [[-4.0, 0.0], [0.0, 2.0]]])})['conv'].tolist()
       [2.0, 0.5]
 

@@ -62,6 +62,8 @@ def make_key(seed: int) -> Array:
       ValueError: for any other.
 
     Example:
+      >>> import jax
+      >>> from cljax.keys import make_key
       >>> jax.random.key_data(make_key(3)).tolist(), jax.random.key_data(make_key(3 + 2**32)).tolist()
       ([0, 3], [1, 3])
     """
@@ -79,6 +81,8 @@ def as_own(key: Array) -> Array:
       ValueError: a key of neither two nor four words.
 
     Example:
+      >>> import jax
+      >>> from cljax.keys import as_own
       >>> [jax.random.key_data(as_own(jax.random.key(3, impl=name))).tolist() for name in ("threefry2x32", "rbg")]
       [[0, 3], [0, 3]]
     """

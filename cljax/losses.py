@@ -43,6 +43,9 @@ def mask_logits(logits: Array, classes: ArrayLike) -> Array:
       `[..., K]`, of the logits' dtype.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import mask_logits
       >>> jax.nn.softmax(mask_logits(jnp.array([1.0, 1.0, 9.0]), jnp.array([True, True, False]))).tolist()
       [0.5, 0.5, 0.0]
     """
@@ -71,6 +74,8 @@ def cross_entropy(
       `[B]`, nats.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import cross_entropy
       >>> logits = jnp.array([[0.0, 0.0, 5.0]])
       >>> print(cross_entropy(logits, jnp.array([1]), classes=jnp.array([True, True, False])))  # log 2
       [0.6931472]
@@ -111,6 +116,8 @@ def weighted_mean(values: Array, weights: Array) -> Array:
       A scalar, of the values' dtype.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import weighted_mean
       >>> print(weighted_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([1.0, 1.0, 0.0])))
       2.0
     """
@@ -129,6 +136,8 @@ def known_labels(labels: ArrayLike, count: int) -> tuple[Array, Array]:
       int32, 0 in place of what is no class; and bool, whether it is one. Both of the labels' shape.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import known_labels
       >>> places, known = known_labels(jnp.array([2, 3, -1]), 3)
       >>> places.tolist(), known.tolist()
       ([2, 0, 0], [True, False, False])
@@ -170,6 +179,8 @@ def distillation(
       ValueError: a temperature that is not a positive number.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import distillation
       >>> teacher, student = jnp.array([[2.0, 1.0, 0.0]]), jnp.array([[1.0, 1.0, 1.0]])
       >>> print(distillation(student, teacher, temperature=2.0))  # a uniform student: log 3
       [1.0986123]
@@ -213,6 +224,8 @@ def sigmoid_distillation(
       ValueError: as of `distillation`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import sigmoid_distillation
       >>> print(sigmoid_distillation(jnp.zeros([1, 2]), jnp.array([[3.0, -1.0]])))  # 2 log 2
       [1.3862944]
 
@@ -271,6 +284,8 @@ def l1_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | No
       `[B]`, in [0, 2].
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import l1_response
       >>> print(l1_response(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 50.0]])))  # |1/2 - 0| + |1/2 - 1|
       [1.]
 
@@ -293,6 +308,8 @@ def l2_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | No
       `[B]`, in [0, 1].
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import l2_response
       >>> print(l2_response(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 50.0]])))  # (1/4 + 1/4) / 2
       [0.25]
 
@@ -323,6 +340,8 @@ def attention_distillation(map: Array, teacher_map: Array, *, distance: Distance
       ValueError: for an unknown distance.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import attention_distillation
       >>> print(attention_distillation(jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 1.0]])))  # |0.6 - 0| + |0.8 - 1|
       [0.8]
 
@@ -360,6 +379,8 @@ def feature_distillation(features: Array, teacher_features: Array) -> Array:
       `[B]`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import feature_distillation
       >>> print(feature_distillation(jnp.array([[3.0, 4.0]]), jnp.zeros([1, 2])))
       [25.]
 
@@ -386,6 +407,8 @@ def quadratic_penalty(params: Tree, anchor: Tree, importance: Tree | None = None
       A scalar; 0 for an empty tree.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import quadratic_penalty
       >>> quadratic_penalty({'w': jnp.array([1.0, 2.0])}, {'w': jnp.array([0.0, 0.0])}, {'w': jnp.array([1.0, 0.5])})
       Array(3., dtype=float32)
 
@@ -418,6 +441,8 @@ def l1_sparsity(params: Tree, weights: Tree | None = None) -> Array:
       A scalar; 0 for an empty tree.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import l1_sparsity
       >>> l1_sparsity({'kernel': jnp.array([1.0, -2.0]), 'bias': jnp.array([5.0])}, {'kernel': 0.5, 'bias': 0.0})
       Array(1.5, dtype=float32)
 

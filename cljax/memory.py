@@ -21,6 +21,8 @@ def unit(features: Array) -> Array:
     """Features `[..., D]` scaled to unit length; zero ones stay zero.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.memory import unit
       >>> unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
       [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
@@ -50,6 +52,8 @@ def herd(features: Array, weights: Array, count: int) -> Array:
       ValueError: a count that is no whole number of at least 0.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.memory import herd
       >>> features = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
       >>> herd(features, jnp.array([1.0, 1.0, 1.0, 0.0]), 2).tolist()
       [1, 0, 2147483647, 2147483647]
@@ -76,6 +80,8 @@ def herd_classes(features: Array, labels: Array, classes: int, count: int) -> Ar
       ValueError: a number that is no whole number, or out of range.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.memory import herd_classes
       >>> features = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
       >>> herd_classes(features, jnp.array([0, 0, 0, 1]), 2, 2).tolist()
       [1, 0, 2147483647, 0]
@@ -124,6 +130,9 @@ def balanced_choice(key: Array, groups: Array, count: int, rank: Array | None = 
       no more. What is chosen of a group is in the order of its ranks, so that the first m are the choice of m.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.memory import NO_GROUP, balanced_choice
       >>> groups = jnp.array([0, 0, 0, 0, 1, 1, NO_GROUP])
       >>> chosen = balanced_choice(jax.random.key(0), groups, 4)
       >>> jnp.sort(groups[chosen]).tolist()
@@ -158,6 +167,8 @@ def mean_distances(features: Array, means: Array, valid: Array) -> Array:
       `[B, C]`, in [0, 4]; infinite where not valid. Negated, they serve as logits.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.memory import mean_distances
       >>> means = jnp.array([[2.0, 0.0], [0.0, 1.0]])
       >>> mean_distances(jnp.array([[0.0, 3.0]]), means, jnp.array([True, True])).tolist()
       [[2.0, 0.0]]
@@ -183,6 +194,8 @@ def nearest_mean(features: Array, means: Array, valid: Array) -> Array:
       `[B]` int32, the class's index; -1 where no distance is a number, as of NaN.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.memory import nearest_mean
       >>> means = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
       >>> nearest_mean(jnp.array([[3.0, 2.9], [0.0, 5.0]]), means, jnp.array([True, True, False])).tolist()
       [0, 1]

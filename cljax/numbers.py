@@ -25,6 +25,7 @@ def whole(name: str, value: Any, *, least: int = 0, most: int = INT32) -> int:
       ValueError: it is not a whole number, or out of bounds.
 
     Example:
+      >>> from cljax.numbers import whole
       >>> whole('tasks', 5)
       5
       >>> whole('tasks', 2.0, least=1)
@@ -62,6 +63,7 @@ def real(
       ValueError: it is not a finite number, out of bounds, or so small that float32 takes it for 0.
 
     Example:
+      >>> from cljax.numbers import real
       >>> real('temperature', 2, above=0)
       2.0
       >>> real('temperature', float('nan'), above=0)
@@ -100,6 +102,7 @@ def check_option(name: str, value: Any, kind: Any) -> None:
 
     Example:
       >>> from typing import Literal
+      >>> from cljax.numbers import check_option
       >>> check_option("distance", "l3", Literal["l1", "l2"])
       Traceback (most recent call last):
       ...
@@ -120,6 +123,7 @@ def flag(name: str, value: Any) -> bool:
       ValueError: it is neither.
 
     Example:
+      >>> from cljax.numbers import flag
       >>> flag("binarize", "false")
       Traceback (most recent call last):
       ...
@@ -143,6 +147,7 @@ def several(name: str, value: Any, such: str, *, least: int = 0, most: int = INT
       ValueError: it is no list, or one of another length.
 
     Example:
+      >>> from cljax.numbers import several
       >>> several("shares", 5, "several numbers, such as (5, 1)")
       Traceback (most recent call last):
       ...
@@ -161,6 +166,7 @@ def check_kind(name: str, value: Any, kind: type, such: str) -> None:
       ValueError: naming the value and one of the kind.
 
     Example:
+      >>> from cljax.numbers import check_kind
       >>> check_kind("seed", "0", int, "a number, such as 0")
       Traceback (most recent call last):
       ...
@@ -174,6 +180,7 @@ def show(value: Any, most: int = 60) -> str:
     """A value as an error shows it, shortened.
 
     Example:
+      >>> from cljax.numbers import show
       >>> show('x' * 100, 10)
       "'xxxxxx..."
     """

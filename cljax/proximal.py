@@ -21,6 +21,8 @@ def soft_threshold(values: Array, amount: ArrayLike) -> Array:
       `[...]`, of the values' dtype.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.proximal import soft_threshold
       >>> soft_threshold(jnp.array([2.0, -0.5, 0.25]), 0.5).tolist()
       [1.5, 0.0, 0.0]
     """
@@ -41,6 +43,8 @@ def group_factor(norms: Array, amount: ArrayLike) -> Array:
       `[...]`, of the norms' dtype; exactly 0 where a norm is at most a.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.proximal import group_factor
       >>> group_factor(jnp.array([2.0, 0.5, 0.0]), 0.5).tolist()
       [0.75, 0.0, 0.0]
     """

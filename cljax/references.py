@@ -16,6 +16,7 @@ def is_reference(name: str) -> bool:
     """Whether a name is one of a function in a module.
 
     Example:
+      >>> from cljax.references import is_reference
       >>> is_reference('my_project.methods:careful'), is_reference('finetune')
       (True, False)
     """
@@ -35,6 +36,7 @@ def load(reference: str) -> Callable[..., Any]:
       ValueError: there is no such module or function, or the module cannot be imported.
 
     Example:
+      >>> from cljax.references import load
       >>> load('math:hypot')(3.0, 4.0)
       5.0
       >>> load('math:hypo')
@@ -86,6 +88,7 @@ def call(reference: str, *arguments: Any, returns: type, cure: str, **options: A
       ValueError: it does not take these arguments, or returns something else.
 
     Example:
+      >>> from cljax.references import call
       >>> call('math:hypot', 3.0, 4.0, returns=float, cure='Return the length.')
       5.0
     """

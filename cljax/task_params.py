@@ -32,6 +32,12 @@ class Rows:
         stack `[T, ...]` as it was when the visit began at each focused leaf, and None elsewhere.
       per_task, stacked: leaf paths with rows, and those of them that stay stacked during a visit. Static.
       tasks: T, the number of tasks. Static.
+
+    Example:
+      >>> from cljax.task_params import resting
+      >>> rows = resting(['head'], tasks=3)
+      >>> rows.per_task, rows.tasks, rows.params
+      (('head',), 3, None)
     """
 
     params: Tree
@@ -50,6 +56,7 @@ def resting(per_task: Iterable[str], stacked: Iterable[str] = (), *, tasks: int 
     """The rows of a learner at rest, of so many tasks.
 
     Example:
+      >>> from cljax.task_params import resting
       >>> resting(['head/kernel']).per_task
       ('head/kernel',)
     """
@@ -60,6 +67,8 @@ def path_name(path: tuple) -> str:
     """A key path as a string: dictionary keys, attributes and indices, joined by slashes.
 
     Example:
+      >>> import jax
+      >>> from cljax.task_params import path_name
       >>> leaves, _ = jax.tree_util.tree_flatten_with_path({'head': {'bias': 0.0}})
       >>> path_name(leaves[0][0])
       'head/bias'
@@ -71,6 +80,7 @@ def leaf_paths(tree: Tree) -> tuple[str, ...]:
     """The paths of all leaves, in order.
 
     Example:
+      >>> from cljax.task_params import leaf_paths
       >>> leaf_paths({'head': {'bias': 0.0, 'kernel': 1.0}})
       ('head/bias', 'head/kernel')
     """
@@ -81,6 +91,7 @@ def by_path(tree: Tree) -> dict[str, Array]:
     """The leaves by their paths.
 
     Example:
+      >>> from cljax.task_params import by_path
       >>> by_path({'head': {'bias': 0.0, 'kernel': 1.0}})
       {'head/bias': 0.0, 'head/kernel': 1.0}
     """
@@ -91,6 +102,7 @@ def ends_with(path: str, suffixes: Iterable[str]) -> bool:
     """Whether the path is, or ends with whole components equal to, one of the suffixes.
 
     Example:
+      >>> from cljax.task_params import ends_with
       >>> ends_with('mu/head/bias', ['head/bias']), ends_with('my_head/bias', ['head/bias'])
       (True, False)
     """
@@ -98,12 +110,25 @@ def ends_with(path: str, suffixes: Iterable[str]) -> bool:
 
 
 def has_rows(path: str, rows: Rows) -> bool:
-    """Whether the leaf of this path is stored as a stack `[T, ...]`."""
+    """Whether the leaf of this path is stored as a stack `[T, ...]`.
+
+    Example:
+      >>> from cljax.task_params import has_rows, resting
+      >>> [has_rows(path, resting(['head/kernel'])) for path in ('head/kernel', 'dense_0/kernel')]
+      [True, False]
+    """
     return TASK_SLOTS in path.split("/") or ends_with(path, rows.per_task)
 
 
 def is_focused(path: str, rows: Rows) -> bool:
-    """Whether a visit works on one row of the leaf of this path (it has rows, and is not kept stacked)."""
+    """Whether a visit works on one row of the leaf of this path (it has rows, and is not kept stacked).
+
+    Example:
+      >>> from cljax.task_params import is_focused, resting
+      >>> rows = resting(['head', 'norm'], stacked=['head'])
+      >>> [is_focused(path, rows) for path in ('head', 'norm', 'dense')]
+      [False, True, False]
+    """
     return TASK_SLOTS in path.split("/") or (ends_with(path, rows.per_task) and not ends_with(path, rows.stacked))
 
 
@@ -111,6 +136,7 @@ def map_leaves(fn: Callable[..., Tree], tree: Tree, *rest: Tree) -> Tree:
     """Maps `fn(path, leaf, *others)` over a tree and others like it.
 
     Example:
+      >>> from cljax.task_params import map_leaves
       >>> map_leaves(lambda path, leaf: path, {'a': [1.0, 2.0]})
       {'a': ['a/0', 'a/1']}
     """
@@ -132,6 +158,8 @@ def take_row(tree: Tree, task: Array, rows: Rows) -> Tree:
       ValueError: a task that does not exist.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import resting, take_row
       >>> take_row({'head': jnp.arange(6.).reshape(3, 2)}, jnp.int32(2), resting(['head'], ['head']))['head']
       Array([4., 5.], dtype=float32)
     """
@@ -152,6 +180,7 @@ def check_task(task: ArrayLike, tasks: int) -> None:
       ValueError: it does not.
 
     Example:
+      >>> from cljax.task_params import check_task
       >>> check_task(7, 3)
       Traceback (most recent call last):
       ...
@@ -162,14 +191,30 @@ def check_task(task: ArrayLike, tasks: int) -> None:
 
 
 def of_task(values: Array, task: ArrayLike, tasks: int) -> Array:
-    """Values of a task; NaN in place of floats where a traced task does not exist."""
+    """Values of a task; NaN in place of floats where a traced task does not exist.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import of_task
+      >>> jax.jit(lambda task: of_task(jnp.ones(2), task, tasks=3))(7).tolist()
+      [nan, nan]
+    """
     if not (isinstance(task, jax.core.Tracer) and jnp.issubdtype(values.dtype, jnp.floating)):
         return values
     return jnp.where((task >= 0) & (task < tasks), values, jnp.nan)
 
 
 def focus_tree(tree: Tree, task: Array, rows: Rows) -> Tree:
-    """The tree as a visit sees it: row `task` in place of every stack but the kept ones."""
+    """The tree as a visit sees it: row `task` in place of every stack but the kept ones.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import focus_tree, resting
+      >>> tree = {'dense': jnp.array([5]), 'head': jnp.array([[1, 2], [3, 4]])}
+      >>> {name: leaf.tolist() for name, leaf in focus_tree(tree, jnp.int32(1), resting(['head'], tasks=2)).items()}
+      {'dense': [5], 'head': [3, 4]}
+    """
 
     def row(path: str, leaf: Array) -> Array:
         return lax.dynamic_index_in_dim(leaf, task, keepdims=False) if is_focused(path, rows) else leaf
@@ -188,6 +233,9 @@ def focus(learner: Learner, task: Array) -> Learner:
       The focused learner: per-task leaves `[...]` (those of `rows.stacked` stay `[T, ...]`).
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import focus, resting
+      >>> from cljax.types import Learner
       >>> learner = Learner({'head': jnp.arange(6.).reshape(3, 2)}, {}, (), {}, {}, None, resting(['head']))
       >>> focus(learner, jnp.int32(1)).params['head']
       Array([2., 3.], dtype=float32)
@@ -213,6 +261,14 @@ def merge_row(tree: Tree, stacks: Tree, task: Array) -> Tree:
 
     Returns:
       The tree at rest.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import merge_row
+      >>> stacks = {'dense': None, 'head': jnp.array([[1, 2], [3, 4]])}
+      >>> merged = merge_row({'dense': jnp.array([5]), 'head': jnp.array([7, 8])}, stacks, jnp.int32(1))
+      >>> {name: leaf.tolist() for name, leaf in merged.items()}
+      {'dense': [5], 'head': [[1, 2], [7, 8]]}
     """
 
     def put(stack: Array | None, leaf: Array) -> Array:
@@ -232,6 +288,9 @@ def write_back(learner: Learner, task: Array) -> Learner:
       The learner at rest.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import focus, resting, write_back
+      >>> from cljax.types import Learner
       >>> learner = Learner({'head': jnp.zeros([2, 1])}, {}, (), {}, {}, None, resting(['head']))
       >>> visited = focus(learner, jnp.int32(1))._replace(params={'head': jnp.ones([1])})
       >>> write_back(visited, jnp.int32(1)).params['head'].tolist()
@@ -246,6 +305,8 @@ def expand(tree: Tree, tasks: int, rows: Rows) -> Tree:
     """Repeats each focused leaf `tasks` times: the resting form of a tree made for one task.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import expand, resting
       >>> expand({'head': jnp.ones([2]), 'body': jnp.ones([3])}, 4, resting(['head']))['head'].shape
       (4, 2)
     """
@@ -262,6 +323,12 @@ def row_axes(tree: Tree, rows: Rows) -> Tree:
 
     To read all tasks' heads at once, `vmap` a network's `apply` with these as the axes of its params and collections;
     what does not depend on a stacked leaf (the encoder) is then computed once.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import resting, row_axes
+      >>> row_axes({'dense': jnp.ones(2), 'head': jnp.ones((3, 2))}, resting(['head'], ['head'], tasks=3))
+      {'dense': None, 'head': 0}
     """
     return map_leaves(lambda path, leaf: 0 if ends_with(path, rows.stacked) else None, tree)
 
@@ -270,6 +337,8 @@ def flatten_heads(values: Array) -> Array:
     """One growing head of all tasks' heads: `[T, B, K]` to `[B, T * K]`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import flatten_heads
       >>> flatten_heads(jnp.array([[[1, 2]], [[3, 4]]])).tolist()
       [[1, 2, 3, 4]]
     """
@@ -284,6 +353,7 @@ def check_paths(params: Tree, collections: Tree, per_task: Iterable[str], stacke
       ValueError: naming the path and the leaves there are.
 
     Example:
+      >>> from cljax.task_params import check_paths
       >>> check_paths({'head': {'bias': 0.0}}, {}, ['haed/bias'])
       Traceback (most recent call last):
       ...

@@ -17,6 +17,7 @@ def printable(text: object) -> str:
     r"""Text with what is not printable as Python escapes it: control characters, line ends, bytes that are no UTF-8.
 
     Example:
+      >>> from cljax.text import printable
       >>> print(printable('two\nlines, \x1b[31m and \udcff'))
       two\nlines, \x1b[31m and \udcff
     """
@@ -29,6 +30,7 @@ def shell_word(path: str | os.PathLike) -> str:
     r"""A path as one word of a shell's command; with bytes that cannot be printed in the form that bash and zsh have.
 
     Example:
+      >>> from cljax.text import shell_word
       >>> print(shell_word('my run'), shell_word('a\n\udcff'))
       'my run' $'a\x0a\xff'
     """
@@ -43,6 +45,7 @@ def markdown(text: object) -> str:
     r"""Text that Markdown shows as it is.
 
     Example:
+      >>> from cljax.text import markdown
       >>> print(markdown('single_task of <a|b>'))
       single_task of \<a\|b\>
     """
@@ -53,6 +56,7 @@ def spreadsheet(text: str) -> str:
     """Text that a spreadsheet takes for text: an apostrophe before what it would take for a formula.
 
     Example:
+      >>> from cljax.text import spreadsheet
       >>> spreadsheet('=1+1'), spreadsheet('lwf')
       ("'=1+1", 'lwf')
     """

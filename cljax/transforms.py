@@ -62,6 +62,9 @@ def with_update_mask(inner: optax.GradientTransformation) -> optax.GradientTrans
       AssertionError: where the mask's structure is not that of the updates.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from cljax.transforms import with_update_mask
       >>> optimizer = with_update_mask(optax.sgd(1.0, momentum=0.9))
       >>> params = {'old': jnp.ones([2]), 'new': jnp.ones([2])}
       >>> state = optimizer.init(params)
@@ -126,6 +129,8 @@ def keep_masked(old: Tree, new: Tree, mask: Tree) -> Tree:
       AssertionError: where the structures differ.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.transforms import keep_masked
       >>> keep_masked([jnp.array([1.0, 2.0])], [jnp.array([6.0, 7.0])], [jnp.array([0.0, 1.0])])
       [Array([1., 7.], dtype=float32)]
     """
@@ -153,6 +158,8 @@ def rmsprop_tf1(*, decay: float = 0.9, epsilon: float = 1e-10) -> optax.Gradient
       ValueError: where decay is below 0 or not below 1, or epsilon is below 0.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.transforms import rmsprop_tf1
       >>> optimizer = rmsprop_tf1()
       >>> updates, state = optimizer.update(jnp.array([0.5]), optimizer.init(jnp.zeros([1])))
       >>> print(f'{updates[0]:.5f}')  # -0.5 / sqrt(0.9 + 0.1 * 0.25)
@@ -165,7 +172,15 @@ def rmsprop_tf1(*, decay: float = 0.9, epsilon: float = 1e-10) -> optax.Gradient
 
 
 class PerTaskState(NamedTuple):
-    """State of `per_task`. Leaves below an attribute `task_slots` have rows `[T, ...]`, one a task."""
+    """State of `per_task`. Leaves below an attribute `task_slots` have rows `[T, ...]`, one a task.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from cljax.transforms import PerTaskState, per_task
+      >>> isinstance(per_task(optax.adam(1e-3)).init(jnp.zeros([2])), PerTaskState)
+      True
+    """
 
     task_slots: Tree
 
@@ -183,6 +198,9 @@ def per_task(inner: optax.GradientTransformation) -> optax.GradientTransformatio
       The same transformation, its state wrapped in `PerTaskState`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from cljax.transforms import per_task
       >>> optimizer = per_task(optax.sgd(1.0, momentum=0.9))
       >>> state = optimizer.init(jnp.zeros([2]))
       >>> type(state).__name__, state.task_slots[0].trace.tolist()

@@ -26,6 +26,8 @@ def product(core: Array, factors: Sequence[Array]) -> Array:
       W `[d_1, ..., d_n]`, without the axes whose factor is a row.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.tucker import product
       >>> core = jnp.array([[2.0, 0.0], [0.0, 3.0]])
       >>> product(core, [jnp.array([[1.0, 1.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])])
       Array([[2., 3.]], dtype=float32)
@@ -63,6 +65,8 @@ def decompose(tensor: Array, ranks: Sequence[int]) -> tuple[Array, list[Array]]:
       ValueError: ranks out of range, or of another number than the tensor's axes.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.tucker import decompose, product
       >>> core, factors = decompose(jnp.outer(jnp.array([3.0, 4.0]), jnp.array([1.0, 0.0])), (1, 1))
       >>> jnp.abs(core).round(4), product(core, factors).round(4)
       (Array([[5.]], dtype=float32), Array([[3., 0.],
@@ -97,6 +101,8 @@ def numerical_ranks(tensor: ArrayLike, *, relative_error: float = 1e-3) -> tuple
       ValueError: an error out of range.
 
     Example:
+      >>> import numpy as np
+      >>> from cljax.tucker import numerical_ranks
       >>> numerical_ranks(np.diag([1.0, 0.1, 1e-5]))
       (2, 2)
 

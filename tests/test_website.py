@@ -23,6 +23,15 @@ def test_every_public_name_is_on_the_site(site):
     assert all(f"[`{name}`]({name}.md)" in site["methods/index.md"] for name in methods.__all__)
 
 
+def test_examples_can_be_pasted_alone():
+    """Of all that runs, each docstring has an example; it imports whatever it uses."""
+    later = ("cljax.report", "cljax.training", "cljax.streams", "cljax.data")
+    names = [name for name in public.names() if public.needs_example(name) and name.module not in later]
+    found = {name.path: public.example(name) for name in names}
+    assert [path for path, code in found.items() if not code] == []
+    assert {path: missing for path, code in found.items() if (missing := public.missing(code))} == {}
+
+
 def test_options_have_the_type_the_range_and_the_default_that_the_method_says():
     assert pages.options(methods.packnet) == [
         ("prune", "<code>float &#124; Sequence[float]</code>", "at least 0 and at most 1", "(0.5, 0.75)"),

@@ -51,6 +51,7 @@ def makers(name: str) -> dict[str, Callable[..., Any]]:
         cannot be imported, or does not have the function.
 
     Example:
+      >>> from cljax.methods import makers
       >>> list(makers('lwf+ewc'))
       ['lwf', 'ewc']
       >>> makers('lwf+tfm')
@@ -89,6 +90,7 @@ def build(name: str, network: Network, parameters: Mapping[str, Any] | None = No
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import build
       >>> method = build('lwf+ewc', networks.mlp((8, 8, 1), 2), {'warm_up': 0.0, 'ewc.strength': 10.0})
       >>> method.name, len(method.phases)
       ('lwf+ewc', 1)

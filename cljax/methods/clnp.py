@@ -73,6 +73,7 @@ def clnp(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import clnp
       >>> method = clnp(networks.mlp((8, 8, 1), 2, hidden=(16,)), fine_tune=0.25)
       >>> method.zero_forgetting, [(phase.name, phase.fraction) for phase in method.phases]
       (True, [('train', 0.75), ('fine-tune', 0.25)])

@@ -67,6 +67,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
 
     Example:
       >>> from cljax import methods, networks
+      >>> from cljax.methods import combine
       >>> base = methods.finetune(networks.mlp((8, 8, 1), 2))
       >>> both = combine(base, methods.distillation(strength=2.0), methods.pull(strength=0.1))
       >>> both.name, both.stacked

@@ -29,6 +29,7 @@ def copy_at_begin(method: Method, *, source: Source = "first", drawn: tuple[str,
 
     Example:
       >>> from cljax import methods, networks
+      >>> from cljax.methods import copy_at_begin
       >>> own = networks.own_last_layers(networks.mlp((8, 8, 1), 2, hidden=(4, 4)), 1)
       >>> copy_at_begin(methods.finetune(own), drawn=('head/kernel', 'head/bias')).name
       'finetune'

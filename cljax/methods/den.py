@@ -104,6 +104,7 @@ def den(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import den
       >>> method = den(networks.mlp((8, 8, 1), 2, hidden=(16, 12)))
       >>> [phase.name for phase in method.phases]
       ['head', 'retrain', 'expand', 'duplicate']

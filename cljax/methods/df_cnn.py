@@ -75,7 +75,9 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
       ValueError: where the network has no convolutions; where sizes name no kernel, or do not fit one.
 
     Example:
+      >>> import jax
       >>> from cljax import networks, types
+      >>> from cljax.methods import df_cnn
       >>> method = df_cnn(networks.cnn((8, 8, 1), 2, channels=((4,),), dense=()))
       >>> params, _, _, _ = method.init(jax.random.key(0), types.Sizes(2, 2, {}))
       >>> sorted((name, leaf.shape) for name, leaf in params['conv_0_0']['kernel'].items())

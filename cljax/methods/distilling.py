@@ -45,6 +45,7 @@ def cached(term: Term) -> Term:
 
     Example:
       >>> from cljax import methods
+      >>> from cljax.methods import cached
       >>> cached(methods.distillation()).name
       'lwf'
 

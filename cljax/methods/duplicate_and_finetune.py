@@ -28,6 +28,7 @@ def duplicate_and_finetune(network: Network, *, source: Source = "first") -> Met
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import duplicate_and_finetune
       >>> duplicate_and_finetune(networks.mlp((8, 8, 1), 2)).zero_forgetting
       True
 

@@ -45,6 +45,7 @@ def consolidation(
       ValueError: for an unknown word, or a number out of range; for a decay of separate penalties.
 
     Example:
+      >>> from cljax.methods import consolidation
       >>> consolidation(strength=10.0).name
       'ewc'
 
@@ -93,6 +94,7 @@ def ewc(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import ewc
       >>> ewc(networks.mlp((8, 8, 1), 2), strength=10.0).name
       'ewc'
 

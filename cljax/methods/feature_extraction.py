@@ -47,7 +47,10 @@ def feature_extraction(
       ValueError: where nothing belongs to a task, where the features do, or for a number out of range.
 
     Example:
+      >>> import jax
       >>> from cljax import networks
+      >>> from cljax.methods import feature_extraction
+      >>> from cljax.types import Sizes
       >>> method = feature_extraction(networks.mlp((8, 8, 1), 2, hidden=(16,)), hidden=32)
       >>> params, _, _, _ = method.init(jax.random.key(0), Sizes(2, 2, {}))
       >>> [layer['kernel'].shape for layer in params['added_classifier'].values()]

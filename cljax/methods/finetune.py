@@ -34,6 +34,7 @@ def finetune(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import finetune
       >>> method = finetune(networks.mlp((8, 8, 1), 2))
       >>> method.name, method.memory_size, method.train_on
       ('finetune', 0, 'current')

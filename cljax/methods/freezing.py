@@ -25,6 +25,7 @@ def freezing(network: Network) -> Method:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import freezing
       >>> freezing(networks.mlp((8, 8, 1), 2)).zero_forgetting
       True
 

@@ -26,6 +26,7 @@ def hard_sharing(network: Network, *, own_layers: int = 1) -> Method:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import hard_sharing
       >>> hard_sharing(networks.mlp((8, 8, 1), 2, hidden=(4, 4))).per_task
       ('dense_1/bias', 'dense_1/kernel', 'head/bias', 'head/kernel')
 

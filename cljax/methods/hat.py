@@ -70,6 +70,7 @@ def hat(network: Network, *, strength: float = 0.75, max_scale: float = 400.0, b
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import hat
       >>> hat(networks.mlp((8, 8, 1), 2, hidden=(16,))).per_task
       ('head/kernel', 'head/bias', 'task_embedding/dense_0')
 

@@ -62,6 +62,7 @@ def icarl(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import icarl
       >>> icarl(networks.mlp((8, 8, 1), 2), memory_size=50).memory_size
       50
 

@@ -74,6 +74,7 @@ def imm(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import imm
       >>> imm(networks.mlp((8, 8, 1), 2), merge='mean').name
       'imm'
 

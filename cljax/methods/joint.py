@@ -64,6 +64,7 @@ def joint(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import joint
       >>> joint(networks.mlp((8, 8, 1), 2)).train_on
       'seen'
 

@@ -20,6 +20,7 @@ def pull(*, strength: float = 0.05) -> Term:
       The term `l2_constraint`; metric `penalty`.
 
     Example:
+      >>> from cljax.methods import pull
       >>> pull().name
       'l2_constraint'
 
@@ -48,6 +49,7 @@ def l2_constraint(network: Network, *, strength: float = 0.05, warm_up: float = 
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import l2_constraint
       >>> [phase.name for phase in l2_constraint(networks.mlp((8, 8, 1), 2)).phases]
       ['warm-up', 'train']
 

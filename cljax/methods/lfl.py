@@ -30,6 +30,7 @@ def features(*, strength: float = 0.05) -> Term:
       ValueError: for a number out of range.
 
     Example:
+      >>> from cljax.methods import features
       >>> features().name
       'lfl'
 
@@ -65,6 +66,7 @@ def lfl(network: Network, *, strength: float = 0.05) -> Method:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import lfl
       >>> lfl(networks.mlp((8, 8, 1), 2)).name
       'lfl'
 

@@ -49,6 +49,7 @@ def distillation(
       ValueError: for an unknown option, or a number out of range.
 
     Example:
+      >>> from cljax.methods import distillation
       >>> distillation(temperature=4.0).all_heads
       True
 
@@ -149,6 +150,7 @@ def lwf(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import lwf
       >>> [phase.name for phase in lwf(networks.mlp((8, 8, 1), 2)).phases]
       ['warm-up', 'joint']
       >>> lwf(networks.mlp((8, 8, 1), 2, hidden=(4, 4)), own_layers=1).stacked

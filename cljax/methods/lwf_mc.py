@@ -31,6 +31,7 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import lwf_mc
       >>> lwf_mc(networks.mlp((8, 8, 1), 2)).stacked
       ('head/kernel', 'head/bias')
 

@@ -54,6 +54,7 @@ def attention(
       ValueError: for an unknown option, or a number out of range; in training, for maps without positions.
 
     Example:
+      >>> from cljax.methods import attention
       >>> attention(beta=0.0).name
       'lwm'
 
@@ -159,6 +160,7 @@ def lwm(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import lwm
       >>> lwm(networks.cnn((8, 8, 1), 2, dense=(), pooled=True)).name
       'lwm'
 

@@ -32,6 +32,7 @@ def memory_aware_synapses(*, strength: float = 0.1, chunk: int = 32) -> Term:
       ValueError: for a number out of range.
 
     Example:
+      >>> from cljax.methods import memory_aware_synapses
       >>> memory_aware_synapses(strength=0.5).name
       'mas'
 
@@ -65,6 +66,7 @@ def mas(network: Network, *, strength: float = 0.1, chunk: int = 32) -> Method:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import mas
       >>> mas(networks.mlp((8, 8, 1), 2)).name
       'mas'
 

@@ -51,6 +51,7 @@ def network_expansion(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import network_expansion
       >>> method = network_expansion(networks.mlp((8, 8, 1), 2, hidden=(16, 12)))
       >>> method.zero_forgetting, [phase.name for phase in method.phases]
       (True, ['warm-up', 'train'])

@@ -69,6 +69,7 @@ def packnet(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import packnet
       >>> method = packnet(networks.mlp((8, 8, 1), 2), prune=0.75)
       >>> [phase.name for phase in method.phases], method.zero_forgetting
       (['train', 'retrain'], True)

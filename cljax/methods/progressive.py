@@ -54,7 +54,9 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
         NNX modules.
 
     Example:
+      >>> import jax
       >>> from cljax import networks, types
+      >>> from cljax.methods import progressive
       >>> method = progressive(networks.mlp((8, 8, 1), 2, hidden=(16, 12)))
       >>> params, _, _, _ = method.init(jax.random.key(0), types.Sizes(3, 2, {}))
       >>> {name: leaf.shape for name, leaf in params['laterals']['dense_1'].items()}

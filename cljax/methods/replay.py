@@ -48,6 +48,7 @@ def exemplars(*, memory_size: int = 200, selection: Selection = "balanced") -> T
       ValueError: for an unknown option, or a number out of range.
 
     Example:
+      >>> from cljax.methods import exemplars
       >>> exemplars(memory_size=50).memory_size
       50
 
@@ -141,6 +142,7 @@ def with_memory(method: Method, memory_size: int, selection: Selection = "balanc
 
     Example:
       >>> from cljax import methods, networks
+      >>> from cljax.methods import with_memory
       >>> with_memory(methods.finetune(networks.mlp((8, 8, 1), 2)), 50).memory_size
       50
     """
@@ -175,6 +177,7 @@ def replay(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import replay
       >>> replay(networks.mlp((8, 8, 1), 2), memory_size=100).memory_size
       100
 

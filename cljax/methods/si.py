@@ -33,6 +33,7 @@ def synaptic_intelligence(*, strength: float = 1.0, damping: float = 0.1) -> Ter
       ValueError: for a number out of range.
 
     Example:
+      >>> from cljax.methods import synaptic_intelligence
       >>> synaptic_intelligence(strength=0.5).name
       'si'
 
@@ -94,6 +95,7 @@ def si(network: Network, *, strength: float = 1.0, damping: float = 0.1) -> Meth
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import si
       >>> si(networks.mlp((8, 8, 1), 2)).name
       'si'
 

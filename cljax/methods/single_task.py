@@ -18,6 +18,7 @@ def single_task(network: Network) -> Method:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import single_task
       >>> len(single_task(networks.mlp((8, 8, 1), 2, hidden=(4,))).per_task)
       5
 

@@ -42,7 +42,9 @@ def superposition(network: Network) -> Method:
       ValueError: where tasks share no kernel.
 
     Example:
+      >>> import jax
       >>> from cljax import networks, types
+      >>> from cljax.methods import superposition
       >>> method = superposition(networks.mlp((8, 8, 1), 2, hidden=(16,)))
       >>> _, collections, _, _ = method.init(jax.random.key(0), types.Sizes(2, 2, {}))
       >>> collections['context']['dense_0']['kernel'].shape

@@ -43,7 +43,10 @@ def tensor_factorization(network: Network, *, ranks: float | Mapping[str, Sequen
       ValueError: where the network has no convolutions; where ranks name no kernel, or are out of range.
 
     Example:
+      >>> import jax
       >>> from cljax import networks
+      >>> from cljax.methods import tensor_factorization
+      >>> from cljax.types import Sizes
       >>> method = tensor_factorization(networks.cnn((8, 8, 1), 2, channels=((4,),), dense=()), ranks=0.5)
       >>> params, _, _, _ = method.init(jax.random.key(0), Sizes(3, 2, {}))
       >>> {name: leaf.shape for name, leaf in params['conv_0_0']['kernel'].items()}
@@ -140,8 +143,11 @@ def start_from_models(learner: Learner, models: Learner) -> Learner:
       The learner, at rest.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> import optax
       >>> from cljax import data, methods, networks, streams, training
+      >>> from cljax.methods import start_from_models, tensor_factorization
       >>> tables = streams.split(data.load('digits'), tasks=5).tables
       >>> network = networks.cnn((8, 8, 1), 2, channels=((4,),), dense=())
       >>> make = lambda method: training.make_learner(method, optax.sgd(1.0), tables, 0.1, jax.random.key(0))

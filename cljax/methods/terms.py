@@ -65,6 +65,7 @@ def quadratic(
       ValueError: for a number out of range.
 
     Example:
+      >>> from cljax.methods import quadratic
       >>> quadratic(strength=0.1).anchor
       True
 

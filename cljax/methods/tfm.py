@@ -75,6 +75,7 @@ def tfm(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import tfm
       >>> tfm(networks.mlp((8, 8, 1), 2, hidden=(16,), normalization='feature')).per_task
       ('head/kernel', 'head/bias', 'norm_0/scale', 'norm_0/bias')
 

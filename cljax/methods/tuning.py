@@ -102,6 +102,7 @@ def tuned(
 
     Example:
       >>> from cljax import methods, networks
+      >>> from cljax.methods import tuned
       >>> method = tuned(methods.build('lwf+ewc', networks.mlp((8, 8, 1), 2)), learning_rates=(0.1, 0.01))
       >>> method.name, method.strengths, method.search.size
       ('lwf+ewc', ('strength', 'ewc.strength'), 10)

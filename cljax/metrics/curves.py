@@ -47,6 +47,7 @@ def peak_accuracy(curves: ArrayLike, starts: ArrayLike, *, validation: ArrayLike
       `[..., T]`; `jnp.mean(..., -1)` of it is the figure that DF-CNN's tables give.
 
     Example:
+      >>> from cljax.metrics import peak_accuracy
       >>> curves = [[.5, .1], [.8, .1], [.6, .7], [.9, .6]]
       >>> peak_accuracy(curves, [0, 2])
       Array([0.8, 0.7], dtype=float32)
@@ -79,6 +80,7 @@ def forgetting_ratio(curves: ArrayLike, starts: ArrayLike) -> Array:
       `[..., epochs, T]`. Rows after a task's own phase tell of forgetting; the last row is the final one.
 
     Example:
+      >>> from cljax.metrics import forgetting_ratio
       >>> forgetting_ratio([[.5, .1], [.8, .1], [.4, .5], [.6, .5]], [0, 2])[-1]
       Array([0.75, 1.  ], dtype=float32)
 
@@ -103,6 +105,7 @@ def epochs_to_converge(curves: ArrayLike, starts: ArrayLike, *, fraction: float 
       `[..., T]` int32, counted from 1: a task that is there after its first epoch needs 1. 0 where a NaN hides it.
 
     Example:
+      >>> from cljax.metrics import epochs_to_converge
       >>> epochs_to_converge([[.5, .1], [.79, .1], [.8, .1], [.4, .7]], [0, 3])
       Array([2, 1], dtype=int32)
 

@@ -12,7 +12,14 @@ from cljax.numbers import real
 
 
 class Interval(NamedTuple):
-    """A mean and the half-width of its confidence interval, mean ± half_width: float64, scalars or `[...]`."""
+    """A mean and the half-width of its confidence interval, mean ± half_width: float64, scalars or `[...]`.
+
+    Example:
+      >>> from cljax import metrics
+      >>> mean, half_width = metrics.mean_and_interval([0.8, 0.9, 1.0])
+      >>> print(f'{mean:.2f} ±{half_width:.2f}')
+      0.90 ±0.25
+    """
 
     mean: np.ndarray
     half_width: np.ndarray
@@ -36,6 +43,7 @@ def mean_and_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
       ValueError: no seed, or a level outside (0, 1).
 
     Example:
+      >>> from cljax.metrics import mean_and_interval
       >>> mean, half_width = mean_and_interval([1.0, 2.0, 3.0])
       >>> print(f'{mean:.1f} ± {half_width:.3f}')
       2.0 ± 2.484
@@ -67,6 +75,7 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float =
       Mean and half-width of `values - reference`, `[...]`.
 
     Example:
+      >>> from cljax.metrics import paired_difference
       >>> mean, half_width = paired_difference([0.9, 0.5, 0.7], [0.8, 0.4, 0.5])
       >>> print(f'{mean:.3f} ± {half_width:.3f}')
       0.133 ± 0.143

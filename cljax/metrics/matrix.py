@@ -68,6 +68,7 @@ def first_visits(accuracy: ArrayLike, tasks: ArrayLike) -> Array:
       ValueError: where tasks are not numbered by first visit, or not all are visited.
 
     Example:
+      >>> from cljax.metrics import first_visits
       >>> first_visits([[.9, .1], [.8, .7], [.85, .6]], [0, 1, 0])
       Array([[0.9 , 0.1 ],
              [0.85, 0.6 ]], dtype=float32)
@@ -99,6 +100,7 @@ def average_accuracy(accuracy: ArrayLike) -> Array:
       `[...]`.
 
     Example:
+      >>> from cljax.metrics import average_accuracy
       >>> average_accuracy([[.9, .2], [.5, .7]])
       Array(0.6, dtype=float32)
 
@@ -124,6 +126,7 @@ def average_incremental_accuracy(
       `[...]`, or `[..., T]` per task (the step-wise curve of class-incremental papers).
 
     Example:
+      >>> from cljax.metrics import average_incremental_accuracy
       >>> average_incremental_accuracy([[.9, .0], [.5, .7]], weights=[1, 3])
       Array(0.775, dtype=float32)
 
@@ -156,6 +159,7 @@ def backward_transfer(accuracy: ArrayLike, *, per_task: bool = False) -> Array:
       `[...]`, 0 for a single task; or `[..., T - 1]` per task.
 
     Example:
+      >>> from cljax.metrics import backward_transfer
       >>> backward_transfer([[.875, .25], [.5, .75]])
       Array(-0.375, dtype=float32)
 
@@ -179,6 +183,7 @@ def forward_transfer(accuracy: ArrayLike, baseline: ArrayLike, *, per_task: bool
       `[...]`, 0 for a single task; or `[..., T - 1]` per task, for tasks 1 to T - 1.
 
     Example:
+      >>> from cljax.metrics import forward_transfer
       >>> forward_transfer([[.9, .5], [.5, .7]], [.125, .125])
       Array(0.375, dtype=float32)
 
@@ -225,6 +230,7 @@ def forgetting(
       ValueError: for any other reference.
 
     Example:
+      >>> from cljax.metrics import forgetting
       >>> matrix = [[.9, .0, .0], [.6, .8, .0], [.7, .9, .5]]
       >>> [f'{float(forgetting(matrix, reference=name)):.2f}' for name in ('earlier', 'all', 'first')]
       ['0.05', '0.10', '0.05']
@@ -259,6 +265,7 @@ def intransigence(accuracy: ArrayLike, reference: ArrayLike, *, per_task: bool =
       `[...]`, or `[..., T]` per task. Negative where learning one by one was better.
 
     Example:
+      >>> from cljax.metrics import intransigence
       >>> intransigence([[.75, .25], [.5, .5]], [.75, .625])
       Array(0.0625, dtype=float32)
 

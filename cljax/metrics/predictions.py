@@ -24,6 +24,8 @@ def correct(logits: Array, labels: Array, classes: Array, *, single_label: Array
       ValueError: for a top below 1.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.metrics import correct
       >>> logits, classes = jnp.array([[1.0, 2.0, 9.0]]), jnp.array([True, True, False])
       >>> correct(logits, jnp.array([1]), classes).tolist()
       [1.0]

@@ -44,6 +44,8 @@ def average_precision(
       ValueError: for an unknown interpolation.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.metrics import average_precision
       >>> scores, labels = jnp.array([[0.9], [0.8], [0.7]]), jnp.array([[1.0], [0.0], [1.0]])
       >>> print(average_precision(scores, labels).round(4))  # 1/2 * 1 + 1/2 * 2/3
       [0.8333]
@@ -103,6 +105,8 @@ def mean_average_precision(
       ValueError: for an unknown interpolation.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.metrics import mean_average_precision
       >>> scores = jnp.array([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]])
       >>> print(mean_average_precision(scores, jnp.array([[1, 1], [0, 1], [0, 0]])).round(4))  # (1 + 2/3) / 2
       0.8333

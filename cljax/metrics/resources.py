@@ -19,6 +19,13 @@ class Capacity(NamedTuple):
       used: owned by this task or an earlier one.
       newly_used: owned by this task.
       free: neither, 1 - used.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax import metrics
+      >>> used, new, free = metrics.capacity({'dense_0': jnp.array([0, 1, 1, 9])}, task=1)
+      >>> float(used['dense_0']), float(new['dense_0']), float(free['dense_0'])
+      (0.75, 0.5, 0.25)
     """
 
     used: Tree
@@ -38,6 +45,8 @@ def feature_usage(owner: Tree, task: ArrayLike) -> Capacity:
       The parts; see `Capacity`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.metrics import feature_usage
       >>> used, newly_used, free = feature_usage({'conv': jnp.array([0, 1, 1, 2, 9, 9, 9, 9])}, 1)
       >>> float(used['conv']), float(newly_used['conv']), float(free['conv'])
       (0.375, 0.25, 0.625)
@@ -83,6 +92,7 @@ def overhead_bytes(kind: str, *, tasks: int, weights: int = 0, features: int = 0
       ValueError: for any other kind, or where the count that it needs is missing.
 
     Example:
+      >>> from cljax.metrics import overhead_bytes
       >>> overhead_bytes('weight_mask', weights=54_547_712, tasks=4)  # AlexNet
       27273856
       >>> overhead_bytes('ternary_feature_mask', features=9_344, tasks=4)

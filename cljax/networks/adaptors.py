@@ -155,6 +155,8 @@ def from_linen(
         exist; if gated layers do not form a chain, or closed features reach open ones.
 
     Example:
+      >>> import flax.linen as nn
+      >>> from cljax.networks import from_linen
       >>> class Small(nn.Module):
       ...     @nn.compact
       ...     def __call__(self, inputs, train):

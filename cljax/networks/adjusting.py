@@ -21,6 +21,13 @@ class Layer(NamedTuple):
       inputs: `[B, ..., C]`, what enters it: pooled, flattened, after dropout.
       kernel: `[C, C_out]`, or `[h, w, C, C_out]`.
       apply: `(inputs, kernel) -> outputs` of the same layer with another kernel and no bias, its stride and padding.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import Layer
+      >>> layer = Layer('dense_0', jnp.ones((5, 3)), jnp.ones((3, 2)), jnp.matmul)
+      >>> layer.apply(layer.inputs, 2 * layer.kernel)[0]
+      Array([6., 6.], dtype=float32)
     """
 
     path: str
@@ -43,7 +50,10 @@ def adjust_layers(network: Network, adjust: Callable[[Layer, Array], Array]) -> 
       The network.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> from cljax import networks
+      >>> from cljax.networks import adjust_layers
       >>> network = networks.mlp((2,), 1, hidden=(3,))
       >>> zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), network.shapes[0])
       >>> raised = adjust_layers(network, lambda layer, outputs: outputs + 1 if layer.path == 'head' else outputs)
@@ -85,6 +95,7 @@ def hidden_layers(network: Network) -> dict[str, tuple[Array, Array]]:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.networks import hidden_layers
       >>> found = hidden_layers(networks.cnn((8, 8, 1), 2, channels=((3, 4),), dense=(5,)))
       >>> {path: (inputs.shape, kernel.shape) for path, (inputs, kernel) in found.items()}
       {'conv_0_1': ((1, 8, 8, 3), (3, 3, 3, 4)), 'dense_0': ((1, 64), (64, 5))}

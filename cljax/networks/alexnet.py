@@ -112,6 +112,8 @@ def alexnet(
       ValueError: for images too small.
 
     Example:
+      >>> import jax
+      >>> from cljax.networks import alexnet
       >>> params, collections = alexnet().shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params)), sum(gate.size for gate in collections['gates'].values())
       (61100840, 9344)

@@ -24,7 +24,14 @@ Array = jax.Array
 
 
 class Pool(NamedTuple):
-    """Max-pooling: window, stride (both spatial axes) and padding, as of `max_pool`. `Pool(1, 1)` does nothing."""
+    """Max-pooling: window, stride (both spatial axes) and padding, as of `max_pool`. `Pool(1, 1)` does nothing.
+
+    Example:
+      >>> from cljax.networks import Pool, cnn
+      >>> network = cnn((8, 8, 1), 2, channels=((3,),), dense=(), pool=Pool(window=3, stride=2))
+      >>> network.shapes[0]['head']['kernel'].shape
+      (27, 2)
+    """
 
     window: int = 2
     stride: int = 2
@@ -144,6 +151,9 @@ def cnn(
       ValueError: if kernel, padding, pool or dropout are neither one nor as many as the blocks.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import cnn
       >>> network = cnn((8, 8, 1), 2, channels=((4,), (6,)), dense=(5,))
       >>> params, collections = network.init(jax.random.key(0))
       >>> output = network.apply(params, collections, jnp.zeros((3, 8, 8, 1), jnp.uint8))
@@ -244,6 +254,7 @@ def clnp_cnn(
     512 dense features with dropout of 0.5.
 
     Example:
+      >>> from cljax.networks import clnp_cnn
       >>> params, _ = clnp_cnn().shapes
       >>> params['dense_0']['kernel'].shape
       (4096, 512)
@@ -285,6 +296,8 @@ def lenet(
       ValueError: for images too small.
 
     Example:
+      >>> import jax
+      >>> from cljax.networks import lenet
       >>> params, collections = lenet().shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params)), sum(gate.size for gate in collections['gates'].values())
       (61706, 226)
@@ -335,6 +348,8 @@ def df_cnn_base(
       ValueError: for another name of data.
 
     Example:
+      >>> import jax
+      >>> from cljax.networks import df_cnn_base
       >>> params, _ = df_cnn_base('cifar', 10).shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
       328426

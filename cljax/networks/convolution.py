@@ -156,6 +156,8 @@ def convolve(inputs: Array, kernel: Array, *, stride: int = 1, padding: Padding 
       ValueError: if the kernel does not fit into the padded inputs.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import convolve
       >>> convolve(jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 2)))[0, :2, :2, 0]
       Array([[12., 18.],
              [18., 27.]], dtype=float32)
@@ -208,6 +210,8 @@ def max_pool(inputs: Array, *, window: int = 2, stride: int | None = None, paddi
       ValueError: if the window does not fit into the padded inputs.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import max_pool
       >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
       Array([[ 5.,  7.],
              [13., 15.]], dtype=float32)

@@ -33,8 +33,12 @@ def export_task(method: Method, learner: Learner, task: Array | int) -> tuple[Tr
         that those it shows are not the network's.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> from cljax import methods, networks, task_params
+      >>> from cljax.networks import export_task
       >>> from cljax.ownership import masks
+      >>> from cljax.types import Learner
       >>> method = methods.finetune(networks.mlp((2,), 3, hidden=(4,)))
       >>> params, collections = method.network.init(jax.random.key(0))
       >>> resting = task_params.resting(method.per_task, tasks=2)

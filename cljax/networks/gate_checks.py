@@ -31,6 +31,7 @@ def check_gates(network: Network) -> None:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.networks import check_gates
       >>> check_gates(networks.mlp((3,), 2, hidden=(4,), normalization='feature'))
     """
     like = network.shapes

@@ -22,6 +22,9 @@ class Convolution(nn.Module):
     """Two-dimensional convolution with the gradients of `convolve`; parameters `kernel` `[h, w, C, C_out]` and `bias`.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import Convolution
       >>> layer = Convolution(features=8, window=3)
       >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 6, 6, 3)))
       >>> variables['params']['kernel'].shape, layer.apply(variables, jnp.ones((2, 6, 6, 3))).shape
@@ -135,6 +138,9 @@ class BatchNorm(nn.Module):
     Parameters `scale`, `bias` `[C]`; collection `batch_stats` with `mean`, `var` `[C]`.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import BatchNorm
       >>> norm, inputs = BatchNorm(), jnp.array([[0.0, 0.0], [2.0, 2.0]])
       >>> variables = norm.init(jax.random.key(0), inputs, train=False)
       >>> frozen = jnp.array([True, False])
@@ -181,6 +187,8 @@ class FeatureNorm(nn.Module):
     Parameters `scale` (ones at first) and `bias` (zeros) `[C]`. Meant to be task-specific.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import FeatureNorm
       >>> FeatureNorm().apply({'params': {'scale': jnp.array([2.0]), 'bias': jnp.array([1.0])}}, jnp.array([[3.0]]))
       Array([[7.]], dtype=float32)
 
@@ -209,6 +217,8 @@ def gate_features(activations: Array, gate: Array) -> Array:
       `[B, ..., C]`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import gate_features
       >>> gate_features(jnp.array([[3.0, 4.0]]), jnp.array([0.0, 1.0]))
       Array([[0., 4.]], dtype=float32)
     """
@@ -270,6 +280,10 @@ def activate(
       The gated activations `[B, ..., C]`.
 
     Example:
+      >>> import flax.linen as nn
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import activate
       >>> class Hidden(nn.Module):
       ...     @nn.compact
       ...     def __call__(self, inputs, gate):

@@ -30,6 +30,8 @@ def standardize(inputs: Array, mean: Scalars = 0.0, std: Scalars = 1.0, *, dtype
       `[B, ..., C]`, floating point.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks import standardize
       >>> standardize(jnp.array([[0, 255]], jnp.uint8), mean=0.5, std=0.25)
       Array([[-2.,  2.]], dtype=float32)
     """
@@ -143,6 +145,27 @@ def make_network(
 
     Raises:
       ValueError: if closed features reach open ones.
+
+    Example:
+      >>> import flax.linen as nn
+      >>> from cljax.networks import make_network
+      >>> from cljax.types import Wire
+      >>> class Gated(nn.Module):
+      ...     def setup(self):
+      ...         self.dense, self.head = nn.Dense(4), nn.Dense(2)
+      ...     def encode(self, inputs, gates, frozen, *, train):
+      ...         maps = nn.relu(self.dense(inputs)) * gates['dense'][None]
+      ...         return maps, {'dense': maps}
+      ...     def decode(self, maps, gates, frozen, *, train):
+      ...         return (self.head(maps), maps), {}
+      ...     def __call__(self, inputs, gates, frozen, *, train):
+      ...         return self.decode(self.encode(inputs, gates, frozen, train=train)[0], gates, frozen, train=train)
+      >>> wiring = [
+      ...     Wire('dense/kernel', None, 'dense'), Wire('dense/bias', None, 'dense'),
+      ...     Wire('head/kernel', 'dense', None), Wire('head/bias', None, None),
+      ... ]
+      >>> make_network(Gated(), (3,), 2, gates={'dense': 4}, wiring=wiring).per_task
+      ('head/kernel', 'head/bias')
     """
     shape = tuple(inputs)
 

@@ -82,6 +82,8 @@ def mlp(
       ValueError: if there is no hidden layer, or a number is out of range.
 
     Example:
+      >>> import jax
+      >>> from cljax.networks import mlp
       >>> network = mlp((8, 8, 1), 2, hidden=(16,))
       >>> params, collections = network.init(jax.random.key(0))
       >>> jax.tree.map(lambda leaf: leaf.shape, params)

@@ -84,6 +84,9 @@ def from_nnx(
         keeps other state than parameters, batch statistics and random streams.
 
     Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from cljax.networks import from_nnx
       >>> class Small(nnx.Module):
       ...     def __init__(self, rngs):
       ...         self.hidden, self.head = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)

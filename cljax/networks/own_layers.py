@@ -22,6 +22,7 @@ def own_last_layers(network: Network, layers: int) -> Network:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.networks import own_last_layers
       >>> own_last_layers(networks.mlp((8, 8, 1), 2, hidden=(4, 4)), 1).per_task
       ('dense_1/bias', 'dense_1/kernel', 'head/bias', 'head/kernel')
     """

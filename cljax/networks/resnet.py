@@ -195,6 +195,7 @@ def resnet(
       ValueError: if blocks and channels differ in number, or a number is out of range.
 
     Example:
+      >>> from cljax.networks import resnet
       >>> network = resnet((8, 8, 3), 2, blocks=(1, 1), channels=(4, 6), normalization='feature')
       >>> params, collections = network.shapes
       >>> {name: gate.size for name, gate in collections['gates'].items()}
@@ -267,6 +268,8 @@ def resnet18(inputs: Sequence[int] = (224, 224, 3), outputs: int = 1000, **optio
     20/64 makes the reduced one that continual learning often uses.
 
     Example:
+      >>> import jax
+      >>> from cljax.networks import resnet18
       >>> params, _ = resnet18().shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
       11689512
@@ -284,6 +287,8 @@ def resnet32(inputs: Sequence[int] = (32, 32, 3), outputs: int = 10, **options: 
     the paper and iCaRL have it, 464,154.
 
     Example:
+      >>> import jax
+      >>> from cljax.networks import resnet32
       >>> params, _ = resnet32(shortcut='padding').shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
       464154
@@ -299,6 +304,8 @@ def resnet34(inputs: Sequence[int] = (224, 224, 3), outputs: int = 1000, **optio
     With a head of 1000 it has 21,797,672 parameters, and for images of 32x32 and a head of 10, 21,282,122.
 
     Example:
+      >>> import jax
+      >>> from cljax.networks import resnet34
       >>> params, _ = resnet34().shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
       21797672
@@ -315,6 +322,8 @@ def resnet50(inputs: Sequence[int] = (224, 224, 3), outputs: int = 1000, **optio
     stage has one stream, 11,456 of them have owners of their own.
 
     Example:
+      >>> import jax
+      >>> from cljax.networks import resnet50
       >>> params, collections = resnet50().shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params)), sum(gate.size for gate in collections['gates'].values())
       (25557032, 11456)

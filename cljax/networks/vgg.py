@@ -50,6 +50,7 @@ def vgg16(
 
     Example:
       >>> import jax
+      >>> from cljax.networks import vgg16
       >>> params, collections = vgg16().shapes
       >>> sum(leaf.size for leaf in jax.tree.leaves(params)), sum(gate.size for gate in collections['gates'].values())
       (138357544, 12416)
@@ -83,6 +84,7 @@ def vgg16_reduced(
       ValueError: for images too small.
 
     Example:
+      >>> from cljax.networks import vgg16_reduced
       >>> _, collections = vgg16_reduced().shapes
       >>> sum(gate.size for gate in collections['gates'].values())
       10880

@@ -32,6 +32,12 @@ class Layout(NamedTuple):
       kernels: paths of the leaves with two axes or more, in the wiring's order; the head's is the last.
       affines: paths of the normalisations' leaves: those of modules that have no kernel.
       shared_head: the gate whose features feed logits that all tasks share; None where each task has a head.
+
+    Example:
+      >>> from cljax import networks, ownership
+      >>> found = ownership.layout('tfm', networks.mlp((2,), 3, hidden=(4,)))
+      >>> found.kernels, found.shared_head
+      (('dense_0/kernel', 'head/kernel'), None)
     """
 
     wires: dict[str, Wire]
@@ -57,6 +63,7 @@ def layout(name: str, network: Network) -> Layout:
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.ownership import layout
       >>> layout('clnp', networks.mlp((8, 8, 1), 2, hidden=(4,), normalization='batch'))[1:]
       (('dense_0/kernel', 'head/kernel'), ('norm_0/scale', 'norm_0/bias'), None)
     """
@@ -122,6 +129,8 @@ def unowned(collections: Tree) -> Owner:
     """Owners of a new network: every feature of every gate is free.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import unowned
       >>> unowned({'gates': {'dense_0': jnp.ones(2)}})['dense_0'].tolist()
       [2147483647, 2147483647]
     """
@@ -132,6 +141,7 @@ def owner_of(method_state: Tree, collections: Tree) -> Owner | None:
     """The owners of each gate's features, where a method's state has them as its `owner`; None for any other method.
 
     Example:
+      >>> from cljax.ownership import owner_of
       >>> owner_of({}, {}) is None
       True
     """
@@ -153,6 +163,8 @@ def claim(owner: Owner, task: ArrayLike, part: ArrayLike) -> Owner:
       The owners.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import claim, masks
       >>> claim({'gate': jnp.array([0, masks.FREE, masks.FREE])}, 1, 0.3)['gate'].tolist()
       [0, 1, 2147483647]
     """
@@ -170,7 +182,9 @@ def replace_owner(method_state: Tree, owner: Owner) -> Tree:
     """A method's state with other owners; of a combination, its base's.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from cljax.methods.owned import Owned
+      >>> from cljax.ownership import replace_owner
       >>> replace_owner(Owned({'gate': jnp.zeros(2)}), {'gate': jnp.ones(2)}).owner['gate'].tolist()
       [1.0, 1.0]
     """
@@ -199,6 +213,8 @@ def apply_gates(
       The collections, of the same structure, shapes and dtypes.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import apply_gates
       >>> gates = apply_gates({'gates': {'dense_0': jnp.ones(3)}}, {'dense_0': jnp.array([0, 1, 2])}, 1)['gates']
       >>> gates['dense_0'].tolist()
       [1.0, 1.0, 0.0]
@@ -243,7 +259,10 @@ def update_mask(
       A tree like params of float32 masks of 0 and 1 that broadcast, one axis for each of the leaf's.
 
     Example:
-      >>> from cljax.types import make_clock
+      >>> import jax.numpy as jnp
+      >>> from cljax import task_params
+      >>> from cljax.ownership import masks, update_mask
+      >>> from cljax.types import Wire, make_clock
       >>> wires = {'hidden': Wire('hidden', None, 'gate'), 'head': Wire('head', 'gate', None)}
       >>> params = {'hidden': jnp.ones([4, 3]), 'head': jnp.ones([3, 2])}
       >>> owner = {'gate': jnp.array([0, 1, masks.FREE])}
@@ -319,6 +338,9 @@ def cut_interference(
       The params.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import cut_interference
+      >>> from cljax.types import Wire
       >>> params = {'head': jnp.ones([3, 1])}
       >>> wires, owner = {'head': Wire('head', 'gate', None)}, {'gate': jnp.array([0, 1, 2])}
       >>> cut_interference(params, wires, owner, 1)['head'].tolist()
@@ -353,6 +375,10 @@ def reinitialize(tree: Tree, fresh: Tree, wiring: dict[str, Wire], owner: Owner,
       The tree.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax import task_params
+      >>> from cljax.ownership import masks, reinitialize
+      >>> from cljax.types import Wire
       >>> wires = {'hidden': Wire('hidden', None, 'gate')}
       >>> owner = {'gate': jnp.array([0, masks.FREE])}
       >>> old, new = {'hidden': jnp.zeros([1, 2])}, {'hidden': jnp.ones([1, 2])}

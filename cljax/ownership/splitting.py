@@ -23,6 +23,9 @@ def between(leaf: Array, wire: Wire, features: Owner) -> Array:
       float32 of 0 and 1 that broadcasts to the leaf, one axis for each of its.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import between
+      >>> from cljax.types import Wire
       >>> marked = {'a': jnp.array([True, False]), 'b': jnp.array([False, True, True])}
       >>> between(jnp.ones([2, 3]), Wire('w', 'a', 'b'), marked).tolist()
       [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
@@ -46,6 +49,9 @@ def incoming_norms(tree: Tree, wiring: dict[str, Wire]) -> Owner:
       `{gate: [C] float32}`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import incoming_norms
+      >>> from cljax.types import Wire
       >>> wires = {'kernel': Wire('kernel', None, 'gate'), 'bias': Wire('bias', None, 'gate')}
       >>> incoming_norms({'kernel': jnp.array([[3.0, 0.0]]), 'bias': jnp.array([4.0, 0.0])}, wires)['gate'].tolist()
       [5.0, 0.0]
@@ -71,6 +77,9 @@ def scale_incoming(tree: Tree, wiring: dict[str, Wire], factors: Owner) -> Tree:
       The params.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import scale_incoming
+      >>> from cljax.types import Wire
       >>> scale_incoming({'w': jnp.ones([2, 2])}, {'w': Wire('w', None, 'gate')}, {'gate': jnp.array([1.0, 0.5])})
       {'w': Array([[1. , 0.5],
              [1. , 0.5]], dtype=float32)}
@@ -99,6 +108,9 @@ def drift(params: Tree, previous: Tree, wiring: dict[str, Wire], owner: Owner, t
       `{gate: [C] float32}`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import drift
+      >>> from cljax.types import Wire
       >>> wires, owner = {'w': Wire('w', 'a', 'b')}, {'a': jnp.array([0, 0, 1]), 'b': jnp.array([0])}
       >>> drift({'w': jnp.array([[3.0], [4.0], [9.0]])}, {'w': jnp.zeros([3, 1])}, wires, owner, 1)['b'].tolist()
       [5.0]
@@ -133,6 +145,8 @@ def claim_copies(owner: Array, task: ArrayLike, drift: Array, *, threshold: Arra
       own.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import claim_copies, masks
       >>> owner, sources = claim_copies(jnp.array([0, 0, masks.FREE]), 1, jnp.array([0.2, 0.3, 0.0]), threshold=0.1)
       >>> owner.tolist(), sources.tolist()
       ([0, 0, 1], [0, 1, 1])
@@ -172,6 +186,9 @@ def split(params: Tree, previous: Tree, wiring: dict[str, Wire], owner: Owner, t
       The params.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import split
+      >>> from cljax.types import Wire
       >>> wires = {'w': Wire('w', None, 'a'), 'head': Wire('head', 'a', None)}
       >>> params = {'w': jnp.array([[5.0, 6.0, 0.0]]), 'head': jnp.array([[1.0], [2.0], [0.0]])}
       >>> previous = {'w': jnp.array([[5.0, 4.0, 0.0]]), 'head': None}

@@ -25,6 +25,9 @@ def draw_sources(key: Array, owner: Owner, task: ArrayLike) -> Owner:
       gate has no older ones.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import draw_sources, masks
       >>> owner = {'gate': jnp.array([0, 1, masks.FREE])}
       >>> draw_sources(jax.random.key(0), owner, 1)['gate'].tolist()
       [0, 0, 2]
@@ -59,6 +62,9 @@ def widen(tree: Tree, wiring: dict[str, Wire], sources: Owner) -> Tree:
       The tree.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership import widen
+      >>> from cljax.types import Wire
       >>> wires = {'lower': Wire('lower', None, 'a'), 'upper': Wire('upper', 'a', 'b')}
       >>> sources = {'a': jnp.array([0, 1, 1]), 'b': jnp.array([0, 0])}
       >>> params = {'lower': jnp.array([[5.0, 6.0, 0.0]]), 'upper': jnp.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])}

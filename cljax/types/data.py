@@ -23,6 +23,14 @@ class Batch(NamedTuple):
       tasks: `[B]` int32, the task of each example.
       position: `[B]` int32, the place of the example in its task's table; memory's examples have -1.
       weights: `[B]` float32, 1 or 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.types import Batch
+      >>> labels, tasks, position = jnp.array([0, 1]), jnp.array([3, 3]), jnp.array([5, 0])
+      >>> batch = Batch(jnp.zeros((2, 8, 8, 1), jnp.uint8), labels, tasks, position, weights=jnp.array([1.0, 0.0]))
+      >>> batch.inputs.shape, batch.weights.tolist()  # the second example only fills the batch up
+      ((2, 8, 8, 1), [1.0, 0.0])
     """
 
     inputs: Array
@@ -40,6 +48,13 @@ class Memory(NamedTuple):
       labels: `[M]` int32, or `[M, K]` float32.
       tasks: `[M]` int32.
       valid: `[M]` bool, which slots hold an exemplar.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.types import Memory
+      >>> empty = Memory(jnp.zeros((2, 4)), jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32), jnp.zeros(2, bool))
+      >>> empty.valid.tolist()
+      [False, False]
     """
 
     inputs: Array
@@ -56,6 +71,13 @@ class Table(NamedTuple):
       labels: `[N]` int32 or `[N, K]` float32, within the task.
       start: `[T]` int32, where each task begins in the index.
       size: `[T]` int32, how many examples each task has.
+
+    Example:
+      >>> import numpy as np
+      >>> from cljax.types import Table
+      >>> table = Table(*map(np.int32, ([4, 7, 1, 3, 5], [0, 1, 0, 0, 1], [0, 2], [2, 3])))
+      >>> table.index[table.start[1] :][: table.size[1]].tolist()  # where the second task's examples are
+      [1, 3, 5]
     """
 
     index: HostArray
@@ -77,6 +99,12 @@ class Tables(NamedTuple):
       classes: `[T, K]` bool, which logits of its head a task uses.
       single_label: `[T]` bool where tasks of one label and of several labels an example are mixed: all labels are then
         floats, one-hot where it is True. Else None.
+
+    Example:
+      >>> from cljax import data, streams
+      >>> tables = streams.split(data.load('digits'), tasks=5).tables
+      >>> tables.examples.shape, tables.train.size.shape, tables.classes.tolist()[0]
+      ((1797, 8, 8, 1), (5,), [True, True])
     """
 
     examples: HostArray
@@ -92,6 +120,13 @@ class Schedule(NamedTuple):
     """The rounds of a stream, as NumPy arrays: task `[R]` int32, epochs `[R]` int32, evaluate `[R]` bool.
 
     Tasks are numbered by first visit: the first visits, in order, are 0, 1, 2, ...
+
+    Example:
+      >>> import numpy as np
+      >>> from cljax.types import Schedule
+      >>> schedule = Schedule(np.int32([0, 1, 0]), np.int32([5, 5, 1]), np.bool_([True, True, True]))
+      >>> len(schedule.task)  # three rounds, in the last of which the first task comes again for an epoch
+      3
     """
 
     task: HostArray
@@ -110,6 +145,12 @@ class Stream(NamedTuple):
       mean, std: per channel, of inputs scaled to [0, 1]; for the network's standardisation. Of the training part of the
         first task, so that nothing is known of later ones, unless the data set has numbers of its own.
       facts: what a record should say: class order, permutation seed, split.
+
+    Example:
+      >>> from cljax import data, streams
+      >>> stream = streams.split(data.load('digits'), tasks=5)
+      >>> stream.name, stream.scenario, stream.schedule.task.tolist()
+      ('digits', 'task', [0, 1, 2, 3, 4])
     """
 
     tables: Tables

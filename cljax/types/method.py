@@ -14,7 +14,13 @@ from cljax.types.network import Network, Output
 
 @jax.tree_util.register_static
 class Scenario(str):
-    """How a stream's logits are read: 'task', 'class' or 'domain'. A word, never a traced value."""
+    """How a stream's logits are read: 'task', 'class' or 'domain'. A word, never a traced value.
+
+    Example:
+      >>> from cljax.types import Scenario, make_clock
+      >>> make_clock(scenario='class').scenario == Scenario('class')
+      True
+    """
 
     __slots__ = ()
 
@@ -33,6 +39,12 @@ class Clock(NamedTuple):
       classes: `[T, K]` bool, which logits a task's head uses. Every hook is given it; before, None.
       single_label: `[T]` bool where tasks are of both kinds, as of `Tables`; else None.
       scenario: the stream's, which is static: Python's `if` may ask it.
+
+    Example:
+      >>> from cljax.types import make_clock
+      >>> clock = make_clock(round=4, task=1, newest=3, first=False)  # the second task comes again
+      >>> int(clock.task), int(clock.newest), bool(clock.first)
+      (1, 3, False)
     """
 
     round: HostArray
@@ -63,6 +75,7 @@ def make_clock(
     """Makes a clock from Python numbers, and what the stream says of its tasks where hooks need it.
 
     Example:
+      >>> from cljax.types import make_clock
       >>> make_clock(task=2).newest
       Array(2, dtype=int32)
     """
@@ -82,6 +95,11 @@ class Sizes(NamedTuple):
       tasks: T, the number of tasks.
       classes: K, the number of logits of a head.
       max_examples: `{split: the most examples of a task}`.
+
+    Example:
+      >>> from cljax.types import Sizes
+      >>> Sizes(tasks=5, classes=2, max_examples={'train': 300, 'validation': 50}).max_examples['train']
+      300
     """
 
     tasks: int
@@ -102,6 +120,15 @@ class Learner(NamedTuple):
       hyper: `{name: float32 scalar}`; `hyper['learning_rate']` is the loop's.
       memory: `Memory`, or None where a method has none.
       rows: `cljax.task_params.Rows`; `rows.tasks` is the number of tasks, static.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax import task_params
+      >>> from cljax.types import Learner
+      >>> params = {'dense': jnp.ones((4, 3)), 'head': jnp.zeros((2, 3, 5))}  # two tasks have a head each
+      >>> learner = Learner(params, {}, (), {}, {}, None, task_params.resting(['head'], tasks=2))
+      >>> task_params.focus(learner, jnp.int32(1)).params['head'].shape
+      (3, 5)
     """
 
     params: Tree
@@ -114,7 +141,15 @@ class Learner(NamedTuple):
 
 
 def single_label_of(clock: Clock, tasks: Array) -> Array | None:
-    """Which of these tasks are single-label, in a stream of both kinds; None where all are of one kind."""
+    """Which of these tasks are single-label, in a stream of both kinds; None where all are of one kind.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.types import make_clock, single_label_of
+      >>> clock = make_clock(single_label=jnp.array([True, False, True]))
+      >>> single_label_of(clock, jnp.array([1, 2])).tolist()
+      [False, True]
+    """
     return None if clock.single_label is None else clock.single_label[tasks]
 
 
@@ -255,6 +290,17 @@ class Search(NamedTuple):
       candidates: see `Candidates`.
       choose: see `Choose`.
       size: C, how many candidates there are, at least 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.types import Search
+      >>> def candidates(learner, clock, scores):
+      ...     return {'strength': jnp.array([0.1, 1.0])}
+      >>> def choose(scores, learners, clock, fold):
+      ...     return jnp.argmax(scores).astype(jnp.int32), learners
+      >>> search = Search(candidates, choose, size=2)
+      >>> int(search.choose(jnp.array([0.8, 0.9]), None, None, None)[0])
+      1
     """
 
     candidates: Candidates
@@ -263,7 +309,13 @@ class Search(NamedTuple):
 
 
 def constant_learning_rate(clock: Clock) -> Array:
-    """The learning-rate factor of a phase that leaves the rate as it is: 1."""
+    """The learning-rate factor of a phase that leaves the rate as it is: 1.
+
+    Example:
+      >>> from cljax.types import constant_learning_rate, make_clock
+      >>> float(constant_learning_rate(make_clock()))
+      1.0
+    """
     del clock
     return jnp.float32(1.0)
 
@@ -278,6 +330,13 @@ class Phase(NamedTuple):
       fresh_optimizer: whether the optimizer's state starts anew at the phase's begin, at a first visit.
       skip_first_task: whether the phase does not run on task 0.
       searched: whether every candidate of a search runs it. Those that are not come last: only the one chosen does.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.types import Phase, make_clock
+      >>> slow = Phase('warm-up', fraction=0.25, learning_rate=lambda clock: jnp.float32(0.1), skip_first_task=True)
+      >>> float(slow.learning_rate(make_clock()))
+      0.1...
     """
 
     name: str = "train"
@@ -315,6 +374,12 @@ class Method(NamedTuple):
       search: None, or the search that each visit makes.
       strengths: names, in `hyper`, of the numbers that weigh what keeps earlier tasks: where all are 0 nothing does. Of
         a method without such a number none.
+
+    Example:
+      >>> from cljax import methods, networks
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 2))
+      >>> method._replace(name='mine', train_on='seen').train_on  # a method of one's own: a few fields replaced
+      'seen'
     """
 
     name: str

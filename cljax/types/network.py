@@ -19,6 +19,11 @@ class Wire(NamedTuple):
         biases and normalisation affines, which have no input.
       outputs: gate on its output features (the leaf's last axis); None where the outputs are logits.
       repeat: how often the input gate repeats (`jnp.tile`): after flattening `[H, W, C]` it is `H * W`.
+
+    Example:
+      >>> from cljax import networks
+      >>> networks.cnn((8, 8, 1), 2, channels=((3,),), dense=()).wiring[-2]
+      Wire(path='head/kernel', inputs='conv_0_0', outputs=None, repeat=16)
     """
 
     path: str
@@ -48,7 +53,16 @@ class Decode(Protocol):
 
 
 class Output(NamedTuple):
-    """What a whole forward pass gives: logits `[B, K]`, features `[B, D]`, maps, activations and new collections."""
+    """What a whole forward pass gives: logits `[B, K]`, features `[B, D]`, maps, activations and new collections.
+
+    Example:
+      >>> import jax
+      >>> from cljax import networks
+      >>> network = networks.mlp((2,), 3, hidden=(4,))
+      >>> output = network.apply(*network.init(jax.random.key(0)), jax.numpy.ones((5, 2)))
+      >>> output.logits.shape, output.features.shape, list(output.activations)
+      ((5, 3), (5, 4), ['dense_0'])
+    """
 
     logits: Array
     features: Array
@@ -70,6 +84,14 @@ class Network(NamedTuple):
       wiring: one `Wire` for each gated leaf of params; empty where gates are unknown.
       inputs: shape of one example, such as `(8, 8, 1)`.
       outputs: K, the number of logits of a head.
+
+    Example:
+      >>> import jax
+      >>> from cljax import networks
+      >>> network = networks.mlp((8, 8, 1), 2, hidden=(16,))
+      >>> params, collections = network.init(jax.random.key(0))
+      >>> network.apply(params, collections, jax.numpy.zeros((5, 8, 8, 1))).logits.shape
+      (5, 2)
     """
 
     init: Callable[[Array], tuple[Tree, Tree]]

@@ -21,6 +21,15 @@ class Teacher(NamedTuple):
       params: its parameters, like the learner's; only those that are shared, where no term asks for a teacher.
       learner: the base's learner, with the teacher's collections; `method_state` is the base's.
       respond: `batch -> output`, in evaluation mode. Where nothing reads the output, it is not computed.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax import methods, networks
+      >>> from cljax.types import Output, Teacher
+      >>> base = methods.finetune(networks.mlp((2,), 3))
+      >>> teacher = Teacher(base, {}, None, lambda batch: Output(jnp.zeros((5, 3)), jnp.zeros((5, 4)), None, {}, {}))
+      >>> teacher.respond(None).logits.shape
+      (5, 3)
     """
 
     base: Method
@@ -102,6 +111,15 @@ class Term(NamedTuple):
       memory_size: number of exemplars that it keeps in the learner's memory.
       freezes: names, of the base's network, the leaves of params that it lets nothing move after the first task, as
         long as it does something; None: it lets everything move.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax import methods, networks
+      >>> from cljax.types import Term
+      >>> def loss(params, learner, clock, batch, key, student, teacher):
+      ...     return 0.01 * jnp.mean(student.features**2), {}
+      >>> methods.combine(methods.finetune(networks.mlp((8, 8, 1), 2)), Term('small', loss=loss)).name
+      'finetune+small'
     """
 
     name: str
