@@ -522,7 +522,7 @@ def test_a_safetensors_file_by_its_bytes(tmp_path):
     file.write_bytes(bytes([len(header), 0, 0, 0, 0, 0, 0, 0]) + header + b"\x00\x00\x80\x3f\x00\x00\x00\xc0")
     assert checkpoints.load_params(file)["w"].tolist() == [1.0, -2.0]
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"w.safetensors cannot be read: .*Give a .safetensors file or an Orbax"):
+    with pytest.raises(ValueError, match=r"w.safetensors cannot be read: .*Give .safetensors, .npz or an Orbax"):
         checkpoints.load_params(file)
     for content in (b"abc", b"\xff" * 20, bytes([2, 0, 0, 0, 0, 0, 0, 0]) + b"{]"):
         file.write_bytes(content)

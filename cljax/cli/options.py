@@ -127,7 +127,7 @@ class Training:
     epochs: int = 20
     """Epochs of each visit to a task; with patience, the most there can be."""
     init: Annotated[str | None, arg(metavar="FILE")] = None
-    """Start from trained parameters: a .safetensors file, an Orbax checkpoint, or a learner of --keep-learners."""
+    """Start from trained parameters: a .safetensors or .npz file, an Orbax checkpoint, a learner of --keep-learners."""
     first_epochs: int | None = None
     """Epochs of the first task where they differ; with --init 0 is possible: its parameters are used as they are."""
     batch_size: int = 32

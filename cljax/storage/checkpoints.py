@@ -27,7 +27,7 @@ import numpy as np
 
 from cljax import files
 from cljax.numbers import show, whole
-from cljax.storage import old_names, safetensors, stored, trained
+from cljax.storage import old_names, stored, trained
 from cljax.types import Tree
 
 TREE, MANIFEST, REFUSED, DRAFT = "tree", "manifest.json", ".refused", ".draft-"
@@ -178,10 +178,10 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Loads trained parameters, such as `training.given_params` takes.
 
     Args:
-      path: a `.safetensors` file, its tensors named `conv_0_0/kernel` or `conv_0_0.kernel`; or a folder: a series or a
-        checkpoint of `save`, any Orbax checkpoint, or the folder of a `CheckpointManager`, of which the newest is
-        taken. Its tree is of parameters; or of what has them under `params`: a learner, Flax variables, a `TrainState`;
-        or an `nnx.State`.
+      path: a `.safetensors` or `.npz` file, its arrays named `conv_0_0/kernel` or `conv_0_0.kernel` (PyTorch's names:
+        see `training.suggest_names`); or a folder: a series or a checkpoint of `save`, any Orbax checkpoint, or the
+        folder of a `CheckpointManager`, of which the newest is taken. Its tree is of parameters; or of what has them
+        under `params`: a learner, Flax variables, a `TrainState`; or an `nnx.State`.
 
     Returns:
       `{leaf path: array}`: of params, and of the collections with the collection's name first, as in
@@ -194,11 +194,11 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not place.exists():
         raise ValueError(f"There is no file or folder {place} to load parameters from.")
     try:
-        return trained.parameters(safetensors.read(place) if place.is_file() else _load_folder(place))
+        return trained.parameters(trained.read(place) if place.is_file() else _load_folder(place))
     except Exception as error:  # whatever the readers say of a file that is none of theirs
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"The parameters in {place} cannot be read: {reason}. Give a .safetensors file or an Orbax checkpoint."
+            f"The parameters in {place} cannot be read: {reason}. Give .safetensors, .npz or an Orbax checkpoint."
         ) from error
 
 

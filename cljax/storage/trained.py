@@ -10,11 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from cljax import files
+from cljax.storage import safetensors
 from cljax.task_params import path_name
 from cljax.types import Tree
 
 BESIDE = ("opt_state", "method_state", "hyper", "memory", "classes", "rows", "single_label", "metrics", "ema_params")
 """What stands beside parameters and is no collection; besides, whatever is a single leaf, such as `step`."""
+
+
+PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 
 
 def find(place: pathlib.Path) -> pathlib.Path:
@@ -37,6 +42,38 @@ def find(place: pathlib.Path) -> pathlib.Path:
         return trees[0]
     what = "has several" if trees else "has no"
     raise ValueError(f"it {what} folders of parameters{': name one of ' if trees else ''}{', '.join(map(str, trees))}")
+
+
+def read(place: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, safetensors or NumPy's `.npz`, by name, dots in names being slashes here.
+
+    Raises:
+      ValueError: it is neither, or damaged.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     np.savez(pathlib.Path(folder, 'a.npz'), **{'dense.bias': np.ones(2)})
+      ...     read(pathlib.Path(folder, 'a.npz'))
+      {'dense/bias': array([1., 1.])}
+    """
+    if place.suffix in PICKLES:
+        raise ValueError(
+            "it is a pickle, which runs what is in it: write numpy.savez('params.npz', **{name: leaf.numpy() for name, "
+            "leaf in model.state_dict().items()}) where it was made"
+        )
+    with files.open_regular(place) as file:
+        if file.read(4) != b"PK\x03\x04":
+            return safetensors.read(place)
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    if not all(isinstance(value, np.ndarray) for value in found.values()):
+        raise ValueError("it is a zip file, but no .npz")
+    named = {name.replace(".", "/"): value for name, value in found.items()}
+    if len(named) < len(found):
+        raise ValueError("two of its arrays have one name, where dots are slashes")
+    return named
 
 
 def flatten(tree: Tree) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from cljax.training.evaluation import Evaluation, evaluate
 from cljax.training.precision import evaluate_precision
 from cljax.training.run import Result, make_run
 from cljax.training.search import Tried
-from cljax.training.start import Past, Start, extend, given_params, start_from
+from cljax.training.start import Past, Start, extend, given_params, start_from, suggest_names
 from cljax.training.state import Patience, Settings
 from cljax.training.step import make_learner, make_train_step
 
@@ -38,6 +38,7 @@ __all__ = [
     "make_train_step",
     "raise_failure",
     "start_from",
+    "suggest_names",
     "with_learning_rate_decay",
     "with_rate_decay",
     "with_summed_loss",

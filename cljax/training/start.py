@@ -13,7 +13,7 @@ import numpy as np
 from cljax import ownership, task_params
 from cljax.numbers import check_kind, show
 from cljax.ownership import masks
-from cljax.storage import trained
+from cljax.storage import renaming, trained
 from cljax.training.checks import check_hypers
 from cljax.training.evaluation import Evaluation
 from cljax.training.step import init_shapes
@@ -218,7 +218,30 @@ def _features(method: Method, given: Mapping[str, Any]) -> dict[str, np.ndarray]
     return {name: np.arange(leaf.size) < sum(widths.get(name, leaf.shape)) for name, leaf in owner.items()}
 
 
-def given_params(method: Method, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def suggest_names(method: Method, params: Mapping[str, Any]) -> dict[str, str]:
+    """Names for `given_params`, of parameters that another program has saved: layers of the same shapes, in order.
+
+    Args:
+      method: whose they are to be.
+      params: `{name: array}`, such as PyTorch's `model.state_dict()`, or what `checkpoints.load_params` has read.
+
+    Returns:
+      `{given name: leaf path}`, to be looked at: of layers with the same shapes the order decides.
+
+    Example:
+      >>> from cljax import methods, networks
+      >>> method = methods.freezing(networks.mlp((8, 8, 1), 2, hidden=(4,)))
+      >>> saved = {'fc1.weight': np.ones((4, 64)), 'fc1.bias': np.ones(4), 'fc2.weight': np.ones((10, 4))}
+      >>> names = suggest_names(method, saved)
+      >>> names, given_params(method, saved, names)['dense_0/kernel'].shape
+      ({'fc1.bias': 'dense_0/bias', 'fc1.weight': 'dense_0/kernel'}, (64, 4))
+    """
+    return renaming.suggested(params, _shapes(init_shapes(method)[:2]))
+
+
+def given_params(
+    method: Method, params: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
     """Trained parameters as the leaves of a single task, for `drive`, for a run in one program and for `start_from`.
 
     Args:
@@ -226,6 +249,9 @@ def given_params(method: Method, params: Mapping[str, Any]) -> dict[str, np.ndar
       params: `{leaf path: array}` of params, and of collections with the collection's name first, as
         `checkpoints.load_params` gives them; or nested, as Flax has them: variables, a `TrainState`, an `nnx.State`. A
         stack of several tasks' rows gives its first.
+      names: `{given name: leaf path}`, of parameters that have other names: see `suggest_names`. A leaf called `weight`
+        is PyTorch's, and turned round (behind maps that are flattened, its rows are sorted anew). What is not named is
+        left out. `numpy.savez('init.npz', **given_params(method, params, names))` writes what `--init` takes.
 
     Returns:
       `{leaf path: array}`.
@@ -251,6 +277,9 @@ def given_params(method: Method, params: Mapping[str, Any]) -> dict[str, np.ndar
             f"params is {show(params)}, but must be arrays by name: storage.checkpoints.load_params reads them."
         )
     params = trained.parameters(trained.flatten(dict(params) if isinstance(params, Mapping) else params))
+    if names is not None:
+        check_kind("names", names, Mapping, "{given name: leaf path}, such as training.suggest_names gives")
+        params = renaming.renamed(params, names, _shapes(trees), method.network.inputs, method.network.wiring)
     features = _features(method, params)
     cut = lambda tree: masks.extract(tree, method.network.wiring, features) if features else tree
     wanted = _shapes(jax.eval_shape(lambda *both: tuple(map(cut, both)), *trees))
@@ -262,9 +291,11 @@ def given_params(method: Method, params: Mapping[str, Any]) -> dict[str, np.ndar
         if path.split("/")[0] in METHODS_OWN:
             continue
         if path not in wanted:
+            names = renaming.suggested(params, wanted)
+            cure = f", or give names, such as names={show(names, 400)} (training.suggest_names)" if names else ""
             raise ValueError(
                 f"The given leaf '{path}' of shape {shape} is none of {method.name}'s, which are: {', '.join(wanted)}. "
-                f"Build the network as it was when it was trained."
+                f"Build the network as it was when it was trained{cure}."
             )
         if (kind := np.asarray(value).dtype.kind) == "f" and not np.isfinite(value).all():
             raise ValueError(f"The given leaf '{path}' holds NaN or infinity, which would spoil every weight.")
