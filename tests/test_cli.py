@@ -27,7 +27,7 @@ from cljax.cli import making, process, progress
 from cljax.cli.asked import Curve, configuration, curves_of
 from cljax.cli.experiment import make_experiment, parameters_of
 from cljax.cli.options import DEFAULT_METHODS, Compare, Data, Network, Options, Output, Training, UsageError, settle
-from cljax.cli.parameters import fits, parse_parameters
+from cljax.cli.parameters import described, fits, parse_parameters
 from cljax.cli.rules import check_values
 from cljax.data.on_demand import ReadError
 from cljax.storage import old_names
@@ -353,7 +353,8 @@ def test_event_files_and_how_to_make_a_report(compared):
     out, _, stdout, _ = compared
     places = sorted(str(path.parent.relative_to(out)) for path in out.rglob("events.out.tfevents.*"))
     assert places == [f"tensorboard/{method}/seed-{seed}" for method in ("finetune", "freezing") for seed in (0, 1)]
-    assert stdout.splitlines()[-1] == f"Report: cljax report {out}"
+    assert stdout.splitlines()[-1] == f"Report: {out / 'report/report.html'}"
+    assert (out / "report/report.html").exists()
 
 
 def test_compiled_programs_are_kept(compared):
@@ -364,7 +365,7 @@ def test_compiled_programs_are_kept(compared):
 def test_a_finished_folder_is_refused_before_anything_else(compared, capsys, monkeypatch):
     monkeypatch.setattr(data, "load", None)
     out = str(compared[0])
-    same = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--out", out]
+    same = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--no-report", "--out", out]
     assert "holds a finished run" in refused(capsys, *same)
     words = refused(capsys, *same, "--learning-rate", "0.1")
     assert "differs in training.learning_rate (0.05 there, 0.1 now). Choose another folder" in words
@@ -378,7 +379,7 @@ def test_an_interrupted_run_is_taken_up(compared, tmp_path, capsys):
     (out / "config.json").write_text((compared[0] / "config.json").read_text())
     marked = {**runs[1], "seconds": [123.0, 123.0]}
     (out / "record.json").write_text(json.dumps({**record, "complete": False, "runs": [marked]}))
-    same = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--out", str(out)]
+    same = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--no-report", "--out", str(out)]
     assert cli.main(same) == 0
     assert "has freezing already" in " ".join(capsys.readouterr().err.split())
     again = json.loads((out / "record.json").read_text())
@@ -471,6 +472,14 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "lwf", "--tune", "--validation", "0"], "which the search of lwf needs"),
         (["sweep", "lwf", "strength", "1", "--tune"], "--tune chooses the numbers that a sweep varies"),
         (["run", "finetune", "--memory-selection", "herding"], "--memory-selection is herding, but must be left out"),
+        (["comprae"], "There is no command 'comprae'. Did you mean 'compare'?"),
+        (["run", "lwf", "--first-classes", "10"], "--first-classes is 10 of 10, which leaves 0 for 4 other tasks."),
+        (
+            ["run", "lwf", "--first-classes", "5", "--scenario", "permuted"],
+            "--first-classes is 5, but must be left",
+        ),
+        (["run", "lwf", "--milestones", "0.5", "1"], "--milestones is 1.0, but must be"),
+        (["run", "lwf", "--milestones", "0.5", "--cosine"], "must be left out with --milestones"),
         (["compare", "--methods", "joint", "joint"], "joint is named more than once: name it once."),
         (["compare", "--methods", "all", "joint"], "'all' stands alone. There is no method 'all'."),
         (["run", "lwf", "--set", "strength=1", "strength=2"], "--set gives strength twice. Give it once."),
@@ -535,7 +544,6 @@ def test_bad_input_is_one_paragraph_and_leaves_nothing(arguments, words, tmp_pat
         (["run", "joint", "--sceanrio", "task"], "--scenario"),
         (["run", "joint", "--scenario", "tsk"], "task"),
         (["run", "joint", "--epochs", "x"], "--epochs"),
-        (["comprae"], "compare"),
     ],
 )
 def test_unreadable_arguments_end_with_2(arguments, words, capsys):
@@ -724,6 +732,30 @@ def test_lists(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("digits")
     assert any(line.split()[:2] == ["mnist", "-"] for line in lines)
+
+
+def test_a_method_is_described_with_its_parameters(capsys):
+    assert cli.main(["methods", "lwf"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("lwf: Learning without Forgetting")
+    assert "  temperature: a number, 2.0 by default" in lines
+    assert "Did you mean 'lwm' or 'lwf' or 'lfl'?" in refused(capsys, "methods", "lfw")
+    assert lines[-2].startswith("Reference: Li and Hoiem, Learning without Forgetting, 2016")
+    for name in methods.__all__:
+        make = getattr(methods, name)
+        assert all(meaning for _, _, meaning in described(make, make.__doc__)), name
+
+
+def test_the_rate_falls_as_asked_and_the_first_task_is_as_large():
+    method, schedule = methods.finetune(networks.mlp((2,), 2, hidden=(2,))), streams.lifelong(2, 8)
+    rate = lambda **chosen: float(
+        making.amend(method, Training(**chosen), schedule).phases[0].learning_rate(make_clock(epoch=6))
+    )
+    assert rate(milestones=(0.5, 0.75)) == pytest.approx(0.01)
+    assert rate(cosine=True) == pytest.approx((1 + np.cos(np.pi * 0.75)) / 2, rel=1e-5)
+    digits = data.load("digits")
+    made = making.make_stream(digits, settle(Options(data=Data(tasks=3, first_classes=6))), 0)
+    assert made.tables.classes.sum(axis=1).tolist() == [6, 2, 2]
 
 
 def test_set_reaches_those_that_have_the_parameter():

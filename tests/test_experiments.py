@@ -12,15 +12,13 @@ import pytest
 import tyro
 from PIL import Image
 
-from cljax import methods, networks, report, streams
+from cljax import methods, networks, report
 from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
 from cljax.cli.rules import check_values
-from cljax.types import make_clock
 from experiments import claims, five_papers, saving
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
-from experiments.lwf.runs import lower_late
 
 
 @pytest.mark.parametrize(
@@ -194,16 +192,6 @@ def test_the_index_names_every_experiment_its_command_and_its_result():
         assert shown in index, path
     for path in (folder / "results").iterdir():
         assert path.name in index.replace("{", "").replace("}", ""), path
-
-
-def test_the_last_quarter_of_each_phase_has_a_tenth_of_the_rate():
-    method = methods.feature_extraction(networks.mlp((2, 2, 1), 2, hidden=(3,)), hidden=4)
-    (phase,) = lower_late(method, streams.lifelong(2, [0, 8])).phases
-    rates = [
-        float(phase.learning_rate(make_clock(task=1, epoch=epoch, progress=part)))
-        for epoch, part in [(0, 0), (5, 0.9), (6, 0)]
-    ]
-    np.testing.assert_allclose(rates, [5, 5, 0.5])
 
 
 def test_torchs_parameters_compute_the_same_here():

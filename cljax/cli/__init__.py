@@ -21,6 +21,7 @@ from rich.console import Console
 import cljax
 from cljax.cli.options import (
     COMMAND,
+    COMMANDS,
     Command,
     Compare,
     DataSets,
@@ -33,6 +34,7 @@ from cljax.cli.options import (
     Sweep,
     UsageError,
 )
+from cljax.cli.parameters import unknown
 from cljax.cli.printing import Closed, any_terminal, errors_console, show, standard_output, styled
 
 __all__ = ["main"]
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if isinstance(command, DataSets):
                 asked = command.action
                 return prepare_data(asked, command.data_dir) if asked else list_data(command.data_dir)
-            return list_methods()
+            return list_methods() if command.name is None else describe_method(command.name)
         except (UsageError, FolderError) as error:
             return complain(errors, error, 2)
         except RunError as error:
@@ -98,6 +100,9 @@ def parse(words: Sequence[str]) -> Command:
       >>> parse(['run', 'finetune', '--learning-rate', '0.1']).options.training.learning_rate
       0.1
     """
+    named = words[:1] if words and not words[0].startswith("-") else []
+    if named and named[0] not in COMMANDS:
+        raise UsageError(unknown("command", named[0], COMMANDS))
     command: Command = tyro.cli(COMMAND, prog="cljax", description=DESCRIPTION, args=words)
     if isinstance(command, Compare | Run | Sweep) and (path := config_of(command.options)):
         from cljax.cli.repeat import words_of
@@ -134,6 +139,30 @@ def list_methods() -> int:
     known = constructors()
     width = max(map(len, known))
     show(*(f"{name:{width}}  {docstring(method).partition(chr(10))[0]}" for name, method in known.items()))
+    return 0
+
+
+def describe_method(name: str) -> int:
+    """Prints what a method does and its parameters, as `--set` takes them: kind, default, meaning."""
+    from cljax.cli.asked import constructors
+    from cljax.cli.parameters import described
+
+    known = constructors()
+    if name not in known:
+        raise UsageError(f"{unknown('method', name, known)} `cljax methods` describes them.")
+    text = docstring(known[name])
+    first, source = text.partition("\n")[0], text.partition("Reference: ")[2].partition("\n\n")[0]
+    lines = [f"{name}: {first}"]
+    for parameter, kind, meaning in described(known[name], text):
+        lines += [
+            "",
+            f"  {parameter}: {kind}",
+            *textwrap.wrap(meaning, 74, initial_indent=" " * 6, subsequent_indent=" " * 6),
+        ]
+    lines += ["", f"Set them with --set {name}.NAME=VALUE."] if len(lines) > 1 else ["", "It has no parameters."]
+    if source:
+        lines += ["", *textwrap.wrap(f"Reference: {' '.join(source.split())}", 80)]
+    show(*lines)
     return 0
 
 

@@ -147,6 +147,9 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
         del parts["network"]["width"]
     if options.training.memory_selection == "balanced":  # likewise
         del parts["training"]["memory_selection"]
+    for section, name in (("data", "first_classes"), ("training", "milestones"), ("training", "cosine")):
+        if not parts[section][name]:  # likewise
+            del parts[section][name]
     parts["network"]["channels"] = options.network.blocks
     for part in parts.values():
         part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})

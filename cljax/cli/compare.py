@@ -96,7 +96,8 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         record["runs"].sort(key=lambda run: order.index(_curve(run)))
         folder.save({**record, "complete": True})
         if is_first():
-            tell_end(experiment, folder, record, errors)
+            page = options.output.report and isinstance(command, Compare) and bool(record["runs"])
+            tell_end(experiment, folder, record, errors, page=page)
         return 1 if record["diverged"] else 0
 
 
@@ -180,6 +181,7 @@ def tell_beginning(experiment: Experiment, folder: RunFolder, runs: Sequence[dic
         )
     if experiment.options.output.quiet:
         return
+    errors.print(styled("", found_devices()))
     shares = {curve.name: experiment.shares(curve) for curve in experiment.curves}
     for seeds, batches in dict.fromkeys(shares.values()):
         if (count := seeds * batches) > 1:
@@ -191,20 +193,29 @@ def tell_beginning(experiment: Experiment, folder: RunFolder, runs: Sequence[dic
         errors.print(styled("", f"Taking up {folder.path}, which has {names} already."))
 
 
-def tell_end(experiment: Experiment, folder: RunFolder, record: dict[str, Any], errors: Console) -> None:
-    """Prints the table, what was chosen, where everything is, and what diverged; writes a sweep's table and plot."""
+def tell_end(experiment: Experiment, folder: RunFolder, record: dict[str, Any], errors: Console, *, page: bool) -> None:
+    """Prints the table, what was chosen, where all is, what diverged; writes the page, or a sweep's table and plot."""
     from cljax import report
 
     lines = [f"Record: {folder.path / 'record.json'}"]
     if experiment.swept:
         words, picture = report.write_sweep(record["runs"], folder.path)
         lines += [f"Table: {words}", f"Plot: {picture}"]
-    lines.append(f"Report: cljax report {shell_word(folder.path)}")
+    lines.append(f"Report: {report.write([folder.path]) if page else f'cljax report {shell_word(folder.path)}'}")
     table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record)
     told = filter(None, map(report.chosen, record["runs"]))
     show(table, *told, *lines, width=None if sys.stdout and sys.stdout.isatty() else 100)
     for text in record["diverged"]:
         errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
+
+
+def found_devices() -> str:
+    """The devices, and the version that drives them, in a line."""
+    import jax
+
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    return f"On {kind if len(devices) == 1 else f'{len(devices)} x {kind}'}, by jax {jax.__version__}."
 
 
 def check_sweep(options: Options) -> None:

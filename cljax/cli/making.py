@@ -106,8 +106,27 @@ def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
         return streams.by_superclass(dataset, scenario=chosen.scenario, order=order, **common)
     if chosen.division == "one-vs-all":
         return streams.one_vs_all(dataset, scenario=chosen.scenario, class_order=order, **common)
+    if chosen.first_classes is not None:
+        count = len(dataset.classes) if order is None or isinstance(order, str) else len(order)
+        common["sizes"] = first_and_others(chosen.first_classes, chosen.tasks or 1, count)
     make: Any = streams.split if len(chosen.data) == 1 else streams.sequence
     return make(dataset, scenario=chosen.scenario, class_order=order, **common)
+
+
+def first_and_others(first: int, tasks: int, classes: int) -> list[int]:
+    """How many classes each task has where the first has so many, the others being as equal as possible.
+
+    Raises:
+      UsageError: too few are left for the other tasks, or some without a task.
+
+    Example:
+      >>> first_and_others(50, 4, 100)
+      [50, 17, 17, 16]
+    """
+    rest, others = classes - first, tasks - 1
+    if rest < others or (rest and not others):
+        raise UsageError(f"--first-classes is {first} of {classes}, which leaves {rest} for {others} other tasks.")
+    return [first, *(rest // others + (number < rest % others) for number in range(others))]
 
 
 def add_tasks(stream: Stream, options: Options, seed: int) -> Stream:
@@ -282,6 +301,10 @@ def amend(method: Method, options: Training, schedule: Schedule) -> Method:
         method = with_memory(method, options.memory, options.memory_selection)
     if options.learning_rate_decay:
         method = training.with_learning_rate_decay(method, schedule, decay=options.learning_rate_decay)
+    if options.milestones:
+        method = training.with_milestones(method, schedule, milestones=options.milestones)
+    if options.cosine:
+        method = training.with_cosine(method, schedule)
     if options.loss_reduction == "sum":
         method = training.with_summed_loss(method)
     if options.tune is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
@@ -49,13 +49,13 @@ class Data:
             "images, one sub-folder a class. Several are learned one after the other.",
         ),
     ] = ("digits",)
-    data_dir: Annotated[str | None, arg(metavar="FOLDER")] = None
+    data_dir: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Where TFDS's prepared data sets are. By default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     image_size: Annotated[tuple[int, ...], arg(metavar="[INT [INT]]", help_behavior_hint="(default: none)")] = ()
     """Resize images to this side, or height and width. Needed where sizes differ within a data set."""
     normalize: Literal["first", "each"] = "first"
     """Several data sets: standardise all by the first's mean and standard deviation, or each by its own."""
-    tasks: Annotated[int | None, arg(metavar="INT")] = None
+    tasks: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Number of tasks the classes are divided among (permuted: with all). Default: 5; one each data set, superclass."""
     division: Literal["class", "superclass", "one-vs-all"] = "class"
     """What is divided among tasks: classes, CIFAR-100's superclasses of five; or each class is told from all others."""
@@ -69,6 +69,8 @@ class Data:
     ] = "task"
     head: Literal["auto", "shared", "task"] = "auto"
     """permuted: one head shared by all tasks, or a head for each; auto: shared, unless a named method needs its own."""
+    first_classes: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
+    """Classes of the first task, such as 50 of 100; the others are divided among the other tasks."""
     class_order: Literal["fixed", "random", "icarl"] | tuple[int, ...] = "fixed"
     """Order of classes (or superclasses): fixed (0, 1, ...), random (by seed), icarl (of 1993), or their numbers."""
     validation: float = 0.1
@@ -78,7 +80,7 @@ class Data:
     schedule: Literal["lifelong", "multi-task", "together"] = "lifelong"
     """lifelong: one task after the other; multi-task: rounds of one epoch on a random task, as many in all; together:
     all tasks at once, for joint."""
-    past: Annotated[str | None, arg(aliases=["--from"], metavar="FOLDER")] = None
+    past: Annotated[str | None, arg(aliases=["--from"], metavar="FOLDER", help_behavior_hint="")] = None
     """Go on from the learners that a run has kept (--keep-learners), as its config.json says; see --add-task."""
     add_task: Annotated[tuple[str, ...], arg(metavar="[NAME ...]", help_behavior_hint="(default: none)")] = ()
     """With --from: data sets to learn next, all classes of each as one more task."""
@@ -95,7 +97,7 @@ class Network:
     for images of 28x28x1, 32x32x3 or 128x128x3). One's own: a function (inputs, outputs) that returns a Network."""
     hidden: tuple[int, ...] = (128, 128)
     """Width of each hidden dense layer (cnn: of those after the convolutions)."""
-    channels: tuple[str, ...] | None = None
+    channels: Annotated[tuple[str, ...] | None, arg(help_behavior_hint="")] = None
     """cnn: features of the 3x3 convolutions, one word a block closed by 2x2 pooling: 32,32 64,64; else 32 64."""
     pooled: bool = False
     """cnn: average the last maps over all positions; with --hidden and no width the head reads these means."""
@@ -104,7 +106,7 @@ class Network:
     method it is a part, wherever it can be had, and none for all others (resnets: batch, where the method can)."""
     norm_after: bool = False
     """Normalise after the activation instead of before it."""
-    dropout: Annotated[float | None, arg(metavar="FLOAT")] = None
+    dropout: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """Dropout rate, after each hidden layer (cnn: after each block and each dense layer). Default: 0; alexnet, vgg16:
     0.5, after each dense layer."""
     width: float = 1.0
@@ -122,13 +124,13 @@ class Training:
 
     seeds: tuple[int, ...] = (5,)
     """How many seeds (5 means 0 to 4), or two or more seeds themselves."""
-    seed: Annotated[int | None, arg(metavar="INT")] = None
+    seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """This one seed, in place of --seeds."""
     epochs: int = 20
     """Epochs of each visit to a task; with patience, the most there can be."""
-    init: Annotated[str | None, arg(metavar="FILE")] = None
+    init: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Start from trained parameters: a .safetensors or .npz file, an Orbax checkpoint, a learner of --keep-learners."""
-    first_epochs: int | None = None
+    first_epochs: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Epochs of the first task where they differ; with --init 0 is possible: its parameters are used as they are."""
     batch_size: int = 32
     """Examples of a step."""
@@ -140,6 +142,10 @@ class Training:
     """Weight decay (adamw: decoupled, otherwise added to the gradient)."""
     learning_rate_decay: Annotated[float, arg(aliases=["--rate-decay"])] = 0.0
     """The learning rate is divided by 1 + this x the epochs so far, of all tasks."""
+    milestones: Annotated[tuple[float, ...], arg(help_behavior_hint="(default: none)")] = ()
+    """Parts of each visit, such as 0.5 0.75, after which the learning rate is a tenth of what it was."""
+    cosine: bool = False
+    """Let the learning rate fall to 0 along half a cosine within each visit."""
     loss_reduction: Literal["mean", "sum"] = "mean"
     """Gradients are those of the loss's mean over the examples of a step, or of its sum, which is --batch-size x it."""
     optimizer_state: Literal["shared", "task"] = "shared"
@@ -149,18 +155,18 @@ class Training:
     patience: int = 0
     """Epochs without a better validation loss before the rate drops; 0: no patience, every epoch is trained."""
     patience_factor: float = 3.0
-    """By which the rate is divided when it drops."""
+    """By which the rate is divided when it drops; 1e9: for early stopping, the first drop ends the visit."""
     patience_minimum_learning_rate: Annotated[float, arg(aliases=["--patience-minimum-rate"])] = 1e-4
     """Training stops once the rate is below; the best epoch is then restored."""
     patience_restore: bool = False
     """Also restore the best epoch whenever the rate drops."""
     augment: Annotated[tuple[Literal["crop", "flip", "colour"], ...], arg(help_behavior_hint="(default: none)")] = ()
     """Change training images at random. crop: shift by up to an eighth of the side (4 of 32); colour: as AlexNet."""
-    memory: int = 0
+    memory: Annotated[int, arg(aliases=["--exemplars"])] = 0
     """Exemplars of earlier tasks, in all, to train on as well; methods that have those tasks' examples take none."""
     memory_selection: Literal["balanced", "reservoir", "herding"] = "balanced"
     """What --memory keeps. By chance: as many of each class, or of all seen; herding: what is like a class's mean."""
-    tune: Annotated[tuple[float, ...] | None, arg(metavar="[RATE ...]")] = None
+    tune: Annotated[tuple[float, ...] | None, arg(metavar="[RATE ...]", help_behavior_hint="")] = None
     """Let each visit choose by its own task's validation part: the best of these learning rates (0.1 0.05 0.01 where
     none is given) with all strengths at 0; then the largest strength that keeps four fifths of that accuracy, of ten
     times the method's own and its halves. The record has what was tried and chosen, and the epochs that it took."""
@@ -172,7 +178,7 @@ class Training:
     """scan: data on the device; host: read from disk as the run goes on; auto: host for data of half the memory."""
     vectorize: Literal["auto", "yes", "no"] = "auto"
     """Run the seeds side by side (vmap) instead of in turn; auto: on GPU and TPU."""
-    devices: Annotated[int | None, arg(metavar="INT")] = None
+    devices: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Devices that share the seeds side by side, and each batch where there are more; default: all that can."""
     distributed: bool = False
     """This is one of several processes, started by SLURM, Open MPI, on GKE or a TPU pod, that share their devices."""
@@ -188,6 +194,7 @@ class Output:
             metavar="FOLDER",
             help="Run folder, for config.json and record.json; by default runs/<data>-<scenario>-<date-time>. The same "
             "command with the folder of an interrupted run goes on where that stopped.",
+            help_behavior_hint="",
         ),
     ] = None
     resume: bool = False
@@ -198,6 +205,8 @@ class Output:
     """Save at least every so many seconds, besides after each visit to a task; 0: after every epoch."""
     keep_learners: bool = False
     """Keep what is learned, in learners/METHOD/seed-N of the run folder, for --init and `cljax.storage.checkpoints`."""
+    report: bool = True
+    """Of `compare`: write the report too, with report.html, into `report` in the run folder."""
     tensorboard: bool = False
     """Write TensorBoard's event files too, into tensorboard/METHOD/seed-N of the run folder, after each visit."""
     quiet: bool = False
@@ -214,7 +223,7 @@ class Options:
     training: OmitArgPrefixes[Training] = Training()
     network: OmitArgPrefixes[Network] = Network()
     output: OmitArgPrefixes[Output] = Output()
-    config: Annotated[str | None, arg(metavar="FILE")] = None
+    config: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Do what another run did, by its config.json; methods and options given here take the place of its own."""
 
 
@@ -251,7 +260,7 @@ class Run:
 
     name: Annotated[Positional[str | None], arg(metavar="METHOD", help_behavior_hint="")] = None
     """Name of the method; see `cljax methods`."""
-    method: Annotated[str | None, arg(metavar="METHOD")] = None
+    method: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
     """The same, as an option."""
     options: Annotated[OmitArgPrefixes[Options], arg(name="")] = Options()
 
@@ -283,7 +292,10 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Methods:
-    """List the methods, a line each."""
+    """List the methods, a line each; or describe one, with its parameters: cljax methods lwf."""
+
+    name: Annotated[Positional[str | None], arg(metavar="[METHOD]", help_behavior_hint="")] = None
+    """Name of the method."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,11 +313,11 @@ class Predict:
     """The run's folder."""
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="")]
     """Image files."""
-    task: Annotated[int | None, arg(metavar="INT")] = None
+    task: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """The task whose classes are asked for, from 0. Class-incremental: of all tasks, where none is given."""
-    method: Annotated[str | None, arg(metavar="METHOD")] = None
+    method: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
     """The method, where the run has learners of several."""
-    seed: Annotated[int | None, arg(metavar="INT")] = None
+    seed: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """The seed; the first that was kept where none is given."""
     top: int = 3
     """How many classes to print."""
@@ -322,9 +334,9 @@ class PrepareData:
 
     name: Positional[str]
     """Name of the data set; see `cljax data`."""
-    data_dir: Annotated[str | None, arg(metavar="FOLDER")] = None
+    data_dir: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Where to put it. By default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    archives: Annotated[str | None, arg(name="from", metavar="FOLDER")] = None
+    archives: Annotated[str | None, arg(name="from", metavar="FOLDER", help_behavior_hint="")] = None
     """Folder that holds the official archives, under their own names; without it they are downloaded."""
     verify: bool = True
     """Refuse archives of a folder whose checksums are not the registered ones."""
@@ -337,7 +349,7 @@ class DataSets:
     action: Annotated[
         Annotated[PrepareData, subcommand("prepare")] | Annotated[None, subcommand("list")], arg(name="")
     ] = None
-    data_dir: Annotated[str | None, arg(metavar="FOLDER")] = None
+    data_dir: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Where TFDS's prepared data sets are. By default $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
 
 
@@ -355,20 +367,21 @@ class Report:
 
     folders: Annotated[Positional[tuple[str, ...]], arg(metavar="FOLDER [FOLDER ...]", help_behavior_hint="")]
     """Run folders, finished or not."""
-    out: Annotated[str | None, arg(metavar="FOLDER")] = None
+    out: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Where to write. By default `report` in the run folder; of several, in the working directory."""
 
 
 Command = Compare | Run | Sweep | Predict | Report | Methods | DataSets
-COMMAND: Any = (
-    Annotated[Compare, subcommand("compare")]
-    | Annotated[Run, subcommand("run")]
-    | Annotated[Sweep, subcommand("sweep")]
-    | Annotated[Predict, subcommand("predict")]
-    | Annotated[Report, subcommand("report")]
-    | Annotated[Methods, subcommand("methods")]
-    | Annotated[DataSets, subcommand("data")]
-)
+COMMANDS = {
+    "compare": Compare,
+    "run": Run,
+    "sweep": Sweep,
+    "predict": Predict,
+    "report": Report,
+    "methods": Methods,
+    "data": DataSets,
+}
+COMMAND: Any = Union[tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
 """The same by the names of the commands."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +64,33 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """What to say of an unknown name: close matches, and all there are."""
     names = sorted(known)
     return f"There is no {kind} {name!r}. {_close(name, names)}There are: {', '.join(names)}."
+
+
+def described(make: Callable[..., Any], text: str) -> list[tuple[str, str, str]]:
+    r"""A method's parameters: name, kind and default in words, and what its docstring says.
+
+    Args:
+      make: a function whose keyword-only parameters they are.
+      text: its docstring.
+
+    Example:
+      >>> def ewc(network, *, strength: float = 1.0): pass
+      >>> described(ewc, "One line.\n\nArgs:\n  strength: how strongly\n    it holds.")
+      [('strength', 'a number, 1.0 by default', 'how strongly it holds.')]
+    """
+    kinds, said, at = typing.get_type_hints(make), dict[str, str](), ""
+    for line in inspect.cleandoc(text).partition("Args:\n")[2].partition("\n\n")[0].splitlines():
+        begun = re.fullmatch(r"  (\w+(?:, \w+)*): (.*)", line)
+        at, line = begun.groups() if begun else (at, line)
+        said[at] = f"{said.get(at, '')} {line.strip()}".strip()
+    meanings = {one: meaning for names, meaning in said.items() for one in names.split(", ")}
+    found = []
+    for name, one in inspect.signature(make).parameters.items():
+        if one.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = str(one.default).lower() if one.default is None or isinstance(one.default, bool) else one.default
+            kind = words(kinds.get(name, type(one.default)))
+            found.append((name, f"{kind}, {default} by default", meanings.get(name, "")))
+    return found
 
 
 def fits(value: Any, kind: Any) -> bool:

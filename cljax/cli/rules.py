@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from cljax.cli.options import NETWORKS, Network, Options, Training, UsageError, parse_block
+from cljax.cli.options import NETWORKS, Data, Network, Options, Training, UsageError, parse_block
 from cljax.cli.parameters import unknown
 from cljax.numbers import INT32, real, show, whole
 from cljax.references import is_reference
@@ -31,6 +31,11 @@ def _not_taken(net: Network) -> list[tuple[str, Any]]:
     return [(f"--{name.replace('_', '-')}", given[name]) for name in stray]
 
 
+def _divided(data: Data) -> bool:
+    """Whether the classes of one data set are divided among tasks."""
+    return data.division == "class" and data.scenario != "permuted" and len(data.data) == 1
+
+
 def check_values(options: Options) -> None:
     """Checks settled options.
 
@@ -51,6 +56,8 @@ def check_values(options: Options) -> None:
         ("--normalize", data.normalize, many or data.normalize == "first", "left out where there is one data set"),
         ("--class-order", data.class_order, not (many and listed), "a word for several data sets"),
         ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
+        ("--first-classes", data.first_classes, data.first_classes is None or _divided(data), "left out here"),
+        ("--cosine", train.cosine, not (train.cosine and train.milestones), "left out with --milestones"),
         (
             "--add-task",
             data.add_task,
@@ -83,6 +90,7 @@ def check_values(options: Options) -> None:
         ("--tasks", tasks, 1, MOST_TASKS),
         ("--epochs", train.epochs, 1, INT32),
         *([("--first-epochs", first, 0, INT32)] if first is not None else []),
+        *([("--first-classes", data.first_classes, 1, INT32)] if data.first_classes is not None else []),
         ("--batch-size", train.batch_size, 1, INT32),
         ("--patience", train.patience, 0, INT32),
         ("--memory", train.memory, 0, INT32),
@@ -100,6 +108,7 @@ def check_values(options: Options) -> None:
         *[("--fraction", part, {"above": 0.0, "most": 1.0}) for part in data.fraction],
         ("--learning-rate", train.learning_rate, {"above": 0}),
         *[("--tune", rate, {"above": 0.0}) for rate in train.tune or ()],
+        *[("--milestones", part, {"above": 0.0, "below": 1.0}) for part in train.milestones],
         ("--weight-decay", train.weight_decay, {"least": 0}),
         ("--learning-rate-decay", train.learning_rate_decay, {"least": 0}),
         ("--clip", train.clip, {"least": 0}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 
 from cljax.numbers import real
 from cljax.training.plan import epoch_table
-from cljax.types import Array, Batch, Clock, Learner, Method, Schedule, Tree
+from cljax.types import Array, Batch, Clock, Learner, Method, Phase, Schedule, Tree
 
 
 def with_learning_rate_decay(method: Method, schedule: Schedule, *, decay: float) -> Method:
@@ -43,19 +43,99 @@ def with_learning_rate_decay(method: Method, schedule: Schedule, *, decay: float
     counts = np.maximum(epoch_table(method, schedule), 0)
     before = (np.cumsum(counts) - counts.reshape(-1)).reshape(counts.shape).astype(np.int32)
 
-    def falling(number: int, own: Callable[[Clock], Array]) -> Callable[[Clock], Array]:
-        def learning_rate(clock: Clock) -> Array:
-            epochs = jnp.asarray(before[:, number])[clock.round] + clock.epoch
-            return own(clock) / (1 + jnp.float32(decay) * epochs.astype(jnp.float32))
+    def falling(number: int, rate: Array, clock: Clock) -> Array:
+        epochs = jnp.asarray(before[:, number])[clock.round] + clock.epoch
+        return rate / (1 + jnp.float32(decay) * epochs.astype(jnp.float32))
 
-        return learning_rate
+    return _with_rate(method, falling)
 
-    return method._replace(
-        phases=tuple(
-            phase._replace(learning_rate=falling(number, phase.learning_rate))
-            for number, phase in enumerate(method.phases)
-        )
-    )
+
+def with_milestones(
+    method: Method, schedule: Schedule, *, milestones: Sequence[float] = (0.75,), factor: float = 0.1
+) -> Method:
+    r"""Lets the learning rate fall in steps within each phase, and begin anew with the next.
+
+    .. math:: r \leftarrow f^k r
+
+    Args:
+      method: the method; its phases' own factors still apply.
+      schedule: the stream's.
+      milestones: parts of a phase, in (0, 1), after which the rate falls; k of them are behind. An epoch may be cut in
+        two. Of a phase that patience may shorten, parts of all its epochs count.
+      factor: f, above 0.
+
+    Returns:
+      The method.
+
+    Raises:
+      ValueError: for a number out of range.
+
+    Example:
+      >>> from cljax import methods, networks, streams
+      >>> from cljax.types import make_clock
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 2))
+      >>> falling = with_milestones(method, streams.lifelong(3, 8), milestones=(0.5, 0.75))
+      >>> [round(float(falling.phases[0].learning_rate(make_clock(epoch=epoch))), 3) for epoch in (3, 4, 6)]
+      [1.0, 0.1, 0.01]
+    """
+    parts = [real("A milestone", part, above=0.0, below=1.0) for part in milestones]
+    factor = real("factor", factor, above=0.0)
+
+    def stepped(number: int, rate: Array, clock: Clock) -> Array:
+        for part in parts:
+            begin = part * _epochs(method, schedule, number)[clock.round]
+            rate = rate * jnp.where(_done(clock) < begin, jnp.float32(1), jnp.float32(factor))
+        return rate
+
+    return _with_rate(method, stepped)
+
+
+def with_cosine(method: Method, schedule: Schedule) -> Method:
+    r"""Lets the learning rate fall to 0 along half a cosine within each phase, and begin anew with the next.
+
+    .. math:: r \leftarrow \frac{1 + \cos(\pi d)}{2} \, r
+
+    Args:
+      method: the method; its phases' own factors still apply.
+      schedule: the stream's; d is the part of a phase's epochs in it that is done.
+
+    Returns:
+      The method.
+
+    Example:
+      >>> from cljax import methods, networks, streams
+      >>> from cljax.types import make_clock
+      >>> method = with_cosine(methods.finetune(networks.mlp((8, 8, 1), 2)), streams.lifelong(3, 8))
+      >>> round(float(method.phases[0].learning_rate(make_clock(epoch=4))), 3)
+      0.5
+
+    Reference: Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017, equation 5.
+    """
+
+    def cosine(number: int, rate: Array, clock: Clock) -> Array:
+        done = _done(clock) / jnp.maximum(_epochs(method, schedule, number)[clock.round], 1)
+        return rate * (1 + jnp.cos(jnp.float32(np.pi) * jnp.minimum(done, 1))) / 2
+
+    return _with_rate(method, cosine)
+
+
+def _with_rate(method: Method, change: Callable[[int, Array, Clock], Array]) -> Method:
+    """The method with phases whose learning rate is `change(number of the phase, its own rate, clock)`."""
+
+    def changed(number: int, phase: Phase) -> Phase:
+        return phase._replace(learning_rate=lambda clock: change(number, phase.learning_rate(clock), clock))
+
+    return method._replace(phases=tuple(changed(*one) for one in enumerate(method.phases)))
+
+
+def _epochs(method: Method, schedule: Schedule, number: int) -> Array:
+    """How many epochs a phase has in each round."""
+    return jnp.asarray(np.maximum(epoch_table(method, schedule)[:, number], 0), jnp.float32)
+
+
+def _done(clock: Clock) -> Array:
+    """Epochs of the phase that are done, with the part of the present one."""
+    return clock.epoch.astype(jnp.float32) + clock.progress
 
 
 def with_summed_loss(method: Method) -> Method:

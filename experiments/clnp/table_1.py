@@ -27,7 +27,6 @@ from cljax import data, methods, networks, ownership, streams, training
 from cljax.methods.clnp import THRESHOLDS
 from cljax.types import Learner, Method, Network, Stream
 from experiments import claims
-from experiments.lwf.runs import lower_late
 from experiments.saving import command_line, kept, write_result
 
 PUBLISHED = {"single_task": 98.48, "clnp": 98.42, "superposition": 97.6, "si": 97.2, "ewc": 97.0}
@@ -143,7 +142,7 @@ class Runs:
 
     def _run(self, name: str, stream: Stream, seed: int, tried: list[dict[str, float]]) -> list[dict[str, Any]]:
         """A run with each of the numbers: the rate falls to a tenth in a visit's last quarter, Adam begins anew."""
-        method = lower_late(METHODS[name](self.network), stream.schedule)
+        method = training.with_milestones(METHODS[name](self.network), stream.schedule)
         settings, pairs = training.Settings(batch_size=self.size.batch_size), [(seed, stream)] * len(tried)
         outcome = training.drive(method, optax.adam(1.0), pairs, settings, hypers=[as_hyper(one) for one in tried])
         return [

@@ -45,7 +45,7 @@ from cljax.types import Array, Learner, Method, Network, Stream, make_clock
 from experiments import claims
 from experiments.lwf import parts
 from experiments.lwf.published import TABLE_1
-from experiments.lwf.runs import lower_late, methods_of, optimizer
+from experiments.lwf.runs import methods_of, optimizer
 from experiments.saving import PLACES, command_line, kept, write_result
 
 CLASSES = {"ImageNet": 1000, "Places2": 401, "VOC": 20, "CUB": 200, "Scenes": 67, "MNIST": 10}
@@ -280,7 +280,7 @@ def main(config: Config) -> None:
     for label in config.methods:
 
         def reach(label: str = label) -> np.ndarray:
-            method = lower_late(made[label](), stream.schedule)
+            method = training.with_milestones(made[label](), stream.schedule)
             hypers = [{"strength": VOC_STRENGTH}] * len(pairs) if several and label == "l2_constraint" else None
             outcome = drive(method, optimizer(), pairs, settings, hypers=hypers, starts=[given] * len(pairs))
             reached = np.array(outcome.evaluation.accuracy)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,8 +17,7 @@ from cljax.data.statistics import channel_statistics
 from cljax.data.superclasses import groups_of
 from cljax.storage import checkpoints
 from cljax.training.driver import Outcome, drive
-from cljax.training.plan import epoch_table
-from cljax.types import Method, Network, Schedule, Stream
+from cljax.types import Method, Network, Stream
 from experiments.saving import digest, kept
 
 GROUPS = {
@@ -128,18 +126,6 @@ def methods_of(network: Network, *, hidden: int = 4096, warm_up: float = 0.25) -
     }
 
 
-def lower_late(method: Method, schedule: Schedule) -> Method:
-    """The method, with a tenth of the rate in the last quarter of every phase, as in the official code."""
-
-    def lowered(number: int, phase):
-        begin = 0.75 * float(epoch_table(method, schedule)[:, number].max())
-        done = lambda clock: clock.epoch.astype(jnp.float32) + clock.progress
-        factor = lambda clock: jnp.where(done(clock) < begin, jnp.float32(1), jnp.float32(0.1))
-        return phase._replace(learning_rate=lambda clock: phase.learning_rate(clock) * factor(clock))
-
-    return method._replace(phases=tuple(lowered(*pair) for pair in enumerate(method.phases)))
-
-
 def optimizer() -> optax.GradientTransformation:
     """SGD with momentum of 0.9 and weight decay of 0.0005, at unit rate."""
     return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(1.0, momentum=0.9))
@@ -188,7 +174,7 @@ class Runs:
         begun = time.perf_counter()
         pairs = [(seed, self._stream(case, seed)) for seed in self.seeds]
         method = methods_of(self.network, hidden=self.size.hidden)[label]()
-        method = lower_late(method, pairs[0][1].schedule)
+        method = training.with_milestones(method, pairs[0][1].schedule)
         outcome = self._drive(method, pairs, self.size.learning_rate, starts=self.first_networks)
         record = self._record(method, pairs, outcome)
         old, new = record["accuracy"][0][-1][0], record["accuracy"][0][-1][-1]
@@ -234,7 +220,7 @@ class Runs:
                 [self._classes("cifar10")], seed, [self.size.first_fraction], [self.size.first_epochs]
             )
             pairs = [(seed, make(seed)) for seed in missing]
-            method = lower_late(methods.finetune(self.make_network(OUTPUTS)), pairs[0][1].schedule)
+            method = training.with_milestones(methods.finetune(self.make_network(OUTPUTS)), pairs[0][1].schedule)
             outcome = self._drive(method, pairs, self.size.first_learning_rate)
             for seed, learner in zip(missing, outcome.learners, strict=True):
                 checkpoints.save(places[seed], learner.params)
