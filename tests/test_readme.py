@@ -18,33 +18,53 @@ def blocks(page="README.md"):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
-def test_python_of_the_readme(tmp_path, monkeypatch, capsys):
+def run(page, names, code):
+    exec(compile(code, page, "exec"), names)
+
+
+def test_python_of_the_readme_and_the_quick_start(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     names: dict = {}
-    first, second = blocks()
-    exec(compile(first, "README.md", "exec"), names)
+    first, trained = blocks()
+    run("README.md", names, first)
     result = names["result"]
     assert result.evaluation.accuracy.shape == (5, 5)
     assert names["run"].step.traces == 1
     assert float(jnp.mean(result.evaluation.accuracy[-1])) > 0.9
-    exec(compile(second, "README.md", "exec"), names)
+    same, careful = blocks("docs/quick_start.md")
+    assert same == first
+    run("docs/quick_start.md", names, careful)
     seeds = names["seeds"]
     assert seeds.evaluation.accuracy.shape == (3, 5, 5)
     assert float(jnp.mean(seeds.evaluation.accuracy[:, -1])) > 0.9
     np.testing.assert_array_equal(seeds.learner.hyper["slowdown"], np.full(3, 0.1, np.float32))
     assert capsys.readouterr().out.count("\n") >= 7
+    assert [trained] == blocks("docs/guides/trained_network.md")
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs/guides").glob("*.md")))
+def test_python_of_the_guides(page, tmp_path, monkeypatch):
+    """They assert themselves what they say."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names: dict = {}
+    for code in blocks(f"docs/guides/{page}"):
+        run(page, names, code)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
 
 def test_the_skeletons_of_a_new_method_run_and_learn(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     names: dict = {}
     term, view = blocks("docs/new_method.md")
-    exec(compile(term, "docs/new_method.md", "exec"), names)
+    run("docs/new_method.md", names, term)
     assert "finetune+stay" in capsys.readouterr().out
     assert names["method"].stacked == ()
     assert float(jnp.mean(names["result"].evaluation.accuracy[-1])) > 0.6
-    exec(compile(view, "docs/new_method.md", "exec"), names)
+    run("docs/new_method.md", names, view)
     result = names["result"]
     assert names["run"].step.traces == 1
     assert float(result.evaluation.accuracy[-1, -1]) > 0.8
@@ -76,5 +96,5 @@ def test_submodules_are_reached_lazily():
 
 
 def test_version_is_that_of_the_package():
-    text = (ROOT / "pyproject.toml").read_text()
-    assert re.search(r'^version = "(.*)"', text, re.MULTILINE).group(1) == cljax.__version__
+    for path, line in {"pyproject.toml": r'^version = "(.*)"', "CITATION.cff": r"^version: (.*)"}.items():
+        assert re.search(line, (ROOT / path).read_text(), re.MULTILINE).group(1) == cljax.__version__, path

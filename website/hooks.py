@@ -16,6 +16,8 @@ from mkdocs.structure.files import File, Files
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for `mkdocs`, which is no `python -m`
 from website import pages, public
 
+PUBLIC = {name.path for name in public.names()}
+
 
 def on_config(config: Any) -> Any:
     """Adds the generated pages to the navigation."""
@@ -27,10 +29,10 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Adds the pages and pictures that are no files of `docs/`."""
+    """Adds the pages, and the files that they show, that are no files of `docs/`."""
     for place, text in pages.generated().items():
         files.append(File.generated(config, place, content=text))
-    for path, place in pages.PICTURES.items():
+    for path, place in pages.FILES.items():
         files.append(File.generated(config, place, abs_src_path=str(pages.ROOT / path)))
     return files
 
@@ -38,7 +40,15 @@ def on_files(files: Files, *, config: Any) -> Files:
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Links that hold in the repository lead to the same thing on the site."""
     here = page.file.src_uri
-    return re.sub(r"(\]\()([^)#:\s]+)", lambda found: found[1] + _place(found[2], here), markdown)
+    markdown = re.sub(r"(\]\()([^)#:\s]+)", lambda found: found[1] + _place(found[2], here), markdown)
+    return re.sub(r"^(?!#|    |```).*$", _linked, markdown, flags=re.MULTILINE)
+
+
+def _linked(line: re.Match[str]) -> str:
+    """Public names in a line of text lead to where they are documented: `losses.distillation`."""
+    name = r"(?<!\[)`(?:cljax\.)?((?:\w+\.)+\w+)`(?!\])"
+    known = lambda found: f"[{found[0]}][cljax.{found[1]}]" if f"cljax.{found[1]}" in PUBLIC else found[0]
+    return re.sub(name, known, line[0])
 
 
 def _place(link: str, page: str) -> str:

@@ -26,16 +26,17 @@ SOURCES = {
     "experiments/claims.md": "claims.md",
 }
 """Files of the repository that are pages of the site."""
-PICTURES = {
+FILES = {"CITATION.cff": "CITATION.cff"} | {
     path.relative_to(ROOT).as_posix(): f"results/{path.name}" for path in (ROOT / "experiments/results").glob("*.png")
 }
+"""Files that the site has as they are."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def place_of(path: str) -> str | None:
     """Where a file or a folder of the repository is on the site; None: nowhere."""
-    if path in SOURCES | PICTURES:
-        return (SOURCES | PICTURES)[path]
+    if path in SOURCES | FILES:
+        return (SOURCES | FILES)[path]
     if path == "notebooks":
         return "notebooks/index.md"
     if path.startswith("notebooks/"):
@@ -64,7 +65,7 @@ def navigation() -> dict[str, list[str]]:
     """What is added to the parts of `mkdocs.yml`'s navigation."""
     return {
         "Methods": [f"methods/{name}.md" for name in methods.__all__],
-        "Reference": ["api/index.md", *(f"api/{name}.md" for name in public.modules())],
+        "Reference": ["api/index.md", *(f"api/{name}.md" for name in public.modules() if name != "cljax.metrics")],
         "Notebooks": [f"notebooks/{path.stem}.md" for path in NOTEBOOKS],
         "Design": [f"decisions/{path.name}" for path in sorted((ROOT / "docs/decisions").glob("*.md"))],
     }
@@ -211,9 +212,9 @@ def notebooks() -> str:
 
 
 def notebook(path: pathlib.Path) -> str:
-    """A notebook as Markdown, without outputs."""
+    """A notebook as Markdown, without its first cell, which is for Colab, and without outputs."""
     parts = []
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads(path.read_text())["cells"][1:]:
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
     return "\n\n".join(parts) + "\n"
