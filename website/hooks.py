@@ -65,7 +65,13 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def _formula(latex: str, display: Any) -> str:
-    made = latex2mathml.converter.convert(html.unescape(latex).strip(), display=display)
+    if display == "block" and r"\qquad" in latex and r"\begin" not in latex:
+        return "".join(_formula(part, display) for part in latex.split(r"\qquad"))  # a line each: pages are narrow
+    latex = re.sub(r"\\(log|exp) (?=[a-z\\])", r"\\\1\\, ", html.unescape(latex).strip())
+    latex = re.sub(r"\\[bB]igg?[lr]?\\\|", r"\\|", latex.replace(r"\arg", r"\mathrm{arg}\,"))
+    made = latex2mathml.converter.convert(latex, display=display)
+    if "\\" in made:
+        raise ValueError(f"MathML has no word for something in the formula {latex}")
     return f'<div class="formula">{made}</div>' if display == "block" else made
 
 
