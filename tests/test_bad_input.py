@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen, nnx
 
 from cljax import methods, networks, streams, task_params, training
-from cljax.data import from_arrays
+from cljax.data import combine, from_arrays, load
 from cljax.training.evaluation import evaluate
 from cljax.training.step import make_train_step
 from cljax.types import Schedule, Term, make_clock
@@ -234,3 +237,130 @@ def test_a_teacher_must_be_asked_for(asked, read, words):
 def test_what_grows_and_what_scales_names_an_argument_of_another_kind(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+DIGITS = from_arrays(IMAGES, LABELS, IMAGES, LABELS)
+
+
+class Linen(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(2)(x.reshape(len(x), -1))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: from_arrays(IMAGES, LABELS), r"test_labels are missing. Give .*two pairs, \(X, y\), \(X_test, y_test"),
+        (lambda: load(5), "name is 5, but must be the name of a data set, such as 'digits', or the path of a folder"),
+        (lambda: combine(DIGITS), "datasets is one data set, but must be a list of one data set or more"),
+        (lambda: combine([]), r"datasets is \[\], but must be a list"),
+        (lambda: combine(["digits"]), "datasets has 'digits', which is no data set. Load it with data.load"),
+        (lambda: combine([DIGITS], normalize="all"), "normalize is 'all', but must be 'first' or 'each'"),
+    ],
+)
+def test_data_of_another_form(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
+
+
+def test_two_pairs_are_a_data_set():
+    pairs = from_arrays((IMAGES, LABELS), [IMAGES, LABELS])
+    np.testing.assert_array_equal(pairs.labels, DIGITS.labels)
+    assert pairs.train_size == DIGITS.train_size
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: streams.split(DIGITS, tasks=2, sizes=4), "sizes is 4, but must be a list of numbers of classes"),
+        (
+            lambda: streams.split(DIGITS, tasks=2, class_order=3),
+            "class_order is 3, but must be None, 'random', 'icarl'",
+        ),
+        (lambda: streams.relabelled(DIGITS, DIGITS.labels), r"labels of task 0 are 0, .*a list with an array for each"),
+        (lambda: streams.relabelled(DIGITS, [LABELS]), "images of 'arrays' hold 16 examples, but the labels of task 0"),
+        (lambda: streams.relabelled(DIGITS, [np.eye(4)[DIGITS.labels]]), "add up to 1 .*argmax"),
+    ],
+)
+def test_tasks_of_another_form(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: networks.mlp(64, 2), r"inputs is 64, but must be the shape of one example, such as \(8, 8, 1\)"),
+        (lambda: networks.mlp((8, 0), 2), "A side of inputs is 0, but must be a whole number from 1"),
+        (
+            lambda: networks.mlp((4,), 2, per_task=("haed",)),
+            "per_task names 'haed', which does not exist. There are: de",
+        ),
+        (lambda: networks.mlp((4,), 2, per_task="head"), r"per_task is a sequence of paths, not the string 'head'"),
+        (
+            lambda: networks.cnn((64,), 2),
+            r"inputs is \(64,\), but must be the shape of an image, \(height, width, chan",
+        ),
+        (lambda: networks.cnn((3, 32, 32), 2), r"inputs is \(3, 32, 32\), but must be .*: channels last"),
+        (lambda: networks.vgg16((3, 32, 32), 2), "channels last"),
+        (lambda: networks.alexnet(64, 2), "inputs is 64, but must be the shape of one"),
+        (lambda: networks.lenet((784,), 2), r"inputs is \(784,\), but must be the shape of an image"),
+        (lambda: networks.resnet18((784,), 2), r"inputs is \(784,\), but must be the shape of an image"),
+        (
+            lambda: networks.cnn((8, 8, 1), 2, channels=(32, 64)),
+            r"channels is \(32, 64\), but must be a list of blocks",
+        ),
+        (lambda: networks.cnn((8, 8, 1), 2, channels=32), "channels is 32, but must be a list of blocks"),
+        (lambda: networks.from_linen(Linen, (4,), outputs=2), "module is <class .*but must be a Flax Linen module"),
+        (lambda: networks.from_linen(Nnx(nnx.Rngs(0)), (4,), outputs=2), "module is Nnx.*networks.from_nnx takes"),
+        (lambda: networks.from_linen(Linen(), 4, outputs=2), "inputs is 4, but must be the shape of one example"),
+        (lambda: networks.from_nnx(Linen(), (4,), outputs=2), r"model is Linen\(\).*networks.from_linen takes a Linen"),
+        (lambda: networks.from_nnx(None, (4,), outputs=2), "model is None, but must be an nnx.Module, or a function"),
+        (lambda: methods.finetune(Linen()), r"The network is Linen\(\), .*networks.from_linen\(...\) and from_nnx"),
+        (lambda: networks.export_task(METHOD, None, 0), "learner is None, but must be a learner at rest"),
+    ],
+)
+def test_networks_of_another_form(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run: run(rounds=3), "rounds is 3, but must be a pair: the first round, and that before which to end"),
+        (lambda run: run(rounds=(0, 3)), "The second of rounds is 3, but must be a whole number from 1 to 2"),
+        (lambda run: run(rounds=(1, 1)), "The second of rounds is 1, but must be a whole number from 2 to 2"),
+        (lambda run: run(rounds=(2, 3)), "The first of rounds is 2, but must be a whole number from 0 to 1"),
+        (lambda run: run(past=5), "past is 5, but must be a result of the run, a Past, or None"),
+        (lambda run: run(params=5), "params is 5, but must be what training.given_params gives"),
+        (lambda run: training.given_params(METHOD, 5), "params is 5, but must be arrays by name"),
+        (lambda run: training.given_params(METHOD, Linen()), r"params is Linen\(\), but must be arrays by name"),
+        (
+            lambda run: training.evaluate(METHOD, None, STREAM),
+            "tables is Stream.*, but must be a stream's: stream.tables",
+        ),
+        (lambda run: training.make_learner(METHOD, SGD, STREAM.tables, 0.1, 0), "key is 0, but must be one key"),
+        (
+            lambda run: training.make_run(METHOD, SGD, STREAM, max_examples=5),
+            "max_examples is 5, but must be numbers of",
+        ),
+        (
+            lambda run: training.make_run(METHOD, SGD, STREAM, max_examples={"training": 5}),
+            "max_examples is {'training': 5}, but must be numbers of train, validation or test",
+        ),
+    ],
+)
+def test_a_run_s_arguments_of_another_form(call, words):
+    run = functools.partial(training.make_run(METHOD, SGD, STREAM), jax.random.key(0), STREAM.tables)
+    with pytest.raises(ValueError, match=words):
+        call(run)

@@ -538,7 +538,7 @@ def test_labels_and_names_that_are_none():
             data.from_arrays(IMAGES, LABELS, IMAGES, LABELS, classes=classes)
     with pytest.raises(ValueError, match=r"A class of the superclass 'x' is 0.5, but must be a whole number"):
         superclasses.groups_of(["a", "b"], {"x": [0.5]})
-    with pytest.raises(ValueError, match="takes data sets, not ndarray"):
+    with pytest.raises(ValueError, match=r"datasets has \[.*, which is no data set"):
         data.combine([IMAGES])
     with pytest.raises(ValueError, match="no examples to take mean"):
         channel_statistics([])

@@ -261,7 +261,7 @@ def test_what_is_no_network_method_stream_or_data_set_is_named():
         ({"outputs": 0}, "outputs is 0"),
         ({"outputs": 2.0}, "outputs is 2.0"),
         ({"inputs": (-4, 4, 1)}, "A side of inputs is -4"),
-        ({"inputs": "4"}, "A side of inputs is of '4'"),
+        ({"inputs": "4"}, "inputs is '4', but must be the shape"),
         ({"widths": (0,)}, "A width is 0"),
         ({"widths": (2.5,)}, "A width is 2.5"),
         ({"dropout": 1.0}, "dropout is 1.0"),

@@ -119,8 +119,8 @@ def test_a_data_set_may_come_twice():
     ("given", "options", "words"),
     [
         ([COLOUR, GREY], {"tasks": 3}, r"tasks \(3\) must be a multiple of the 2 data sets"),
-        ([COLOUR, GREY], {"normalize": "none"}, "normalize must be 'first' or 'each', not 'none'"),
-        ([], {}, "At least one data set"),
+        ([COLOUR, GREY], {"normalize": "none"}, "normalize is 'none', but must be 'first' or 'each'"),
+        ([], {}, r"datasets is \[\], but must be a list of one data set"),
         (COLOUR, {}, "'colour' is one. Give several"),
         ([COLOUR, made(4, 2, (9,), "flat")], {}, r"'flat' are uint8 of shape \(9,\), but those of 'colour'"),
         ([made(4, 2, (9,), "a"), made(4, 2, (8,), "b")], {}, r"Only uint8 images are resized, .* 'b' .* \(8,\)"),
@@ -286,7 +286,7 @@ def test_multi_label_tasks_of_shared_images_and_a_run():
 @pytest.mark.parametrize(
     ("labels", "options", "words"),
     [
-        ([COLOUR.labels[:5]], {}, "'colour' hold 80 examples, but The labels of task 0 hold 5"),
+        ([COLOUR.labels[:5]], {}, "'colour' hold 80 examples, but the labels of task 0 hold 5"),
         ([COLOUR.labels - 2], {}, "labels of task 0 go down to -2"),
         ([COLOUR.labels, np.full(80, -1)], {}, "Task 1 has no training examples"),
         ([np.where(np.arange(80) == 79, 4, COLOUR.labels)], {}, "out of range: example 79 has label 4"),

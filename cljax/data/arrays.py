@@ -87,7 +87,7 @@ def check_labels(labels: Any, images: np.ndarray, what: str, images_what: str, c
     labels = _float32(labels)
     if len(labels) != len(images):
         raise ValueError(
-            f"{images_what} hold {len(images)} examples, but {what} hold {len(labels)} labels. "
+            f"{images_what} hold {len(images)} examples, but {what[0].lower()}{what[1:]} hold {len(labels)} labels. "
             f"There must be one label for each example."
         )
     if multi_label:

@@ -11,6 +11,7 @@ from cljax.data.dataset import Dataset
 from cljax.data.images import Size, check_memory, height_and_width, resize, with_channels
 from cljax.data.on_demand import Images
 from cljax.data.statistics import channel_statistics
+from cljax.numbers import show
 
 
 def combine(
@@ -49,13 +50,14 @@ def combine(
       >>> both.images.shape, both.classes, both.groups
       ((8, 4, 4, 3), ('colour/0', 'colour/1', 'grey/0', 'grey/1'), (('colour', (0, 1)), ('grey', (2, 3))))
     """
-    if not datasets or normalize not in ("first", "each"):
-        raise ValueError(
-            f"At least one data set is needed, and normalize must be 'first' or 'each', not {normalize!r}."
-        )
+    if normalize not in ("first", "each"):
+        raise ValueError(f"normalize is {show(normalize)}, but must be 'first' or 'each'.")
+    if not isinstance(datasets, list | tuple) or isinstance(datasets, Dataset) or not datasets:
+        what = "one data set" if isinstance(datasets, Dataset) else show(datasets)
+        raise ValueError(f"datasets is {what}, but must be a list of one data set or more, such as of data.load.")
     for dataset in datasets:
         if not isinstance(dataset, Dataset):
-            raise ValueError(f"data.combine takes data sets, not {type(dataset).__name__}. Load them with data.load.")
+            raise ValueError(f"datasets has {show(dataset)}, which is no data set. Load it with data.load.")
         if dataset.labels.ndim == 2:
             raise ValueError(f"The data set {dataset.name!r} is multi-label. Use streams.from_tasks for such tasks.")
         if isinstance(dataset.images, Images):

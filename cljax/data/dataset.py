@@ -57,8 +57,8 @@ class Dataset(NamedTuple):
 def from_arrays(
     train_images: Any,
     train_labels: Any,
-    test_images: Any,
-    test_labels: Any,
+    test_images: Any = None,
+    test_labels: Any = None,
     *,
     classes: Sequence[str] | None = None,
     name: str = "arrays",
@@ -69,7 +69,7 @@ def from_arrays(
       train_images: `[n, H, W, C]` or `[n, D]`, uint8 (0 to 255) or floats.
       train_labels: `[n]` whole numbers 0..K-1, or `[n, K]` floats in [0, 1], multi-label.
       test_images: like `train_images`, n may differ.
-      test_labels: like `train_labels`.
+      test_labels: like `train_labels`. Two pairs are taken too: `from_arrays((X, y), (X_test, y_test))`.
       classes: K names, of which some may have no example; numbers where None, K being the largest training label plus
         one (or the number of columns), and every class having one.
       name: of the data set.
@@ -86,6 +86,14 @@ def from_arrays(
     """
     if classes is not None and (isinstance(classes, str | bytes) or not isinstance(classes, Sequence | np.ndarray)):
         raise TypeError(f"classes are {type(classes).__name__}, but must be a list of names.")
+    if test_images is None and test_labels is None:
+        pairs = [list(pair) for pair in (train_images, train_labels) if isinstance(pair, tuple | list)]
+        if [len(pair) for pair in pairs] != [2, 2]:
+            raise TypeError(
+                "test_images and test_labels are missing. Give train_images, train_labels, test_images, test_labels, "
+                "or two pairs, (X, y), (X_test, y_test): where there is no test part, set one aside."
+            )
+        (train_images, train_labels), (test_images, test_labels) = pairs
     train_images, test_images = check_images(train_images, "train_images"), check_images(test_images, "test_images")
     check_pair(train_images, test_images, "train_images", "test_images")
     count = None if classes is None else len(classes)

@@ -18,6 +18,7 @@ from cljax.data.keeping import keep_arrays, kept_arrays
 from cljax.data.on_demand import Images
 from cljax.data.prepared import KNOWN, cache_folder, data_folder, find, folder_name, folder_path, prepared
 from cljax.data.records import Records, open_builder, version_identity
+from cljax.numbers import show
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Size | None = None) -> Dataset:
@@ -161,5 +162,8 @@ def _is_folder(name: str, data_dir: str | os.PathLike | None) -> bool:
 
 def _checked(name: str | os.PathLike, size: Size | None) -> tuple[str, tuple[int, int] | None]:
     """The name of a data set, or the path of a folder, as text, and the size of images."""
+    if not isinstance(name, str | os.PathLike):
+        such = "the name of a data set, such as 'digits', or the path of a folder of images"
+        raise ValueError(f"name is {show(name)}, but must be {such}.")
     name = name if isinstance(name, str) and name else str(folder_path(name))
     return name, None if size is None else height_and_width(size)

@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict
 
 from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import BatchNorm, gate_features
-from cljax.networks.linen import Scalars, check_paths, match_widths, parameter_dtype, standardize
+from cljax.networks.linen import Scalars, check_inputs, check_paths, match_widths, parameter_dtype, standardize
+from cljax.numbers import show
 from cljax.types import Array, Network, Tree, Wire
 
 GATED = "gated_activations"
@@ -170,7 +171,12 @@ def from_linen(
     """
     if (encode_method is None) != (decode_method is None):
         raise ValueError("Give both encode_method and decode_method, or neither.")
-    shape, split = tuple(inputs), encode_method is not None
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"module is {show(module)}, but must be a Flax Linen module, such as nn.Dense(2). networks.from_nnx takes "
+            f"an NNX module."
+        )
+    shape, split = check_inputs(inputs), encode_method is not None
     source = _Source(module, train_argument, (encode_method, decode_method) if split else (None,))
     shapes = jax.eval_shape(lambda key: source.init(key, shape), jax.random.key(0))
     names = [name for name in shapes if name != "params"]

@@ -8,7 +8,7 @@ import jax
 
 from cljax.networks.convolution import Padding, max_pool
 from cljax.networks.layers import Convolution, Normalization, activate, make_norm
-from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
+from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
 from cljax.numbers import real
 from cljax.types import Network
 
@@ -123,7 +123,7 @@ def alexnet(
     """
     check_numbers(inputs, outputs, [], [dropout], mean, std)
     real("width", width, above=0)
-    shape = tuple(inputs)
+    shape = check_inputs(inputs, images=True)
     height, width_of_maps = (_after_convolutions(side) for side in shape[:2])
     if min(height, width_of_maps) < 1:
         raise ValueError(f"AlexNet needs images of at least 63x63 pixels, but the inputs have shape {shape}.")

@@ -17,8 +17,11 @@ from cljax.networks.layers import (
     default_kernel_init,
     make_norm,
 )
-from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
+from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
+from cljax.numbers import several, show
 from cljax.types import Network
+
+_BLOCKS = "a list of blocks, each of the features of its convolutions: ((32, 32), (64, 64))"
 
 Array = jax.Array
 
@@ -163,6 +166,9 @@ def cnn(
       Wire(path='dense_0/kernel', inputs='conv_1_0', outputs='dense_0', repeat=4)
     """
     make_norm(normalization)
+    check_inputs(inputs, images=True)
+    if not all(isinstance(block, Sequence) for block in several("channels", channels, _BLOCKS)):
+        raise ValueError(f"channels is {show(channels)}, but must be {_BLOCKS}.")
     blocks = tuple(tuple(block) for block in channels)
     if not blocks or not all(blocks):
         raise ValueError("A CNN needs at least one block of at least one convolution: channels=((32,),), for example.")
@@ -305,7 +311,7 @@ def lenet(
     Reference: LeCun, Bottou, Bengio and Haffner, Gradient-Based Learning Applied to Document Recognition, 1998, figure
     2, whose third layer reads only some features.
     """
-    side = min(tuple(inputs)[:2])
+    side = min(check_inputs(inputs, images=True)[:2])
     if side < 12:
         raise ValueError(f"LeNet needs images of at least 12x12 pixels, but the inputs have shape {tuple(inputs)}.")
     return cnn(

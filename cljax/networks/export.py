@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import task_params
+from cljax.numbers import check_kind
 from cljax.types import Learner, Method, Tree
 
 Array = jax.Array
@@ -52,6 +53,7 @@ def export_task(method: Method, learner: Learner, task: Array | int) -> tuple[Tr
     """
     if not isinstance(method, Method):
         raise TypeError("export_task takes the learner's method, then the learner and a task.")
+    check_kind("learner", learner, Learner, "a learner at rest, such as result.learner")
     task_params.check_task(task, learner.rows.tasks)
     row = jnp.asarray(task, jnp.int32)
     trees = (learner.params, learner.collections, learner.method_state)

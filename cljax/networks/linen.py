@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax import task_params
 from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import Convolution
-from cljax.numbers import real, show, whole
+from cljax.numbers import INT32, real, several, show, whole
 from cljax.types import Array, Network, Tree, Wire
 
 Scalars = float | Sequence[float]
@@ -52,6 +53,36 @@ def standardize(inputs: Array, mean: Scalars = 0.0, std: Scalars = 1.0, *, dtype
     return (values - moments[0]) / moments[1]
 
 
+def check_inputs(inputs: Any, *, images: bool = False) -> tuple[int, ...]:
+    """Checks the shape of an example.
+
+    Args:
+      inputs: the shape.
+      images: whether it must be that of an image.
+
+    Returns:
+      The shape.
+
+    Raises:
+      ValueError: it is none.
+
+    Example:
+      >>> check_inputs((3, 32, 32), images=True)
+      Traceback (most recent call last):
+      ...
+      ValueError: inputs is (3, 32, 32), but must be the shape of an image, (height, width, channels): channels last.
+    """
+    such = (
+        "the shape of an image, (height, width, channels)" if images else "the shape of one example, such as (8, 8, 1)"
+    )
+    shape = tuple(several("inputs", inputs, such, least=3 if images else 1, most=3 if images else INT32))
+    for size in shape:
+        whole("A side of inputs", size, least=1)
+    if images and shape[0] in (1, 3) and min(shape[1:]) > 4:
+        raise ValueError(f"inputs is {shape}, but must be {such}: channels last.")
+    return shape
+
+
 def check_numbers(
     inputs: Sequence[int], outputs: int, widths: Sequence[int], dropout: Sequence[float], mean: Scalars, std: Scalars
 ) -> None:
@@ -60,9 +91,10 @@ def check_numbers(
     Raises:
       ValueError: naming the one that is out of range.
     """
-    for name, values in (("A side of inputs", inputs), ("outputs", [outputs]), ("A width", widths)):
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ValueError(f"{name} is of {show(values)}, but must be of a sequence of whole numbers.")
+    check_inputs(inputs)
+    if isinstance(widths, str) or not isinstance(widths, Sequence):
+        raise ValueError(f"A width is of {show(widths)}, but must be of a sequence of whole numbers.")
+    for name, values in (("outputs", [outputs]), ("A width", widths)):
         for size in values:
             whole(name, size, least=1)
     for rate in dropout:
@@ -204,6 +236,9 @@ def make_network(
 
     if per_task is None:
         per_task = tuple(wire.path for wire in wiring if wire.path.startswith("head/"))
+    else:
+        leaves = [leaf for tree in jax.eval_shape(init, jax.random.key(0)) for leaf in task_params.leaf_paths(tree)]
+        check_paths("per_task", per_task, leaves)
     network = Network(init, encode, decode, tuple(per_task), tuple(wiring), shape, outputs)
     if check and gates:
         check_gates(network)

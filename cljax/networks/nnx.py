@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import linen, nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cljax.networks.adaptors import chain, frozen_norms
 from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import gate_features
-from cljax.networks.linen import Scalars, check_paths, parameter_dtype, standardize
+from cljax.networks.linen import Scalars, check_inputs, check_paths, parameter_dtype, standardize
 from cljax.networks.nnx_layers import BatchNorm
+from cljax.numbers import show
 from cljax.types import Array, Network, Tree, Wire
 
 
@@ -99,7 +100,12 @@ def from_nnx(
     """
     if (encode_method is None) != (decode_method is None):
         raise ValueError("Give both encode_method and decode_method, or neither.")
-    shape = tuple(inputs)
+    shape, made = check_inputs(inputs), isinstance(model, nnx.Module)
+    if isinstance(model, linen.Module) or not (made or callable(model)):
+        raise TypeError(
+            f"model is {show(model)}, but must be an nnx.Module, or a function that makes one of nnx.Rngs, such as its "
+            f"class. networks.from_linen takes a Linen module."
+        )
     create = (lambda rngs: model) if isinstance(model, nnx.Module) else model
     template = model if isinstance(model, nnx.Module) else nnx.eval_shape(lambda: create(nnx.Rngs(0)))
     graphs: dict[bool, Any] = {}

@@ -17,7 +17,7 @@ from cljax.networks.layers import (
     gate_features,
     make_norm,
 )
-from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
+from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
 from cljax.numbers import check_option, real
 from cljax.types import Network, Wire
 
@@ -209,8 +209,7 @@ def resnet(
     make_norm(normalization)
     real("width", width, above=0)
     check_option("shortcut", shortcut, Shortcut)
-    if len(tuple(inputs)) != 3:
-        raise ValueError(f"A residual network is for images (H, W, C), but the inputs have shape {tuple(inputs)}.")
+    check_inputs(inputs, images=True)
     if len(blocks) != len(channels) or not blocks:
         raise ValueError(f"blocks has {len(blocks)} stages and channels {len(channels)}: give one number a stage each.")
     kind = ("imagenet" if min(tuple(inputs)[:2]) >= LARGE else "cifar") if stem is None else stem

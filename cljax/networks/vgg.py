@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from cljax.networks.cnn import cnn
 from cljax.networks.layers import Normalization
-from cljax.networks.linen import Scalars
+from cljax.networks.linen import Scalars, check_inputs
 from cljax.numbers import real
 from cljax.types import Network
 
@@ -107,7 +107,7 @@ def _vgg(
     per_task: Sequence[str] | None,
 ) -> Network:
     least = 2 ** len(blocks)
-    if min(tuple(inputs)[:2]) < least:
+    if min(check_inputs(inputs, images=True)[:2]) < least:
         raise ValueError(
             f"This VGG-16 needs images of at least {least}x{least} pixels, but the inputs have shape {tuple(inputs)}."
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.numbers import INT32, real, whole
+from cljax.numbers import INT32, real, several, whole
 
 _ORDER, _VALIDATION, _FRACTION = 0, 1, 2
 
@@ -41,7 +41,8 @@ def draw_class_order(
         if class_order != "random":
             raise ValueError(f"{option} is {class_order!r}, but must be None, 'random', 'icarl' or their numbers.")
         return np.random.default_rng([seed, _ORDER]).permutation(count)
-    order = [whole(option, label, least=-INT32) for label in class_order]
+    such = f"None, 'random', 'icarl' or a list of {what}"
+    order = [whole(option, label, least=-INT32) for label in several(option, class_order, such)]
     often = Counter(order)
     wrong = [label for label in order if not 0 <= label < count or often[label] > 1]
     if wrong or not order:
@@ -71,7 +72,7 @@ def group_classes(
         )
     if sizes is None:
         return np.array_split(order, tasks)
-    sizes = [whole("sizes", size) for size in sizes]
+    sizes = [whole("sizes", size) for size in several("sizes", sizes, "a list of numbers of classes, one a task")]
     if len(sizes) != tasks or min(sizes) < 1 or sum(sizes) != len(order):
         raise ValueError(
             f"sizes is {list(sizes)}, but must hold {tasks} numbers of classes, one a task, each at least 1, which add "

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from cljax.data.arrays import check_labels
+from cljax.data.arrays import check_labels, check_several
 from cljax.data.combining import combine
 from cljax.data.dataset import Dataset
 from cljax.data.images import Size
 from cljax.data.superclasses import Groups, groups_of
 from cljax.keys import LARGEST_SEED
-from cljax.numbers import whole
+from cljax.numbers import show, whole
 from cljax.streams.building import as_kind, check_classes, check_dataset, check_options, finish, single_label, split
 from cljax.streams.division import draw_class_order, fractions, group_classes, set_aside, subsample
 from cljax.streams.schedules import make_table
@@ -295,12 +295,15 @@ def _split(
 
 def _check_labels(dataset: Dataset, given: Any, task: int) -> tuple[np.ndarray, int]:
     """A task's labels and its number of classes, by the training part; -1 stays."""
-    what, values = f"The labels of task {task}", np.asarray(given)
+    what, values, images = f"The labels of task {task}", np.asarray(given), f"The images of {dataset.name!r}"
+    if not values.ndim:
+        raise ValueError(f"{what} are {show(given)}, but labels must be a list with an array for each task.")
     if not np.issubdtype(values.dtype, np.integer) or values.ndim != 1 or len(values) != len(dataset.labels):
-        checked = check_labels(values, dataset.images, what, f"The data set {dataset.name!r}", None)
+        checked = check_labels(values, dataset.images, what, images, None)
+        check_several(checked[: dataset.train_size], what)
         return checked, checked.shape[-1]
     count = int(values[: dataset.train_size].max()) + 1
-    check_labels(np.maximum(values, 0), dataset.images, what, f"The data set {dataset.name!r}", max(count, 1))
+    check_labels(np.maximum(values, 0), dataset.images, what, images, max(count, 1))
     if values.min() < -1:
         raise ValueError(f"{what} go down to {values.min()}, but must be at least 0, or -1 to leave an example out.")
     return values.astype(np.int32), count

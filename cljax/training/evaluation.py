@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import metrics, streams, task_params
+from cljax.numbers import check_kind
 from cljax.training.state import Failure, unknown
 from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables
 
@@ -193,6 +194,7 @@ def evaluate(
     Returns:
       `Evaluation` with `[T]` arrays.
     """
+    check_kind("tables", tables, Tables, "a stream's: stream.tables")
 
     def one(task: Array) -> Evaluation:
         return evaluate_task(

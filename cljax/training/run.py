@@ -13,7 +13,7 @@ from jax import lax
 
 from cljax import streams
 from cljax.keys import as_own
-from cljax.numbers import check_kind
+from cljax.numbers import check_kind, several, show, whole
 from cljax.streams.building import check_stream
 from cljax.training.bounds import settle
 from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, raise_failure
@@ -89,6 +89,10 @@ class Run(NamedTuple):
             learners that diverged are NaN; `raise_failure` of the result's `failure` names them.
         """
         check_kind("tables", tables, Tables, "a stream's: stream.tables")
+        if not (past is None or isinstance(past, Result | Past)):
+            raise ValueError(f"past is {show(past)}, but must be a result of the run, a Past, or None.")
+        if not (params is None or isinstance(params, Mapping)):
+            raise ValueError(f"params is {show(params)}, but must be what training.given_params gives, or None.")
         check_shapes(self.method, tables)
         self._check_sizes(tables)
         past = None if past is None else Past(past.learner, past.evaluation)
@@ -109,6 +113,24 @@ class Run(NamedTuple):
                     f"Task {int(np.argmax(size))} has {int(np.max(size))} {split} examples, but the run has room for "
                     f"{most} of a task. Make it with max_examples={{{split!r}: {int(np.max(size))}}}."
                 )
+
+
+def check_max_examples(given: Any) -> dict[str, int]:
+    """Room for examples, by split.
+
+    Raises:
+      ValueError: of another form.
+
+    Example:
+      >>> check_max_examples({"training": 5})
+      Traceback (most recent call last):
+      ...
+      ValueError: max_examples is {'training': 5}, but must be numbers of train, validation or test, such as ...
+    """
+    if not isinstance(given, Mapping | None) or set(given or {}) - {"train", "validation", "test"}:
+        such = "numbers of train, validation or test, such as {'train': 9}"
+        raise ValueError(f"max_examples is {show(given)}, but must be {such}.")
+    return {split: whole(f"max_examples of {split}", size) for split, size in (given or {}).items()}
 
 
 def make_run(
@@ -144,7 +166,7 @@ def make_run(
     check(method, stream, settings, (0, int(np.argmax(np.append(to_come, True)))))
     check_in_memory(stream)
     check_optimizer(method, optimizer, settings.learning_rate)
-    most = {**streams.max_examples(stream.tables), **(max_examples or {})}
+    most = {**streams.max_examples(stream.tables), **check_max_examples(max_examples)}
     engine = make_engine(method, optimizer, settings, scenario=stream.scenario, max_examples=most)
     programs = make_programs(method, engine, stream.schedule)
 
@@ -191,20 +213,26 @@ def make_run(
         tried = last.search and last.search.tried
         return Result(programs.rest(last), last.evaluation, *last.visits, last.state.failure, tried)
 
+    def check_rounds(rounds: Any) -> tuple[int, int]:
+        count = len(stream.schedule.task)
+        pair = several("rounds", rounds, "a pair: the first round, and that before which to end", least=2, most=2)
+        begin = whole("The first of rounds", pair[0], most=count - 1)
+        return begin, whole("The second of rounds", pair[1], least=begin + 1, most=count)
+
     jitted = jax.jit(lambda *arguments: run(*arguments[:-1]), static_argnums=(4, 5))
 
-    def whole(
+    def carry_out(
         key: Array,
         tables: Tables,
         params: dict[str, Array] | None = None,
         past: Past | None = None,
         rounds: tuple[int, int] | None = None,
     ) -> Result:
-        begin, end = rounds or span_of(past and [past], None, stream)
+        begin, end = span_of(past and [past], None, stream) if rounds is None else check_rounds(rounds)
         span = np.int32(begin), np.int32(end)
         sizes = tables.train.size
         known = max_examples is None and not isinstance(sizes, jax.core.Tracer) and np.all(sizes == most["train"])
         size = most["train"] if known else None
         return jitted(key, tables, Start({}, params or {}, past), span, size, debugging("debug_nans"))
 
-    return Run(whole, engine.step, method, most)
+    return Run(carry_out, engine.step, method, most)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -272,7 +271,7 @@ def given_params(
       ValueError: The given leaf 'head/bias' has shape (3,), but that of freezing has shape (2,). ...
     """
     trees = init_shapes(method)[:2]
-    if isinstance(params, str | bytes | os.PathLike):
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(params)):
         raise ValueError(
             f"params is {show(params)}, but must be arrays by name: storage.checkpoints.load_params reads them."
         )

@@ -80,6 +80,8 @@ def make_learner(
     """
     check_kind("The method", method, Method, BUILT)
     check_kind("tables", tables, Tables, "a stream's: stream.tables")
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"key is {show(key)}, but must be one key, such as jax.random.key(0).")
     tasks, outputs = tables.classes.shape
     sizes = Sizes(tasks, outputs, max_examples or {})
     keys = jax.vmap(lambda task: jax.random.fold_in(key, task))(jnp.arange(tasks))

@@ -263,6 +263,6 @@ def test_numbers_out_of_range_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             resnet((8, 8, 3), 2, **options)
-    with pytest.raises(ValueError, match=r"for images \(H, W, C\), but the inputs have shape \(64,\)"):
+    with pytest.raises(ValueError, match=r"inputs is \(64,\), but must be the shape of an image"):
         networks.resnet18((64,), 2)
     assert networks.resnet18(SMALL, 2, width=20 / 64).shapes[1]["gates"]["stage_3"].size == 160
