@@ -34,7 +34,7 @@ from cljax.cli.options import (
     Sweep,
     UsageError,
 )
-from cljax.cli.parameters import unknown
+from cljax.cli.parameters import as_options, unknown
 from cljax.cli.printing import Closed, any_terminal, errors_console, show, standard_output, styled
 
 __all__ = ["main"]
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return prepare_data(asked, command.data_dir) if asked else list_data(command.data_dir)
             return list_methods() if command.name is None else describe_method(command.name)
         except (UsageError, FolderError) as error:
-            return complain(errors, error, 2)
+            return complain(errors, as_options(str(error)), 2)
         except RunError as error:
             return complain(errors, error, 1)
         except Closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import inspect
 import re
@@ -11,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from cljax.cli.options import UsageError
+from cljax.cli.options import Data, Network, Training, UsageError
 from cljax.numbers import show
 
 
@@ -91,6 +92,20 @@ def described(make: Callable[..., Any], text: str) -> list[tuple[str, str, str]]
             kind = words(kinds.get(name, type(one.default)))
             found.append((name, f"{kind}, {default} by default", meanings.get(name, "")))
     return found
+
+
+def as_options(text: str) -> str:
+    """An error of Python's functions in the command's words: `name is` and `name=1` as the options are called.
+
+    Example:
+      >>> as_options("class_order must name classes 0 to 9. Or give validation=0.1, or a larger network.")
+      '--class-order must name classes 0 to 9. Or give --validation 0.1, or a larger network.'
+    """
+    groups = (Data, Network, Training)
+    names = "|".join(field.name for group in groups for field in dataclasses.fields(group))
+    option = lambda name: f"--{name.replace('_', '-')}"
+    begun = re.sub(rf"(?:^|(?<=\. ))({names})(?= (?:is|are|has|must)\b)", lambda found: option(found[1]), text)
+    return re.sub(rf"(?<![\w.({{'-])({names})=(?=[0-9])", lambda found: f"{option(found[1])} ", begun)
 
 
 def fits(value: Any, kind: Any) -> bool:
