@@ -7,6 +7,7 @@ import builtins
 import doctest
 import importlib
 import inspect
+import re
 import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -34,13 +35,19 @@ class Name(NamedTuple):
 
 
 def modules() -> list[str]:
-    """The public modules, without those that are only old names of others."""
+    """The public modules and those that they export; in place of an old name, what it names."""
     found = []
     for name in cljax.__all__:
         module = importlib.import_module(f"cljax.{name}")
-        if not (module.__doc__ or "").startswith("The old name of"):
-            found.append(module.__name__)
-    return found
+        old = re.match(r"The old name of `([\w.]+)`", module.__doc__ or "")
+        found.append(importlib.import_module(old[1]) if old else module)
+        found += [value for value in vars(module).values() if _is_exported_module(module, value)]
+    return sorted({module.__name__ for module in found})
+
+
+def _is_exported_module(module: types.ModuleType, value: Any) -> bool:
+    is_inside = isinstance(value, types.ModuleType) and value.__name__.startswith(f"{module.__name__}.")
+    return is_inside and value.__name__.rpartition(".")[2] in exported(module)
 
 
 def exported(module: types.ModuleType) -> list[str]:

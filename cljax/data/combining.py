@@ -42,7 +42,8 @@ def combine(
         that are read on demand, another word.
 
     Example:
-      >>> from cljax.data import from_arrays
+      >>> import numpy as np
+      >>> from cljax.data import combine, from_arrays
       >>> def filled(value, shape, name):
       ...     images = np.full((2, *shape), value, np.uint8)
       ...     return from_arrays(images, [0, 1], images, [0, 1], name=name)

@@ -48,6 +48,8 @@ class Images:
       name: how errors call the data.
 
     Example:
+      >>> import numpy as np
+      >>> from cljax.data import Images
       >>> images = Images([np.zeros((2, 1, 1, 1), np.uint8), np.full((3, 1, 1, 1), 7, np.uint8)], (1, 1, 1), name="few")
       >>> images.shape, images[1:].take([0, 1, 3])[:, 0, 0, 0].tolist()
       ((5, 1, 1, 1), [0, 7, 7])

@@ -43,6 +43,7 @@ def prepare(
         registered one, or is broken; files that are there, but damaged. OSError: the folder cannot be written.
 
     Example:
+      >>> from cljax.data import prepare
       >>> prepare("mnist")  # doctest: +SKIP
       PosixPath('/home/me/tensorflow_datasets/mnist/3.0.1')
     """
@@ -67,6 +68,11 @@ def available(data_dir: str | os.PathLike | None = None) -> list[tuple[str, str,
 
     Those prepared in `data_dir` (by default as in `load`), then those that `prepare` makes. One whose files are damaged
     is not prepared, and its description says what is wrong with it.
+
+    Example:
+      >>> from cljax import data
+      >>> [name for name, _, prepared in data.available() if name == 'digits' and prepared]
+      ['digits']
     """
     found = {name: _describe(folder) for name, folder in prepared(data_folder(data_dir)).items()}
     rows = [(shown(name), *about) for name, about in sorted(found.items())]

@@ -44,6 +44,7 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
         one of images that differ in size where no `image_size` is given, or that do not fit into memory.
 
     Example:
+      >>> from cljax.data import load
       >>> load("digits").train_images.shape  # doctest: +SKIP
       (1438, 8, 8, 1)
     """
@@ -114,6 +115,11 @@ def decoded_bytes(name: str, data_dir: str | os.PathLike | None = None, *, image
 
     Returns:
       The bytes; 0 for a set that is not prepared or not image classification, on which `load` has something to say.
+
+    Example:
+      >>> from cljax import data
+      >>> data.decoded_bytes('digits')  # comes with scikit-learn, and is no set of files
+      0
     """
     name, image_size = _checked(name, image_size)
     if _is_folder(name, data_dir):

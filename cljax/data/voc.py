@@ -48,6 +48,7 @@ def open_voc(path: str | os.PathLike, *, image_size: Size, difficult: float = 0.
         [0, 1], an image size that is none.
 
     Example:
+      >>> from cljax.data import open_voc
       >>> data = open_voc("VOCdevkit/VOC2007", image_size=224)  # doctest: +SKIP
       >>> data.train_size, data.test_labels.shape, data.test_images.take([0]).shape  # doctest: +SKIP
       (5011, (4952, 20), (1, 224, 224, 3))

@@ -13,6 +13,8 @@ class FeatureNorm(nnx.Module):
     """Feature normalisation, `scale_i * x_i + bias_i`; see `networks.FeatureNorm`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks.nnx_layers import FeatureNorm
       >>> FeatureNorm(1)(jnp.array([[3.0]]))
       Array([[3.]], dtype=float32)
     """
@@ -32,6 +34,8 @@ class BatchNorm(nnx.Module):
     As of `nnx.BatchNorm`, `model.train()` and `model.eval()` set its mode. `networks.from_nnx` hands it the flags.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.networks.nnx_layers import BatchNorm
       >>> norm = BatchNorm(2)
       >>> norm(jnp.array([[0.0, 0.0], [2.0, 2.0]]), frozen=jnp.array([True, False])).round(2)
       Array([[ 0., -1.],

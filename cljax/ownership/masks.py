@@ -38,6 +38,8 @@ def visible(owner: Array, task: ArrayLike) -> Array:
       `[...]` bool.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import FREE, visible
       >>> visible(jnp.array([0, 1, 2, FREE]), 1).tolist()
       [True, True, False, False]
 
@@ -60,6 +62,8 @@ def learnable(owner: Array, task: ArrayLike) -> Array:
       `[...]` bool; disjoint for different tasks.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import FREE, learnable
       >>> learnable(jnp.array([0, 1, 2, FREE]), 1).tolist()
       [False, True, False, False]
 
@@ -82,6 +86,8 @@ def ternary(owner: Array, task: ArrayLike) -> Array:
       `[...]` uint8; `pack` stores four in a byte.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import FREE, ternary
       >>> ternary(jnp.array([0, 1, 2, FREE]), 1).tolist()
       [1, 2, 0, 0]
 
@@ -136,6 +142,8 @@ def weight_mask(
       ValueError: for any other rule, or a repeat below 1.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import FREE, weight_mask
       >>> weight_mask(jnp.array([0, 1]), jnp.array([0, 1, FREE]), 1).tolist()
       [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
       >>> weight_mask(jnp.array([0, 1]), jnp.array([0, 1, FREE]), 1, rule='pruning').tolist()
@@ -168,6 +176,8 @@ def interference(owner_in: Array, owner_out: Array, *, repeat: int = 1) -> Array
       `[Cin * repeat, Cout]` bool.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import FREE, interference
       >>> interference(jnp.array([0, FREE]), jnp.array([0, 1, FREE])).tolist()
       [[False, False, False], [True, True, False]]
 
@@ -192,6 +202,8 @@ def claim(owner: Array, task: ArrayLike, count: ArrayLike) -> Array:
       ValueError: a count that is no whole number of at least 0.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import FREE, claim
       >>> claim(jnp.array([0, FREE, 0, FREE, FREE]), 1, 2).tolist()
       [0, 1, 0, 1, 2147483647]
     """
@@ -222,6 +234,8 @@ def prune_by_activity(owner: Array, task: ArrayLike, activity: Array, *, thresho
       ValueError: a threshold that is negative or not finite.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import prune_by_activity
       >>> prune_by_activity(jnp.array([0, 1, 1]), 1, jnp.array([0.0, 0.0, 0.2]), threshold=0.1).tolist()
       [0, 2147483647, 1]
 
@@ -256,6 +270,8 @@ def prune_by_magnitude(weights: Array, owner: Array, task: ArrayLike, *, fractio
       ValueError: a fraction outside [0, 1].
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import prune_by_magnitude
       >>> weights, owner = jnp.array([0.1, -3.0, 2.0, -0.2, 1.0]), jnp.array([0, 1, 1, 1, 1])
       >>> prune_by_magnitude(weights, owner, 1, fraction=0.5).tolist()
       [0, 1, 1, 2147483647, 2147483647]
@@ -282,6 +298,8 @@ def pack(states: Array) -> Array:
       `[..., ceil(C / 4)]` uint8; the first state is in the lowest bits.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import pack
       >>> pack(jnp.array([1, 2, 0, 0, 3], jnp.uint8)).tolist()
       [9, 3]
     """
@@ -304,6 +322,8 @@ def unpack(packed: Array, count: int) -> Array:
       `[..., C]` uint8 in 0 to 3.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import unpack
       >>> unpack(jnp.array([9, 3], jnp.uint8), 5).tolist()
       [1, 2, 0, 0, 3]
     """
@@ -364,6 +384,9 @@ def extract(tree: Tree, wiring: Sequence[Wire], gates: Mapping[str, ArrayLike]) 
       ValueError: where a wire's path is no leaf, or a gate does not fit its leaf.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import extract
+      >>> from cljax.types import Wire
       >>> wiring = [Wire('hidden', None, 'gate'), Wire('head', 'gate', None)]
       >>> params = {'hidden': jnp.ones([4, 3]), 'head': jnp.ones([3, 2])}
       >>> small = extract(params, wiring, {'gate': [True, False, True]})
@@ -396,6 +419,9 @@ def embed(tree: Tree, small: Mapping[str, ArrayLike], wiring: Sequence[Wire], ga
       ValueError: as of `extract`, and for a leaf of another shape than the features kept.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.masks import embed
+      >>> from cljax.types import Wire
       >>> wiring = [Wire('head', 'gate', None)]
       >>> embed({'head': jnp.zeros([3, 1])}, {'head': jnp.ones([2, 1])}, wiring, {'gate': [True, False, True]})
       {'head': Array([[1.], [0.], [1.]], dtype=float32)}

@@ -39,6 +39,9 @@ def reused(
       `{gate: [C] bool}`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.usage import reused
+      >>> from cljax.types import Wire
       >>> found = reused({'head': jnp.array([[1.0], [0.0], [1.0]])}, {'head': Wire('head', 'gate', None)},
       ...                {'gate': jnp.array([0, 0, 1])}, 1)
       >>> found['gate'].tolist()
@@ -71,6 +74,13 @@ class Diagnostics(NamedTuple):
       newly_used: made by this task.
       reused: made by earlier tasks and feeding this one; see `reused`.
       free: owned by none of them; 0 where the layer is spent, so that later tasks can only transfer there.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.ownership.usage import Diagnostics
+      >>> parts = [{'dense_0': jnp.array(values)} for values in ([0.5, 0.75], [0.5, 0.25], [0.0, 0.5], [0.5, 0.25])]
+      >>> Diagnostics(*parts).free['dense_0'].tolist()  # after the first task, after the second
+      [0.5, 0.25]
     """
 
     used: Owner
@@ -92,6 +102,17 @@ def diagnostics(network: Network, learner: Learner, *, threshold: float = 0.0) -
 
     Raises:
       ValueError: for a network without gates.
+
+    Example:
+      >>> import jax
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> from cljax.ownership.usage import diagnostics
+      >>> network = networks.mlp((8, 8, 1), 2, hidden=(10,))
+      >>> tables = streams.split(data.load('digits'), tasks=5).tables
+      >>> learner = training.make_learner(methods.tfm(network), optax.sgd(1.0), tables, 0.1, jax.random.key(0))
+      >>> diagnostics(network, learner).free['dense_0'].tolist()  # no task has claimed a feature yet
+      [1.0, 1.0, 1.0, 1.0, 1.0]
 
     Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, section 2.1 and figure 3.
     """

@@ -36,7 +36,13 @@ KEPT = 2
 
 
 class CheckpointError(ValueError):
-    """Checkpoints that cannot be taken up, all left as they are; the message names them and says why."""
+    """Checkpoints that cannot be taken up, all left as they are; the message names them and says why.
+
+    Example:
+      >>> from cljax.storage.checkpoints import CheckpointError
+      >>> issubclass(CheckpointError, ValueError)
+      True
+    """
 
 
 class _Damaged(ValueError):
@@ -52,6 +58,11 @@ class Saving(NamedTuple):
       fraction: of the time, in (0, 1], that saving may take: where visits are so short that saving after each would
         take more, some are left out.
       say: called with a line where a run is taken up, or a checkpoint cannot be used.
+
+    Example:
+      >>> from cljax.storage.checkpoints import Saving
+      >>> Saving('runs/mine', interval=300.0).interval  # for training.drive(..., checkpoints=)
+      300.0
     """
 
     folder: str | os.PathLike
@@ -84,6 +95,14 @@ class Restored(NamedTuple):
       tree: None where there is no good checkpoint.
       notes: those it was saved with.
       message: a line about the checkpoints that are damaged and what is done instead; empty if all is well.
+
+    Example:
+      >>> import tempfile
+      >>> from cljax.storage.checkpoints import restore
+      >>> with tempfile.TemporaryDirectory() as place:
+      ...     found = restore(place, {'step': 0})
+      >>> found.tree is None, found.message
+      (True, '')
     """
 
     tree: Tree
@@ -109,6 +128,9 @@ def save(folder: str | os.PathLike, tree: Tree, notes: dict[str, Any] | None = N
 
     Example:
       >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from cljax.storage.checkpoints import restore, save
       >>> with tempfile.TemporaryDirectory() as place:
       ...     path = save(place, {'step': 3, 'weight': jnp.ones([2])})
       ...     path.name, restore(place, {'step': 0, 'weight': np.zeros(2, np.float32)}).tree
@@ -150,6 +172,15 @@ def restore(folder: str | os.PathLike, like: Tree | Callable[[dict[str, Any]], T
     Raises:
       CheckpointError: the last good checkpoint has other leaves than `like`, or its notes are refused, or it is of a
         later version. OSError, MemoryError: it cannot be read now.
+
+    Example:
+      >>> import tempfile
+      >>> from cljax.storage.checkpoints import restore, save
+      >>> with tempfile.TemporaryDirectory() as place:
+      ...     path = save(place, {'step': 3}, {'seed': 7})
+      ...     found = restore(place, {'step': 0})
+      >>> found.tree, found.notes
+      ({'step': 3}, {'seed': 7})
     """
     series = pathlib.Path(folder).expanduser().absolute()
     refused: list[str] = []
@@ -189,6 +220,15 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
       ValueError: it is none of these, or damaged, or two leaves have one path.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from cljax.storage.checkpoints import load_params
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / 'trained.npz'
+      >>> np.savez(path, **{'dense_0.kernel': np.ones((64, 4)), 'dense_0.bias': np.ones(4)})
+      >>> {name: leaf.shape for name, leaf in load_params(path).items()}
+      {'dense_0/kernel': (64, 4), 'dense_0/bias': (4,)}
     """
     place = pathlib.Path(path).expanduser().absolute()
     if not place.exists():

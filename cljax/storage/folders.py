@@ -36,7 +36,13 @@ NAME_BYTES = 200
 
 
 class FolderError(ValueError):
-    """A folder that cannot be used for a run; the message names it and the cure."""
+    """A folder that cannot be used for a run; the message names it and the cure.
+
+    Example:
+      >>> from cljax.storage.folders import FolderError
+      >>> issubclass(FolderError, ValueError)
+      True
+    """
 
 
 class RunFolder:
@@ -46,6 +52,13 @@ class RunFolder:
       path: of the folder.
       record: what an earlier, interrupted run of the same configuration left; None where there is nothing.
       locked: whether other processes are kept out; False where the file system knows no locks.
+
+    Example:
+      >>> import tempfile
+      >>> from cljax.storage.folders import claim
+      >>> with tempfile.TemporaryDirectory() as place, claim(f'{place}/run', {'learning_rate': 0.1}) as folder:
+      ...     folder.path.name, folder.record
+      ('run', None)
     """
 
     def __init__(
@@ -102,7 +115,16 @@ class RunFolder:
 
 
 class Followed(RunFolder):
-    """The folder of a run that several processes share, for those that leave it to the first to write there."""
+    """The folder of a run that several processes share, for those that leave it to the first to write there.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from cljax.storage.folders import Followed
+      >>> folder = Followed(pathlib.Path(tempfile.mkdtemp()), {}, None)
+      >>> folder.save({})  # the first process does
+      >>> list(folder.path.iterdir())
+      []
+    """
 
     def start(self) -> None:
         """Reads the record, once the first process has started too."""
@@ -150,6 +172,7 @@ def claim(
 
     Example:
       >>> import tempfile
+      >>> from cljax.storage.folders import claim
       >>> with tempfile.TemporaryDirectory() as place, claim(f'{place}/run', {'learning_rate': .1}) as folder:
       ...     folder.start()
       ...     sorted(entry.name for entry in folder.path.iterdir())
@@ -191,6 +214,7 @@ def fresh_path(parent: str | os.PathLike, name: str) -> pathlib.Path:
     """A path for a new run folder: `parent/name-<date-time>`, the name shortened where it is too long for one.
 
     Example:
+      >>> from cljax.storage.folders import fresh_path
       >>> fresh_path('runs', 'a/b-task').name[:9]
       'a_b-task-'
     """
@@ -203,7 +227,17 @@ def fresh_path(parent: str | os.PathLike, name: str) -> pathlib.Path:
 def interrupted(
     parent: str | os.PathLike, config: dict[str, Any], *, needed: Sequence[str] = ()
 ) -> pathlib.Path | None:
-    """The newest run folder in `parent` with this configuration that is not finished and that no process holds."""
+    """The newest run folder in `parent` with this configuration that is not finished and that no process holds.
+
+    Example:
+      >>> import tempfile
+      >>> from cljax.storage.folders import claim, interrupted
+      >>> with tempfile.TemporaryDirectory() as place:
+      ...     with claim(f'{place}/run', {'epochs': 5}) as folder:
+      ...         folder.start()  # and then it was killed
+      ...     interrupted(place, {'epochs': 5}).name, interrupted(place, {'epochs': 6})
+      ('run', None)
+    """
     now, found = json.loads(json.dumps(config)), []
     with contextlib.suppress(OSError):
         found = [pathlib.Path(parent) / name for name in os.listdir(parent)]
@@ -221,6 +255,7 @@ def differences(old: Any, new: Any, path: str = "", where: tuple[str, str] = ("t
     """The fields by which two configurations differ, each with both values and where they are.
 
     Example:
+      >>> from cljax.storage.folders import differences
       >>> differences({'training': {'epochs': 5, 'clip': 1.0}}, {'training': {'epochs': 3, 'clip': 1.0}})
       ['training.epochs (5 there, 3 now)']
     """

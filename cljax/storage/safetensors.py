@@ -39,6 +39,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Example:
       >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from cljax.storage.safetensors import read
       >>> header = b'{"dense.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
       >>> with tempfile.TemporaryDirectory() as place:
       ...     file = pathlib.Path(place, 'a.safetensors')

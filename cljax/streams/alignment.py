@@ -19,6 +19,9 @@ def max_examples(tables: Tables) -> dict[str, int]:
       `{'train': n, 'validation': n, 'test': n}`, each at least 1.
 
     Example:
+      >>> import numpy as np
+      >>> from cljax.streams import max_examples
+      >>> from cljax.types import Table, Tables
       >>> table = Table(np.arange(5), np.zeros(5, np.int32), np.array([0, 2]), np.array([2, 3]))
       >>> max_examples(Tables(np.zeros((5, 1)), table, table, table, None, np.ones((2, 1), bool)))["train"]
       3
@@ -41,8 +44,9 @@ def align(streams: Sequence[Stream]) -> list[Stream]:
       ValueError: no stream, or streams that differ in more than the lengths of their tables.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
-      >>> from cljax.streams import split
+      >>> from cljax.streams import align, split
       >>> images = np.zeros((7, 2, 2, 1), np.uint8)
       >>> data = from_arrays(images, [0, 1, 2, 0, 1, 2, 2], images, [0, 1, 2, 0, 1, 2, 2])
       >>> parts = [split(data, tasks=2, class_order=order, sizes=(1, 1)) for order in ([0, 1], [1, 2])]
@@ -83,8 +87,9 @@ def stack(streams: Sequence[Stream]) -> tuple[Tables, Tables]:
       ValueError: no stream, or streams of different data, task counts or schedules.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
-      >>> from cljax.streams import permuted
+      >>> from cljax.streams import permuted, stack
       >>> images = np.zeros((6, 2, 2, 1), np.uint8)
       >>> data = from_arrays(images, [0, 1, 2] * 2, images, [0, 1, 2] * 2)
       >>> tables, in_axes = stack([permuted(data, tasks=3, seed=seed) for seed in range(2)])

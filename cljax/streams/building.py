@@ -64,7 +64,9 @@ def split(
         without training examples, multi-label data, an unknown scenario, a fraction out of range.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
+      >>> from cljax.streams import split
       >>> images = np.zeros((10, 2, 2, 1), np.uint8)
       >>> data = from_arrays(images, list(range(5)) * 2, images[:5], list(range(5)))
       >>> stream = split(data, tasks=2)
@@ -148,7 +150,9 @@ def permuted(
       ValueError: fewer than one task, an unknown scenario, a fraction out of range.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
+      >>> from cljax.streams import permuted
       >>> images = np.zeros((4, 2, 2, 1), np.uint8)
       >>> stream = permuted(from_arrays(images, [0, 1] * 2, images, [0, 1] * 2), tasks=2, first_identity=True)
       >>> stream.tables.permutation[0].tolist(), stream.tables.permutation.shape
@@ -231,6 +235,8 @@ def from_tasks(
       TypeError, ValueError: what `data.from_arrays` refuses, the message naming the task; tasks of differing shapes.
 
     Example:
+      >>> import numpy as np
+      >>> from cljax.streams import from_tasks
       >>> images = np.zeros((4, 2, 2, 1), np.uint8)
       >>> stream = from_tasks([(images, [0, 1] * 2, images, [0, 1] * 2), (images, [0, 1, 2, 2], images[:1], [2])])
       >>> stream.tables.train.size.tolist(), stream.tables.test.size.tolist(), stream.tables.classes.tolist()

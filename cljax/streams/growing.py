@@ -32,8 +32,9 @@ def append(stream: Stream, more: Stream) -> Stream:
         room for tasks to come, which `pad` gives to the longer stream.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
-      >>> from cljax.streams import split
+      >>> from cljax.streams import append, split
       >>> images = np.zeros((6, 2, 2, 1), np.uint8)
       >>> data = from_arrays(images, [0, 1, 2] * 2, images, [0, 1, 2] * 2)
       >>> longer = append(split(data, tasks=3, validation=0), split(data, tasks=1, validation=0, epochs=4))
@@ -102,8 +103,9 @@ def forget(stream: Stream) -> Stream:
       stream: any.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
-      >>> from cljax.streams import split
+      >>> from cljax.streams import forget, split
       >>> images = np.zeros((4, 2, 2, 1), np.uint8)
       >>> gone = forget(split(from_arrays(images, [0, 1] * 2, images, [0, 1] * 2), tasks=2))
       >>> gone.tables.train.size.tolist(), gone.tables.examples.shape, gone.tables.classes.tolist()
@@ -138,8 +140,9 @@ def pad(stream: Stream, *, tasks: int, examples: int, classes: int | None = None
       ValueError: less room than is needed.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
-      >>> from cljax.streams import split
+      >>> from cljax.streams import pad, split
       >>> images = np.zeros((4, 2, 2, 1), np.uint8)
       >>> data = from_arrays(images, [0, 1] * 2, images, [0, 1] * 2)
       >>> roomy = pad(split(data, tasks=2, validation=0), tasks=3, examples=20)

@@ -34,6 +34,9 @@ def task_of(table: Table, position: Array) -> Array:
       int32 in 0..T-1, the shape of `position`.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.streams import task_of
+      >>> from cljax.types import Table
       >>> start, size = jnp.array([0, 3, 3]), jnp.array([3, 0, 2])
       >>> table = Table(jnp.arange(5), jnp.zeros(5, jnp.int32), start, size)
       >>> task_of(table, jnp.array([0, 2, 3, 4])).tolist()
@@ -49,6 +52,9 @@ def size_of(table: Table, task: Array) -> Array:
     """The number of a task's examples, an int32 scalar.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.streams import size_of
+      >>> from cljax.types import Table
       >>> table = Table(jnp.arange(5), jnp.zeros(5, jnp.int32), jnp.array([0, 3]), jnp.array([3, 2]))
       >>> int(size_of(table, jnp.int32(1)))
       2
@@ -68,6 +74,8 @@ def apply_permutation(permutation: Array | None, inputs: Array, tasks: Array) ->
       Inputs of the same shape and dtype.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.streams import apply_permutation
       >>> apply_permutation(jnp.array([[0, 1], [1, 0]]), jnp.array([[5, 6], [5, 6]]), jnp.array([0, 1])).tolist()
       [[5, 6], [6, 5]]
     """
@@ -97,6 +105,12 @@ def split_batch(positions: Array) -> Array:
 
     Args:
       positions: `[B]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax import streams
+      >>> streams.split_batch(jnp.arange(4)).tolist()  # without a mesh in context
+      [0, 1, 2, 3]
     """
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -118,6 +132,9 @@ def gather(tables: Tables, table: Table, positions: Array) -> Batch:
       Batch with inputs as stored (permuted by task), `position` the place within the task's table, weights 1.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.streams import gather
+      >>> from cljax.types import Table, Tables
       >>> table = Table(jnp.array([4, 2]), jnp.array([0, 0]), jnp.array([0, 1]), jnp.array([1, 1]))
       >>> tables = Tables(10 * jnp.arange(5)[:, None], table, table, table, None, jnp.ones((2, 1), bool))
       >>> batch = gather(tables, table, jnp.array([1, 0]))
@@ -174,7 +191,10 @@ def epoch_order(
       ValueError: an unknown `train_on`, or 'balanced' with a memory.
 
     Example:
-      >>> from cljax.types import make_clock
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from cljax.streams import epoch_order
+      >>> from cljax.types import Table, make_clock
       >>> table = Table(jnp.arange(5), jnp.zeros(5, jnp.int32), jnp.array([0, 3]), jnp.array([3, 2]))
       >>> order, count = epoch_order(table, make_clock(task=1), jax.random.key(0), train_on="current", max_examples=3)
       >>> int(count), sorted(order[:2].tolist())
@@ -263,6 +283,9 @@ def draw(
       Batch. Examples of memory come as memory holds them, with their own tasks and labels, and position -1.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.streams import draw
+      >>> from cljax.types import Table, Tables
       >>> table = Table(jnp.arange(3), jnp.array([0, 1, 2]), jnp.array([0]), jnp.array([3]))
       >>> tables = Tables(jnp.zeros((3, 1)), table, table, table, None, jnp.ones((1, 3), bool))
       >>> batch = draw(tables, table, jnp.array([2, 0, 1]), jnp.int32(3), jnp.int32(1), 2)
@@ -308,6 +331,9 @@ def sequential(tables: Tables, table: Table, task: Array, step: Array, batch_siz
       Batch; beyond the task's size it wraps around with weight 0. A task without examples gives weights 0 only.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.streams import sequential
+      >>> from cljax.types import Table, Tables
       >>> table = Table(jnp.arange(5), jnp.arange(5), jnp.array([0, 2]), jnp.array([2, 3]))
       >>> tables = Tables(jnp.zeros((5, 1)), table, table, table, None, jnp.ones((2, 5), bool))
       >>> batch = sequential(tables, table, jnp.int32(1), jnp.int32(1), 2)

@@ -27,6 +27,7 @@ def lifelong(tasks: int, epochs: int | Sequence[int]) -> Schedule:
       ValueError: fewer than one task or epoch, or not one number a task.
 
     Example:
+      >>> from cljax.streams import lifelong
       >>> lifelong(3, 5).task.tolist(), lifelong(3, 5).epochs.tolist()
       ([0, 1, 2], [5, 5, 5])
     """
@@ -50,6 +51,7 @@ def multi_task(tasks: int, rounds: int, *, seed: int = 0, evaluate_every: int = 
       ValueError: fewer than one task, round, or round between evaluations.
 
     Example:
+      >>> from cljax.streams import multi_task
       >>> multi_task(3, 5, evaluate_every=2).evaluate.tolist()
       [False, True, False, True, True]
 
@@ -76,6 +78,7 @@ def together(tasks: int, epochs: int) -> Schedule:
       ValueError: fewer than one task or epoch.
 
     Example:
+      >>> from cljax.streams import together
       >>> together(3, 120).epochs.tolist(), together(3, 120).evaluate.tolist()
       ([0, 0, 120], [False, False, True])
 
@@ -101,6 +104,7 @@ def visits(sequence: Iterable[tuple[int, int]]) -> Schedule:
       ValueError: no visit, a negative task, or fewer than one epoch.
 
     Example:
+      >>> from cljax.streams import visits
       >>> visits([(0, 3), (1, 3), (0, 1)]).task.tolist()
       [0, 1, 0]
     """
@@ -126,8 +130,9 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
       ValueError: the schedule names a task that the stream has not.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
-      >>> from cljax.streams import split
+      >>> from cljax.streams import split, visits, with_schedule
       >>> images = np.zeros((6, 2, 2, 1), np.uint8)
       >>> data = from_arrays(images, [0, 1, 2] * 2, images, [0, 1, 2] * 2)
       >>> stream = with_schedule(split(data, tasks=3), visits([(2, 1), (0, 1), (2, 1), (1, 1)]))

@@ -49,7 +49,9 @@ def sequence(
         combined.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
+      >>> from cljax.streams import sequence
       >>> grey, colour = np.zeros((6, 8, 8, 1), np.uint8), np.zeros((4, 4, 4, 3), np.uint8)
       >>> first = from_arrays(colour, [0, 1] * 2, colour, [0, 1] * 2, name="colour")
       >>> stream = sequence([first, from_arrays(grey, [0, 1, 2] * 2, grey, [0, 1, 2] * 2, name="grey")])
@@ -102,7 +104,9 @@ def by_superclass(
       ValueError: superclasses that are not known or do not fit, more tasks than superclasses, what `split` refuses.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
+      >>> from cljax.streams import by_superclass
       >>> images = np.zeros((4, 2, 2, 1), np.uint8)
       >>> data = from_arrays(images, range(4), images, range(4), classes=["cat", "car", "dog", "bus"])
       >>> stream = by_superclass(data, groups={"animals": ["cat", "dog"], "vehicles": ["car", "bus"]})
@@ -153,7 +157,9 @@ def relabelled(
         refuses.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
+      >>> from cljax.streams import relabelled
       >>> images = np.zeros((4, 2, 2, 1), np.uint8)
       >>> data = from_arrays(images, [0, 1, 2, 3], images, [0, 1, 2, 3])
       >>> stream = relabelled(data, [data.labels, data.labels // 2], validation=0)
@@ -224,7 +230,9 @@ def one_vs_all(
       ValueError: more tasks than classes; fewer than two classes; what `split` refuses.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
+      >>> from cljax.streams import one_vs_all
       >>> images = np.zeros((6, 2, 2, 1), np.uint8)
       >>> stream = one_vs_all(from_arrays(images, [0, 1, 2] * 2, images, [0, 1, 2] * 2), validation=0)
       >>> stream.facts["classes"][2], stream.tables.train.size.tolist(), sorted(stream.tables.train.labels[:4].tolist())
@@ -270,7 +278,9 @@ def superclass_labels(dataset: Dataset, groups: Mapping[str, Sequence[str | int]
       `[n]` int32.
 
     Example:
+      >>> import numpy as np
       >>> from cljax.data import from_arrays
+      >>> from cljax.streams import superclass_labels
       >>> images = np.zeros((4, 2, 2, 1), np.uint8)
       >>> data = from_arrays(images, range(4), images, range(4))
       >>> superclass_labels(data, {"even": [0, 2], "odd": [1, 3]}).tolist()

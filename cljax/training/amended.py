@@ -30,6 +30,7 @@ def with_learning_rate_decay(method: Method, schedule: Schedule, *, decay: float
 
     Example:
       >>> from cljax import methods, networks, streams
+      >>> from cljax.training import with_learning_rate_decay
       >>> from cljax.types import make_clock
       >>> method = methods.finetune(networks.mlp((8, 8, 1), 2))
       >>> falling = with_learning_rate_decay(method, streams.lifelong(3, 2000), decay=1 / 4000)
@@ -72,6 +73,7 @@ def with_milestones(
 
     Example:
       >>> from cljax import methods, networks, streams
+      >>> from cljax.training import with_milestones
       >>> from cljax.types import make_clock
       >>> method = methods.finetune(networks.mlp((8, 8, 1), 2))
       >>> falling = with_milestones(method, streams.lifelong(3, 8), milestones=(0.5, 0.75))
@@ -104,6 +106,7 @@ def with_cosine(method: Method, schedule: Schedule) -> Method:
 
     Example:
       >>> from cljax import methods, networks, streams
+      >>> from cljax.training import with_cosine
       >>> from cljax.types import make_clock
       >>> method = with_cosine(methods.finetune(networks.mlp((8, 8, 1), 2)), streams.lifelong(3, 8))
       >>> round(float(method.phases[0].learning_rate(make_clock(epoch=4))), 3)
@@ -154,6 +157,7 @@ def with_summed_loss(method: Method) -> Method:
 
     Example:
       >>> from cljax import methods, networks
+      >>> from cljax.training import with_summed_loss
       >>> with_summed_loss(methods.finetune(networks.mlp((8, 8, 1), 2))).name
       'finetune'
     """

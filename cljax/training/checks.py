@@ -27,7 +27,13 @@ DRAWS = ("current", "seen", "all", "balanced")
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The training loss or the weights turned NaN or infinite; the message names task, phase, epoch and step."""
+    """The training loss or the weights turned NaN or infinite; the message names task, phase, epoch and step.
+
+    Example:
+      >>> from cljax.training import NonFiniteLoss
+      >>> issubclass(NonFiniteLoss, FloatingPointError)
+      True
+    """
 
 
 def raise_failure(failure: Failure, method: Method, names: Sequence[str] | None = None) -> None:
@@ -40,6 +46,16 @@ def raise_failure(failure: Failure, method: Method, names: Sequence[str] | None 
 
     Raises:
       NonFiniteLoss: naming task, phase, epoch and step.
+
+    Example:
+      >>> import numpy as np
+      >>> from cljax import methods, networks, training
+      >>> from cljax.training.state import Failure
+      >>> method = methods.finetune(networks.mlp((2,), 3))
+      >>> training.raise_failure(Failure(*np.array([2, 1, 0, 4, 7, -1])), method)
+      Traceback (most recent call last):
+      ...
+      cljax.training.checks.NonFiniteLoss: ... in round 2: task 1, phase 'train', epoch 4, step 7...
     """
     found = diverged(failure, method)
     if not found:
@@ -57,7 +73,10 @@ def diverged(failure: Failure, method: Method) -> dict[int, str]:
     """Which of several learners diverged, and where, in words.
 
     Example:
+      >>> import numpy as np
       >>> from cljax import methods, networks
+      >>> from cljax.training import diverged
+      >>> from cljax.training.state import Failure
       >>> failure = Failure(*np.array([[-1, 2], [-1, 1], [-1, 0], [-1, 4], [-1, 7], [-1, 1]]))
       >>> diverged(failure, methods.finetune(networks.mlp((8, 8, 1), 2, hidden=(4,))))[1]
       "the leaf 'dense_0/kernel' of finetune turned non-finite in round 2: task 1, phase 'train', epoch 4, step 7"
@@ -97,6 +116,14 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
 
     Raises:
       ValueError: naming the thing and the cure.
+
+    Example:
+      >>> from cljax import data, methods, networks, streams, training
+      >>> stream = streams.split(data.load('digits'), tasks=2)
+      >>> training.check(methods.finetune(networks.mlp((8, 8, 1), 2)), stream, training.Settings())
+      Traceback (most recent call last):
+      ...
+      ValueError: The network of finetune has 2 logits, but the largest task of the stream 'digits' has 5 classes. ...
     """
     check_kind("The method", method, Method, BUILT)
     check_stream(stream)
@@ -264,6 +291,12 @@ def check_hypers(
     Raises:
       ValueError: another number of mappings than of seeds, mappings of different names, or a name that the method's
         hyper-parameters do not have.
+
+    Example:
+      >>> from cljax import methods, networks, training
+      >>> method = methods.lwf(networks.mlp((8, 8, 1), 2))
+      >>> [float(one['strength']) for one in training.check_hypers(method, [0, 0], [{'strength': 1.0}, {'strength': 2.0}])]
+      [1.0, 2.0]
     """
     if hypers is None:
         return [{} for _ in seeds]

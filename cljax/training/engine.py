@@ -143,6 +143,15 @@ def make_engine(
 
     Returns:
       The engine: pure functions, to be jitted, scanned or vmapped.
+
+    Example:
+      >>> import optax
+      >>> from cljax import methods, networks, training
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 2, hidden=(4,)))
+      >>> most = {'train': 300, 'validation': 30, 'test': 80}
+      >>> engine = training.make_engine(method, optax.sgd(1.0), training.Settings(), scenario='task', max_examples=most)
+      >>> engine.scenario, engine.settings.batch_size
+      ('task', 32)
     """
     step = make_train_step(method, optimizer)
     stopping, batch_size = settings.stopping, settings.batch_size

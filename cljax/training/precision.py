@@ -39,6 +39,18 @@ def evaluate_precision(
 
     Raises:
       ValueError: where the labels are not several an example.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> import optax
+      >>> from cljax import methods, networks, streams, training
+      >>> images, labels = np.zeros((4, 2, 2, 1), np.uint8), np.eye(4, 3, dtype=np.float32)
+      >>> tables = streams.from_tasks([(images, labels, images, labels)], validation=0).tables
+      >>> method = methods.finetune(networks.mlp((2, 2, 1), 3, hidden=(4,)))
+      >>> learner = training.make_learner(method, optax.sgd(1.0), tables, 0.1, jax.random.key(0))
+      >>> training.evaluate_precision(method, learner, tables).tolist()  # of a network that has learned nothing
+      [0.611...]
     """
     table = getattr(tables, split)
     if table.labels.ndim != 2:

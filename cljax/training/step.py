@@ -77,6 +77,16 @@ def make_learner(
 
     Raises:
       ValueError: where the method's per-task paths do not name leaves.
+
+    Example:
+      >>> import jax
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> tables = streams.split(data.load('digits'), tasks=5).tables
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 2, hidden=(4,)))
+      >>> make = lambda key: training.make_learner(method, optax.sgd(1.0), tables, 0.1, key)
+      >>> jax.eval_shape(make, jax.random.key(0)).params['head']['kernel'].shape  # a head for each task
+      (5, 4, 2)
     """
     check_kind("The method", method, Method, BUILT)
     check_kind("tables", tables, Tables, "a stream's: stream.tables")
@@ -192,6 +202,25 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
     Returns:
       `step(learner, mask, clock, batch, key) -> (learner, loss, metrics)` on the focused learner, with both masks of
       `Method.update_mask`. It is jitted; its attribute `traces` counts its traces.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, task_params, training
+      >>> from cljax.types import Batch, make_clock
+      >>> tables = streams.split(data.load('digits'), tasks=5).tables
+      >>> method = methods.freezing(networks.mlp((8, 8, 1), 2, hidden=(4,)))
+      >>> optimizer = optax.sgd(1.0, momentum=0.9)
+      >>> learner = training.make_learner(method, optimizer, tables, 0.1, jax.random.key(0))
+      >>> learner = task_params.focus(learner, jnp.int32(1))
+      >>> clock = make_clock(round=1, task=1, classes=jnp.asarray(tables.classes))
+      >>> batch = Batch(jnp.ones((3, 8, 8, 1)), *jnp.ones((2, 3), jnp.int32), jnp.arange(3), jnp.ones(3))
+      >>> step = training.make_train_step(method, optimizer)
+      >>> before = jax.tree.map(jnp.copy, learner)
+      >>> after, loss, _ = step(learner, method.update_mask(learner, clock), clock, batch, jax.random.key(1))
+      >>> {name: bool((layer['bias'] == before.params[name]['bias']).all()) for name, layer in after.params.items()}
+      {'dense_0': True, 'head': False}
     """
     masked = transforms.with_update_mask(optimizer)
 
