@@ -295,7 +295,8 @@ def check_hypers(
     Example:
       >>> from cljax import methods, networks, training
       >>> method = methods.lwf(networks.mlp((8, 8, 1), 2))
-      >>> [float(one['strength']) for one in training.check_hypers(method, [0, 0], [{'strength': 1.0}, {'strength': 2.0}])]
+      >>> two = training.check_hypers(method, [0, 0], [{'strength': 1.0}, {'strength': 2.0}])
+      >>> [float(one['strength']) for one in two]
       [1.0, 2.0]
     """
     if hypers is None:
