@@ -1,4 +1,4 @@
-r"""Names that others chose, made fit to be shown: on a terminal, in a shell, in Markdown, in a spreadsheet.
+r"""What others chose, made fit to be shown: names on a terminal, in a shell, in Markdown, in a spreadsheet; arrays.
 
 A name of a folder or a method may hold anything: control characters, bytes that are no UTF-8, `|`, `=1+1`. Light to
 import.
@@ -6,10 +6,14 @@ import.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 MARKDOWN = re.compile(r"[\\`*<>\[\]|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
@@ -61,3 +65,56 @@ def spreadsheet(text: str) -> str:
       ("'=1+1", 'lwf')
     """
     return f"'{text}" if text[:1] in tuple("=+-@\t\r\n") else text
+
+
+def brief(named: type[T]) -> type[T]:
+    """A NamedTuple's decorator: printed, it is a line a field, arrays by their dtype and shape.
+
+    Example:
+      >>> import numpy as np
+      >>> from typing import NamedTuple
+      >>> from cljax.text import brief
+      >>> @brief
+      ... class Kept(NamedTuple):
+      ...     name: str
+      ...     mean: np.ndarray
+      ...     params: dict
+      >>> Kept('first', np.zeros(3), {'kernel': np.ones((4, 3)), 'bias': np.ones(3)})
+      Kept(
+        name: 'first'
+        mean: float64[3]
+        params: dict of 2 arrays, 15 numbers
+      )
+    """
+
+    def written(self: Any) -> str:
+        lines = (f"\n  {name}: {_line(value)}" for name, value in zip(self._fields, self, strict=True))
+        return f"{named.__name__}({''.join(lines)}\n)"
+
+    named.__repr__ = written  # type: ignore[method-assign]
+    return named
+
+
+def _line(value: Any) -> str:
+    """A value in a line."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
+    kind, sizes = type(value).__name__, list(_sizes(value))
+    if isinstance(value, list | tuple) and value and hasattr(value[0], "_fields"):
+        kind += f" of {len(value)} {type(value[0]).__name__}"
+        return f"{kind}, {sum(sizes):,} numbers" if sizes else kind
+    if sizes:
+        return f"{kind} of {len(sizes)} array{'s'[: len(sizes) > 1]}, {sum(sizes):,} numbers"
+    if hasattr(value, "_fields") or callable(value):
+        return getattr(value, "__name__", kind)
+    text = printable(repr(value))
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _sizes(value: Any) -> Iterator[int]:
+    """How many numbers each array has."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        yield math.prod(value.shape)
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _sizes(item)

@@ -80,7 +80,7 @@ def test_without_reference_and_with_one_seed():
     text = render({"runs": [single]})
     assert "against" not in text
     row = next(line.split() for line in text.splitlines() if line.startswith("freezing"))
-    assert row == ["freezing", "75.0", "0.0", "0.0", "2.00", "-", "17.2k"]
+    assert row == ["freezing", "75.0", "0.0", "0.0", "2.00", "17.2k"]
     assert "Percent of one seed;" in " ".join(text.split())
 
 

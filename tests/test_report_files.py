@@ -539,7 +539,7 @@ def test_without_the_package_the_command_says_what_to_install(tmp_path, capsys, 
 
 
 def test_the_record_has_the_capacity_of_owned_features(driven):
-    method, seeds, outcome, _ = driven
+    method, _, outcome, _ = driven
     found = records.feature_usage(method.network, outcome.learners)
     assert list(found) == ["dense_0"]
     for seed, learner in enumerate(outcome.learners):
@@ -552,8 +552,7 @@ def test_the_record_has_the_capacity_of_owned_features(driven):
             # Every weight is drawn at random, so all older features feed the newer task.
             assert parts["reused"] == pytest.approx((owner < task).mean())
     network = {"name": "mlp"}
-    config = {"training": {"curves_every": 0}}
-    run = report.run_record(method, seeds, outcome, network=network, config=config)
+    run = report.run_record(outcome, network=network)
     assert run["feature_usage"] == report.plain(found)
     json.dumps(run, allow_nan=False)
     free = outcome.learners[0]._replace(method_state=())

@@ -125,7 +125,7 @@ def test_a_run_is_the_same_as_with_the_chosen_numbers_given_by_hand():
     tuned = methods.tuned(base, learning_rates=(0.05, 0.2), start=64.0, decay=0.25, tries=2, margin=0.02)
     settings = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=64)
     found = training.drive(tuned, SGD, [(3, stream)], settings)
-    said = report.run_record(tuned, [(3, stream)], found, network={}, config=CONFIG)
+    said = report.run_record(found, network={}, config=CONFIG)
     schema.check({"runs": [said]})
     assert said["search"]["numbers"]["strength"] == found.search.numbers["strength"].tolist()
     said["search"]["chosen"][0][1] = 4

@@ -160,7 +160,7 @@ def entries(
         if not kept:
             continue
         seeds, part = [experiment.seeds[number] for number in kept], members(part, kept)
-        run = report.run_record(method, seeds, part, network=network, config=experiment.config)
+        run = report.run_record(part, network=network, config=experiment.config)
         run |= {"parameters": report.plain(experiment.parameters[curve.method]), **entry}
         runs.append({**run, **({"label": label} if experiment.swept or label != curve.name else {})})
         if experiment.options.output.keep_learners:

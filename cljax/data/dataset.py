@@ -9,8 +9,10 @@ import numpy as np
 
 from cljax.data.arrays import check_classes, check_images, check_labels, check_pair, check_several
 from cljax.data.superclasses import Groups
+from cljax.text import brief
 
 
+@brief
 class Dataset(NamedTuple):
     """Labelled images, training part first, in one array that all streams share.
 

@@ -1,10 +1,12 @@
 """What a run leaves: its record, tables, plots, files and a page.
 
-`plots` are functions for notebooks; `write` makes everything from run folders, as `cljax report` does.
+`plots`, `table`, `tidy` and `write` take results as `training.drive` and `training.make_run` give them, or records;
+`write` makes everything, of run folders too, as `cljax report` does.
 """
 
 from cljax.report import plots
 from cljax.report.record import check, device, feature_usage, plain, read, run_record, versions, zero_forgetting
+from cljax.report.results import runs, tidy
 from cljax.report.sections import Section, chosen, gather
 from cljax.report.sweep import stability_plasticity, sweep_table, write_sweep
 from cljax.report.tables import METRICS, interval, markdown, short, summarise, table
@@ -24,11 +26,13 @@ __all__ = [
     "plots",
     "read",
     "run_record",
+    "runs",
     "short",
     "stability_plasticity",
     "summarise",
     "sweep_table",
     "table",
+    "tidy",
     "versions",
     "write",
     "write_sweep",

@@ -106,7 +106,7 @@ def configurations(runs: Sequence[dict[str, Any]]) -> str:
             for group, values in groups.items()
             for name, value in flatten(values, "" if group == "config" else group)
         )
-        parts.append(f"<details><summary>{escape(folder)}</summary><table>{lines}</table></details>")
+        parts.append(f"<details><summary>{escape(folder or 'Python')}</summary><table>{lines}</table></details>")
     return "".join(parts)
 
 

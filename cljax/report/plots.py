@@ -1,4 +1,7 @@
-"""Plots of a record's runs, each a function from a run (or runs) to Matplotlib axes.
+"""Plots of results, each a function from one (or several) to Matplotlib axes.
+
+A result is what `training.drive` or a run of `training.make_run` returns, or an entry of a record; several are a
+mapping of names to results, or a list: as of `report.runs`.
 
 Accuracies are in percent, tasks are counted from 1, and intervals are 95% over seeds. Without `ax` a plot makes a
 figure of its own that pyplot does not know; in a notebook, end the cell with `ax.figure`.
@@ -12,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cljax.report import frame, palette
+from cljax.report.results import one
+from cljax.report.results import runs as entries
 from cljax.report.sections import label
 from cljax.report.series import known_mean_and_interval, learning_curve, over_stream
 from cljax.report.tables import WORDS, interval, summarise
@@ -22,11 +27,11 @@ if TYPE_CHECKING:
 Run = dict[str, Any]
 
 
-def accuracy_matrix(run: Run, ax: Axes | None = None, *, task_il_accuracy: bool = False) -> Axes:
+def accuracy_matrix(result: Any, ax: Axes | None = None, *, task_il_accuracy: bool = False) -> Axes:
     """The accuracy on each task after each task, a mean over seeds, with the values written in where there is room.
 
     Args:
-      run: an entry of a record.
+      result: one.
       ax: where to draw.
       task_il_accuracy: whether the task is told at test time (in a class-incremental run), rather than not.
 
@@ -41,6 +46,7 @@ def accuracy_matrix(run: Run, ax: Axes | None = None, *, task_il_accuracy: bool 
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
+    run = one(result)
     values = 100 * known_mean_and_interval(_floats(run["task_il_accuracy" if task_il_accuracy else "accuracy"])).mean
     count = len(values)
     ax = frame.axes(ax, (5.2, 4.4)) if count <= 12 else frame.axes(ax, (7.6, 6.6))
@@ -60,16 +66,17 @@ def accuracy_matrix(run: Run, ax: Axes | None = None, *, task_il_accuracy: bool 
     return ax
 
 
-def task_accuracy(run: Run, ax: Axes | None = None) -> Axes:
+def task_accuracy(result: Any, ax: Axes | None = None) -> Axes:
     """The accuracy on each task over the stream, from its first visit on; of many tasks ten have colour and interval.
 
     Args:
-      run: an entry of a record; where tasks are revisited, all its visits are shown.
+      result: one; where tasks are revisited, all its visits are shown.
       ax: where to draw.
 
     Returns:
       The axes; a line a task.
     """
+    run = one(result)
     places, accuracy, first = over_stream(run)
     count = accuracy.shape[-1]
     chosen = np.unique(np.linspace(0, count - 1, min(count, len(palette.TASKS))).round().astype(int))
@@ -96,11 +103,11 @@ def task_accuracy(run: Run, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def comparison(runs: Sequence[Run], ax: Axes | None = None, *, metric: str = "average_accuracy") -> Axes:
+def comparison(results: Any, ax: Axes | None = None, *, metric: str = "average_accuracy") -> Axes:
     """Methods side by side: mean and interval of a metric, the seeds as small dots, the numbers at the right.
 
     Args:
-      runs: entries of a record.
+      results: several, or one.
       ax: where to draw.
       metric: of `summarise`: `'average_accuracy'`, `'task_il_accuracy'`, `'backward_transfer'` or `'forgetting'`.
 
@@ -112,6 +119,7 @@ def comparison(runs: Sequence[Run], ax: Axes | None = None, *, metric: str = "av
       >>> [text.get_text() for text in comparison([run]).texts]
       ['62.5']
     """
+    runs = entries(results)
     ax = frame.axes(ax, (6.4, min(60.0, 1.3 + 0.36 * len(runs))))
     shown = []
     for place, run in enumerate(runs):
@@ -133,17 +141,17 @@ def comparison(runs: Sequence[Run], ax: Axes | None = None, *, metric: str = "av
     return ax
 
 
-def accuracy_against_forgetting(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
+def accuracy_against_forgetting(results: Any, ax: Axes | None = None) -> Axes:
     """Average accuracy against forgetting, with intervals both ways: the best methods are at the upper left.
 
     Args:
-      runs: entries of a record.
+      results: several, or one.
       ax: where to draw.
 
     Returns:
       The axes; a point a method.
     """
-    ax = frame.axes(ax, (6.4, 4.2))
+    ax, runs = frame.axes(ax, (6.4, 4.2)), entries(results)
     sides: dict[str, list] = {"x": [], "y": []}
     for place, run in enumerate(runs):
         values, look = summarise(run), _style(run, place)
@@ -163,7 +171,7 @@ METRICS_OF_SCATTER = ("forgetting", "average_accuracy")
 
 
 def learning_curves(
-    runs: Sequence[Run],
+    results: Any,
     ax: Axes | None = None,
     *,
     of: Literal["auto", "curves", "validation_accuracy", "validation_loss", "loss"] = "auto",
@@ -175,7 +183,7 @@ def learning_curves(
     wide intervals may leave it.
 
     Args:
-      runs: entries of a record.
+      results: several, or one.
       ax: where to draw.
       of: `'curves'`, the test accuracy on all tasks so far; the validation's accuracy or loss on the task being
         learned; the training loss. `'auto'`: curves where all runs have them, else the validation accuracy where all
@@ -187,6 +195,7 @@ def learning_curves(
     Raises:
       ValueError: where no run has what is asked for.
     """
+    runs = entries(results)
     kinds = ("curves", "validation_accuracy", "loss") if of == "auto" else (of,)
     for kind in kinds:
         found = [learning_curve(run, kind) for run in runs]
@@ -233,12 +242,12 @@ def learning_curves(
     return ax
 
 
-def feature_usage(run: Run, layer: str, ax: Axes | None = None, *, legend: bool = True) -> Axes:
+def feature_usage(result: Any, layer: str, ax: Axes | None = None, *, legend: bool = True) -> Axes:
     """What a layer's features are after each task, in percent: reused, older but not reused, new, free.
 
     Args:
-      run: an entry of a record, of a method in which tasks own features.
-      layer: a name in `run['feature_usage']`.
+      result: one, of a method in which tasks own features.
+      layer: the layer's name, such as `'dense_0'`.
       ax: where to draw.
       legend: whether the parts are named beside the plot.
 
@@ -248,6 +257,7 @@ def feature_usage(run: Run, layer: str, ax: Axes | None = None, *, legend: bool 
     Raises:
       ValueError: where the run has no such layer.
     """
+    run = one(result)
     layers = run.get("feature_usage") or {}
     if layer not in layers:
         there = ", ".join(layers) or "none"

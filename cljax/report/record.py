@@ -22,16 +22,11 @@ from cljax.report import schema
 from cljax.storage import old_names
 from cljax.training.cost import bytes_per_task, tree_bytes
 from cljax.training.driver import Outcome
-from cljax.types import Learner, Method, Network, Stream
+from cljax.types import Learner, Network
 
 
 def run_record(
-    method: Method,
-    seeds: Sequence[tuple[int, Stream]],
-    outcome: Outcome,
-    *,
-    network: dict[str, Any],
-    config: dict[str, Any],
+    outcome: Outcome, *, network: dict[str, Any] | None = None, config: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """A method's entry in `record.json`.
 
@@ -47,26 +42,24 @@ def run_record(
     methods in which tasks own features.
 
     Args:
-      method: the method.
-      seeds: seeds and streams, as given to `drive`.
       outcome: what `drive` returned.
-      network: what to say of the network.
-      config: the configuration.
+      network: what to say of the network; None: nothing.
+      config: the configuration; None: nothing.
 
     Returns:
       Plain numbers, strings, lists and dicts; NaN is None.
     """
-    stream = seeds[0][1]
-    schedule, found = stream.schedule, outcome.evaluation
+    whence, found, bare = outcome.origin, outcome.evaluation, outcome.origin.network
+    schedule, learner = whence.schedule, outcome.learners[0]
     tasks = np.asarray(schedule.task)
     revisits = len(tasks) > len(np.unique(tasks))
     return plain(
         {
-            "method": method.name,
-            "data": stream.name,
-            "scenario": stream.scenario,
-            "network": network,
-            "seeds": [seed for seed, _ in seeds],
+            "method": whence.method,
+            "data": whence.data,
+            "scenario": whence.scenario,
+            "network": network or {},
+            "seeds": whence.seeds,
             "accuracy": metrics.first_visits(found.accuracy, tasks),
             "task_il_accuracy": metrics.first_visits(found.task_il_accuracy, tasks),
             "top5": metrics.first_visits(found.top5, tasks),
@@ -78,18 +71,18 @@ def run_record(
             "curves": outcome.curves if len(outcome.curve_epochs) else None,
             "curve_epochs": outcome.curve_epochs,
             "search": None if outcome.search is None else outcome.search._asdict(),
-            "evaluation": {"after": "each round", "curves_every_epochs": config["training"]["curves_every"]},
+            "evaluation": {"after": "each round", "curves_every_epochs": whence.curves_every},
             "seconds": outcome.seconds,
             "compile_seconds": outcome.compile_seconds,
             "traces": outcome.traces,
             "flops": outcome.flops,
             "driver": "scan" if outcome.share_waiting is None else "host",
             "share_waiting": outcome.share_waiting,
-            "bytes_per_task": bytes_per_task(outcome.learners[0], method.network),
-            "packed_bytes_per_task": packed_bytes_per_task(outcome.learners[0], method.network),
-            "feature_usage": feature_usage(method.network, outcome.learners),
-            "facts": [stream.facts for _, stream in seeds],
-            "config": config,
+            "bytes_per_task": bare and bytes_per_task(learner, bare),
+            "packed_bytes_per_task": bare and packed_bytes_per_task(learner, bare),
+            "feature_usage": bare and feature_usage(bare, outcome.learners),
+            "facts": whence.facts,
+            "config": config or {},
             "versions": versions(),
             "device": device(outcome.shares),
         }

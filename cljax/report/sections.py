@@ -12,6 +12,7 @@ import numpy as np
 
 from cljax.files import expand
 from cljax.report.record import read
+from cljax.report.results import runs
 from cljax.storage.folders import differences
 
 IGNORED = ("methods",)
@@ -74,41 +75,52 @@ def chosen(run: dict[str, Any]) -> str:
     )
 
 
-def gather(folders: Sequence[str | os.PathLike]) -> list[Section]:
-    """Reads the records of run folders and puts together what is on the same tasks.
+def gather(results: Any) -> list[Section]:
+    """Puts together what is on the same tasks, of results or of run folders, whose records it reads.
 
     A method that several folders of a section have gets the folder's name as a suffix.
 
     Args:
-      folders: run folders, or their `record.json`.
+      results: results as of `report.runs`; or a run folder or its `record.json`, or a list of such paths.
 
     Returns:
-      The sections, in the order of the folders.
+      The sections, in the order of the results.
 
     Raises:
-      ValueError: a folder has no record or no run in it, or is named twice.
+      ValueError: a folder has no record or no run in it, or is named twice; or what is no result.
     """
-    paths = [expand(folder) for folder in folders]
-    places = [pathlib.Path(os.path.realpath(path if os.path.isdir(path) else path.parent)) for path in paths]
-    if twice := next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None):
-        raise ValueError(f"The run folder {twice} is named twice. Name each once.")
-    called = [place.name for place in places]
-    names = [place.name if called.count(place.name) == 1 else str(place) for place in places]
+    paths = [results] if isinstance(results, str | os.PathLike) else results
+    if isinstance(paths, list | tuple) and all(isinstance(path, str | os.PathLike) for path in paths):
+        found, notes = _read(paths)
+    else:
+        found, notes = [{**run, "folder": ""} for run in runs(results)], {"": list[str]()}
     groups: dict[tuple, list[dict[str, Any]]] = {}
-    notes: dict[str, list[str]] = {}
-    for path, name in zip(paths, names, strict=True):
-        record = read(path)
-        if not record["runs"]:
-            raise ValueError(f"The record of {path} has no run yet: no method has finished. Wait, or take the run up.")
-        notes[name] = _notes(record, name if len(paths) > 1 else "")
-        for run in record["runs"]:
-            groups.setdefault(_tasks(run), []).append({**run, "folder": name})
+    for run in found:
+        groups.setdefault(_tasks(run), []).append(run)
     sections = [_section(runs, notes) for runs in groups.values()]
     labels = list(dict.fromkeys(label(run) for section in sections for run in section.runs))
     for section in sections:
         for run in section.runs:
             run["place"] = labels.index(label(run))
     return sections
+
+
+def _read(folders: Sequence[str | os.PathLike]) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    """The runs of run folders, each with the name of its folder, and notes for each folder."""
+    paths = [expand(folder) for folder in folders]
+    places = [pathlib.Path(os.path.realpath(path if os.path.isdir(path) else path.parent)) for path in paths]
+    if twice := next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None):
+        raise ValueError(f"The run folder {twice} is named twice. Name each once.")
+    called = [place.name for place in places]
+    names = [place.name if called.count(place.name) == 1 else str(place) for place in places]
+    found, notes = list[dict[str, Any]](), dict[str, list[str]]()
+    for path, name in zip(paths, names, strict=True):
+        record = read(path)
+        if not record["runs"]:
+            raise ValueError(f"The record of {path} has no run yet: no method has finished. Wait, or take the run up.")
+        notes[name] = _notes(record, name if len(paths) > 1 else "")
+        found += [{**run, "folder": name} for run in record["runs"]]
+    return found, notes
 
 
 def _tasks(run: dict[str, Any]) -> tuple:

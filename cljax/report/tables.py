@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cljax import metrics
+from cljax.report.results import runs as entries
 from cljax.report.sections import label, title
 from cljax.text import markdown as escape
 from cljax.text import printable
@@ -75,7 +76,9 @@ def cells(runs: Sequence[dict[str, Any]], *, reference: str = "finetune") -> tup
     shown = [name for name in WORDS if class_incremental or name != "task_il_accuracy"]
     compared = any(run["method"] == reference for run in runs)
     names = ["method", *(WORDS[name] for name in shown), *([f"against {reference}"] if compared else [])]
-    names += ["seconds a seed", "FLOPs a step", "bytes a task"]
+    costs = {"seconds": "seconds a seed", "flops": "FLOPs a step", "bytes_per_task": "bytes a task"}
+    known = [name for name in costs if any(cost(run, name) is not None for run in runs)]
+    names += [costs[name] for name in known]
     rows = []
     for run in runs:
         values = summarise(run)
@@ -83,23 +86,24 @@ def cells(runs: Sequence[dict[str, Any]], *, reference: str = "finetune") -> tup
         row += [Cell(interval(values[name]), _number(100 * values[name].mean())) for name in shown]
         if compared:
             row.append(_difference(run, _base(run, runs, reference)))
-        row.append(Cell(f"{np.mean(run['seconds']):.2f}", _number(np.mean(run["seconds"]))))
-        row += [Cell(short(run[name]), run[name]) for name in ("flops", "bytes_per_task")]
+        for name in known:
+            value = cost(run, name)
+            row.append(Cell(f"{value:.2f}" if name == "seconds" and value is not None else short(value), value))
         rows.append(row)
     return names, rows
 
 
-def table(record: dict[str, Any], *, reference: str = "finetune") -> Table:
-    """The table of a record for the console: a row a method, percent, mean ± 95% interval over seeds.
+def table(results: Any, *, reference: str = "finetune") -> Table:
+    """The table of results for the console: a row a method, percent, mean ± 95% interval over seeds.
 
     Args:
-      record: of one data set and scenario.
+      results: as of `runs`, of one data set and scenario; such as a record.
       reference: the method to which the others' average accuracy is compared, seed by seed, where it is in the record.
 
     Returns:
       A table for a rich console; 100 columns suffice.
     """
-    runs = record["runs"]
+    runs = entries(results)
     names, rows = cells(runs, reference=reference)
     result = Table(
         title=Text(printable(title(runs[0])), style="bold"),
@@ -119,16 +123,19 @@ def table(record: dict[str, Any], *, reference: str = "finetune") -> Table:
     return result
 
 
-def markdown(runs: Sequence[dict[str, Any]]) -> str:
+def markdown(results: Any) -> str:
     """The table in GitHub's Markdown.
+
+    Args:
+      results: as of `runs`.
 
     Example:
       >>> run = {'method': 'joint', 'scenario': 'task', 'accuracy': [[[1., 0.], [.5, .75]]], 'seconds': [2.0],
-      ...        'flops': None, 'bytes_per_task': 1030}
+      ...        'flops': 520, 'bytes_per_task': 1030}
       >>> print(markdown([run]).splitlines()[-1])
-      | joint | 62.5 | -50.0 | 50.0 | 2.00 | - | 1.03k |
+      | joint | 62.5 | -50.0 | 50.0 | 2.00 | 520 | 1.03k |
     """
-    names, rows = cells(runs)
+    names, rows = cells(entries(results))
     lines = [names, ["---", *["---:"] * (len(names) - 1)]]
     lines += [[escape(cell.text) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -163,13 +170,15 @@ def short(number: float | None) -> str:
 def caption(runs: Sequence[dict[str, Any]]) -> str:
     """What the table's numbers are."""
     counts = sorted({len(run["accuracy"]) for run in runs})
-    compiling = sum(run["compile_seconds"] for run in runs)
+    timed = [run["compile_seconds"] for run in runs if run["compile_seconds"] is not None]
     over = " of one seed"
     if counts[-1] > 1:
         over = f" ±95% interval, {' or '.join(map(str, counts))} seeds"
     clips = sorted({norm for run in runs if (norm := _clipping(run))})
     clipped = f" Gradients are clipped to norm {' or '.join(f'{norm:g}' for norm in clips)}." if clips else ""
-    return f"Percent{over}; seconds without compilation ({compiling:.1f} in all).{clipped}"
+    seconds = f"; seconds without compilation ({sum(timed):.1f} in all)" if timed else ""
+    lost = [f" {label(run)}: seed {seed} diverged, and is left out." for run in runs for seed in run.get("lost", [])]
+    return f"Percent{over}{seconds}.{clipped}{''.join(lost)}"
 
 
 def _clipping(run: dict[str, Any]) -> float:
@@ -204,6 +213,12 @@ def _difference(run: dict[str, Any], base: dict[str, Any]) -> Cell:
     found = metrics.paired_difference(mine, other)
     clear = abs(found.mean) > found.half_width
     return Cell(_percent(found, sign=True), _number(100 * found.mean), int(np.sign(found.mean)) if clear else 0)
+
+
+def cost(run: dict[str, Any], name: str) -> float | None:
+    """A mean over the seeds where there is one for each; None where it is unknown."""
+    found = np.asarray(run[name], np.float64)
+    return None if np.isnan(found).any() else float(found.mean())
 
 
 def _number(value: Any) -> float | None:

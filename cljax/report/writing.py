@@ -17,7 +17,7 @@ from cljax import files, metrics
 from cljax.report.figures import draw
 from cljax.report.page import Page
 from cljax.report.sections import Section, gather, label
-from cljax.report.tables import WORDS, caption, markdown, summarise
+from cljax.report.tables import WORDS, caption, cost, markdown, summarise
 from cljax.text import markdown as escape
 from cljax.text import printable, spreadsheet
 
@@ -31,7 +31,7 @@ RESULTS = (
 VISITS = (*RESULTS[:6], "visit", "of_task", *RESULTS[7:])
 
 
-def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = None) -> pathlib.Path:
+def write(results: Any, out: str | os.PathLike | None = None) -> pathlib.Path:
     """Makes a report: `report.html`, `table.md`, `results.csv`, `summary.csv`, `visits.csv` (revisits), `plots/*.png`.
 
     In the CSV files accuracies are fractions, tasks and visits are counted from 1, and an apostrophe stands before a
@@ -39,9 +39,9 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
     report, or the same one after a kill, replaces them; a file that it does not name is never touched.
 
     Args:
-      folders: run folders, or their `record.json`; several are shown side by side.
-      out: the folder to write to: by default `report` in the run folder, or, of several, in the working directory. An
-        earlier report there is replaced.
+      results: results as of `report.runs`; or run folders, or their `record.json`: all are shown side by side.
+      out: the folder to write to: by default `report` in the run folder, or else in the working directory. An earlier
+        report there is replaced.
 
     Returns:
       The path of `report.html`.
@@ -50,8 +50,8 @@ def write(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None = 
       ValueError: a folder has no record, or `out` holds something else than a report, or a file of one's own where the
         report has one, or cannot be written. Nothing has been changed then, but where a disk is full.
     """
-    sections = gather(folders)
-    place = _place(folders, out)
+    sections = gather(results)
+    place = _place(results, out)
     try:
         listed = _listed(place)
         page, contents = _make(sections)
@@ -120,7 +120,7 @@ def summary_rows(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]
         for metric in WORDS:
             found = metrics.mean_and_interval(values[metric]) if metric in values else (np.nan, np.nan)
             row += [float(number) if np.isfinite(number) else None for number in found]
-        row += [float(np.mean(run["seconds"])), run["flops"], run["bytes_per_task"]]
+        row += [cost(run, name) for name in ("seconds", "flops", "bytes_per_task")]
         row += [run.get("packed_bytes_per_task"), run.get("zero_forgetting")]
         rows.append(row)
     return names, rows
@@ -139,11 +139,13 @@ def _csv(names: Sequence[str], rows: Iterable[list[Any]]) -> bytes:
     return file.getvalue().encode()
 
 
-def _place(folders: Sequence[str | os.PathLike], out: str | os.PathLike | None) -> pathlib.Path:
+def _place(results: Any, out: str | os.PathLike | None) -> pathlib.Path:
     """The folder to write to, made where it does not exist."""
-    first = files.expand(folders[0])
-    default = (first if os.path.isdir(first) else first.parent) / "report" if len(folders) == 1 else "report"
-    place = files.expand(out or default)
+    paths = results if isinstance(results, list | tuple) else [results]
+    place = files.expand(out or "report")
+    if out is None and len(paths) == 1 and isinstance(paths[0], str | os.PathLike):
+        only = files.expand(paths[0])
+        place = (only if os.path.isdir(only) else only.parent) / "report"
     try:
         place.mkdir(parents=True, exist_ok=True)
     except FileExistsError:

@@ -9,9 +9,11 @@ import numpy as np
 
 from cljax.data.on_demand import Images
 from cljax.streams.building import check_stream
+from cljax.text import brief
 from cljax.types import Stream, Table
 
 
+@brief
 class Experience(NamedTuple):
     """A visit to a task, on the host.
 

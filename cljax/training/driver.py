@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import time
@@ -19,6 +20,7 @@ from cljax.keys import make_key
 from cljax.numbers import check_kind, show, whole
 from cljax.storage.checkpoints import Saving
 from cljax.streams.building import check_stream
+from cljax.text import brief
 from cljax.training import identity, mesh
 from cljax.training.bounds import settle
 from cljax.training.checks import check, check_optimizer, raise_failure
@@ -31,7 +33,7 @@ from cljax.training.programs import Program
 from cljax.training.resume import Keeper
 from cljax.training.search import Tried
 from cljax.training.start import Past, Start, check_given
-from cljax.training.state import EpochLog, Failure, Settings, reveal
+from cljax.training.state import EpochLog, Failure, Origin, Settings, origin, reveal
 from cljax.training.streaming import Streamed, is_streamed
 from cljax.types import Array, Learner, Method, Schedule, Stream, Tables, Tree
 
@@ -66,6 +68,7 @@ class Event(NamedTuple):
     total: int
 
 
+@brief
 class Results(NamedTuple):
     """What S seeds leave, NumPy arrays `[S, ...]`; see `Outcome`."""
 
@@ -76,6 +79,7 @@ class Results(NamedTuple):
     search: Tried | None
 
 
+@brief
 class Outcome(NamedTuple):
     """What driving a method over some seeds gives; NumPy arrays with a leading axis of seeds S.
 
@@ -91,11 +95,12 @@ class Outcome(NamedTuple):
       curve_epochs: `[C, 3]` int, round, phase and epoch (from 1): every `curves_every`-th epoch of each phase.
       seconds: `[S]` of training and evaluation, without compilation and checkpoints, over all processes of the run.
       compile_seconds: of all programs, in this process.
-      traces: how often the train step was traced.
+      traces: how often the train step was traced; None where that is not known.
       flops: of one step, before the compiler optimises it; None where it does not tell.
       share_waiting: `[S]` fractions of the time in this process in which the device waited for examples to be read, at
         most; None where all are on the device.
       shares: among how many devices the seeds were shared, and each batch.
+      origin: what it is of: `report` takes an outcome as it is.
     """
 
     learners: list[Learner]
@@ -107,10 +112,11 @@ class Outcome(NamedTuple):
     curve_epochs: np.ndarray
     seconds: np.ndarray
     compile_seconds: float
-    traces: int
+    traces: int | None
     flops: float | None
     share_waiting: np.ndarray | None
-    shares: tuple[int, int] = (1, 1)
+    shares: tuple[int, int]
+    origin: Origin
 
 
 class Seeds(NamedTuple):
@@ -312,6 +318,7 @@ def drive(
         step_flops(engine, settings, first),
         np.concatenate(waits) if streamed else None,
         mesh.shares(shared),
+        origin(method, settings, seeds),
     )
 
 
@@ -593,7 +600,8 @@ def _mean(values: np.ndarray) -> float:
 
 def members(outcome: Outcome, which: Sequence[int]) -> Outcome:
     """The outcome of some of the seeds, with their share of the compilation."""
-    cut = lambda leaf: leaf[np.asarray(which, int)]
+    cut, whence = lambda leaf: leaf[np.asarray(which, int)], outcome.origin
+    facts = tuple(whence.facts[number] for number in which)
     return outcome._replace(
         learners=[outcome.learners[number] for number in which],
         evaluation=jax.tree.map(cut, outcome.evaluation),
@@ -604,4 +612,5 @@ def members(outcome: Outcome, which: Sequence[int]) -> Outcome:
         seconds=cut(outcome.seconds),
         compile_seconds=outcome.compile_seconds * len(which) / len(outcome.learners),
         share_waiting=None if outcome.share_waiting is None else cut(outcome.share_waiting),
+        origin=dataclasses.replace(whence, facts=facts, seeds=tuple(whence.seeds[number] for number in which)),
     )

@@ -11,10 +11,12 @@ from jax import lax
 
 from cljax import metrics, streams, task_params
 from cljax.numbers import check_kind
+from cljax.text import brief
 from cljax.training.state import Failure, unknown
 from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables
 
 
+@brief
 class Evaluation(NamedTuple):
     """What evaluation finds, `[T]` each (or scalars, for one task).
 

@@ -15,6 +15,7 @@ from cljax import streams
 from cljax.keys import as_own
 from cljax.numbers import check_kind, several, show, whole
 from cljax.streams.building import check_stream
+from cljax.text import brief
 from cljax.training.bounds import settle
 from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, raise_failure
 from cljax.training.engine import changing, make_engine, with_even_size
@@ -23,11 +24,12 @@ from cljax.training.loop import Entry, agenda, choose, make_programs, pick, span
 from cljax.training.loop import Run as State
 from cljax.training.search import Tried
 from cljax.training.start import Past, Start
-from cljax.training.state import EpochLog, Failure, Settings, debugging, reveal
+from cljax.training.state import EpochLog, Failure, Origin, Settings, debugging, origin, reveal
 from cljax.training.step import TrainStep
 from cljax.types import Array, Learner, Method, Stream, Tables
 
 
+@brief
 class Result(NamedTuple):
     """What a run gives.
 
@@ -39,6 +41,7 @@ class Result(NamedTuple):
       curves: `[R, P, E // every, T]` accuracy on all tasks after every `curves_every`-th epoch; None without.
       failure: where the learner diverged, all -1 if it did not.
       search: `Tried` of `[R, ...]`, what a method's search has tried and chosen; None without.
+      origin: what it is of: `report` takes a result as it is.
     """
 
     learner: Learner
@@ -47,8 +50,10 @@ class Result(NamedTuple):
     curves: Array | None
     failure: Failure
     search: Tried | None
+    origin: Origin
 
 
+@brief
 class Run(NamedTuple):
     """A run, compiled at its first call.
 
@@ -169,6 +174,7 @@ def make_run(
     most = {**streams.max_examples(stream.tables), **check_max_examples(max_examples)}
     engine = make_engine(method, optimizer, settings, scenario=stream.scenario, max_examples=most)
     programs = make_programs(method, engine, stream.schedule)
+    whence = origin(method, settings, [(0, stream)])
 
     def train(run: State, entry: Entry, tables: Tables, key: Array, size: int | None) -> State:
         """All epochs of a phase; only what they change is carried."""
@@ -211,7 +217,7 @@ def make_run(
 
         last: State = lax.fori_loop(places[0], places[1], one, start)
         tried = last.search and last.search.tried
-        return Result(programs.rest(last), last.evaluation, *last.visits, last.state.failure, tried)
+        return Result(programs.rest(last), last.evaluation, *last.visits, last.state.failure, tried, whence)
 
     def check_rounds(rounds: Any) -> tuple[int, int]:
         count = len(stream.schedule.task)

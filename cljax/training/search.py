@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from cljax.text import brief
 from cljax.types import Array, Clock, HostArray, Learner, Method, Tables
 
 
+@brief
 class Tried(NamedTuple):
     """What a search has tried in each of R rounds, C candidates.
 

@@ -13,6 +13,7 @@ from cljax import ownership, task_params
 from cljax.numbers import check_kind, show
 from cljax.ownership import masks
 from cljax.storage import renaming, trained
+from cljax.text import brief
 from cljax.training.checks import check_hypers
 from cljax.training.evaluation import Evaluation
 from cljax.training.step import init_shapes
@@ -22,6 +23,7 @@ METHODS_OWN = ("gates", "frozen")
 """Collections that say what a method shows and freezes: they are never loaded."""
 
 
+@brief
 class Past(NamedTuple):
     """What the earlier rounds of a stream have left, where a run goes on after them.
 
@@ -35,6 +37,7 @@ class Past(NamedTuple):
     evaluation: Evaluation
 
 
+@brief
 class Start(NamedTuple):
     """What a run begins with in place of its own: data, so that seeds differ in them side by side.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +12,8 @@ import numpy as np
 
 from cljax.augmentation import Augment
 from cljax.numbers import FLOAT32
-from cljax.types import Array, HostArray, Tree
+from cljax.text import brief
+from cljax.types import Array, HostArray, Method, Network, Schedule, Stream, Tree
 
 
 def debugging(*modes: str) -> bool:
@@ -85,6 +88,42 @@ class Settings(NamedTuple):
     augment: Augment | None = None
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a result is of, with which it can be shown as it is; static, so that `vmap` and `jit` hand it on.
+
+    Attributes:
+      method: its name.
+      data: the stream's name.
+      scenario: how its logits are read.
+      network: the method's; a pickled result has None.
+      schedule: the rounds.
+      facts: of the streams, one a seed.
+      seeds: their numbers; 0, 1, ... where a run was given keys.
+      curves_every: of the settings.
+    """
+
+    method: str
+    data: str
+    scenario: str
+    network: Network | None = dataclasses.field(compare=False, repr=False)
+    schedule: Schedule = dataclasses.field(compare=False, repr=False)
+    facts: tuple[dict[str, Any], ...] = dataclasses.field(compare=False, repr=False)
+    seeds: tuple[int, ...] = dataclasses.field(compare=False)
+    curves_every: int
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "network": None}  # of closures, which cannot be pickled
+
+
+def origin(method: Method, settings: Settings, seeds: Sequence[tuple[int, Stream]]) -> Origin:
+    """Of a method over some seeds' streams."""
+    (numbers, streams), first = zip(*seeds, strict=True), seeds[0][1]
+    facts, names = tuple(stream.facts for stream in streams), (method.name, first.name, first.scenario)
+    return Origin(*names, method.network, first.schedule, facts, numbers, settings.curves_every)
+
+
 class Failure(NamedTuple):
     """Where a learner diverged: int32 scalars, all -1 while it has not.
 
@@ -113,6 +152,7 @@ def earlier(first: Failure, second: Failure) -> Failure:
     return jax.tree.map(lambda one, other: jnp.where(first.round >= 0, one, other), first, second)
 
 
+@brief
 class EpochLog(NamedTuple):
     """What an epoch leaves: mean training loss, validation loss (nats) and accuracy (fraction), NaN if not asked."""
 

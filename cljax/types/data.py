@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cljax.text import brief
+
 Array = jax.Array
 Tree = Any
 """Any pytree of arrays."""
@@ -14,6 +16,7 @@ HostArray = Any
 """A NumPy array on the host, or the JAX array it becomes inside a program."""
 
 
+@brief
 class Batch(NamedTuple):
     """Examples of one step. A last partial batch wraps around, its surplus examples having weight 0.
 
@@ -40,6 +43,7 @@ class Batch(NamedTuple):
     weights: Array
 
 
+@brief
 class Memory(NamedTuple):
     """Exemplars kept from earlier tasks, in slots of fixed number M.
 
@@ -63,6 +67,7 @@ class Memory(NamedTuple):
     valid: Array
 
 
+@brief
 class Table(NamedTuple):
     """One split of a stream: a flat index over shared examples, with a start and a size per task.
 
@@ -86,6 +91,7 @@ class Table(NamedTuple):
     size: HostArray
 
 
+@brief
 class Tables(NamedTuple):
     """A stream's data, one pytree: never a copy of the examples per task.
 
@@ -116,6 +122,7 @@ class Tables(NamedTuple):
     single_label: HostArray | None = None
 
 
+@brief
 class Schedule(NamedTuple):
     """The rounds of a stream, as NumPy arrays: task `[R]` int32, epochs `[R]` int32, evaluate `[R]` bool.
 
@@ -134,6 +141,7 @@ class Schedule(NamedTuple):
     evaluate: HostArray
 
 
+@brief
 class Stream(NamedTuple):
     """What is learned and in which order: tables, schedule, and facts about the data (host side).
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from cljax.text import brief
 from cljax.types.data import Array, Batch, HostArray, Memory, Tree
 from cljax.types.network import Network, Output
 
@@ -107,6 +108,7 @@ class Sizes(NamedTuple):
     max_examples: dict[str, int]
 
 
+@brief
 class Learner(NamedTuple):
     """Everything that changes in a run, one pytree: jit it, vmap it over seeds, shard it, checkpoint it.
 
@@ -347,6 +349,7 @@ class Phase(NamedTuple):
     searched: bool = True
 
 
+@brief
 class Method(NamedTuple):
     """A continual-learning method: a tuple of pure functions. `methods.finetune` fills every field.
 

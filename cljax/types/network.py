@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 
+from cljax.text import brief
 from cljax.types.data import Array, Tree
 
 
@@ -52,6 +53,7 @@ class Decode(Protocol):
         ...
 
 
+@brief
 class Output(NamedTuple):
     """What a whole forward pass gives: logits `[B, K]`, features `[B, D]`, maps, activations and new collections.
 
@@ -71,6 +73,7 @@ class Output(NamedTuple):
     collections: Tree
 
 
+@brief
 class Network(NamedTuple):
     """An ordinary single-task network as pure functions; it knows nothing of tasks.
 

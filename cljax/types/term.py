@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from cljax.text import brief
 from cljax.types.data import Array, Batch, Tree
 from cljax.types.method import Clock, Fold, Learner, Method, Sizes
 from cljax.types.network import Network, Output
@@ -13,6 +14,7 @@ Respond = Callable[[Tree, Batch], Output]
 """`(params, batch) -> output` of the base in evaluation mode, as its loss has it: `[T, B, ...]` where it is stacked."""
 
 
+@brief
 class Teacher(NamedTuple):
     """The network as it was just before the visit; a constant.
 
@@ -91,6 +93,7 @@ class TermStep(Protocol):
         ...
 
 
+@brief
 class Term(NamedTuple):
     """A loss that is added to a method's, with its own state and numbers; see `methods.combine`.
 

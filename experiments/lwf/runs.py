@@ -176,7 +176,7 @@ class Runs:
         method = methods_of(self.network, hidden=self.size.hidden)[label]()
         method = training.with_milestones(method, pairs[0][1].schedule)
         outcome = self._drive(method, pairs, self.size.learning_rate, starts=self.first_networks)
-        record = self._record(method, pairs, outcome)
+        record = self._record(outcome)
         old, new = record["accuracy"][0][-1][0], record["accuracy"][0][-1][-1]
         print(f"{case}, {label}: {time.perf_counter() - begun:.0f} s; first seed {old:.3f}, {new:.3f}", flush=True)
         return record
@@ -234,10 +234,10 @@ class Runs:
         vectorize = jax.default_backend() != "cpu"
         return drive(method, optimizer(), pairs, settings, vectorize=vectorize, **given)
 
-    def _record(self, method: Method, pairs: list[tuple[int, Stream]], outcome: Outcome) -> dict[str, Any]:
+    def _record(self, outcome: Outcome) -> dict[str, Any]:
         config = {"training": {"curves_every": 0}, "size": self.size._asdict()}
         network = {"name": "cnn", "channels": self.size.channels, "dense": self.size.dense}
-        record = report.run_record(method, pairs, outcome, network=network, config=config)
+        record = report.run_record(outcome, network=network, config=config)
         return {name: value for name, value in record.items() if name not in ("facts", "epochs")}
 
     def _stream(self, case: str, seed: int) -> Stream:
