@@ -124,12 +124,23 @@ def test_widening_is_that_of_loops():
 
 @pytest.mark.parametrize("options", [{}, {"old": "trained"}, {"name": "network_expansion+lwf", "old": "trained"}])
 def test_not_a_bit_of_old_logits_changes_by_expanding(options):
-    """New units are shown to old tasks where all is trained; the weights out of them are 0."""
+    """New units are shown to old tasks where all is trained; the weights out of them are 0, but those trained since."""
     method, before = begun(1, **options)
     _, _, begin = made(**options)
+
+    @jax.jit
+    def train(learner, task):
+        clock = make_clock(phase=1, classes=CLASSES_OF)._replace(task=task, newest=task)
+        focused = task_params.focus(learner, task)
+        noise = lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape)
+        move = lambda path, leaf, mask: leaf if path.startswith("head") else leaf + mask * noise(leaf)
+        params = task_params.map_leaves(move, focused.params, method.update_mask(focused, clock)[0])
+        return task_params.write_back(focused._replace(params=params), task)
+
     predict = jax.jit(lambda learner, task: method.predict(learner, INPUTS, task))
     shown = lambda learner: method.view(learner.params, learner.collections, learner.method_state, jnp.int32(0), None)
     for task in (1, 2):
+        before = train(before, jnp.int32(task - 1))
         old = np.asarray([predict(before, jnp.int32(one)) for one in range(task)])
         after = begin(before, jnp.int32(task), jax.random.key(task))
         now = np.asarray([predict(after, jnp.int32(one)) for one in range(task)])

@@ -124,6 +124,14 @@ def test_interference_is_cut_from_newer_into_older_and_from_unseen_into_the_head
         assert cut[path] == alone[path] == untouched[path]
 
 
+def test_what_older_tasks_have_trained_among_themselves_is_not_severed():
+    """From the second task's feature into the first's; the third task's own is cut, and a free one."""
+    wires = {"w": Wire("w", "a", "b")}
+    owner = {"a": jnp.array([0, 1, 2, FREE]), "b": jnp.array([0, 1, 2])}
+    found = ownership.cut_interference({"w": jnp.ones([4, 3])}, wires, owner, 2)
+    assert found["w"].tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 0]]
+
+
 def test_what_leads_to_free_features_is_drawn_anew():
     drawn = lists(ownership.reinitialize(filled(0.0), filled(1.0), WIRES, OWNER, task_params.resting(OWN)))
     assert drawn == {

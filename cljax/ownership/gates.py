@@ -321,11 +321,12 @@ def _replace(params: Tree, values: Tree, where: Callable[[str], Array | None]) -
 def cut_interference(
     params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike, *, only_own: bool = False
 ) -> Tree:
-    r"""Sets the interference weights to 0: from newer features into older ones, and from unseen ones into the head.
+    r"""Sets interference weights to 0: from a task's features and free ones into older, from unseen ones into its head.
 
-    .. math:: W_{ij} \leftarrow 0 \text{ where } \mathrm{in}_i > \mathrm{out}_j
+    .. math:: W_{ij} \leftarrow 0 \text{ where } \mathrm{in}_i > \mathrm{out}_j \wedge \mathrm{in}_i \ge t
 
-    Without them a network gives a task the same logits with all its gates open as with those of `apply_gates`.
+    Without them a network gives a task the same logits with all its gates open as with those of `apply_gates`. What is
+    between features of older tasks stays: they may have trained it.
 
     Args:
       params: focused on the task.
@@ -354,9 +355,9 @@ def cut_interference(
         if wire is None or wire.inputs is None:
             return None
         last = jnp.asarray(task, jnp.int32)[None] if wire.outputs is None else owner[wire.outputs]
-        found = masks.interference(owner[wire.inputs], last, repeat=wire.repeat)
-        own = jnp.tile(masks.learnable(owner[wire.inputs], task), wire.repeat)[:, None]
-        return found & own if only_own else found
+        first = owner[wire.inputs]
+        cut = masks.learnable(first, task) if only_own else first >= jnp.asarray(task, jnp.int32)
+        return masks.interference(first, last, repeat=wire.repeat) & jnp.tile(cut, wire.repeat)[:, None]
 
     return _replace(params, jax.tree.map(jnp.zeros_like, params), disturbs)
 
