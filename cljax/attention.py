@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from cljax.losses import known_labels
-from cljax.types import Array
+from cljax.types import AnyArray, Array
 
 
-def grad_cam(decode: Callable[[Array], Array], maps: Array, class_index: Array) -> Array:
+def grad_cam(decode: Callable[[Array], Array], maps: AnyArray, class_index: AnyArray) -> Array:
     r"""Gradient-weighted class activation maps of any head.
 
     $$ Q_{hw} = \mathrm{ReLU} \Big( \sum_k \alpha_k A_{hwk} \Big), \qquad
@@ -58,7 +58,7 @@ def grad_cam(decode: Callable[[Array], Array], maps: Array, class_index: Array) 
     return _activation(maps, jnp.mean(slopes, axis=(1, 2)), known)
 
 
-def pooled_linear_cam(maps: Array, kernel: Array, class_index: Array) -> Array:
+def pooled_linear_cam(maps: AnyArray, kernel: AnyArray, class_index: AnyArray) -> Array:
     r"""Class activation maps of a linear head on globally average-pooled maps: `grad_cam` in closed form.
 
     $$ Q_{hw} = \mathrm{ReLU} \Big( \frac{1}{HW} \sum_k w_{kc} A_{hwk} \Big) $$
@@ -89,7 +89,7 @@ def pooled_linear_cam(maps: Array, kernel: Array, class_index: Array) -> Array:
     return _activation(maps, kernel.T[places] / (maps.shape[1] * maps.shape[2]), known)
 
 
-def activation_map(maps: Array) -> Array:
+def activation_map(maps: AnyArray) -> Array:
     r"""Where the maps are active, whatever for.
 
     $$ Q_{hw} = \sum_k A_{hwk}^2 $$
@@ -113,7 +113,7 @@ def activation_map(maps: Array) -> Array:
     return jnp.sum(maps**2, axis=-1)
 
 
-def _activation(maps: Array, importance: Array, known: Array) -> Array:
+def _activation(maps: AnyArray, importance: AnyArray, known: AnyArray) -> Array:
     """The rectified sum of maps `[B, H, W, C]` weighted by importance `[B, C]`; its gradient at 0 is 0."""
     activation = jax.nn.relu(jnp.einsum("bhwc,bc->bhw", maps, importance))
     return jnp.where(known[:, None, None], activation, jnp.nan)

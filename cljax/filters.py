@@ -21,7 +21,7 @@ from jax import lax
 
 from cljax import tucker
 from cljax.numbers import whole
-from cljax.types import Array, Tree
+from cljax.types import AnyArray, Array, Tree
 
 Kind = Literal["df", "direct", "tc2"]
 """How a kernel is made: `'df'` by `synthesize`, `'direct'` by `synthesize_direct`, `'tc2'` by `synthesize_tc2`."""
@@ -29,7 +29,7 @@ TUCKER = ("height", "width", "inputs", "outputs", "task")
 """The factors of a kernel's core `[r_1, ..., r_5]`, see `tucker.product`; the last is a task's row."""
 
 
-def deconvolve(base: Array, kernel: Array, bias: Array, *, stride: int = 2) -> Array:
+def deconvolve(base: AnyArray, kernel: AnyArray, bias: AnyArray, *, stride: int = 2) -> Array:
     r"""Transposed convolution of a knowledge base: the adjoint of a strided `'SAME'` convolution, plus a bias.
 
     .. math:: D_{s y + i - a,\; s x + j - a,\; c} \mathrel{+}= \sum_b L_{yxb} V_{ijcb}, \qquad D \mathrel{+}= b_c
@@ -68,7 +68,7 @@ def deconvolve(base: Array, kernel: Array, bias: Array, *, stride: int = 2) -> A
     chex.assert_rank([base, kernel, bias], [3, 4, 1])
     chex.assert_equal((kernel.shape[2], kernel.shape[3]), (bias.shape[0], base.shape[2]))
     parts = jnp.einsum("yxb,ijcb->ijyxc", base, kernel)
-    result = bias[None, None]
+    result = jnp.asarray(bias)[None, None]
     for i, j in np.ndindex(*kernel.shape[:2]):
         down, right = i - (kernel.shape[0] - 1) // 2, j - (kernel.shape[1] - 1) // 2
         padding = ((down, -down, stride - 1), (right, -right, stride - 1), (0, 0, 0))
@@ -76,7 +76,7 @@ def deconvolve(base: Array, kernel: Array, bias: Array, *, stride: int = 2) -> A
     return result
 
 
-def contract(basis: Array, tensor: Array) -> Array:
+def contract(basis: AnyArray, tensor: AnyArray) -> Array:
     r"""Contracts the last axis of a filter basis with the first of a tensor.
 
     .. math:: W_{yxio} = \sum_c D_{yxc} U_{cio}
@@ -101,7 +101,7 @@ def contract(basis: Array, tensor: Array) -> Array:
 
 
 def synthesize(
-    knowledge_base: Array, deconvolution: Array, bias: Array, contraction: Array, *, stride: int = 2
+    knowledge_base: AnyArray, deconvolution: AnyArray, bias: AnyArray, contraction: AnyArray, *, stride: int = 2
 ) -> Array:
     r"""The kernel of a DF-CNN layer: `contract(deconvolve(L, V, b), U)`.
 
@@ -127,7 +127,7 @@ def synthesize(
 
 
 def synthesize_direct(
-    knowledge_base: Array, deconvolution: Array, bias: Array, *, features: tuple[int, int], stride: int = 2
+    knowledge_base: AnyArray, deconvolution: AnyArray, bias: AnyArray, *, features: tuple[int, int], stride: int = 2
 ) -> Array:
     r"""The kernel of a layer of DF-CNN.direct: the deconvolution alone makes all `C * C_out` channels.
 
@@ -154,11 +154,11 @@ def synthesize_direct(
 
 
 def synthesize_tc2(
-    knowledge_base: Array,
-    deconvolution: Array,
-    bias: Array,
-    contraction_in: Array,
-    contraction_out: Array,
+    knowledge_base: AnyArray,
+    deconvolution: AnyArray,
+    bias: AnyArray,
+    contraction_in: AnyArray,
+    contraction_out: AnyArray,
     *,
     stride: int = 2,
 ) -> Array:
@@ -248,7 +248,7 @@ def default_sizes(shape: Sequence[int], *, kind: Kind = "df") -> Sizes:
 
 
 def init_factors(
-    key: Array, shape: Sequence[int], sizes: Sizes, *, kind: Kind = "df", dtype: Any = jnp.float32
+    key: AnyArray, shape: Sequence[int], sizes: Sizes, *, kind: Kind = "df", dtype: Any = jnp.float32
 ) -> dict[str, Array]:
     """Draws the factors of a kernel, each by `glorot_uniform`, the bias as one of shape `(1, 1, 1, c)`.
 
@@ -313,7 +313,7 @@ def kernel_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(whole("a kernel's length", length, least=1) for length in shape)
 
 
-def glorot_uniform(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+def glorot_uniform(key: AnyArray, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
     r"""Uniform in `[-a, a]` with :math:`a = \sqrt{6 / (n_{in} + n_{out})}`, for any rank, as in TensorFlow 1.
 
     With m the product of all axes but the last two, `n_in = m * shape[-2]` and `n_out = m * shape[-1]`; at rank 1 both

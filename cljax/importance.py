@@ -18,22 +18,22 @@ from jax.typing import ArrayLike
 
 from cljax.losses import known_labels
 from cljax.numbers import INT32, real, whole
-from cljax.types import Array, Tree
+from cljax.types import AnyArray, Array, Tree
 
 
-def _mean_over_examples(tree: Tree, weights: Array) -> Tree:
+def _mean_over_examples(tree: Tree, weights: AnyArray) -> Tree:
     """The weighted mean over the leading axis of every leaf; 0 where all weights are 0."""
     share = _share(weights)
     return jax.tree.map(lambda leaf: jnp.tensordot(share.astype(leaf.dtype), leaf, axes=1), tree)
 
 
-def _share(weights: Array) -> Array:
+def _share(weights: AnyArray) -> Array:
     """Each example's part of the total weight; 0 where that is 0."""
     total = jnp.sum(weights)
-    return weights / jnp.where(total > 0, total, 1)
+    return jnp.asarray(weights) / jnp.where(total > 0, total, 1)
 
 
-def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: Array, chunk: int | None) -> Tree:
+def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: AnyArray, chunk: int | None) -> Tree:
     """The weighted mean of `function(*example)` over examples, of which `chunk` are held at once."""
     size = len(weights)
     chunk = None if chunk is None else whole("chunk", chunk, least=1)
@@ -60,8 +60,8 @@ def _in_rows(parts: tuple, chunk: int) -> list[Array]:
     return [part.reshape(-1, chunk, *part.shape[1:]) for part in (padded, *wrapped)]
 
 
-def _example_weights(inputs: Array, weights: Array | None) -> Array:
-    weights = jnp.ones(inputs.shape[:1], jnp.float32) if weights is None else weights
+def _example_weights(inputs: AnyArray, weights: AnyArray | None) -> Array:
+    weights = jnp.ones(inputs.shape[:1], jnp.float32) if weights is None else jnp.asarray(weights)
     chex.assert_shape(weights, inputs.shape[:1])
     return weights
 
@@ -69,12 +69,12 @@ def _example_weights(inputs: Array, weights: Array | None) -> Array:
 def fisher(
     log_prob_fn: Callable[[Tree, Array], Array],
     params: Tree,
-    inputs: Array,
-    labels: Array | None = None,
+    inputs: AnyArray,
+    labels: AnyArray | None = None,
     *,
     kind: Literal["exact", "sampled", "empirical", "batched"] = "exact",
-    key: Array | None = None,
-    weights: Array | None = None,
+    key: AnyArray | None = None,
+    weights: AnyArray | None = None,
     chunk: int | None = None,
 ) -> Tree:
     r"""The diagonal of the Fisher information of a classifier.
@@ -182,9 +182,9 @@ def fisher(
 def memory_aware(
     output_fn: Callable[[Tree, Array], Array],
     params: Tree,
-    inputs: Array,
+    inputs: AnyArray,
     *,
-    weights: Array | None = None,
+    weights: AnyArray | None = None,
     chunk: int | None = None,
 ) -> Tree:
     r"""Memory-aware synapses: how strongly each parameter moves the length of the network's output. Needs no labels.
@@ -277,7 +277,7 @@ def path_importance(total: Tree, start: Tree, end: Tree, *, damping: ArrayLike =
 
 
 def moment_matching(
-    means: Tree, weights: Array, precisions: Tree | None = None, *, otherwise: Tree | None = None
+    means: Tree, weights: AnyArray, precisions: Tree | None = None, *, otherwise: Tree | None = None
 ) -> Tree:
     r"""One Gaussian for several tasks' posteriors: incremental moment matching.
 
@@ -319,7 +319,7 @@ def moment_matching(
     return jax.tree.map(merge, means, precisions, otherwise)
 
 
-def unit_activity(activations: Tree, *, weights: Array | None = None) -> Tree:
+def unit_activity(activations: Tree, *, weights: AnyArray | None = None) -> Tree:
     r"""The average activity of units, over examples and over space.
 
     .. math:: a_c = \frac{1}{B S} \sum_{b, s} |h_{b, s, c}|

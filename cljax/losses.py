@@ -16,12 +16,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cljax.numbers import check_option, real
-from cljax.types import Array, Tree
+from cljax.types import AnyArray, Array, Tree
 
 Distance = Literal["l1", "l2"]
 
 
-def _classes(classes: ArrayLike | None, logits: Array) -> Array:
+def _classes(classes: ArrayLike | None, logits: AnyArray) -> Array:
     """`[B, K]` bool from None, `[K]` or `[B, K]`."""
     classes = jnp.asarray(True if classes is None else classes)
     chex.assert_type(classes, bool)
@@ -30,7 +30,7 @@ def _classes(classes: ArrayLike | None, logits: Array) -> Array:
     return jnp.broadcast_to(classes, logits.shape)
 
 
-def mask_logits(logits: Array, classes: ArrayLike) -> Array:
+def mask_logits(logits: AnyArray, classes: ArrayLike) -> Array:
     """Sets the logits of classes that do not exist to the least finite number, so that softmax gives them exactly 0.
 
     No gradient flows into a masked logit, be it infinite or NaN.
@@ -53,7 +53,7 @@ def mask_logits(logits: Array, classes: ArrayLike) -> Array:
 
 
 def cross_entropy(
-    logits: Array, labels: Array, *, classes: ArrayLike | None = None, single_label: ArrayLike | None = None
+    logits: AnyArray, labels: AnyArray, *, classes: ArrayLike | None = None, single_label: ArrayLike | None = None
 ) -> Array:
     r"""Cross-entropy of one label, or the sum of binary cross-entropies of several.
 
@@ -103,7 +103,7 @@ _SLACK = 1e-3
 """How far a multi-label target may be outside [0, 1] by rounding, in half precision too."""
 
 
-def weighted_mean(values: Array, weights: Array) -> Array:
+def weighted_mean(values: AnyArray, weights: AnyArray) -> Array:
     r"""The mean over examples of their values, by their weights; an example of weight 0 has no part, be it NaN.
 
     .. math:: \frac{\sum_{b: w_b \ne 0} w_b v_b}{\sum_b w_b}
@@ -149,7 +149,7 @@ def known_labels(labels: ArrayLike, count: int) -> tuple[Array, Array]:
     return jnp.where(known, wide, 0), known
 
 
-def _binary(logits: Array, targets: Array, valid: Array) -> Array:
+def _binary(logits: AnyArray, targets: AnyArray, valid: AnyArray) -> Array:
     """Sum over valid classes of binary cross-entropies, `[B]`; exact for large logits of either sign."""
     logits = jnp.where(valid, logits, 0)
     terms = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
@@ -157,7 +157,7 @@ def _binary(logits: Array, targets: Array, valid: Array) -> Array:
 
 
 def distillation(
-    logits: Array, teacher_logits: Array, *, temperature: ArrayLike, classes: ArrayLike | None = None
+    logits: AnyArray, teacher_logits: AnyArray, *, temperature: ArrayLike, classes: ArrayLike | None = None
 ) -> Array:
     r"""Knowledge distillation: cross-entropy of softened outputs with a teacher's.
 
@@ -195,17 +195,17 @@ def distillation(
     return -jnp.sum(target * jnp.where(valid, output, 0), axis=-1)
 
 
-def _temperature(temperature: ArrayLike, logits: Array) -> Array:
+def _temperature(temperature: ArrayLike, logits: AnyArray) -> Array:
     value = jnp.asarray(real("temperature", temperature, above=0), logits.dtype)
     return jnp.where(value > 0, value, jnp.nan)
 
 
-def _constant(teacher: Array, like: Array) -> Array:
-    return jax.lax.stop_gradient(teacher).astype(like.dtype)
+def _constant(teacher: AnyArray, like: AnyArray) -> Array:
+    return jax.lax.stop_gradient(jnp.asarray(teacher)).astype(like.dtype)
 
 
 def sigmoid_distillation(
-    logits: Array, teacher_logits: Array, *, temperature: ArrayLike = 1.0, classes: ArrayLike | None = None
+    logits: AnyArray, teacher_logits: AnyArray, *, temperature: ArrayLike = 1.0, classes: ArrayLike | None = None
 ) -> Array:
     r"""Distillation of independent outputs: the sum of binary cross-entropies with a teacher's.
 
@@ -240,26 +240,26 @@ def sigmoid_distillation(
     return _binary(logits / temperature, jnp.where(valid, targets, 0), valid)
 
 
-def _absolute(values: Array) -> Array:
+def _absolute(values: AnyArray) -> Array:
     """Absolute values with gradient 0 at 0, where that of `jnp.abs` is 1."""
-    return values * jax.lax.stop_gradient(jnp.sign(values))
+    return jnp.asarray(values) * jax.lax.stop_gradient(jnp.sign(values))
 
 
-def _absolute_difference(rows: Array, others: Array) -> Array:
+def _absolute_difference(rows: AnyArray, others: AnyArray) -> Array:
     """The absolute difference of `[B, K]`; 0, and its gradient too, where the two are equal up to rounding.
 
     That is within 64 units in the last place of the row's largest number (of 16-bit numbers, where 64 would be half of
     it, within 2). Two programs for the same number seldom agree in its last bits, and the absolute's gradient is of
     size 1 however small the difference: a student that is its teacher would be pushed about by rounding.
     """
-    difference = rows - others
+    difference = jnp.asarray(rows) - others
     unit = float(jnp.finfo(rows.dtype).eps)
     largest = jnp.max(jnp.maximum(jnp.abs(rows), jnp.abs(others)), axis=-1, keepdims=True)
     equal = jnp.abs(difference) <= (64 if unit < 1e-6 else 2) * unit * largest
     return difference * jax.lax.stop_gradient(jnp.where(equal, 0, jnp.sign(difference)))
 
 
-def _probabilities(logits: Array, teacher_logits: Array, classes: ArrayLike | None) -> tuple[Array, Array]:
+def _probabilities(logits: AnyArray, teacher_logits: AnyArray, classes: ArrayLike | None) -> tuple[Array, Array]:
     """The student's and the teacher's, `[B, K]`."""
     chex.assert_rank(logits, 2)
     chex.assert_equal_shape([logits, teacher_logits])
@@ -268,7 +268,7 @@ def _probabilities(logits: Array, teacher_logits: Array, classes: ArrayLike | No
     return student, teacher
 
 
-def l1_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | None = None) -> Array:
+def l1_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLike | None = None) -> Array:
     r"""The absolute change of the outputs' probabilities.
 
     .. math:: \sum_k |q_k - p_k|, \qquad p = \mathrm{softmax}(t), \quad q = \mathrm{softmax}(z)
@@ -294,7 +294,7 @@ def l1_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | No
     return jnp.sum(_absolute_difference(*_probabilities(logits, teacher_logits, classes)), axis=-1)
 
 
-def l2_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | None = None) -> Array:
+def l2_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLike | None = None) -> Array:
     r"""Half the squared change of the outputs' probabilities.
 
     .. math:: \tfrac{1}{2} \sum_k (q_k - p_k)^2, \qquad p = \mathrm{softmax}(t), \quad q = \mathrm{softmax}(z)
@@ -319,7 +319,7 @@ def l2_response(logits: Array, teacher_logits: Array, *, classes: ArrayLike | No
     return 0.5 * jnp.sum((student - teacher) ** 2, axis=-1)
 
 
-def attention_distillation(map: Array, teacher_map: Array, *, distance: Distance = "l1") -> Array:
+def attention_distillation(map: AnyArray, teacher_map: AnyArray, *, distance: Distance = "l1") -> Array:
     r"""The distance of two attention maps, each normalised to unit length.
 
     .. math:: \text{l1:} \quad \sum_j \left| u_j - u'_j \right|, \qquad \text{l2:} \quad \sum_j (u_j - u'_j)^2, \qquad
@@ -356,7 +356,7 @@ def attention_distillation(map: Array, teacher_map: Array, *, distance: Distance
     return jnp.where(alive, jnp.sum(each, axis=-1), 0)
 
 
-def _unit_rows(rows: Array) -> Array:
+def _unit_rows(rows: AnyArray) -> Array:
     """Rows of unit length; zero rows stay zero, with a zero gradient. Scaled first, so that no square overflows."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
     alive = largest > 0
@@ -364,7 +364,7 @@ def _unit_rows(rows: Array) -> Array:
     return rows / jnp.sqrt(jnp.where(alive, jnp.sum(rows**2, axis=-1, keepdims=True), 1))
 
 
-def feature_distillation(features: Array, teacher_features: Array) -> Array:
+def feature_distillation(features: AnyArray, teacher_features: AnyArray) -> Array:
     r"""The squared distance of features from a teacher's.
 
     .. math:: \|f - f'\|_2^2

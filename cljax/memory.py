@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax.numbers import whole
-from cljax.types import Array
+from cljax.types import AnyArray, Array
 
 UNPICKED = 2**31 - 1
 """The rank of examples that `herd` did not pick."""
 
 
-def unit(features: Array) -> Array:
+def unit(features: AnyArray) -> Array:
     """Features `[..., D]` scaled to unit length; zero ones stay zero.
 
     Example:
@@ -27,10 +27,10 @@ def unit(features: Array) -> Array:
       [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
     length = jnp.sqrt(jnp.sum(features**2, axis=-1, keepdims=True))
-    return features / jnp.where(length > 0, length, 1)
+    return jnp.asarray(features) / jnp.where(length > 0, length, 1)
 
 
-def herd(features: Array, weights: Array, count: int) -> Array:
+def herd(features: AnyArray, weights: AnyArray, count: int) -> Array:
     r"""Picks a class's exemplars one by one, so that the mean of the first k is ever as near the class's as it can be.
 
     .. math::
@@ -64,7 +64,7 @@ def herd(features: Array, weights: Array, count: int) -> Array:
     return herd_classes(features, jnp.where(weights > 0, jnp.int32(0), jnp.int32(-1)), 1, count)
 
 
-def herd_classes(features: Array, labels: Array, classes: int, count: int) -> Array:
+def herd_classes(features: AnyArray, labels: AnyArray, classes: int, count: int) -> Array:
     """Picks exemplars of several classes at once, each by `herd`.
 
     Args:
@@ -116,7 +116,7 @@ NO_GROUP = 2**31 - 1
 """The group of what `balanced_choice` cannot choose."""
 
 
-def balanced_choice(key: Array, groups: Array, count: int, rank: Array | None = None) -> Array:
+def balanced_choice(key: AnyArray, groups: AnyArray, count: int, rank: AnyArray | None = None) -> Array:
     """Chooses as many of each group as can be: their numbers differ by at most one, where all have enough.
 
     Args:
@@ -153,7 +153,7 @@ def balanced_choice(key: Array, groups: Array, count: int, rank: Array | None = 
     return jnp.concatenate([order, jnp.full(count, size, jnp.int32)])[:count]
 
 
-def mean_distances(features: Array, means: Array, valid: Array) -> Array:
+def mean_distances(features: AnyArray, means: AnyArray, valid: AnyArray) -> Array:
     r"""The squared distances of features from classes' means, all of unit length.
 
     .. math:: \| \phi(x) - \mu_c / \|\mu_c\|_2 \|_2^2
@@ -180,7 +180,7 @@ def mean_distances(features: Array, means: Array, valid: Array) -> Array:
     return jnp.where(valid[None, :], jnp.sum(offsets**2, axis=-1), jnp.inf)
 
 
-def nearest_mean(features: Array, means: Array, valid: Array) -> Array:
+def nearest_mean(features: AnyArray, means: AnyArray, valid: AnyArray) -> Array:
     r"""Classifies by the nearest mean of exemplars.
 
     .. math:: y = \operatorname*{argmin}_c \| \phi(x) - \mu_c / \|\mu_c\|_2 \|_2

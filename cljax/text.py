@@ -68,7 +68,7 @@ def spreadsheet(text: str) -> str:
 
 
 def brief(named: type[T]) -> type[T]:
-    """A NamedTuple's decorator: printed, it is a line a field, arrays by their dtype and shape.
+    """A NamedTuple's or a data class's decorator: printed, it is a line a field, arrays by their dtype and shape.
 
     Example:
       >>> import numpy as np
@@ -88,7 +88,8 @@ def brief(named: type[T]) -> type[T]:
     """
 
     def written(self: Any) -> str:
-        lines = (f"\n  {name}: {_line(value)}" for name, value in zip(self._fields, self, strict=True))
+        fields = self._asdict() if hasattr(self, "_asdict") else vars(self)
+        lines = (f"\n  {name}: {_line(value)}" for name, value in fields.items())
         return f"{named.__name__}({''.join(lines)}\n)"
 
     named.__repr__ = written  # type: ignore[method-assign]

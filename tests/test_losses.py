@@ -366,3 +366,16 @@ def test_l1_sparsity_by_hand():
     gradient = jax.grad(losses.l1_sparsity)(params, weights)
     close(gradient["kernel"], [1.0, -0.5, 0.0])
     close(gradient["bias"], [0.0])
+
+
+def test_arrays_of_numpy_are_taken_as_they_are():
+    logits, labels = np.array([[0.0, 2.0], [1.0, 1.0]], np.float32), np.array([1, 0])
+    for name, arrays in (
+        ("cross_entropy", (logits, labels)),
+        ("l1_response", (logits, -logits)),
+        ("feature_distillation", (logits, -logits)),
+        ("weighted_mean", (logits[0], logits[0])),
+    ):
+        loss = getattr(losses, name)
+        assert np.asarray(loss(*arrays)).tobytes() == np.asarray(loss(*map(jnp.asarray, arrays))).tobytes()
+        assert isinstance(loss(*arrays), jax.Array)

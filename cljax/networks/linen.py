@@ -15,7 +15,7 @@ from cljax.networks.layers import Convolution
 from cljax.numbers import INT32, real, several, show, whole
 from cljax.types import Array, Network, Tree, Wire
 
-Scalars = float | Sequence[float]
+Scalars = float | Sequence[float] | np.ndarray
 
 
 def standardize(inputs: Array, mean: Scalars = 0.0, std: Scalars = 1.0, *, dtype: Any = None) -> Array:

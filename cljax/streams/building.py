@@ -31,7 +31,7 @@ def split(
     tasks: int,
     scenario: str = "task",
     seed: int = 0,
-    class_order: str | Sequence[int] | None = None,
+    class_order: str | Sequence[int] | np.ndarray | None = None,
     validation: float = 0.1,
     fraction: float | Sequence[float] = 1.0,
     sizes: Sequence[int] | None = None,

@@ -17,7 +17,7 @@ _ORDER, _VALIDATION, _FRACTION = 0, 1, 2
 
 
 def draw_class_order(
-    class_order: str | Sequence[int] | None, count: int, seed: int, *, what: str = "classes"
+    class_order: str | Sequence[int] | np.ndarray | None, count: int, seed: int, *, what: str = "classes"
 ) -> np.ndarray:
     """The classes in order: 0..count-1 for None, drawn by the seed for 'random', iCaRL's for 'icarl', else as given.
 

@@ -81,7 +81,7 @@ def by_superclass(
     *,
     tasks: int | None = None,
     groups: Mapping[str, Sequence[str | int]] | None = None,
-    order: str | Sequence[int] | None = None,
+    order: str | Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Stream:
@@ -206,7 +206,7 @@ def one_vs_all(
     dataset: Dataset,
     *,
     tasks: int | None = None,
-    class_order: str | Sequence[int] | None = None,
+    class_order: str | Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Stream:

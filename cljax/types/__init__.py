@@ -4,7 +4,7 @@ Everything that changes is in one pytree, the `Learner`; everything that is fixe
 `Network` and the `Method`; the task is traced data, in the `Clock`.
 """
 
-from cljax.types.data import Array, Batch, HostArray, Memory, Schedule, Stream, Table, Tables, Tree
+from cljax.types.data import AnyArray, Array, Batch, HostArray, Memory, Schedule, Stream, Table, Tables, Tree
 from cljax.types.method import (
     AdjustGradients,
     AfterStep,
@@ -34,6 +34,7 @@ from cljax.types.term import Respond, Teacher, Term, TermHook, TermInit, TermLos
 __all__ = [
     "AdjustGradients",
     "AfterStep",
+    "AnyArray",
     "Array",
     "Batch",
     "Candidates",

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from cljax.text import brief
 
 Array = jax.Array
+AnyArray = jax.Array | np.ndarray
+"""An array that a function takes: JAX's, or NumPy's."""
 Tree = Any
 """Any pytree of arrays."""
 

@@ -255,8 +255,8 @@ class Predict(Protocol):
     A task that does not exist is refused; a traced one gives NaN.
     """
 
-    def __call__(self, learner: Learner, inputs: Array, task: Array, /) -> Array:
-        """Computes a task's logits."""
+    def __call__(self, learner: Learner, inputs: HostArray, task: HostArray, /) -> Array:
+        """Computes a task's logits; inputs may be NumPy's, and the task a number."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import jax
 
 from cljax.text import brief
-from cljax.types.data import Array, Tree
+from cljax.types.data import AnyArray, Array, Tree
 
 
 class Wire(NamedTuple):
@@ -117,8 +117,9 @@ class Network(NamedTuple):
         """
         return jax.eval_shape(self.init, jax.random.key(0))
 
-    def apply(self, params: Tree, collections: Tree, inputs: Array, *, key: Array | None = None) -> Output:
+    def apply(self, params: Tree, collections: Tree, inputs: AnyArray, *, key: Array | None = None) -> Output:
         """Encodes and decodes; in training mode where a key is given, in evaluation mode where it is None."""
+        inputs = jax.numpy.asarray(inputs)
         train = key is not None
         encode_key, decode_key = (None, None) if key is None else tuple(jax.random.split(key))
         maps, lower, collections = self.encode(params, collections, inputs, train=train, key=encode_key)
