@@ -153,7 +153,7 @@ def several(name: str, value: Any, such: str, *, least: int = 0, most: int = INT
       ...
       ValueError: shares is 5, but must be several numbers, such as (5, 1).
     """
-    listed = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
+    listed = isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) == 1
     if not listed or not least <= len(value) <= most:
         raise ValueError(f"{name} is {show(value)}, but must be {such}.")
     return list(value)

@@ -25,6 +25,12 @@ class Dataset(NamedTuple):
       groups: named groups of classes, `((name, classes), ...)`: the data sets of `combine`.
       statistics: mean and standard deviation a channel that the network is to standardise by; those of a stream's first
         task where None.
+
+    Example:
+      >>> from cljax import data
+      >>> digits = data.load('digits')
+      >>> digits.train_images.shape, digits.test_labels.shape, len(digits.classes)
+      ((1438, 8, 8, 1), (359,), 10)
     """
 
     images: Any
@@ -81,6 +87,8 @@ def from_arrays(
         labels out of range, with gaps between them, or one-hot; NaN or infinity.
 
     Example:
+      >>> import numpy as np
+      >>> from cljax.data import from_arrays
       >>> images = np.zeros((6, 4, 4, 1), np.uint8)
       >>> data = from_arrays(images, [0, 1, 2, 0, 1, 2], images[:3], [0, 1, 2])
       >>> data.classes, data.train_size, data.test_images.shape

@@ -39,6 +39,7 @@ def accuracy_matrix(result: Any, ax: Axes | None = None, *, task_il_accuracy: bo
       The axes; row i is after task i, the line divides learned tasks from those to come.
 
     Example:
+      >>> from cljax.report.plots import accuracy_matrix
       >>> ax = accuracy_matrix({'method': 'lwf', 'accuracy': [[[.875, .25], [.5, .75]]]})
       >>> [text.get_text() for text in ax.texts]
       ['87.5', '25.0', '50.0', '75.0']
@@ -75,6 +76,13 @@ def task_accuracy(result: Any, ax: Axes | None = None) -> Axes:
 
     Returns:
       The axes; a line a task.
+
+    Example:
+      >>> from cljax.report import plots
+      >>> run = {'method': 'lwf', 'accuracy': [[[0.875, 0.25], [0.5, 0.75]]], 'seeds': [0],
+      ...        'schedule': {'task': [0, 1], 'epochs': [1, 1], 'evaluate': [True, True]}, 'rounds': None}
+      >>> plots.task_accuracy(run).get_ylabel()
+      'accuracy (%)'
     """
     run = one(result)
     places, accuracy, first = over_stream(run)
@@ -115,6 +123,7 @@ def comparison(results: Any, ax: Axes | None = None, *, metric: str = "average_a
       The axes; a row a method, the first at the top.
 
     Example:
+      >>> from cljax.report.plots import comparison
       >>> run = {'method': 'lwf', 'scenario': 'task', 'accuracy': [[[.875, .25], [.5, .75]]]}
       >>> [text.get_text() for text in comparison([run]).texts]
       ['62.5']
@@ -150,6 +159,14 @@ def accuracy_against_forgetting(results: Any, ax: Axes | None = None) -> Axes:
 
     Returns:
       The axes; a point a method.
+
+    Example:
+      >>> from cljax.report import plots
+      >>> run = {'method': 'lwf', 'accuracy': [[[0.875, 0.25], [0.5, 0.75]]], 'seeds': [0],
+      ...        'schedule': {'task': [0, 1], 'epochs': [1, 1], 'evaluate': [True, True]}, 'rounds': None,
+      ...        'scenario': 'task', 'seconds': [1.0], 'flops': None, 'bytes_per_task': 1030}
+      >>> plots.accuracy_against_forgetting([run, {**run, 'method': 'ewc'}]).get_xlabel()
+      'forgetting (%)'
     """
     ax, runs = frame.axes(ax, (6.4, 4.2)), entries(results)
     sides: dict[str, list] = {"x": [], "y": []}
@@ -194,6 +211,15 @@ def learning_curves(
 
     Raises:
       ValueError: where no run has what is asked for.
+
+    Example:
+      >>> from cljax.report import plots
+      >>> run = {'method': 'lwf', 'accuracy': [[[0.875, 0.25], [0.5, 0.75]]], 'seeds': [0],
+      ...        'schedule': {'task': [0, 1], 'epochs': [1, 1], 'evaluate': [True, True]}, 'rounds': None}
+      >>> run['epochs'] = {'loss': [[[[0.7, 0.5]], [[0.6, 0.4]]]]}  # [seed][round][phase][epoch]
+      >>> run['curves'], run['curve_epochs'] = None, []
+      >>> plots.learning_curves([run], of='loss').get_ylabel()
+      'loss (nats)'
     """
     runs = entries(results)
     kinds = ("curves", "validation_accuracy", "loss") if of == "auto" else (of,)
@@ -256,6 +282,13 @@ def feature_usage(result: Any, layer: str, ax: Axes | None = None, *, legend: bo
 
     Raises:
       ValueError: where the run has no such layer.
+
+    Example:
+      >>> from cljax.report import plots
+      >>> parts = {'used': [[0.4, 0.7]], 'new': [[0.4, 0.3]], 'reused': [[0.0, 0.2]], 'free': [[0.6, 0.3]]}
+      >>> run = {'method': 'tfm', 'accuracy': [[[0.9, 0.1], [0.9, 0.8]]], 'feature_usage': {'dense_0': parts}}
+      >>> plots.feature_usage(run, 'dense_0').get_ylabel()
+      'features (%)'
     """
     run = one(result)
     layers = run.get("feature_usage") or {}

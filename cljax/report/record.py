@@ -48,6 +48,16 @@ def run_record(
 
     Returns:
       Plain numbers, strings, lists and dicts; NaN is None.
+
+    Example:
+      >>> import optax
+      >>> from cljax import data, methods, networks, report, streams, training
+      >>> seeds = [(0, streams.split(data.load('digits'), tasks=2, epochs=1))]
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 5, hidden=(4,)))
+      >>> outcome = training.drive(method, optax.adam(1e-2), seeds)
+      >>> entry = report.run_record(outcome)
+      >>> entry['method'], entry['traces'], len(entry['accuracy'][0])
+      ('finetune', 1, 2)
     """
     whence, found, bare = outcome.origin, outcome.evaluation, outcome.origin.network
     schedule, learner = whence.schedule, outcome.learners[0]
@@ -97,6 +107,8 @@ def zero_forgetting(fingerprint: np.ndarray, tasks: np.ndarray) -> bool:
       tasks: `[R]` int, the task of each round.
 
     Example:
+      >>> import numpy as np
+      >>> from cljax.report import zero_forgetting
       >>> marks = np.array([[[5, 0], [5, 7]]], np.uint32)
       >>> zero_forgetting(marks, np.array([0, 1]))
       True
@@ -140,6 +152,17 @@ def feature_usage(network: Network, learners: Sequence[Learner]) -> dict[str, di
     Returns:
       `{layer: {'used', 'new', 'reused', 'free': [seed, after task]}}`, parts in [0, 1]: owned so far, of these made by
       the newest task, of the older ones those that feed it, and owned by none. None where no task owns features.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> import optax
+      >>> from cljax import data, methods, networks, report, streams, training
+      >>> network = networks.mlp((8, 8, 1), 2, hidden=(10,))
+      >>> tables = streams.split(data.load('digits'), tasks=5).tables
+      >>> learner = training.make_learner(methods.tfm(network), optax.sgd(1.0), tables, 0.1, jax.random.key(0))
+      >>> report.feature_usage(network, [learner])['dense_0']['free'].tolist()  # no task has claimed a feature yet
+      [[1.0, 1.0, 1.0, 1.0, 1.0]]
     """
     owner = ownership.owner_of(learners[0].method_state, learners[0].collections)
     if owner is None:
@@ -154,13 +177,26 @@ def feature_usage(network: Network, learners: Sequence[Learner]) -> dict[str, di
 
 
 def versions() -> dict[str, str]:
-    """The versions of what computes."""
+    """The versions of what computes.
+
+    Example:
+      >>> import jax
+      >>> from cljax import report
+      >>> report.versions()['jax'] == jax.__version__
+      True
+    """
     names = ("cljax", "jax", "jaxlib", "flax", "optax", "numpy")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 
 def device(shares: tuple[int, int] = (1, 1)) -> dict[str, Any]:
-    """The machine, as JAX sees it, and among how many of its devices seeds, and each batch, were shared."""
+    """The machine, as JAX sees it, and among how many of its devices seeds, and each batch, were shared.
+
+    Example:
+      >>> from cljax import report
+      >>> report.device()['platform']
+      'cpu'
+    """
     devices = jax.devices()
     return {
         "platform": devices[0].platform,
@@ -178,6 +214,8 @@ def plain(value: Any) -> Any:
     """As JSON has it: arrays as lists, float32 in their shortest decimals, NaN and infinity as None.
 
     Example:
+      >>> import numpy as np
+      >>> from cljax.report import plain
       >>> plain({'a': np.array([.1, np.nan], np.float32), 'b': np.int32(3), 'c': (1.5,)})
       {'a': [0.1, None], 'b': 3, 'c': [1.5]}
     """
@@ -202,6 +240,17 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
       ValueError: it is none, or cannot be read.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from cljax import report
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / 'record.json'
+      >>> path.write_text('{}')
+      2
+      >>> report.read(path)
+      Traceback (most recent call last):
+      ...
+      ValueError: ...
     """
     place = files.expand(path)
     try:
@@ -223,6 +272,13 @@ def check(record: Any, place: str | os.PathLike) -> None:
 
     Raises:
       ValueError: naming the file and the first place that is not as `schema` has it.
+
+    Example:
+      >>> from cljax import report
+      >>> report.check({'runs': 1}, 'record.json')
+      Traceback (most recent call last):
+      ...
+      ValueError: ...
     """
     try:
         schema.check(record)

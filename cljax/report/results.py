@@ -31,6 +31,7 @@ def runs(results: Any) -> list[dict[str, Any]]:
 
     Example:
       >>> import jax, optax
+      >>> import numpy as np
       >>> from cljax import data, methods, networks, report, streams, training
       >>> stream = streams.split(data.load('digits'), tasks=5, epochs=1)
       >>> method = methods.lwf(networks.mlp((8, 8, 1), 2, hidden=(16,)))

@@ -27,6 +27,11 @@ class Section(NamedTuple):
       runs: entries of records; `label` is how a run is called where its method is there more than once, `folder` where
         it came from, `place` its place among all the report's, by which plots choose its colour.
       notes: what a reader should know: what is unfinished or left out, and how the folders' configurations differ.
+
+    Example:
+      >>> from cljax.report import Section
+      >>> Section('digits, 5 tasks, task-incremental', [], ['tfm is unfinished.']).notes
+      ['tfm is unfinished.']
     """
 
     title: str
@@ -55,6 +60,7 @@ def chosen(run: dict[str, Any]) -> str:
     """What a run's search has chosen, how often, and what it cost; empty without a search.
 
     Example:
+      >>> from cljax.report import chosen
       >>> numbers, epochs = {'strength': [[[4.0, 2.0], [4.0, 2.0]]]}, [[[5, 5], [5, 0]]]
       >>> chosen({'method': 'lwf', 'search': {'numbers': numbers, 'epochs': epochs, 'chosen': [[1, 0]]}})
       'lwf chose in 2 visits: strength 2 (1), 4 (1). It trained 15 epochs a seed, 10 of them in what it kept.'
@@ -88,6 +94,14 @@ def gather(results: Any) -> list[Section]:
 
     Raises:
       ValueError: a folder has no record or no run in it, or is named twice; or what is no result.
+
+    Example:
+      >>> import tempfile
+      >>> from cljax import report
+      >>> report.gather([tempfile.mkdtemp()])
+      Traceback (most recent call last):
+      ...
+      ValueError: ...
     """
     paths = [results] if isinstance(results, str | os.PathLike) else results
     if isinstance(paths, list | tuple) and all(isinstance(path, str | os.PathLike) for path in paths):

@@ -88,6 +88,16 @@ def sweep_table(runs: Sequence[Run]) -> Table:
 
     Args:
       runs: entries of a sweep's record.
+
+    Example:
+      >>> from cljax import report
+      >>> run = {'method': 'lwf', 'data': 'digits', 'scenario': 'task', 'accuracy': [[[1.0, 0.0], [0.5, 0.75]]],
+      ...        'seconds': [2.0], 'seeds': [0], 'facts': [{'kind': 'split'}], 'rounds': None,
+      ...        'compile_seconds': 1.0}
+      >>> place = {'curve': 'lwf.strength', 'parameter': 'strength'}
+      >>> runs = [{**run, 'sweep': {**place, 'value': value}} for value in (1.0, 2.0)]
+      >>> report.sweep_table(runs).row_count
+      2
     """
     words = Text(printable(title(runs[0])), style="table.title"), Text(caption(runs), style="table.caption")
     table = Table(title=words[0], caption=words[1], box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -109,6 +119,16 @@ def stability_plasticity(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
 
     Returns:
       The axes; each point is labelled with its value.
+
+    Example:
+      >>> from cljax import report
+      >>> run = {'method': 'lwf', 'data': 'digits', 'scenario': 'task', 'accuracy': [[[1.0, 0.0], [0.5, 0.75]]],
+      ...        'seconds': [2.0], 'seeds': [0], 'facts': [{'kind': 'split'}], 'rounds': None,
+      ...        'compile_seconds': 1.0}
+      >>> place = {'curve': 'lwf.strength', 'parameter': 'strength'}
+      >>> runs = [{**run, 'sweep': {**place, 'value': value}} for value in (1.0, 2.0)]
+      >>> report.stability_plasticity(runs).get_xlabel()
+      'stability...'
     """
     ax = frame.axes(ax, (6.4, 4.6))
     names = list(dict.fromkeys(called(run) for run in runs))
@@ -139,7 +159,19 @@ def stability_plasticity(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
 
 
 def write_sweep(runs: Sequence[Run], folder: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes `sweep.md` and `sweep.png` into a folder; returns their paths."""
+    """Writes `sweep.md` and `sweep.png` into a folder; returns their paths.
+
+    Example:
+      >>> import tempfile
+      >>> from cljax import report
+      >>> run = {'method': 'lwf', 'data': 'digits', 'scenario': 'task', 'accuracy': [[[1.0, 0.0], [0.5, 0.75]]],
+      ...        'seconds': [2.0], 'seeds': [0], 'facts': [{'kind': 'split'}], 'rounds': None,
+      ...        'compile_seconds': 1.0}
+      >>> place = {'curve': 'lwf.strength', 'parameter': 'strength'}
+      >>> runs = [{**run, 'sweep': {**place, 'value': value}} for value in (1.0, 2.0)]
+      >>> [path.name for path in report.write_sweep(runs, tempfile.mkdtemp())]
+      ['sweep.md', 'sweep.png']
+    """
     words, picture = (pathlib.Path(folder) / name for name in FILES)
     rows = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)]]
     rows += [[markdown(cell) for cell in row] for row in sweep_rows(runs)]

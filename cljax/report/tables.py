@@ -51,6 +51,7 @@ def summarise(run: dict[str, Any]) -> dict[str, np.ndarray]:
       NaN where the record lacks an accuracy that it needs.
 
     Example:
+      >>> from cljax.report import summarise
       >>> summarise({'scenario': 'task', 'accuracy': [[[.875, 0.], [.5, .75]]]})['backward_transfer']
       array([-0.375])
     """
@@ -102,6 +103,14 @@ def table(results: Any, *, reference: str = "finetune") -> Table:
 
     Returns:
       A table for a rich console; 100 columns suffice.
+
+    Example:
+      >>> from cljax import report
+      >>> run = {'method': 'joint', 'data': 'digits', 'scenario': 'task', 'accuracy': [[[1.0, 0.0], [0.5, 0.75]]],
+      ...        'seconds': [2.0], 'flops': None, 'bytes_per_task': 1030, 'seeds': [0], 'compile_seconds': 1.0,
+      ...        'config': {'training': {}}, 'facts': [{'kind': 'split'}]}
+      >>> report.table({'runs': [run]}).row_count
+      1
     """
     runs = entries(results)
     names, rows = cells(runs, reference=reference)
@@ -130,6 +139,7 @@ def markdown(results: Any) -> str:
       results: as of `runs`.
 
     Example:
+      >>> from cljax.report import markdown
       >>> run = {'method': 'joint', 'scenario': 'task', 'accuracy': [[[1., 0.], [.5, .75]]], 'seconds': [2.0],
       ...        'flops': 520, 'bytes_per_task': 1030}
       >>> print(markdown([run]).splitlines()[-1])
@@ -147,6 +157,8 @@ def interval(values: np.ndarray) -> str:
     One decimal; none where the interval is 10 or more, two where it would round to nothing; '-' where it is unknown.
 
     Example:
+      >>> import numpy as np
+      >>> from cljax.report import interval
       >>> interval(np.array([.25, .75])), interval(np.array([.5])), interval(np.array([.9, .90001]))
       ('50 ±318', '50.0', '90.00 ±0.01')
     """
@@ -157,6 +169,7 @@ def short(number: float | None) -> str:
     """A count in at most five characters and a unit: `'1.45M'`.
 
     Example:
+      >>> from cljax.report import short
       >>> short(520), short(1_445_551), short(17_160), short(None)
       ('520', '1.45M', '17.2k', '-')
     """

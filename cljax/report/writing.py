@@ -49,6 +49,14 @@ def write(results: Any, out: str | os.PathLike | None = None) -> pathlib.Path:
     Raises:
       ValueError: a folder has no record, or `out` holds something else than a report, or a file of one's own where the
         report has one, or cannot be written. Nothing has been changed then, but where a disk is full.
+
+    Example:
+      >>> import tempfile
+      >>> from cljax import report
+      >>> report.write([tempfile.mkdtemp()])
+      Traceback (most recent call last):
+      ...
+      ValueError: ...
     """
     sections = gather(results)
     place = _place(results, out)

@@ -23,6 +23,12 @@ class Experience(NamedTuple):
       epochs: of the visit.
       classes: names of the task's classes; a label is a place among them.
       train, validation, test: `(inputs [n, ...], labels [n] or [n, K])`, copies of the examples as the task has them.
+
+    Example:
+      >>> from cljax import data, streams
+      >>> first = next(iter(streams.experiences(streams.split(data.load('digits'), tasks=5))))
+      >>> first.task, first.classes, first.test[0].shape
+      (0, ('0', '1'), (72, 8, 8, 1))
     """
 
     round: int

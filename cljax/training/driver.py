@@ -53,6 +53,12 @@ class Event(NamedTuple):
       validation_accuracy: a fraction, NaN without a validation part.
       done: epochs so far.
       total: epochs of all seeds, at most.
+
+    Example:
+      >>> from cljax.training import Event
+      >>> event = Event('lwf', 0, 1, 2, 'train', 3, 20, 0.25, 0.9, 43, 100)
+      >>> f'{event.method}, task {event.task + 1}, epoch {event.epoch}: {event.done / event.total:.0%}'
+      'lwf, task 3, epoch 3: 43%'
     """
 
     method: str
@@ -101,6 +107,15 @@ class Outcome(NamedTuple):
         most; None where all are on the device.
       shares: among how many devices the seeds were shared, and each batch.
       origin: what it is of: `report` takes an outcome as it is.
+
+    Example:
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> stream = streams.split(data.load('digits'), tasks=2, epochs=1)
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 5, hidden=(4,)))
+      >>> outcome = training.drive(method, optax.adam(1e-2), [(0, stream), (1, stream)])
+      >>> outcome.evaluation.accuracy.shape, len(outcome.learners), outcome.traces  # [seed, after task, task]
+      ((2, 2, 2), 2, 1)
     """
 
     learners: list[Learner]
@@ -238,6 +253,19 @@ def drive(
       NonFiniteLoss: where all learners diverged, their loss or weights being NaN or infinite, naming task, phase and
         step. Where only some did, the others go on, and the outcome's `failure` tells.
       CheckpointError: there are checkpoints, but none that can be taken up. OSError: they cannot be read or written.
+
+    Example:
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> stream = streams.split(data.load('digits'), tasks=2, epochs=1)
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 5, hidden=(4,)))
+      >>> outcome = training.drive(
+      ...     method, optax.adam(1e-2), [(0, stream), (1, stream)], report=lambda event: print(event.seed, event.task)
+      ... )
+      0 0
+      0 1
+      1 0
+      1 1
     """
     for name, function in (("report", report), ("visited", visited)):
         if not (function is None or callable(function)):

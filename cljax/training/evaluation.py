@@ -27,6 +27,15 @@ class Evaluation(NamedTuple):
       top5: float32 fraction, as accuracy, where the right one of a single label may be any of the five largest logits.
       fingerprint: uint32, a weighted sum of the bits of the task's own logits over the split: equal as long as no bit
         of any logit has changed.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax import metrics
+      >>> from cljax.training import Evaluation
+      >>> accuracy = jnp.array([[0.9, 0.1], [0.7, 0.8]])  # [after task, task]
+      >>> found = Evaluation(accuracy, accuracy, jnp.ones((2, 2)), jnp.zeros((2, 2), jnp.uint32))
+      >>> print(f'{metrics.average_accuracy(found.accuracy):.2f}')
+      0.75
     """
 
     accuracy: HostArray
@@ -195,6 +204,16 @@ def evaluate(
 
     Returns:
       `Evaluation` with `[T]` arrays.
+
+    Example:
+      >>> import jax
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> tables = streams.split(data.load('digits'), tasks=2).tables
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 5, hidden=(4,)))
+      >>> learner = training.make_learner(method, optax.sgd(1.0), tables, 0.1, jax.random.key(0))
+      >>> training.evaluate(method, learner, tables).accuracy.shape  # before anything is learned
+      (2,)
     """
     check_kind("tables", tables, Tables, "a stream's: stream.tables")
 

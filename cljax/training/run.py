@@ -43,6 +43,16 @@ class Result(NamedTuple):
       failure: where the learner diverged, all -1 if it did not.
       search: `Tried` of `[R, ...]`, what a method's search has tried and chosen; None without.
       origin: what it is of: `report` takes a result as it is.
+
+    Example:
+      >>> import jax
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> stream = streams.split(data.load('digits'), tasks=2, epochs=1)
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 5, hidden=(4,)))
+      >>> result = training.make_run(method, optax.adam(1e-2), stream)(jax.random.key(0), stream.tables)
+      >>> result.evaluation.accuracy.shape, result.epochs.loss.shape  # [after task, task]; [round, phase, epoch]
+      ((2, 2), (2, 1, 1))
     """
 
     learner: Learner
@@ -166,6 +176,17 @@ def make_run(
 
     Raises:
       ValueError: where the method, the stream and the settings do not fit together, before anything is compiled.
+
+    Example:
+      >>> import jax
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> stream = streams.split(data.load('digits'), tasks=2, epochs=1)
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 5, hidden=(4,)))
+      >>> run = training.make_run(method, optax.adam(1e-2), stream)
+      >>> result = run(jax.random.key(0), stream.tables)  # jax.vmap(run, (0, None)): several seeds
+      >>> result.evaluation.accuracy.shape, run.step.traces
+      ((2, 2), 1)
     """
     check_stream(stream)
     settings = settle(settings, stream)

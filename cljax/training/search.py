@@ -20,6 +20,14 @@ class Tried(NamedTuple):
         trained.
       epochs: `[R, C]` int32, how many it was trained; 0 of one that repeats the numbers of one before it.
       chosen: `[R]` int32, the candidate that was kept; -1 before that.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.training import Tried
+      >>> growth, chosen = jnp.array([[0.1, 0.3]]), jnp.array([1])  # one round, two candidates
+      >>> tried = Tried({'growth': growth}, jnp.array([[0.8, 0.9]]), jnp.array([[5, 5]]), chosen)
+      >>> tried.numbers['growth'][0, tried.chosen[0]].round(1).tolist()
+      0.3...
     """
 
     numbers: dict[str, HostArray]

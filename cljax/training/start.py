@@ -31,6 +31,17 @@ class Past(NamedTuple):
       learner: at rest.
       evaluation: `Evaluation` of `[R, T]`, of the rounds and tasks so far; its fingerprints are not taken over, for
         another program may round otherwise.
+
+    Example:
+      >>> import jax
+      >>> import optax
+      >>> from cljax import data, methods, networks, streams, training
+      >>> stream = streams.split(data.load('digits'), tasks=2, epochs=1)
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 5, hidden=(4,)))
+      >>> first = training.drive(method, optax.adam(1e-2), [(0, stream)], rounds=1)
+      >>> past = training.Past(first.learners[0], jax.tree.map(lambda leaf: leaf[0, :1, :1], first.evaluation))
+      >>> past.evaluation.accuracy.shape, past.learner.rows.tasks  # one round is behind
+      ((1, 1), 2)
     """
 
     learner: Learner
@@ -45,6 +56,12 @@ class Start(NamedTuple):
       hyper: in place of some of `learner.hyper`.
       params: of `given_params`, in place of what is drawn for task 0; empty: none.
       past: what the run goes on from; None: it begins anew.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax import training
+      >>> float(training.Start({'strength': jnp.float32(2.0)}, {}).hyper['strength'])
+      2.0
     """
 
     hyper: dict[str, Array]
@@ -109,8 +126,10 @@ def extend(new: Learner, old: Learner) -> Learner:
       ValueError: naming the leaf of another shape or dtype, or the structure that differs.
 
     Example:
+      >>> import jax
       >>> import optax
       >>> from cljax import data, methods, networks, streams, training
+      >>> from cljax.training import extend
       >>> method = methods.lwf(networks.mlp((8, 8, 1), 2, hidden=(4,)))
       >>> def make(tasks):
       ...     stream = streams.split(data.load('digits'), tasks=tasks, class_order=range(2 * tasks))
@@ -180,8 +199,11 @@ def start_from(method: Method, learner: Learner, given: Mapping[str, Array]) -> 
       The learner.
 
     Example:
+      >>> import jax
+      >>> import numpy as np
       >>> import optax
       >>> from cljax import data, methods, networks, streams, training
+      >>> from cljax.training import start_from
       >>> method = methods.freezing(networks.mlp((8, 8, 1), 2, hidden=(4,)))
       >>> given = training.given_params(method, {'dense_0/kernel': np.ones((64, 4)), 'dense_0/bias': np.ones(4)})
       >>> tables = streams.split(data.load('digits'), tasks=5).tables
@@ -231,7 +253,9 @@ def suggest_names(method: Method, params: Mapping[str, Any]) -> dict[str, str]:
       `{given name: leaf path}`, to be looked at: of layers with the same shapes the order decides.
 
     Example:
+      >>> import numpy as np
       >>> from cljax import methods, networks
+      >>> from cljax.training import given_params, suggest_names
       >>> method = methods.freezing(networks.mlp((8, 8, 1), 2, hidden=(4,)))
       >>> saved = {'fc1.weight': np.ones((4, 64)), 'fc1.bias': np.ones(4), 'fc2.weight': np.ones((10, 4))}
       >>> names = suggest_names(method, saved)
@@ -263,7 +287,9 @@ def given_params(
         one).
 
     Example:
+      >>> import numpy as np
       >>> from cljax import methods, networks
+      >>> from cljax.training import given_params
       >>> method = methods.freezing(networks.mlp((8, 8, 1), 2, hidden=(4,)))
       >>> trained = {'dense_0/kernel': np.ones((64, 4)), 'dense_0/bias': np.ones(4)}
       >>> list(given_params(method, trained))

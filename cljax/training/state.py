@@ -52,6 +52,11 @@ class Patience(NamedTuple):
       factor: by which the rate is divided.
       minimum_learning_rate: training stops below it.
       restore_at_drop: whether the best copy is also restored whenever the rate drops (FACIL does, HAT does not).
+
+    Example:
+      >>> from cljax import training
+      >>> training.Settings(learning_rate=0.05, stopping=training.Patience(patience=3)).stopping.patience
+      3
     """
 
     patience: int = 5
@@ -77,6 +82,11 @@ class Settings(NamedTuple):
         have four million numbers.
       curves_every: 0, or the number of epochs between evaluations on all tasks.
       augment: None, or what is done to the images of every training step: see `cljax.augmentation`.
+
+    Example:
+      >>> from cljax import training
+      >>> training.Settings(batch_size=64, learning_rate=0.05)._replace(validate=True).batch_size
+      64
     """
 
     batch_size: int = 32
