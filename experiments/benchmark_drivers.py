@@ -56,7 +56,8 @@ def run(dataset: data.Dataset, config: Config) -> Outcome:
     """Drives fine-tuning over two tasks."""
     stream = streams.split(dataset, tasks=2, epochs=config.epochs, validation=0.0)
     blocks = tuple((features,) for features in config.channels)
-    network = networks.cnn(dataset.images.shape[1:], 5, channels=blocks, mean=stream.mean, std=stream.std)
+    shape, normal = dataset.images.shape[1:], {"mean": stream.mean, "std": stream.std}
+    network = networks.cnn(shape, 5, channels=blocks, dense=(512,), **normal)
     settings = training.Settings(batch_size=config.batch_size, learning_rate=0.01)
     optimizer = optax.sgd(1.0, momentum=0.9)
     return drive(methods.finetune(network), optimizer, [(0, stream)], settings)

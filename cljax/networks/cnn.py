@@ -104,12 +104,12 @@ def cnn(
     inputs: Sequence[int],
     outputs: int,
     *,
-    channels: Sequence[Sequence[int]] = ((32, 32), (64, 64)),
+    channels: Sequence[Sequence[int]] = ((32,), (64,)),
     kernel: int | Sequence[int] = 3,
     padding: str | Sequence[str] = "SAME",
     pool: Pool | Sequence[Pool] = Pool(),  # noqa: B008
     dropout: float | Sequence[float] = 0.0,
-    dense: Sequence[int] = (512,),
+    dense: Sequence[int] = (128, 128),
     dense_dropout: float = 0.0,
     pooled: bool = False,
     normalization: Normalization = None,
@@ -268,7 +268,18 @@ def clnp_cnn(
     Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, section 3.2.
     """
     pool = Pool(3, 2, ((1, 1), (1, 1)))
-    return cnn(inputs, outputs, pool=pool, dropout=0.25, dense_dropout=0.5, mean=mean, std=std, per_task=per_task)
+    return cnn(
+        inputs,
+        outputs,
+        channels=((32, 32), (64, 64)),
+        dense=(512,),
+        pool=pool,
+        dropout=0.25,
+        dense_dropout=0.5,
+        mean=mean,
+        std=std,
+        per_task=per_task,
+    )
 
 
 def lenet(

@@ -51,7 +51,7 @@ def mlp(
     inputs: Sequence[int],
     outputs: int,
     *,
-    hidden: Sequence[int] = (256, 256),
+    hidden: Sequence[int] = (128, 128),
     normalization: Normalization = None,
     norm_after: bool = False,
     dropout: float = 0.0,
@@ -92,7 +92,7 @@ def mlp(
       (('head/kernel', 'head/bias'), (16,))
     """
     if not hidden:
-        raise ValueError("An MLP needs at least one hidden layer: hidden=(256,), for example.")
+        raise ValueError("An MLP needs at least one hidden layer: hidden=(128,), for example.")
     check_numbers(inputs, outputs, hidden, [dropout], mean, std)
     make_norm(normalization)
     wiring = []
