@@ -24,3 +24,7 @@ def test_a_notebook_is_clean_and_opens_in_colab(path):
     text = "\n".join("".join(cell["source"]) for cell in code[1:])
     names = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
     assert [name for name in names if name.startswith("_") and name not in ("_replace", "__name__", "__init__")] == []
+
+
+def test_there_are_twelve():
+    assert [int(path.stem[:2]) for path in NOTEBOOKS] == list(range(1, 13))
