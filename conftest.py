@@ -16,6 +16,7 @@ are kept in `.pytest_cache`, for the other workers and the next time.
 import ctypes
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import sys
@@ -33,6 +34,7 @@ import pytest
 from cljax.cli.process import keep_programs
 
 HERE = pathlib.Path(__file__).parent
+collect_ignore = [] if importlib.util.find_spec("torch") else ["experiments/benchmark"]  # of the extra `benchmark`
 SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other processes, pictures; of doctests, what is
     # built of primitives
     "cljax/cli/",

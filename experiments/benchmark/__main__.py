@@ -1,0 +1,72 @@
+"""Steps of eight methods beside plain PyTorch on the same machine.
+
+    pip install '.[benchmark]'
+    python -m experiments.benchmark
+
+First both take two steps from the same numbers, and every loss and parameter must be the same up to rounding; then an
+epoch of each is timed in turn, images in memory. rows: cljax and reference in seconds a step, the median of the ratios;
+beside it, with `--compile`, that to `torch.compile`. Some minutes on two idle cores; on a busy machine PyTorch's
+threads wait for each other and the ratios say nothing. Writes `experiments/results/steps_benchmark_cpu.json` (or `_gpu`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+
+import torch
+import tyro
+
+from experiments.benchmark.cases import CASES, NETWORKS, Ours, Size, Theirs, apart
+from experiments.saving import command_line, write_result
+
+ROUNDING = 2e-4
+"""Of float32 sums in another order, after two steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes, timed epochs, which methods, and whether `torch.compile` is tried too."""
+
+    size: Size = dataclasses.field(default_factory=Size)
+    repeats: int = 9
+    only: tuple[str, ...] = tuple(CASES)
+    compile: bool = False
+    threads: int | None = None
+    out: str = "experiments"
+
+
+def row_of(name: str, config: Config) -> dict[str, float | str | None]:
+    """A case's row.
+
+    Raises:
+      ValueError: the two do not compute the same.
+    """
+    case = CASES[name]
+    ours = Ours(case.make(NETWORKS[case.network](config.size)), config.size)
+    theirs = Theirs(ours, case)
+    if (difference := apart(ours, theirs)) > ROUNDING:
+        raise ValueError(f"{name}: after two steps cljax and PyTorch are {difference:.1e} apart, more than rounding.")
+    others = [theirs] + ([Theirs(ours, case, compiled=True)] if config.compile else [])
+    for one in (ours, *others):
+        one.time()  # compiles
+    times = [[one.time() for one in (ours, *others)] for _ in range(config.repeats)]
+    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    ratios = [statistics.median(mine / row[place] for mine, *row in times) for place in range(len(others))]
+    shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"{name:16s} {1e3 * medians[0]:8.2f} ms, {1e3 * medians[1]:8.2f} ms: ratio {shown} (apart {difference:.0e})")
+    row = {"case": name, "cljax": medians[0], "reference": medians[1], "ratio": ratios[0], "apart": difference}
+    return {**row, "ratio_to_compiled": ratios[1] if config.compile else None}
+
+
+def main(config: Config) -> None:
+    """Times every case and writes the rows."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    rows = [row_of(name, config) for name in config.only]
+    facts = {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
+    write_result(config, "steps_benchmark", {"rows": rows, **facts}, command_line("experiments.benchmark"))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
