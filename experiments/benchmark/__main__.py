@@ -6,7 +6,8 @@
 First both take two steps from the same numbers, and every loss and parameter must be the same up to rounding; then an
 epoch of each is timed in turn, images in memory. rows: cljax and reference in seconds a step, the median of the ratios;
 beside it, with `--compile`, that to `torch.compile`. Some minutes on two idle cores; on a busy machine PyTorch's
-threads wait for each other and the ratios say nothing. Writes `experiments/results/steps_benchmark_cpu.json` (or `_gpu`).
+threads wait for each other and the ratios say nothing. Writes
+`experiments/results/steps_benchmark_cpu.json` (or `_gpu`).
 """
 
 from __future__ import annotations
