@@ -73,7 +73,7 @@ def navigation() -> dict[str, list[str]]:
 
 def first_line(value: Any) -> str:
     """The first paragraph of a docstring, in one line."""
-    return " ".join((inspect.getdoc(value) or "").partition("\n\n")[0].split())
+    return " ".join(as_markdown(inspect.getdoc(value) or "").partition("\n\n")[0].split())
 
 
 def all_methods() -> str:
@@ -127,11 +127,11 @@ On the command: `cljax run {name} --set NAME=VALUE`.
 """
 
 
-def _documented(one: public.Name, level: int = 2) -> str:
+def _documented(one: public.Name, *others: public.Name, level: int = 2) -> str:
     """What mkdocstrings shows of a name, by where it is defined: a submodule may have the name of a function in it."""
     path = f"{one.value.__module__}.{one.value.__name__}" if public.is_ours(one) else one.path
-    anchor = "" if path == one.path else f"[](){{#{one.path}}}\n\n"
-    return f"{anchor}::: {path}\n    options:\n      heading_level: {level}\n"
+    anchors = "".join(f"[](){{#{name.path}}}\n\n" for name in (one, *others) if name.path != path)
+    return f"{anchors}::: {path}\n    options:\n      heading_level: {level}\n"
 
 
 def _why(said: str, page: str) -> str:
@@ -191,8 +191,9 @@ def module(name: str) -> str:
     for one in own:
         link = f"../methods/{one.name}.md" if one.name in elsewhere else f"#{one.path}"
         rows.append(f"| [`{one.name}`]({link}) | {_cell(first_line(one.value)) if public.is_ours(one) else ''} |")
-        if one.name not in elsewhere:
-            parts.append(_documented(one))
+        same = [other for other in own if other.value is one.value]  # an old name is beside the present one
+        if one.name not in elsewhere and same[0] is one:
+            parts.append(_documented(*same))
     listed = "\n".join(rows)
     blocks = "\n".join(parts)
     about = inspect.getdoc(importlib.import_module(name)) or ""

@@ -33,15 +33,14 @@ class Past(NamedTuple):
         another program may round otherwise.
 
     Example:
-      >>> import jax
-      >>> import optax
-      >>> from cljax import data, methods, networks, streams, training
-      >>> stream = streams.split(data.load('digits'), tasks=2, epochs=1)
-      >>> method = methods.finetune(networks.mlp((8, 8, 1), 5, hidden=(4,)))
-      >>> first = training.drive(method, optax.adam(1e-2), [(0, stream)], rounds=1)
-      >>> past = training.Past(first.learners[0], jax.tree.map(lambda leaf: leaf[0, :1, :1], first.evaluation))
-      >>> past.evaluation.accuracy.shape, past.learner.rows.tasks  # one round is behind
-      ((1, 1), 2)
+      >>> import numpy as np
+      >>> from cljax import task_params
+      >>> from cljax.training import Evaluation, Past
+      >>> from cljax.types import Learner
+      >>> learner = Learner({'head': np.ones((1, 3))}, {}, (), {}, {}, None, task_params.resting(['head'], tasks=1))
+      >>> accuracy = np.float32([[0.9]])  # one round of one task is behind
+      >>> Past(learner, Evaluation(accuracy, accuracy, accuracy, np.zeros((1, 1), np.uint32))).learner.rows.tasks
+      1
     """
 
     learner: Learner
