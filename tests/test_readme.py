@@ -12,6 +12,7 @@ import cljax
 from cljax import methods
 
 ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = (ROOT / "notebooks").glob("*.ipynb")
 
 
 def blocks(page="README.md"):
@@ -52,8 +53,10 @@ def test_python_of_the_guides(page, tmp_path, monkeypatch):
         run(page, names, code)
 
 
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+def test_the_readme_is_short_and_names_all_notebooks():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 150
+    assert set(re.findall(r"\((notebooks/\w+\.ipynb)\)", text)) == {f"notebooks/{path.name}" for path in NOTEBOOKS}
 
 
 def test_the_skeletons_of_a_new_method_run_and_learn(tmp_path, monkeypatch, capsys):

@@ -196,7 +196,7 @@ def module(name: str) -> str:
             parts.append(_documented(*same))
     listed = "\n".join(rows)
     blocks = "\n".join(parts)
-    about = inspect.getdoc(importlib.import_module(name)) or ""
+    about = as_markdown(inspect.getdoc(importlib.import_module(name)) or "")
     table = f"| name | what |\n|---|---|\n{listed}\n" if rows else ""
     return f"# {name}\n\n{about}\n\n{table}\n{blocks}"
 
