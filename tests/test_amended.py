@@ -21,7 +21,9 @@ def rates(method, *places):
 
 def test_milestones_are_parts_of_each_phase():
     late = training.with_milestones(METHOD, SCHEDULE)
-    np.testing.assert_allclose(rates(late, (0, 0), (5, 0.9), (6, 0)), [5, 5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(rates(late, (0, 0), (5, 1), (6, 0)), [5, 5, 0.5], rtol=1e-6)  # 1: an epoch's last step
+    within = training.with_milestones(METHOD, SCHEDULE, milestones=(0.8,))  # at 6.4 epochs
+    np.testing.assert_allclose(rates(within, (5, 1), (6, 0.3), (6, 0.5), (6, 1)), [5, 5, 0.5, 0.5], rtol=1e-6)
     twice = training.with_milestones(METHOD, SCHEDULE, milestones=(0.75, 0.25), factor=0.5)
     np.testing.assert_allclose(rates(twice, (1, 0.9), (2, 0), (6, 0)), [5, 2.5, 1.25], rtol=1e-6)
     (phase,) = late.phases

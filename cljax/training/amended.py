@@ -85,8 +85,10 @@ def with_milestones(
 
     def stepped(number: int, rate: Array, clock: Clock) -> Array:
         for part in parts:
-            begin = part * _epochs(method, schedule, number)[clock.round]
-            rate = rate * jnp.where(_done(clock) < begin, jnp.float32(1), jnp.float32(factor))
+            begin = jnp.asarray(part * _epochs(method, schedule, number), jnp.float32)[clock.round]
+            # An epoch's last step has progress 1, as much as the next one's first has done.
+            before = (_done(clock) < begin) | (clock.epoch.astype(jnp.float32) + 1 <= begin)
+            rate = rate * jnp.where(before, jnp.float32(1), jnp.float32(factor))
         return rate
 
     return _with_rate(method, stepped)
@@ -116,7 +118,8 @@ def with_cosine(method: Method, schedule: Schedule) -> Method:
     """
 
     def cosine(number: int, rate: Array, clock: Clock) -> Array:
-        done = _done(clock) / jnp.maximum(_epochs(method, schedule, number)[clock.round], 1)
+        epochs = jnp.asarray(np.maximum(_epochs(method, schedule, number), 1), jnp.float32)
+        done = _done(clock) / epochs[clock.round]
         return rate * (1 + jnp.cos(jnp.float32(np.pi) * jnp.minimum(done, 1))) / 2
 
     return _with_rate(method, cosine)
@@ -131,9 +134,9 @@ def _with_rate(method: Method, change: Callable[[int, Array, Clock], Array]) -> 
     return method._replace(phases=tuple(changed(*one) for one in enumerate(method.phases)))
 
 
-def _epochs(method: Method, schedule: Schedule, number: int) -> Array:
+def _epochs(method: Method, schedule: Schedule, number: int) -> np.ndarray:
     """How many epochs a phase has in each round."""
-    return jnp.asarray(np.maximum(epoch_table(method, schedule)[:, number], 0), jnp.float32)
+    return np.maximum(epoch_table(method, schedule)[:, number], 0)
 
 
 def _done(clock: Clock) -> Array:
