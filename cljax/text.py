@@ -56,6 +56,20 @@ def markdown(text: object) -> str:
     return MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
+def tex(text: object) -> str:
+    r"""Text that LaTeX shows as it is.
+
+    Example:
+      >>> from cljax.text import tex
+      >>> print(tex('50% of l2_constraint, -1.5 ±0.5'))
+      50\% of l2\_constraint, $-$1.5 $\pm$0.5
+    """
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    signs |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    words = "".join(signs.get(letter, letter) for letter in printable(text))
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", words)
+
+
 def spreadsheet(text: str) -> str:
     """Text that a spreadsheet takes for text: an apostrophe before what it would take for a formula.
 

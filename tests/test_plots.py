@@ -82,8 +82,8 @@ def test_task_accuracy_begins_at_the_first_visit():
     np.testing.assert_allclose(lines["task 2"], [[2, 75]])
     band = ax.collections[0].get_paths()[0].vertices
     # Task 1 after task 1: 0.9 and 0.8, so 85 ± T1 5; after task 2: 0.5 and 0.6.
-    np.testing.assert_allclose(band[:, 1].min(), 55 - T1 * 5)
-    np.testing.assert_allclose(band[:, 1].max(), 85 + T1 * 5)
+    np.testing.assert_allclose(band[:, 1].min(), 0)  # not 55 - T1 5
+    np.testing.assert_allclose(band[:, 1].max(), 100)  # not 85 + T1 5
     low, high = ax.get_ylim()
     assert 0 > low > -10
     assert 100 < high < 110
@@ -116,7 +116,7 @@ def test_comparison_has_means_intervals_and_seeds():
     bars = [container for container in ax.containers if container.has_xerr]
     np.testing.assert_allclose([bar.lines[0].get_xydata()[0] for bar in bars], [[65, 0], [79, 1]], rtol=1e-6)
     ends = [bar.lines[2][0].get_segments()[0][:, 0] for bar in bars]
-    np.testing.assert_allclose(ends, [[65 - T1 * 5, 65 + T1 * 5], [79 - T1 * 2, 79 + T1 * 2]], rtol=1e-5)
+    np.testing.assert_allclose(ends, [[65 - T1 * 5, 100], [79 - T1 * 2, 100]], rtol=1e-5)
     assert texts(ax) == ["65 ±64", "79 ±25"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["finetune", "tfm"]
     assert ax.get_xlabel() == "average accuracy (%)"
@@ -138,10 +138,19 @@ def test_accuracy_against_forgetting():
     points = [container.lines[0].get_xydata()[0] for container in ax.containers]
     np.testing.assert_allclose(points, [[30, 65], [0, 79]], rtol=1e-6, atol=1e-6)
     across, up = (bars.get_segments()[0] for bars in ax.containers[0].lines[2])
-    np.testing.assert_allclose(across[:, 0], [30 - T1 * 10, 30 + T1 * 10], rtol=1e-5)
-    np.testing.assert_allclose(up[:, 1], [65 - T1 * 5, 65 + T1 * 5], rtol=1e-5)
+    np.testing.assert_allclose(across[:, 0], [30 - T1 * 10, 100], rtol=1e-5)
+    np.testing.assert_allclose(up[:, 1], [65 - T1 * 5, 100], rtol=1e-5)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["finetune", "tfm"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("forgetting (%)", "average accuracy (%)")
+
+
+def test_seen_accuracy_ends_at_the_average_accuracy():
+    ax = plots.seen_accuracy([FINETUNE, TFM])
+    np.testing.assert_allclose([line.get_ydata() for line in ax.lines], [[85, 65], [85, 79]])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]  # 85 ± T1 5, 65 ± T1 5, within 100
+    np.testing.assert_allclose([band.min(), band.max()], [65 - T1 * 5, 100])
+    many = plots.seen_accuracy([FINETUNE] * (plots.CROWD + 1))
+    assert len(many.collections) == 0
 
 
 def test_learning_curves_of_validation_then_of_curves_then_of_loss():

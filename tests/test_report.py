@@ -44,7 +44,12 @@ def test_metrics_by_hand():
     np.testing.assert_allclose(values["average_accuracy"], [0.6, 0.7], rtol=1e-6)
     np.testing.assert_allclose(values["backward_transfer"], [-0.4, -0.2], rtol=1e-6)
     np.testing.assert_allclose(values["forgetting"], [0.4, 0.2], rtol=1e-6)
-    assert set(values) == {"average_accuracy", "backward_transfer", "forgetting"}
+    np.testing.assert_allclose(values["average_incremental_accuracy"], [0.75, 0.75], rtol=1e-6)
+    assert set(values) == {"average_accuracy", "backward_transfer", "forgetting", "average_incremental_accuracy"}
+    joint = {**FINETUNE, "method": "joint", "accuracy": [[[0.95, 0.0], [0.0, 0.9]]] * 2}
+    # Joint training reaches 0.95 and 0.9; fine-tuning of the two seeds 0.9 and 0.7, 0.8 and 0.8.
+    np.testing.assert_allclose(report.summarise(FINETUNE, [joint])["intransigence"], [0.125, 0.125], rtol=1e-5)
+    assert "intransigence" not in report.summarise(joint, [joint])
 
 
 def test_table_by_hand():

@@ -73,10 +73,17 @@ class Reader(html.parser.HTMLParser):
 
 def test_the_files_of_a_report(written):
     names = sorted(str(path.relative_to(written)) for path in written.rglob("*") if path.is_file())
-    own = [f"plots/{kind}-{name}.png" for kind in ("accuracy_matrix", "task_accuracy") for name in ("finetune", "tfm")]
-    side = ["accuracy_against_forgetting", "average_accuracy", "learning_curves", "training_loss"]
-    files = ["report.html", "results.csv", "summary.csv", "table.md", "plots/feature_usage-tfm.png"]
-    assert names == sorted([*files, *own, *(f"plots/{name}.png" for name in side)])
+    plots = [f"{kind}-{name}" for kind in ("accuracy_matrix", "task_accuracy") for name in ("finetune", "tfm")]
+    plots += [
+        "accuracy_against_forgetting",
+        "average_accuracy",
+        "feature_usage-tfm",
+        "learning_curves",
+        "seen_accuracy",
+    ]
+    plots = [f"plots/{name}.{form}" for name in (*plots, "training_loss") for form in ("png", "svg", "pdf")]
+    assert names == sorted(["report.html", "results.csv", "summary.csv", "table.md", "table.tex", *plots])
+    assert (written / "plots" / "average_accuracy.pdf").read_bytes().startswith(b"%PDF")
     with Image.open(written / "plots" / "average_accuracy.png") as image:
         assert min(image.size) > 200
 
@@ -85,10 +92,13 @@ def test_markdown_by_hand(written):
     lines = (written / "table.md").read_text().splitlines()
     assert lines[0] == "## digits, 2 tasks, task-incremental"
     head = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert head[:5] == ["method", "average accuracy", "backward transfer", "forgetting", "against finetune"]
-    assert lines[4] == "| finetune | 65 ±64 | -30 ±127 | 30 ±127 | - | 1.50 | 1.45M | 17.2k |"
-    assert lines[5] == "| tfm | 79 ±25 | 0.0 ±0.0 | 0.0 ±0.0 | +14 ±38 | 1.50 | 1.45M | 17.2k |"
+    assert head[:4] == ["method", "average accuracy", "backward transfer", "forgetting"]
+    assert head[4:6] == ["average incremental accuracy", "against finetune"]
+    assert lines[4] == "| finetune | 65 ±64 | -30 ±127 | 30 ±127 | 75.0 ±0.0 | - | 1.50 | 1.45M | 17.2k |"
+    assert lines[5] == "| tfm | 79 ±25 | 0.0 ±0.0 | 0.0 ±0.0 | 82 ±19 | +14 ±38 | 1.50 | 1.45M | 17.2k |"
     assert lines[7].endswith(r"clnp is left out: it has \<no\> gates")
+    line = r"tfm & 79 $\pm$25 & 0.0 $\pm$0.0 & 0.0 $\pm$0.0 & 82 $\pm$19 & +14 $\pm$38 & 1.50 & 1.45M & 17.2k \\"
+    assert line in (written / "table.tex").read_text().splitlines()
 
 
 def test_csv_by_hand(written):
@@ -114,7 +124,8 @@ def test_csv_by_hand(written):
     numbers = {name: float(first[name]) for name in first if name.endswith(("mean", "ci95")) and first[name]}
     expected = {"average_accuracy_mean": 0.65, "average_accuracy_ci95": HALF * 0.1, "forgetting_mean": 0.3}
     expected |= {"forgetting_ci95": HALF * 0.2, "backward_transfer_mean": -0.3, "backward_transfer_ci95": HALF * 0.2}
-    assert numbers == pytest.approx(expected, rel=1e-5)
+    expected |= {"average_incremental_accuracy_mean": 0.75, "average_incremental_accuracy_ci95": 0.0}
+    assert numbers == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert (first["seeds"], first["zero_forgetting"], second["zero_forgetting"]) == ("2", "False", "True")
     assert first["task_il_accuracy_mean"] == ""
 
@@ -136,7 +147,7 @@ def test_the_page_is_whole_and_needs_nothing_else(written):
     ):
         assert said in words
     figures = page.all("svg")
-    assert len(figures) == 9
+    assert len(figures) == 10
     assert all(figure["role"] == "img" and len(figure["aria-label"]) > 30 for figure in figures)
     assert figures[0]["aria-label"].endswith("finetune 65 ±64; tfm 79 ±25.")
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -164,15 +175,15 @@ def test_the_table_is_a_table_and_sorts_by_its_keys(written):
     text = (written / "report.html").read_text()
     table = Reader(text[text.index('<table class="sortable">') : text.index("</table>") + 8])
     assert len(table.all("caption")) == 1
-    assert all(attributes["scope"] == "col" for attributes in table.all("th")[:9])
-    assert [attributes["type"] for attributes in table.all("button")] == ["button"] * 9
+    assert all(attributes["scope"] == "col" for attributes in table.all("th")[:10])
+    assert [attributes["type"] for attributes in table.all("button")] == ["button"] * 10
     keys = [attributes["data-key"] for tag, attributes in table.elements if "data-key" in attributes]
-    first, second = keys[:9], keys[9:]
+    first, second = keys[:10], keys[10:]
     assert (first[0], second[0]) == ("finetune", "tfm")
-    assert first[4] == ""  # the difference of fine-tuning to itself
+    assert first[5] == ""  # the difference of fine-tuning to itself
     numbers = [[float(key or 0) for key in row[1:]] for row in (first, second)]
-    assert numbers[0] == pytest.approx([65, -30, 30, 0, 1.5, 1_445_551, 17160, 1], rel=1e-5)
-    assert numbers[1] == pytest.approx([79, 0, 0, 14, 1.5, 1_445_551, 17160, 0], rel=1e-5, abs=1e-9)
+    assert numbers[0] == pytest.approx([65, -30, 30, 75, 0, 1.5, 1_445_551, 17160, 1], rel=1e-5)
+    assert numbers[1] == pytest.approx([79, 0, 0, 82, 14, 1.5, 1_445_551, 17160, 0], rel=1e-5, abs=1e-9)
     script = text[text.index("<script>") :]
     assert "dataset.key" in script
     assert "aria-sort" in script
@@ -188,7 +199,7 @@ def test_several_folders_side_by_side_and_in_sections(tmp_path):
     assert same.notes == ["second differs from first in training.learning_rate (0.05 in first, 0.1 in second)."]
     assert (apart.title, len(apart.runs)) == ("digits, 2 tasks, class-incremental", 1)
     assert [run["place"] for run in (*same.runs, *apart.runs)] == [0, 1, 2, 3, 0]
-    differences = [line.split(" | ")[4] for line in report.markdown(same.runs).splitlines()[2:]]
+    differences = [line.split(" | ")[5] for line in report.markdown(same.runs).splitlines()[2:]]
     assert differences == ["-", "+14 ±38", "0.0 ±0.0", "+14 ±38"]
     twin = save(tmp_path / "again" / "first", make_run("lwf", FIRST))
     labels = [sections.label(run) for section in report.gather([first, twin]) for run in section.runs]
@@ -219,8 +230,8 @@ def test_hard_records_are_written_whole(tmp_path):
     place = report.write([single, revisited], tmp_path / "out").parent
     text = (place / "table.md").read_text()
     assert "## digits, 1 task, task-incremental" in text
-    assert "| finetune | - | 0.0 | 0.0 | - | 1.00 |" in text
-    assert "| joint | 70.0 | 80.0 | -10.0 | 10.0 | 1.00 |" in text
+    assert "| finetune | - | 0.0 | 0.0 | - | - | 1.00 |" in text
+    assert "| joint | 70.0 | 80.0 | -10.0 | 10.0 | 80.0 | 1.00 |" in text
     visits = rows(place / "visits.csv")
     assert [(row["visit"], row["of_task"], row["task"], row["accuracy"]) for row in visits][3:5] == [
         ("2", "2", "2", "0.7"),
@@ -300,15 +311,16 @@ def test_a_report_replaces_its_own_files_and_no_other(tmp_path, capsys, unplotte
     )
     assert cli.main(["report", str(folder), "--out", str(out)]) == 0
     assert capsys.readouterr().out.split() == ["Report:", str(out / "report.html")]
-    plots = {f"plots/accuracy-{name}.png" for name in ("finetune", "a-b", "a-b-1")}
-    assert there(out).keys() == {"report.html", "results.csv", "summary.csv", "table.md", *plots}
+    plots = {f"plots/accuracy-{name}.{form}" for name in ("finetune", "a-b", "a-b-1") for form in writing.FORMS}
+    assert there(out).keys() == {"report.html", "results.csv", "summary.csv", "table.md", "table.tex", *plots}
     mine = {"visits.csv": b"mine", "plots/mine.png": b"mine", ".table.md-mydraft0": b"mine", "notes": b"mine"}
     for name, content in mine.items():
         (out / name).write_bytes(content)
     save(folder, make_run("lwf", [[[0.5]]]))
     report.write([folder], out)
     assert "lwf" in (out / "report.html").read_text()
-    found = {"report.html", "results.csv", "summary.csv", "table.md", "plots/accuracy-lwf.png"}
+    found = {"report.html", "results.csv", "summary.csv", "table.md", "table.tex"}
+    found |= {f"plots/accuracy-lwf.{form}" for form in writing.FORMS}
     assert there(out).keys() == found | mine.keys() - {".table.md-mydraft0"}
     del mine[".table.md-mydraft0"]  # the name of a draft of the report's own
     assert {name: there(out)[name] for name in mine} == mine
@@ -482,6 +494,7 @@ def test_what_is_all_unknown_is_drawn():
     (section,) = [sections.Section("title", [run], [])]
     assert [drawing.name for drawing in draw(section)] == [
         "average_accuracy",
+        "seen_accuracy",
         "accuracy_against_forgetting",
         "accuracy_matrix",
         "task_accuracy",

@@ -9,7 +9,7 @@ from cljax.report.record import check, device, feature_usage, plain, read, run_r
 from cljax.report.results import runs, tidy
 from cljax.report.sections import Section, chosen, gather
 from cljax.report.sweep import stability_plasticity, sweep_table, write_sweep
-from cljax.report.tables import METRICS, interval, markdown, short, summarise, table
+from cljax.report.tables import METRICS, interval, latex, markdown, short, summarise, table
 from cljax.report.writing import write
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "feature_usage",
     "gather",
     "interval",
+    "latex",
     "markdown",
     "plain",
     "plots",

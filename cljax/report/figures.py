@@ -43,6 +43,9 @@ def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
         words = f"Average accuracy when the task is told, in percent, with 95% intervals: {said}."
         yield Drawing("task_il_accuracy", "", words, _figure(plots.comparison(runs, metric="task_il_accuracy")))
     if len(runs[0]["accuracy"][0]) > 1:
+        said = "; ".join(f"{label(run)} {interval(summarise(run)['average_incremental_accuracy'])}" for run in runs)
+        words = f"Accuracy on the tasks seen so far, after each task, a line a method. Its mean over the tasks: {said}."
+        yield Drawing("seen_accuracy", "", words, _figure(plots.seen_accuracy(runs)))
         said = "; ".join(f"{label(run)} {interval(summarise(run)['forgetting'])}" for run in runs)
         words = f"Average accuracy against forgetting, with intervals both ways. Forgetting in percent: {said}."
         yield Drawing("accuracy_against_forgetting", "", words, _figure(plots.accuracy_against_forgetting(runs)))

@@ -67,9 +67,12 @@ def band(ax: Axes, places: Any, mean: Any, low: Any, high: Any, color: str) -> t
     return low, high
 
 
-def bars(half: np.ndarray) -> np.ndarray | None:
-    """An error bar, none where the interval is unknown."""
-    return half if np.isfinite(half) else None
+def bars(mean: np.ndarray, half: np.ndarray, lowest: float) -> np.ndarray | None:
+    """An error bar of a percentage, within what is possible; none where the interval is unknown."""
+    if not np.isfinite(half):
+        return None
+    ends = np.maximum([mean - max(mean - half, lowest), min(mean + half, 100.0) - mean], 0.0)
+    return ends[:, None]
 
 
 def percent_limits(ax: Axes, side: Literal["x", "y"], shown: list[tuple], *, lowest: float = 0.0) -> None:

@@ -15,8 +15,28 @@ METHODS = (
     ("#c08a00", "#e8bd4a"),
     ("#6a51a3", "#a896e6"),
     ("#5f6770", "#b4bcc4"),
+    ("#003000", "#6cfc00"),
+    ("#000090", "#5478fc"),
+    ("#780000", "#fc0084"),
+    ("#b400fc", "#d818fc"),
+    ("#300cfc", "#6c849c"),
+    ("#480054", "#fce4fc"),
+    ("#8484fc", "#a860e4"),
+    ("#006c00", "#609000"),
+    ("#fc18d8", "#c06c84"),
+    ("#a80060", "#fc6cfc"),
+    ("#004860", "#30f0fc"),
+    ("#fc0054", "#fc3000"),
+    ("#5400a8", "#e4c0fc"),
+    ("#904800", "#b4780c"),
+    ("#787818", "#fcfc54"),
+    ("#9000b4", "#fc18cc"),
+    ("#6c90a8", "#00cce4"),
+    ("#484818", "#90cc18"),
+    ("#6c3060", "#fc6c9c"),
 )
-"""On light and on dark paper: after Okabe and Ito, their palest colours darkened."""
+"""On light and on dark paper: seven after Okabe and Ito, their palest colours darkened; then, one by one, what is
+farthest from those before (in Oklab) and still stands out on the paper."""
 
 TASKS = (
     ("#46327e", "#9b86e0"),
@@ -42,6 +62,8 @@ CAPACITY = {
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "*")
 LINES = ("-", "--", "-.")
+FAMILIAR = 7
+"""How many colours a kind of line has."""
 
 
 class Style(NamedTuple):
@@ -53,14 +75,14 @@ class Style(NamedTuple):
 
 
 def style(place: int) -> Style:
-    """The style of the method at a place, from 0: twelve markers, seven colours, three kinds of line.
+    """The style of the method at a place, from 0: 26 colours, twelve markers, three kinds of line.
 
     Example:
       >>> style(1)
       Style(color='#d55e00', marker='s', line='-')
     """
     count = len(METHODS)
-    return Style(METHODS[place % count][0], MARKERS[place % len(MARKERS)], LINES[place // count % len(LINES)])
+    return Style(METHODS[place % count][0], MARKERS[place % len(MARKERS)], LINES[place // FAMILIAR % len(LINES)])
 
 
 def dark_twins() -> dict[str, str]:

@@ -102,7 +102,8 @@ def task_accuracy(result: Any, ax: Axes | None = None) -> Axes:
         color = palette.TASKS[round(spread * task / max(count - 1, 1))][0]
         marker = "o" if len(places) <= 25 else None
         ax.plot(places[there], mean, color=color, marker=marker, markersize=4, label=f"task {task + 1}", zorder=3)
-        shown.append(frame.band(ax, places[there], mean, mean - half, mean + half, color))
+        low, high = np.clip(mean - half, 0, 100), np.clip(mean + half, 0, 100)
+        shown.append(frame.band(ax, places[there], mean, low, high, color))
     frame.percent_limits(ax, "y", shown)
     frame.whole(ax, "x", 1, places[-1])
     visits = "visit" if len(places) > count else "task"
@@ -130,24 +131,64 @@ def comparison(results: Any, ax: Axes | None = None, *, metric: str = "average_a
     """
     runs = entries(results)
     ax = frame.axes(ax, (6.4, min(60.0, 1.3 + 0.36 * len(runs))))
-    shown = []
+    shown, lowest = [], -100 if metric in ("backward_transfer", "forgetting") else 0
     for place, run in enumerate(runs):
         values, look = summarise(run)[metric], _style(run, place)
         found = known_mean_and_interval(values)
         mean, half = 100 * found.mean, 100 * found.half_width
         ax.plot(100 * values, np.full(len(values), place + 0.25), ".", color=look.color, markersize=4, alpha=0.7)
-        ax.errorbar(mean, place, xerr=frame.bars(half), color=look.color, marker=look.marker, markersize=7, capsize=4)
+        dots: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": 7, "capsize": 4}
+        ax.errorbar(mean, place, xerr=frame.bars(mean, half, lowest), **dots)
         side = ax.get_yaxis_transform()
         ax.text(1.02, place, interval(values), transform=side, va="center", fontsize=9, color=frame.INK)
         shown += [(mean - np.nan_to_num(half), mean + np.nan_to_num(half)), (100 * values, 100 * values)]
-    signed = metric in ("backward_transfer", "forgetting")
-    frame.percent_limits(ax, "x", shown, lowest=-100 if signed else 0)
+    frame.percent_limits(ax, "x", shown, lowest=lowest)
     ax.set_yticks(range(len(runs)), [frame.wrapped(label(run)) for run in runs], parse_math=False)
     ax.set_ylim(len(runs) - 0.5, -0.5)
     frame.dress(
         ax, f"{WORDS[metric][0].upper()}{WORDS[metric][1:]}{_after(runs)}", f"{WORDS[metric]} (%)", "", grid="x"
     )
     return ax
+
+
+def seen_accuracy(results: Any, ax: Axes | None = None) -> Axes:
+    """The mean accuracy over the tasks seen so far, after each task: a line a method, with its interval.
+
+    Args:
+      results: several, or one.
+      ax: where to draw.
+
+    Returns:
+      The axes; the last point is the average accuracy.
+
+    Example:
+      >>> ax = seen_accuracy({'method': 'lwf', 'accuracy': [[[.875, .25], [.5, .75]]]})
+      >>> ax.lines[0].get_ydata()
+      array([87.5, 62.5])
+    """
+    ax, runs, shown, count = frame.axes(ax, (6.4, 4.0)), entries(results), [], 1
+    for place, run in enumerate(runs):
+        accuracy, look = _floats(run["accuracy"]), _style(run, place)
+        count = accuracy.shape[-1]
+        seen = [accuracy[:, after, : after + 1].mean(axis=-1) for after in range(count)]
+        mean, half = known_mean_and_interval(100 * np.stack(seen, axis=-1))
+        places, half = np.arange(1, count + 1), np.nan_to_num(half)
+        dots = {"marker": look.marker if count <= 30 else None, "markersize": 5}
+        line: dict[str, Any] = {"linestyle": look.line, "label": frame.wrapped(label(run)), "zorder": 3, **dots}
+        ax.plot(places, mean, color=look.color, **line)
+        low, high = np.clip(mean - half, 0, 100), np.clip(mean + half, 0, 100)
+        if len(runs) <= CROWD:
+            frame.band(ax, places, mean, low, high, look.color)
+        shown.append((mean, mean) if len(runs) > CROWD else (low, high))
+    frame.percent_limits(ax, "y", shown)
+    frame.whole(ax, "x", 1, count)
+    frame.dress(ax, "Accuracy on the tasks seen so far", "after task", "average accuracy (%)")
+    frame.legend(ax)
+    return ax
+
+
+CROWD = 8
+"""Of more methods than these the intervals are left out of plots of lines, where they would hide one another."""
 
 
 def accuracy_against_forgetting(results: Any, ax: Axes | None = None) -> Axes:
@@ -173,8 +214,9 @@ def accuracy_against_forgetting(results: Any, ax: Axes | None = None) -> Axes:
     for place, run in enumerate(runs):
         values, look = summarise(run), _style(run, place)
         (x, across), (y, up) = (known_mean_and_interval(100 * values[name]) for name in METRICS_OF_SCATTER)
+        dots: dict[str, Any] = {"linestyle": "", "markersize": 8, "capsize": 3}
         shape: dict[str, Any] = {"color": look.color, "marker": look.marker, "label": frame.wrapped(label(run))}
-        ax.errorbar(x, y, xerr=frame.bars(across), yerr=frame.bars(up), linestyle="", markersize=8, capsize=3, **shape)
+        ax.errorbar(x, y, xerr=frame.bars(x, across, -100), yerr=frame.bars(y, up, 0), **dots, **shape)
         sides["x"].append((x - np.nan_to_num(across), x + np.nan_to_num(across)))
         sides["y"].append((y - np.nan_to_num(up), y + np.nan_to_num(up)))
     frame.percent_limits(ax, "x", sides["x"], lowest=-100)
@@ -238,7 +280,7 @@ def learning_curves(
         look = _style(run, number)
         mean, half = known_mean_and_interval(np.log(values) if logarithmic else scale * values)
         ends = [mean - np.nan_to_num(half), mean, mean + np.nan_to_num(half)]
-        low, mean, high = np.exp(ends) if logarithmic else ends
+        low, mean, high = np.exp(ends) if logarithmic else np.clip(ends, 0, 100) if accuracy else ends
         dots = look.marker if len(places) <= 30 else None
         lines: dict[str, Any] = {"linestyle": look.line, "linewidth": 1.6, "marker": dots, "markersize": 4}
         ax.plot(places, mean, color=look.color, label=frame.wrapped(label(run)), zorder=3, **lines)

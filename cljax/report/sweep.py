@@ -144,7 +144,7 @@ def stability_plasticity(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
         for run, *point in zip(mine, x, across, y, up, strict=True):
             left, wide, height, tall = point
             thin: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9, "alpha": 0.6, "color": look.color}
-            ax.errorbar(left, height, xerr=frame.bars(wide), yerr=frame.bars(tall), **thin)
+            ax.errorbar(left, height, xerr=frame.bars(left, wide, -100), yerr=frame.bars(height, tall, -100), **thin)
             if run["sweep"]["value"] is not None:
                 offset: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, 6), "color": look.color}
                 ax.annotate(written(run["sweep"]["value"]), (left, height), fontsize=8, **offset)

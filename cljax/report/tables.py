@@ -14,16 +14,20 @@ from cljax import metrics
 from cljax.report.results import runs as entries
 from cljax.report.sections import label, title
 from cljax.text import markdown as escape
-from cljax.text import printable
+from cljax.text import printable, tex
 
-METRICS = ("average_accuracy", "backward_transfer", "forgetting")
+METRICS = ("average_accuracy", "backward_transfer", "forgetting", "average_incremental_accuracy")
 WORDS = {
     "average_accuracy": "average accuracy",
     "task_il_accuracy": "task-IL accuracy",
     "backward_transfer": "backward transfer",
     "forgetting": "forgetting",
+    "average_incremental_accuracy": "average incremental accuracy",
+    "intransigence": "intransigence",
 }
-"""The metrics of a table, in its order."""
+"""The metrics, in their order."""
+CONSOLE = ("average_accuracy", "task_il_accuracy", "backward_transfer", "forgetting")
+"""Those that a table of 100 columns has room for."""
 
 
 class Cell(NamedTuple):
@@ -40,15 +44,17 @@ class Cell(NamedTuple):
     tone: int = 0
 
 
-def summarise(run: dict[str, Any]) -> dict[str, np.ndarray]:
+def summarise(run: dict[str, Any], runs: Sequence[dict[str, Any]] = ()) -> dict[str, np.ndarray]:
     """A run's metrics, `[seeds]` float64 fractions each.
 
     Args:
       run: an entry of a record.
+      runs: those it is shown with.
 
     Returns:
-      `average_accuracy, backward_transfer, forgetting`, and `task_il_accuracy` in the class-incremental scenario;
-      NaN where the record lacks an accuracy that it needs.
+      `average_accuracy, backward_transfer, forgetting, average_incremental_accuracy`; `task_il_accuracy` in the
+      class-incremental scenario; `intransigence` where `runs` has `joint`, of the same seeds, which trains on the tasks
+      so far. NaN where the record lacks an accuracy that it needs.
 
     Example:
       >>> from cljax.report import summarise
@@ -60,31 +66,39 @@ def summarise(run: dict[str, Any]) -> dict[str, np.ndarray]:
     if run["scenario"] == "class":
         aware = metrics.average_accuracy(np.asarray(run["task_il_accuracy"], np.float32))
         values["task_il_accuracy"] = np.asarray(aware, np.float64)
+    joint = _base(run, runs, "joint") if any(other["method"] == "joint" for other in runs) else None
+    if joint and run["method"] != "joint" and run["seeds"] == joint["seeds"]:
+        best = np.diagonal(np.asarray(joint["accuracy"], np.float32), axis1=-2, axis2=-1)
+        values["intransigence"] = np.asarray(metrics.intransigence(accuracy, best), np.float64)
     return values
 
 
-def cells(runs: Sequence[dict[str, Any]], *, reference: str = "finetune") -> tuple[list[str], list[list[Cell]]]:
+def cells(
+    runs: Sequence[dict[str, Any]], *, reference: str = "finetune", shown: Sequence[str] = tuple(WORDS)
+) -> tuple[list[str], list[list[Cell]]]:
     """The table of runs on the same tasks: a row a method, percent, mean ± 95% interval over seeds.
 
     Args:
       runs: entries of a record, or of several by `sections.gather`.
       reference: the method to which the others' average accuracy is compared, seed by seed, where it is there.
+      shown: the metrics, of which those that a run has are shown.
 
     Returns:
       The columns' names and the rows.
     """
-    class_incremental = any(run["scenario"] == "class" for run in runs)
-    shown = [name for name in WORDS if class_incremental or name != "task_il_accuracy"]
+    found = [summarise(run, runs) for run in runs]
+    shown = [name for name in shown if any(name in values for values in found)]
     compared = any(run["method"] == reference for run in runs)
     names = ["method", *(WORDS[name] for name in shown), *([f"against {reference}"] if compared else [])]
     costs = {"seconds": "seconds a seed", "flops": "FLOPs a step", "bytes_per_task": "bytes a task"}
     known = [name for name in costs if any(cost(run, name) is not None for run in runs)]
     names += [costs[name] for name in known]
     rows = []
-    for run in runs:
-        values = summarise(run)
+    for run, values in zip(runs, found, strict=True):
         row = [Cell(label(run), label(run))]
-        row += [Cell(interval(values[name]), _number(100 * values[name].mean())) for name in shown]
+        for name in shown:
+            there = values.get(name, np.full(1, np.nan))
+            row.append(Cell(interval(there), _number(100 * there.mean())))
         if compared:
             row.append(_difference(run, _base(run, runs, reference)))
         for name in known:
@@ -113,7 +127,7 @@ def table(results: Any, *, reference: str = "finetune") -> Table:
       1
     """
     runs = entries(results)
-    names, rows = cells(runs, reference=reference)
+    names, rows = cells(runs, reference=reference, shown=CONSOLE)
     result = Table(
         title=Text(printable(title(runs[0])), style="bold"),
         caption=Text(caption(runs), style="table.caption"),
@@ -143,12 +157,31 @@ def markdown(results: Any) -> str:
       >>> run = {'method': 'joint', 'scenario': 'task', 'accuracy': [[[1., 0.], [.5, .75]]], 'seconds': [2.0],
       ...        'flops': 520, 'bytes_per_task': 1030}
       >>> print(markdown([run]).splitlines()[-1])
-      | joint | 62.5 | -50.0 | 50.0 | 2.00 | 520 | 1.03k |
+      | joint | 62.5 | -50.0 | 50.0 | 81.2 | 2.00 | 520 | 1.03k |
     """
     names, rows = cells(entries(results))
     lines = [names, ["---", *["---:"] * (len(names) - 1)]]
     lines += [[escape(cell.text) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def latex(results: Any) -> str:
+    r"""The table in LaTeX, as of the package booktabs.
+
+    Args:
+      results: as of `runs`.
+
+    Example:
+      >>> run = {'method': 'l2_constraint', 'scenario': 'task', 'accuracy': [[[1., 0.], [.5, .75]]], 'seconds': [2.0],
+      ...        'flops': 520, 'bytes_per_task': 1030}
+      >>> print(latex([run]).splitlines()[4])
+      l2\_constraint & 62.5 & $-$50.0 & 50.0 & 81.2 & 2.00 & 520 & 1.03k \\
+    """
+    names, rows = cells(entries(results))
+    lines = [[tex(cell.text) for cell in row] for row in rows]
+    body = [f"{' & '.join(line)} \\\\" for line in (list(map(tex, names)), *lines)]
+    parts = [rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
+    return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def interval(values: np.ndarray) -> str:

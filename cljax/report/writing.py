@@ -17,12 +17,13 @@ from cljax import files, metrics
 from cljax.report.figures import draw
 from cljax.report.page import Page
 from cljax.report.sections import Section, gather, label
-from cljax.report.tables import WORDS, caption, cost, markdown, summarise
+from cljax.report.tables import WORDS, caption, cost, latex, markdown, summarise
 from cljax.text import markdown as escape
 from cljax.text import printable, spreadsheet
 
 PAGE = "report.html"
-OWN = re.compile(r"table\.md|(results|summary|visits)\.csv|plots/[A-Za-z0-9_.-]+\.png")
+OWN = re.compile(r"table\.(md|tex)|(results|summary|visits)\.csv|plots/[A-Za-z0-9_.-]+\.(png|svg|pdf)")
+FORMS = ("png", "svg", "pdf")
 LIST = re.compile(rb'<meta name="cljax-report" content="([^"]*)">')
 RESULTS = (
     *("data", "scenario", "tasks", "folder", "method", "seed"),
@@ -32,7 +33,9 @@ VISITS = (*RESULTS[:6], "visit", "of_task", *RESULTS[7:])
 
 
 def write(results: Any, out: str | os.PathLike | None = None) -> pathlib.Path:
-    """Makes a report: `report.html`, `table.md`, `results.csv`, `summary.csv`, `visits.csv` (revisits), `plots/*.png`.
+    """Makes a report: the page, tables, and plots as PNG, SVG and PDF.
+
+    `report.html`, `table.md`, `table.tex`, `results.csv`, `summary.csv`, `visits.csv` (of revisits), `plots/`.
 
     In the CSV files accuracies are fractions, tasks and visits are counted from 1, and an apostrophe stands before a
     name that a spreadsheet would take for a formula. The page lists the report's other files. By that list a later
@@ -80,15 +83,15 @@ def _make(sections: Sequence[Section]) -> tuple[Page, dict[str, bytes]]:
         page.section(section)
         prefix = f"{number + 1}-" if len(sections) > 1 else ""
         for drawing in draw(section):
-            picture = io.BytesIO()
-            drawing.figure.savefig(picture, format="png")
-            contents[_picture(f"{prefix}{drawing.name}", drawing.method, contents)] = picture.getvalue()
+            stem = _stem(f"{prefix}{drawing.name}", drawing.method, contents)
+            contents |= {f"{stem}.{form}": picture(drawing.figure, form) for form in FORMS}
             page.drawing(drawing)
     words = [
         f"## {escape(s.title)}\n\n{markdown(s.runs)}\n\n{' '.join([caption(s.runs), *map(escape, s.notes)])}\n"
         for s in sections
     ]
     contents["table.md"] = "\n".join(words).encode()
+    contents["table.tex"] = "\n".join(f"% {printable(s.title)}\n{latex(s.runs)}" for s in sections).encode()
     contents["results.csv"] = _csv(RESULTS, (row for section in sections for row in result_rows(section)))
     contents["summary.csv"] = _csv(*summary_rows(sections))
     if any(run.get("rounds") for section in sections for run in section.runs):
@@ -123,8 +126,8 @@ def summary_rows(sections: Sequence[Section]) -> tuple[list[str], list[list[Any]
     names += [f"{metric}_{part}" for metric in WORDS for part in ("mean", "ci95")]
     names += ["seconds", "flops", "bytes_per_task", "packed_bytes_per_task", "zero_forgetting"]
     rows = []
-    for run in (run for section in sections for run in section.runs):
-        values, row = summarise(run), [*_who(run), len(run["seeds"])]
+    for runs, run in ((section.runs, run) for section in sections for run in section.runs):
+        values, row = summarise(run, runs), [*_who(run), len(run["seeds"])]
         for metric in WORDS:
             found = metrics.mean_and_interval(values[metric]) if metric in values else (np.nan, np.nan)
             row += [float(number) if np.isfinite(number) else None for number in found]
@@ -214,9 +217,19 @@ def _is_file(path: pathlib.Path) -> bool:
     return stat.S_ISREG(os.lstat(path).st_mode)
 
 
-def _picture(name: str, method: str, taken: Iterable[str]) -> str:
-    """A file's name for a picture that no other has, in any case of its letters."""
+def picture(figure: Any, form: str) -> bytes:
+    """A figure as a file; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    file, dated = io.BytesIO(), {"svg": "Date", "pdf": "CreationDate"}
+    with rc_context({"svg.hashsalt": "cljax", "pdf.fonttype": 42}):
+        figure.savefig(file, format=form, metadata={dated[form]: None} if form in dated else None)
+    return file.getvalue()
+
+
+def _stem(name: str, method: str, taken: Iterable[str]) -> str:
+    """The name of a picture's files that no other has, in any case of its letters, without the ending."""
     stem = "-".join(part for part in (name, re.sub(r"[^A-Za-z0-9_.]+", "-", method).strip("-")) if part)[:100]
-    names = (f"plots/{stem}{f'-{number}' if number else ''}.png" for number in range(10**6))
-    known = {name.casefold() for name in taken}
+    names = (f"plots/{stem}{f'-{number}' if number else ''}" for number in range(10**6))
+    known = {name.casefold().rpartition(".")[0] for name in taken}
     return next(name for name in names if name.casefold() not in known)
