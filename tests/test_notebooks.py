@@ -3,10 +3,15 @@
 import ast
 import json
 import pathlib
+import re
 
 import pytest
 
-NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+import cljax
+from cljax import ownership
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAGIC = "    %pip install --quiet cljax\n"
 
 
@@ -24,6 +29,18 @@ def test_a_notebook_is_clean_and_opens_in_colab(path):
     text = "\n".join("".join(cell["source"]) for cell in code[1:])
     names = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
     assert [name for name in names if name.startswith("_") and name not in ("_replace", "__name__", "__init__")] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_text_names_what_there_is(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    modules = {name: getattr(cljax, name) for name in cljax.__all__} | {"masks": ownership.masks}
+    named = re.findall(r"`(\w+)\.(?!html`)(\w+)", text)
+    assert [(one, name) for one, name in named if one in modules and not hasattr(modules[one], name)] == []
+    others = [name for name in re.findall(r"`(\d\d_\w+)`", text) if not (path.parent / f"{name}.ipynb").exists()]
+    pages = [page for page in re.findall(r"`(\w+/[\w/]+\.(?:md|py))`", text) if not (ROOT / page).exists()]
+    assert others + pages == []
 
 
 def test_there_are_twelve():
