@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from cljax.losses import known_labels
+from cljax.numbers import check_dtype, check_shape
 from cljax.types import AnyArray, Array
 
 
@@ -44,13 +44,13 @@ def grad_cam(decode: Callable[[Array], Array], maps: AnyArray, class_index: AnyA
     Reference: Selvaraju et al., Grad-CAM, 2017, equations 1 and 2; Dhar et al., Learning without Memorizing, 2019,
     equation 2 with the average over positions that its text describes.
     """
-    chex.assert_rank(maps, 4)
-    chex.assert_shape(class_index, maps.shape[:1])
-    chex.assert_type(class_index, int)
+    check_shape("maps", maps, "B", "H", "W", "C")
+    check_shape("class_index", class_index, maps.shape[0])
+    check_dtype("class_index", class_index, "int")
 
     def score(maps: Array) -> tuple[Array, Array]:
         logits = decode(maps)
-        chex.assert_shape(logits, (maps.shape[0], None))
+        check_shape("What decode returns", logits, maps.shape[0], "K")
         known = known_labels(class_index, logits.shape[-1])[1]
         return jnp.sum(logits * jax.nn.one_hot(class_index, logits.shape[-1], dtype=logits.dtype)), known
 
@@ -81,10 +81,10 @@ def pooled_linear_cam(maps: AnyArray, kernel: AnyArray, class_index: AnyArray) -
 
     Reference: Zhou et al., Learning Deep Features for Discriminative Localization, 2016, equation 2, rectified.
     """
-    chex.assert_rank([maps, kernel], [4, 2])
-    chex.assert_axis_dimension(kernel, 0, maps.shape[-1])
-    chex.assert_shape(class_index, maps.shape[:1])
-    chex.assert_type(class_index, int)
+    check_shape("maps", maps, "B", "H", "W", "C")
+    check_shape("kernel", kernel, maps.shape[-1], "K")
+    check_shape("class_index", class_index, maps.shape[0])
+    check_dtype("class_index", class_index, "int")
     places, known = known_labels(class_index, kernel.shape[1])
     return _activation(maps, kernel.T[places] / (maps.shape[1] * maps.shape[2]), known)
 
@@ -109,7 +109,7 @@ def activation_map(maps: AnyArray) -> Array:
 
     Reference: Zagoruyko and Komodakis, Paying More Attention to Attention, 2017, section 3.1, the sum of powers, p = 2.
     """
-    chex.assert_rank(maps, 4)
+    check_shape("maps", maps, "B", "H", "W", "C")
     return jnp.sum(maps**2, axis=-1)
 
 

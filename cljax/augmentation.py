@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from cljax.data.on_demand import Images
-from cljax.numbers import real, whole
+from cljax.numbers import check_shape, real, whole
 from cljax.types import Array, Batch
 
 Augment = Callable[[Array, Array], Array]
@@ -48,7 +47,7 @@ def pad_crop(pad: int = 4) -> Augment:
     pad = whole("pad", pad, least=1)
 
     def augment(key: Array, inputs: Array) -> Array:
-        chex.assert_rank(inputs, 4)
+        check_shape("inputs", inputs, "B", "H", "W", "C")
         if pad >= min(inputs.shape[1:3]):
             raise ValueError(
                 f"pad_crop pads by {pad} pixels, which can move images of shape {inputs.shape[1:]} out of sight. Pad "
@@ -75,7 +74,7 @@ def flip() -> Augment:
     """
 
     def augment(key: Array, inputs: Array) -> Array:
-        chex.assert_rank(inputs, 4)
+        check_shape("inputs", inputs, "B", "H", "W", "C")
         mirrored = jax.random.bernoulli(key, 0.5, (inputs.shape[0], 1, 1, 1))
         return jnp.where(mirrored, inputs[:, :, ::-1], inputs)
 
@@ -129,7 +128,7 @@ def colour_jitter(
     directions = np.float32(std) * eigenvalues[:, None] * eigenvectors.T
 
     def augment(key: Array, inputs: Array) -> Array:
-        chex.assert_rank(inputs, 4)
+        check_shape("inputs", inputs, "B", "H", "W", "C")
         if inputs.shape[-1] != 3:
             raise ValueError(f"Colour needs images of three channels, but the inputs have shape {inputs.shape[1:]}.")
         factors = jax.random.normal(key, (inputs.shape[0], 3), jnp.float32)

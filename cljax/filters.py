@@ -13,14 +13,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from cljax import tucker
-from cljax.numbers import whole
+from cljax.numbers import check_shape, whole
 from cljax.types import AnyArray, Array, Tree
 
 Kind = Literal["df", "direct", "tc2"]
@@ -65,8 +64,9 @@ def deconvolve(base: AnyArray, kernel: AnyArray, bias: AnyArray, *, stride: int 
     Networks, 2019, equation 1.
     """
     stride = whole("stride", stride, least=1)
-    chex.assert_rank([base, kernel, bias], [3, 4, 1])
-    chex.assert_equal((kernel.shape[2], kernel.shape[3]), (bias.shape[0], base.shape[2]))
+    check_shape("base", base, "height", "width", "channels")
+    check_shape("bias", bias, "outputs")
+    check_shape("kernel", kernel, "height", "width", bias.shape[0], base.shape[2])
     parts = jnp.einsum("yxb,ijcb->ijyxc", base, kernel)
     result = jnp.asarray(bias)[None, None]
     for i, j in np.ndindex(*kernel.shape[:2]):
@@ -96,7 +96,7 @@ def contract(basis: AnyArray, tensor: AnyArray) -> Array:
 
     Reference: Lee et al., 2019, equation 2.
     """
-    chex.assert_equal(basis.shape[-1], tensor.shape[0])
+    check_shape("basis", basis, ..., tensor.shape[0])
     return jnp.tensordot(basis, tensor, 1)
 
 
@@ -186,9 +186,10 @@ def synthesize_tc2(
 
     Reference: Lee et al., 2019, appendix A (b).
     """
-    chex.assert_rank([knowledge_base, contraction_in, contraction_out], [4, 2, 2])
+    check_shape("knowledge_base", knowledge_base, "bases", "height", "width", "channels")
+    check_shape("contraction_in", contraction_in, knowledge_base.shape[0], "inputs")
+    check_shape("contraction_out", contraction_out, bias.shape[0], "outputs")
     bases = jax.vmap(lambda base: deconvolve(base, deconvolution, bias, stride=stride))(knowledge_base)
-    chex.assert_equal(contraction_in.shape[0], bases.shape[0])
     return contract(jnp.moveaxis(contract(jnp.moveaxis(bases, 0, -1), contraction_in), 2, -1), contraction_out)
 
 

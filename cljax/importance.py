@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
 from cljax.losses import known_labels
-from cljax.numbers import INT32, real, whole
+from cljax.numbers import INT32, check_shape, real, whole
+from cljax.task_params import check_same
 from cljax.types import AnyArray, Array, Tree
 
 
@@ -62,7 +62,7 @@ def _in_rows(parts: tuple, chunk: int) -> list[Array]:
 
 def _example_weights(inputs: AnyArray, weights: AnyArray | None) -> Array:
     weights = jnp.ones(inputs.shape[:1], jnp.float32) if weights is None else jnp.asarray(weights)
-    chex.assert_shape(weights, inputs.shape[:1])
+    check_shape("weights", weights, inputs.shape[0])
     return weights
 
 
@@ -162,7 +162,7 @@ def fisher(
         return _mean_in_chunks(at_sample, (inputs, jax.random.split(key, len(inputs))), weights, chunk)
     if labels is None:
         raise ValueError(f"kind '{kind}' takes gradients at the examples' own labels; pass labels, [B] int.")
-    chex.assert_shape(labels, inputs.shape[:1])
+    check_shape("labels", labels, inputs.shape[0])
     places, known = known_labels(labels, INT32)
     labels = jnp.where(weights == 0, 0, jnp.where(known, places, -1))
     if kind == "empirical":
@@ -239,7 +239,8 @@ def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tr
 
     Reference: Zenke et al., Continual Learning Through Synaptic Intelligence, 2017, equation 3.
     """
-    chex.assert_trees_all_equal_shapes(total, gradients, before, after)
+    for name, tree in (("gradients", gradients), ("before", before), ("after", after)):
+        check_same(name, tree, "total", total)
     return jax.tree.map(lambda w, g, old, new: w - g * (new - old), total, gradients, before, after)
 
 
@@ -270,7 +271,8 @@ def path_importance(total: Tree, start: Tree, end: Tree, *, damping: ArrayLike =
 
     Reference: Zenke et al., Continual Learning Through Synaptic Intelligence, 2017, equation 5.
     """
-    chex.assert_trees_all_equal_shapes(total, start, end)
+    for name, tree in (("start", start), ("end", end)):
+        check_same(name, tree, "total", total)
     damping = real("damping", damping, above=0)
     damp = lambda squared: squared + jnp.asarray(damping).astype(squared.dtype)
     return jax.tree.map(lambda w, a, b: jnp.maximum(w, 0) / damp(jnp.square(b - a)), total, start, end)
@@ -305,7 +307,7 @@ def moment_matching(
     """
     precisions = jax.tree.map(jnp.ones_like, means) if precisions is None else precisions
     otherwise = jax.tree.map(lambda rows: jnp.zeros_like(rows[0]), means) if otherwise is None else otherwise
-    chex.assert_trees_all_equal_shapes(means, precisions)
+    check_same("precisions", precisions, "means", means)
 
     def merge(rows: Array, precision: Array, other: Array) -> Array:
         share = weights.astype(rows.dtype).reshape(-1, *(1,) * (rows.ndim - 1)) * precision

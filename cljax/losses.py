@@ -9,13 +9,13 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any, Literal
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cljax.numbers import check_option, real
+from cljax.numbers import check_dtype, check_option, check_shape, real
+from cljax.task_params import check_same
 from cljax.types import AnyArray, Array, Tree
 
 Distance = Literal["l1", "l2"]
@@ -24,9 +24,9 @@ Distance = Literal["l1", "l2"]
 def _classes(classes: ArrayLike | None, logits: AnyArray) -> Array:
     """`[B, K]` bool from None, `[K]` or `[B, K]`."""
     classes = jnp.asarray(True if classes is None else classes)
-    chex.assert_type(classes, bool)
+    check_dtype("classes", classes, "bool")
     if classes.ndim:
-        chex.assert_axis_dimension(classes, -1, logits.shape[-1])
+        check_shape("classes", classes, ..., logits.shape[-1])
     return jnp.broadcast_to(classes, logits.shape)
 
 
@@ -80,15 +80,15 @@ def cross_entropy(
       >>> print(cross_entropy(logits, jnp.array([1]), classes=jnp.array([True, True, False])))  # log 2
       [0.6931472]
     """
-    chex.assert_rank(logits, 2)
+    check_shape("logits", logits, "B", "K")
     valid = _classes(classes, logits)
     if jnp.issubdtype(labels.dtype, jnp.integer):
-        chex.assert_shape(labels, logits.shape[:1])
+        check_shape("labels", labels, logits.shape[0])
         logits = mask_logits(logits, valid)
         places, known = known_labels(labels, logits.shape[-1])
         chosen, known_class = (jnp.take_along_axis(each, places[:, None], axis=-1)[:, 0] for each in (logits, valid))
         return jnp.where(known & known_class, jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
-    chex.assert_equal_shape([logits, labels])
+    check_shape("labels", labels, *logits.shape)
     labels = jnp.where(valid, labels.astype(logits.dtype), 0)
     known = jnp.all(jnp.abs(labels - 0.5) <= 0.5 + _SLACK, axis=-1)
     labels = jnp.where(known[:, None], labels, 0)  # NaN times a gradient of 0 would be NaN
@@ -187,8 +187,8 @@ def distillation(
 
     Reference: Li and Hoiem, Learning without Forgetting, 2017, equations 2 and 3.
     """
-    chex.assert_rank(logits, 2)
-    chex.assert_equal_shape([logits, teacher_logits])
+    check_shape("logits", logits, "B", "K")
+    check_shape("teacher_logits", teacher_logits, *logits.shape)
     valid, temperature = _classes(classes, logits), _temperature(temperature, logits)
     target = jax.nn.softmax(mask_logits(_constant(teacher_logits, logits) / temperature, valid), axis=-1)
     output = jax.nn.log_softmax(mask_logits(logits / temperature, valid), axis=-1)
@@ -232,8 +232,8 @@ def sigmoid_distillation(
     Reference: Rebuffi et al., iCaRL, 2017, algorithm 3; Dhar et al., Learning without Memorizing, 2019, equation 1,
     whose second term is left out in print.
     """
-    chex.assert_rank(logits, 2)
-    chex.assert_equal_shape([logits, teacher_logits])
+    check_shape("logits", logits, "B", "K")
+    check_shape("teacher_logits", teacher_logits, *logits.shape)
     temperature = _temperature(temperature, logits)
     targets = jax.nn.sigmoid(_constant(teacher_logits, logits) / temperature)
     valid = _classes(classes, logits)
@@ -261,8 +261,8 @@ def _absolute_difference(rows: AnyArray, others: AnyArray) -> Array:
 
 def _probabilities(logits: AnyArray, teacher_logits: AnyArray, classes: ArrayLike | None) -> tuple[Array, Array]:
     """The student's and the teacher's, `[B, K]`."""
-    chex.assert_rank(logits, 2)
-    chex.assert_equal_shape([logits, teacher_logits])
+    check_shape("logits", logits, "B", "K")
+    check_shape("teacher_logits", teacher_logits, *logits.shape)
     valid, teacher_logits = _classes(classes, logits), _constant(teacher_logits, logits)
     student, teacher = (jax.nn.softmax(mask_logits(each, valid), axis=-1) for each in (logits, teacher_logits))
     return student, teacher
@@ -348,7 +348,7 @@ def attention_distillation(map: AnyArray, teacher_map: AnyArray, *, distance: Di
     Reference: Dhar et al., Learning without Memorizing, 2019, equation 6, and the text below it for 'l2'.
     """
     check_option("The distance", distance, Distance)
-    chex.assert_equal_shape([map, teacher_map])
+    check_shape("teacher_map", teacher_map, *map.shape)
     rows, teacher_rows = (part.reshape(part.shape[0], -1) for part in (map, _constant(teacher_map, map)))
     alive = jnp.any(rows != 0, axis=-1) & jnp.any(teacher_rows != 0, axis=-1)
     units = _unit_rows(rows), _unit_rows(teacher_rows)
@@ -386,7 +386,7 @@ def feature_distillation(features: AnyArray, teacher_features: AnyArray) -> Arra
 
     Reference: Jung et al., Less-Forgetting Learning in Deep Neural Networks, 2016, equation 3.
     """
-    chex.assert_equal_shape([features, teacher_features])
+    check_shape("teacher_features", teacher_features, *features.shape)
     return jnp.sum((features - _constant(teacher_features, features)) ** 2, axis=tuple(range(1, features.ndim)))
 
 
@@ -414,13 +414,13 @@ def quadratic_penalty(params: Tree, anchor: Tree, importance: Tree | None = None
 
     Reference: Kirkpatrick et al., Overcoming Catastrophic Forgetting in Neural Networks, 2017, equation 3.
     """
-    chex.assert_trees_all_equal_shapes(params, anchor)
+    check_same("anchor", anchor, "params", params)
     return _weighted_sum(jax.tree.map(lambda p, a: (p - a) ** 2, params, anchor), importance)
 
 
 def _weighted_sum(tree: Tree, weights: Tree | None) -> Array:
     if weights is not None:
-        chex.assert_trees_all_equal_structs(tree, weights)
+        check_same("The weights", weights, "params", tree, shapes=False)
         tree = jax.tree.map(lambda value, weight: weight * value, tree, weights)
     return reduce(jnp.add, map(jnp.sum, jax.tree.leaves(tree))) if jax.tree.leaves(tree) else jnp.float32(0)
 

@@ -5,12 +5,11 @@ Features are scaled to unit length here, as in iCaRL; zero features stay zero.
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax.numbers import whole
+from cljax.numbers import check_shape, whole
 from cljax.types import AnyArray, Array
 
 UNPICKED = 2**31 - 1
@@ -60,7 +59,8 @@ def herd(features: AnyArray, weights: AnyArray, count: int) -> Array:
 
     Reference: Rebuffi et al., iCaRL, 2017, algorithm 4; Welling, Herding Dynamical Weights to Learn, 2009.
     """
-    chex.assert_rank([features, weights], [2, 1])
+    check_shape("features", features, "n", "D")
+    check_shape("weights", weights, "n")
     return herd_classes(features, jnp.where(weights > 0, jnp.int32(0), jnp.int32(-1)), 1, count)
 
 
@@ -88,8 +88,8 @@ def herd_classes(features: AnyArray, labels: AnyArray, classes: int, count: int)
 
     Reference: Rebuffi et al., iCaRL, 2017, algorithm 4.
     """
-    chex.assert_rank([features, labels], [2, 1])
-    chex.assert_equal_shape_prefix([features, labels], 1)
+    check_shape("features", features, "n", "D")
+    check_shape("labels", labels, features.shape[0])
     count, classes = whole("count", count), whole("classes", classes, least=1)
     member = labels[:, None] == jnp.arange(classes, dtype=labels.dtype)[None, :]
     features = unit(jnp.where(jnp.any(member, axis=1)[:, None], features, 0))
@@ -173,9 +173,9 @@ def mean_distances(features: AnyArray, means: AnyArray, valid: AnyArray) -> Arra
       >>> mean_distances(jnp.array([[0.0, 3.0]]), means, jnp.array([True, True])).tolist()
       [[2.0, 0.0]]
     """
-    chex.assert_rank([features, means, valid], [2, 2, 1])
-    chex.assert_equal_shape_suffix([features, means], 1)
-    chex.assert_equal_shape_prefix([means, valid], 1)
+    check_shape("features", features, "n", "D")
+    check_shape("means", means, "K", features.shape[1])
+    check_shape("valid", valid, means.shape[0])
     offsets = unit(features)[:, None, :] - unit(means)[None, :, :]
     return jnp.where(valid[None, :], jnp.sum(offsets**2, axis=-1), jnp.inf)
 

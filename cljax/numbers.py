@@ -176,6 +176,57 @@ def check_kind(name: str, value: Any, kind: type, such: str) -> None:
         raise ValueError(f"{name} is {show(value)}, but must be {such}.")
 
 
+def check_shape(name: str, value: Any, *sizes: Any) -> None:
+    """Checks the shape of an array, traced or not.
+
+    Args:
+      name: how the error calls it.
+      value: the array.
+      *sizes: of its axes: a number; or a name such as `'B'` for any; first of all, `...` for any axes before.
+
+    Raises:
+      ValueError: naming both shapes.
+
+    Example:
+      >>> import numpy as np
+      >>> from cljax.numbers import check_shape
+      >>> check_shape("labels", np.zeros((2, 3)), 2)
+      Traceback (most recent call last):
+      ...
+      ValueError: labels has shape (2, 3), but must be [2].
+    """
+    shape = tuple(getattr(value, "shape", ()))
+    last = sizes[1:] if sizes[:1] == (...,) else sizes
+    own = shape[len(shape) - len(last) :] if len(last) < len(sizes) and len(shape) >= len(last) else shape
+    if len(own) != len(last) or any(a != b for a, b in zip(own, last, strict=True) if not isinstance(b, str)):
+        wanted = ", ".join("..." if size is ... else str(size) for size in sizes)
+        raise ValueError(f"{name} has shape {shape}, but must be [{wanted}].")
+
+
+def check_dtype(name: str, value: Any, kind: str) -> None:
+    """Checks the dtype of an array, traced or not.
+
+    Args:
+      name: how the error calls it.
+      value: the array.
+      kind: `'bool'`, `'int'` for whole numbers of any size, or the dtype's name.
+
+    Raises:
+      ValueError: naming both.
+
+    Example:
+      >>> import numpy as np
+      >>> from cljax.numbers import check_dtype
+      >>> check_dtype("owner", np.zeros(2), "int32")
+      Traceback (most recent call last):
+      ...
+      ValueError: owner is float64, but must be int32.
+    """
+    dtype = getattr(value, "dtype", type(value).__name__)
+    if not (str(dtype) == kind or (kind == "int" and getattr(dtype, "kind", "") in "iu")):
+        raise ValueError(f"{name} is {dtype}, but must be {'whole numbers' if kind == 'int' else kind}.")
+
+
 def show(value: Any, most: int = 60) -> str:
     """A value as an error shows it, shortened.
 

@@ -98,6 +98,38 @@ def by_path(tree: Tree) -> dict[str, Array]:
     return dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
 
 
+def check_same(name: str, tree: Tree, like: str, other: Tree, *, shapes: bool = True) -> None:
+    """Checks that two trees have the same leaves, and these the same shapes.
+
+    Args:
+      name: how the error calls the first.
+      tree: the first.
+      like: how it calls the second.
+      other: the second.
+      shapes: False: the leaves alone.
+
+    Raises:
+      ValueError: naming the leaf that differs.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import check_same
+      >>> check_same("anchor", {"bias": jnp.ones(2)}, "params", {"bias": jnp.ones(3)})
+      Traceback (most recent call last):
+      ...
+      ValueError: anchor has 'bias' of shape (2,), but params has it of shape (3,).
+    """
+    if jax.tree.structure(tree) != jax.tree.structure(other):  # type: ignore[operator]
+        raise ValueError(
+            f"{name} has the leaves {', '.join(leaf_paths(tree)) or 'none'}, but {like} has "
+            f"{', '.join(leaf_paths(other)) or 'none'}: both must have the same, in the same containers."
+        )
+    for path, one, two in zip(leaf_paths(tree), jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        if shapes and jnp.shape(one) != jnp.shape(two):
+            found, wanted = jnp.shape(one), jnp.shape(two)
+            raise ValueError(f"{name} has '{path}' of shape {found}, but {like} has it of shape {wanted}.")
+
+
 def ends_with(path: str, suffixes: Iterable[str]) -> bool:
     """Whether the path is, or ends with whole components equal to, one of the suffixes.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -24,7 +23,7 @@ from cljax.types import Array, Tree
 
 def _check_mask(tree: Tree, mask: Tree) -> None:
     """Checks that the mask has the tree's structure, and that each of its leaves is a scalar or of equal rank."""
-    chex.assert_trees_all_equal_structs(tree, mask)
+    task_params.check_same("mask", mask, "updates", tree, shapes=False)
     for (path, leaf), part in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(mask), strict=True):
         shape, fits = jnp.shape(part), jnp.shape(leaf)
         if shape and (len(shape) != len(fits) or any(a not in (1, b) for a, b in zip(shape, fits, strict=True))):
@@ -134,7 +133,7 @@ def keep_masked(old: Tree, new: Tree, mask: Tree) -> Tree:
       >>> keep_masked([jnp.array([1.0, 2.0])], [jnp.array([6.0, 7.0])], [jnp.array([0.0, 1.0])])
       [Array([1., 7.], dtype=float32)]
     """
-    chex.assert_trees_all_equal_structs(old, new)
+    task_params.check_same("new", new, "old", old, shapes=False)
     _check_mask(old, mask)
     return jax.tree.map(lambda o, n, m: jnp.where(m == 0, o, n), old, new, mask)
 

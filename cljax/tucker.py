@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import chex
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cljax.numbers import real, whole
+from cljax.numbers import check_shape, real, whole
 from cljax.types import Array
 
 
@@ -37,11 +36,12 @@ def product(core: Array, factors: Sequence[Array]) -> Array:
     Reference: Tucker, Some Mathematical Notes on Three-Mode Factor Analysis, 1966; Yang and Hospedales, Deep
     Multi-Task Representation Learning: A Tensor Factorisation Approach, 2017, section 3.
     """
-    chex.assert_equal(core.ndim, len(factors))
+    if len(factors) != core.ndim:
+        raise ValueError(f"core has {core.ndim} axes, but there are {len(factors)} factors: give one for each axis.")
     rank, kept, operands = core.ndim, [], [core, list(range(core.ndim))]
     for axis, factor in enumerate(factors):
-        chex.assert_rank(factor, {1, 2})
-        chex.assert_equal(factor.shape[-1], core.shape[axis])
+        sizes = (core.shape[axis],) if jnp.ndim(factor) == 1 else ("size", core.shape[axis])
+        check_shape(f"Factor {axis}", factor, *sizes)
         kept += [rank + axis] if factor.ndim == 2 else []
         operands += [factor, [rank + axis, axis] if factor.ndim == 2 else [axis]]
     return jnp.einsum(*operands, kept, optimize="optimal")

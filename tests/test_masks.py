@@ -176,11 +176,11 @@ def test_packing_is_exact(count, word):
 
 
 def test_wrong_types_are_refused():
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="owner is float32, but must be int32"):
         masks.visible(jnp.array([0.0]), 0)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="states is int32, but must be uint8"):
         masks.pack(jnp.array([4], jnp.int32))
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="packed has shape"):
         masks.unpack(jnp.zeros([1], jnp.uint8), 5)
 
 

@@ -108,7 +108,7 @@ def test_what_a_task_is_shown():
     again = ownership.apply_gates(collections, OWNER, 0, newest=1)
     assert lists(again) == {"gates/a": [1, 0, 0], "gates/b": [0, 1], "frozen/a": [True] * 3, "other/x": [1]}
     assert "frozen" not in ownership.apply_gates({"gates": collections["gates"]}, OWNER, 0)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"owner has .a. of shape"):
         ownership.apply_gates(collections, {**OWNER, "a": jnp.array([0])}, 0)
 
 

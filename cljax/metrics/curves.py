@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cljax.metrics.matrix import check_whole, floating
-from cljax.numbers import real
+from cljax.numbers import check_shape, real
 from cljax.types import Array
 
 
@@ -19,7 +18,7 @@ def _own_phase(curves: Array, starts: ArrayLike) -> Array:
     epochs, count = curves.shape[-2:]
     check_whole("starts", starts)
     starts = jnp.asarray(starts, jnp.int32)
-    chex.assert_shape(starts, (count,))
+    check_shape("starts", starts, count)
     if not isinstance(starts, jax.core.Tracer):
         values = [-1, *starts.tolist(), epochs]
         if any(after <= before for before, after in itertools.pairwise(values)):
@@ -59,7 +58,7 @@ def peak_accuracy(curves: ArrayLike, starts: ArrayLike, *, validation: ArrayLike
     if validation is None:
         return jnp.max(jnp.where(own, curves, -jnp.inf), axis=-2)
     validation = floating(validation)
-    chex.assert_equal_shape([curves, validation])
+    check_shape("validation", validation, *curves.shape)
     chosen = jnp.argmax(jnp.where(own, validation, -jnp.inf), axis=-2, keepdims=True)
     return jnp.take_along_axis(curves, chosen, axis=-2)[..., 0, :]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from cljax.numbers import check_shape
 from cljax.types import Array
 
 
@@ -75,7 +75,7 @@ def first_visits(accuracy: ArrayLike, tasks: ArrayLike) -> Array:
     """
     check_whole("tasks", tasks)
     accuracy, tasks = floating(accuracy), np.asarray(tasks)
-    chex.assert_axis_dimension(accuracy, -2, len(tasks))
+    check_shape("accuracy", accuracy, ..., len(tasks), "T")
     newest = np.maximum.accumulate(tasks)
     steps = np.diff(newest, prepend=-1)
     count = accuracy.shape[-1]
@@ -136,7 +136,7 @@ def average_incremental_accuracy(
     accuracy = _square(accuracy)
     count = accuracy.shape[-1]
     weights = jnp.ones(count, accuracy.dtype) if weights is None else jnp.asarray(weights).astype(accuracy.dtype)
-    chex.assert_shape(weights, (count,))
+    check_shape("weights", weights, count)
     seen = np.tri(count, dtype=bool)
     share = jnp.where(seen, jnp.broadcast_to(weights, (count, count)), 0)
     share = share / jnp.sum(share, axis=-1, keepdims=True)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import BatchNorm, gate_features
 from cljax.networks.linen import Scalars, check_inputs, check_paths, match_widths, parameter_dtype, standardize
-from cljax.numbers import show
+from cljax.numbers import check_shape, show
 from cljax.types import Array, Network, Tree, Wire
 
 GATED = "gated_activations"
@@ -213,7 +212,7 @@ def from_linen(
         return done.result, entering, done.activations, {**collections, **kept}
 
     def encode(params: Tree, collections: Tree, inputs: Array, *, train: bool, key: Array | None):
-        chex.assert_shape(inputs, (None, *shape))
+        check_shape("inputs", inputs, "B", *shape)
         values = standardize(inputs, mean, std, dtype=parameter_dtype(params))
         result, entering, activations, collections = run(encode_method, params, collections, values, train, key)
         return result if split else entering[0], activations, collections

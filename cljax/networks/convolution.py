@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from cljax.numbers import check_shape
 
 Array = jax.Array
 Padding = str | Sequence[tuple[int, int]]
@@ -162,8 +163,8 @@ def convolve(inputs: Array, kernel: Array, *, stride: int = 1, padding: Padding 
       Array([[12., 18.],
              [18., 27.]], dtype=float32)
     """
-    chex.assert_rank([inputs, kernel], 4)
-    chex.assert_axis_dimension(kernel, 2, inputs.shape[3])
+    check_shape("inputs", inputs, "B", "H", "W", "C")
+    check_shape("kernel", kernel, "height", "width", inputs.shape[3], "outputs")
     strides = (stride, stride)
     return _convolve(inputs, kernel, _Geometry(strides, _pairs(padding, inputs.shape[1:3], kernel.shape[:2], strides)))
 
@@ -216,7 +217,7 @@ def max_pool(inputs: Array, *, window: int = 2, stride: int | None = None, paddi
       Array([[ 5.,  7.],
              [13., 15.]], dtype=float32)
     """
-    chex.assert_rank(inputs, 4)
+    check_shape("inputs", inputs, "B", "H", "W", "C")
     stride = window if stride is None else stride
     pairs = _pairs(padding, inputs.shape[1:3], (window, window), (stride, stride))
     if any(low or high for low, high in pairs):

@@ -1,6 +1,5 @@
 """Exporting a task: its model as a plain network, without the continual learner around it."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -61,8 +60,8 @@ def export_task(method: Method, learner: Learner, task: Array | int) -> tuple[Tr
     own, *others = (task_params.take_row(tree, row, learner.rows) for tree in trees)
     try:
         params, collections = method.view(own, others[0], others[1], row, None)
-        chex.assert_trees_all_equal_shapes(params, like)
-    except (ValueError, AssertionError) as error:
+        task_params.check_same("It", params, "the network", like)
+    except ValueError as error:
         raise ValueError(
             f"This learner's task cannot be exported: its parameters are not those of the network, which has "
             f"{', '.join(task_params.leaf_paths(like))}; the learner has {', '.join(task_params.leaf_paths(own))}. "

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cljax.networks.convolution import Padding, convolve
+from cljax.numbers import check_shape
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -96,7 +96,7 @@ def normalize_batch(
     inputs, mean, variance, scale, bias = _promote(inputs, mean, variance, scale, bias)
     if train:
         frozen = jnp.zeros(shape, jnp.bool_) if frozen is None else frozen
-        chex.assert_shape(frozen, shape)
+        check_shape("frozen", frozen, *shape)
         batch_mean = jnp.mean(inputs, axes)
         batch_variance = jnp.mean(jnp.square(inputs - jnp.expand_dims(batch_mean, axes)), axes)
 
@@ -222,7 +222,7 @@ def gate_features(activations: Array, gate: Array) -> Array:
       >>> gate_features(jnp.array([[3.0, 4.0]]), jnp.array([0.0, 1.0]))
       Array([[0., 4.]], dtype=float32)
     """
-    chex.assert_shape(gate, activations.shape[-1:])
+    check_shape("gate", gate, activations.shape[-1])
     return activations * jnp.expand_dims(gate.astype(activations.dtype), tuple(range(activations.ndim - 1)))
 
 

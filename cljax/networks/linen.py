@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpy as np
 from cljax import task_params
 from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import Convolution
-from cljax.numbers import INT32, real, several, show, whole
+from cljax.numbers import INT32, check_shape, real, several, show, whole
 from cljax.types import Array, Network, Tree, Wire
 
 Scalars = float | Sequence[float] | np.ndarray
@@ -227,7 +226,7 @@ def make_network(
         return *result, {**collections, **updated}
 
     def encode(params: Tree, collections: Tree, inputs: Array, *, train: bool, key: Array | None):
-        chex.assert_shape(inputs, (None, *shape))
+        check_shape("inputs", inputs, "B", *shape)
         values = standardize(inputs, mean, std, dtype=parameter_dtype(params))
         return run("encode", params, collections, values, train, key)
 

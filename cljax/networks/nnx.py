@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
@@ -14,7 +13,7 @@ from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import gate_features
 from cljax.networks.linen import Scalars, check_inputs, check_paths, parameter_dtype, standardize
 from cljax.networks.nnx_layers import BatchNorm
-from cljax.numbers import show
+from cljax.numbers import check_shape, show
 from cljax.types import Array, Network, Tree, Wire
 
 
@@ -187,7 +186,7 @@ def from_nnx(
         return {call.path: call.outputs for call in calls if call.path in sizes}
 
     def encode(params: Tree, collections: Tree, inputs: Array, *, train: bool, key: Array | None):
-        chex.assert_shape(inputs, (None, *shape))
+        check_shape("inputs", inputs, "B", *shape)
         values = standardize(inputs, mean, std, dtype=parameter_dtype(params))
         built = merge(params, collections, train, key)
         maps, calls = run(built, encode_method or "__call__", values, collections)

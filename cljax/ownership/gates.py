@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -219,7 +218,7 @@ def apply_gates(
       >>> gates['dense_0'].tolist()
       [1.0, 1.0, 0.0]
     """
-    chex.assert_trees_all_equal_shapes(collections["gates"], owner)
+    task_params.check_same("owner", owner, "the network's gates", collections["gates"])
     task = jnp.asarray(task, jnp.int32)
     revisited = task < (task if newest is None else jnp.asarray(newest, jnp.int32))
 

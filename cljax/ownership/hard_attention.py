@@ -6,13 +6,12 @@ Where `masks` has one owner a feature, here a feature has a number for each task
 
 from __future__ import annotations
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cljax import task_params
-from cljax.numbers import real, whole
+from cljax.numbers import check_shape, real, whole
 from cljax.ownership.gates import shaped
 from cljax.types import Array, Tree, Wire
 
@@ -93,7 +92,7 @@ def compensate(gradient: Array, embedding: Array, scale: ArrayLike, *, max_scale
 
     Reference: Serrà et al., 2018, section 2.5.
     """
-    chex.assert_equal_shape([gradient, embedding])
+    check_shape("gradient", gradient, *embedding.shape)
     scale = jnp.asarray(scale, embedding.dtype)
     bounded = jnp.clip(scale * embedding, -LARGEST_EXPONENT, LARGEST_EXPONENT)
     factor = max_scale / scale * (jnp.cosh(bounded) + 1) / (jnp.cosh(embedding) + 1)
@@ -120,7 +119,7 @@ def sparsity(gates: dict[str, Array], taken: dict[str, Array]) -> Array:
 
     Reference: Serrà et al., 2018, section 2.6.
     """
-    chex.assert_trees_all_equal_shapes(gates, taken)
+    task_params.check_same("taken", taken, "gates", gates)
     free = {name: (1 - leaf).astype(gates[name].dtype) for name, leaf in taken.items()}
     used = jnp.sum(jnp.stack([jnp.sum(gates[name] * free[name]) for name in gates]))
     every = jnp.sum(jnp.stack([jnp.sum(leaf) for leaf in free.values()]))

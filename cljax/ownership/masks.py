@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cljax.numbers import INT32, real, whole
+from cljax.numbers import INT32, check_dtype, check_shape, real, whole
 from cljax.task_params import leaf_paths, map_leaves
 from cljax.types import Array, Tree, Wire
 
@@ -45,7 +44,7 @@ def visible(owner: Array, task: ArrayLike) -> Array:
 
     Reference: Masana et al., Ternary Feature Masks, 2021, section 3.
     """
-    chex.assert_type(owner, jnp.int32)
+    check_dtype("owner", owner, "int32")
     return owner <= jnp.asarray(task, jnp.int32)
 
 
@@ -69,7 +68,7 @@ def learnable(owner: Array, task: ArrayLike) -> Array:
 
     Reference: Masana et al., Ternary Feature Masks, 2021, section 3.
     """
-    chex.assert_type(owner, jnp.int32)
+    check_dtype("owner", owner, "int32")
     return owner == jnp.asarray(task, jnp.int32)
 
 
@@ -101,8 +100,9 @@ def _ends(owner_in: Array | None, owner_out: Array | None, repeat: int, head: Ar
     repeat = whole("repeat", repeat, least=1)
     first = jnp.zeros([1], jnp.int32) if owner_in is None else jnp.tile(owner_in, repeat)
     last = jnp.asarray(head, jnp.int32)[None] if owner_out is None else owner_out
-    chex.assert_rank([first, last], 1)
-    chex.assert_type([first, last], jnp.int32)
+    for name, owner in (("owner_in", first), ("owner_out", last)):
+        check_shape(name, owner, "features")
+        check_dtype(name, owner, "int32")
     return first[:, None], last[None, :]
 
 
@@ -207,7 +207,7 @@ def claim(owner: Array, task: ArrayLike, count: ArrayLike) -> Array:
       >>> claim(jnp.array([0, FREE, 0, FREE, FREE]), 1, 2).tolist()
       [0, 1, 0, 1, 2147483647]
     """
-    chex.assert_type(owner, jnp.int32)
+    check_dtype("owner", owner, "int32")
     count = count if isinstance(count, jax.core.Tracer) else whole("count", count)
     free = owner == FREE
     place = jnp.cumsum(free.ravel(), dtype=jnp.int32).reshape(owner.shape)
@@ -241,7 +241,7 @@ def prune_by_activity(owner: Array, task: ArrayLike, activity: Array, *, thresho
 
     Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, section 2.2.
     """
-    chex.assert_equal_shape([owner, activity])
+    check_shape("activity", activity, *owner.shape)
     if not isinstance(threshold, jax.core.Tracer):
         for one in np.ravel(np.asarray(threshold)):
             real("threshold", one, least=0)
@@ -278,7 +278,7 @@ def prune_by_magnitude(weights: Array, owner: Array, task: ArrayLike, *, fractio
 
     Reference: Mallya and Lazebnik, PackNet, 2018, section 3.
     """
-    chex.assert_equal_shape([weights, owner])
+    check_shape("owner", owner, *weights.shape)
     fraction = real("fraction", fraction, least=0, most=1)
     own, size = learnable(owner, task), jnp.abs(weights)
     count = jnp.sum(own, dtype=jnp.int32)
@@ -303,7 +303,7 @@ def pack(states: Array) -> Array:
       >>> pack(jnp.array([1, 2, 0, 0, 3], jnp.uint8)).tolist()
       [9, 3]
     """
-    chex.assert_type(states, jnp.uint8)
+    check_dtype("states", states, "uint8")
     count = states.shape[-1]
     padded = jnp.pad(states, [(0, 0)] * (states.ndim - 1) + [(0, -count % 4)])
     quads = padded.reshape(*states.shape[:-1], -1, 4)
@@ -327,9 +327,9 @@ def unpack(packed: Array, count: int) -> Array:
       >>> unpack(jnp.array([9, 3], jnp.uint8), 5).tolist()
       [1, 2, 0, 0, 3]
     """
-    chex.assert_type(packed, jnp.uint8)
+    check_dtype("packed", packed, "uint8")
     count = whole("count", count)
-    chex.assert_axis_dimension(packed, -1, -(-count // 4))
+    check_shape("packed", packed, ..., -(-count // 4))
     quads = jnp.stack([(packed >> jnp.uint8(2 * index)) & jnp.uint8(3) for index in range(4)], axis=-1)
     return quads.reshape(*packed.shape[:-1], -1)[..., :count]
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
-from cljax.numbers import whole
+from cljax.numbers import check_dtype, check_shape, whole
 from cljax.types import Array, Batch, Clock, Memory, Table, Tables
 
 BATCH_AXIS = "batch"
@@ -42,7 +41,7 @@ def task_of(table: Table, position: Array) -> Array:
       >>> task_of(table, jnp.array([0, 2, 3, 4])).tolist()
       [0, 0, 2, 2]
     """
-    chex.assert_rank(table.start, 1)
+    check_shape("The table's start", table.start, "T")
     places = jnp.asarray(position, jnp.int32)[..., None]
     starts = jnp.asarray(table.start, jnp.int32).reshape(*[1] * (places.ndim - 1), -1)
     return jnp.maximum(jnp.sum(starts <= places, axis=-1, dtype=jnp.int32) - 1, 0)
@@ -79,13 +78,11 @@ def apply_permutation(permutation: Array | None, inputs: Array, tasks: Array) ->
       >>> apply_permutation(jnp.array([[0, 1], [1, 0]]), jnp.array([[5, 6], [5, 6]]), jnp.array([0, 1])).tolist()
       [[5, 6], [6, 5]]
     """
-    chex.assert_rank(tasks, 1)
-    chex.assert_equal_shape_prefix((inputs, tasks), 1)
+    check_shape("tasks", tasks, inputs.shape[0])
     if permutation is None:
         return inputs
-    chex.assert_rank(permutation, 2)
     flat = inputs.reshape(inputs.shape[0], -1)
-    chex.assert_equal(flat.shape[1], permutation.shape[1])
+    check_shape("permutation", permutation, "T", flat.shape[1])
     order = jnp.take(jnp.asarray(permutation, jnp.int32), tasks, axis=0, mode="clip")
     return jnp.take_along_axis(flat, order, axis=1, mode="clip").reshape(inputs.shape)
 
@@ -141,8 +138,8 @@ def gather(tables: Tables, table: Table, positions: Array) -> Batch:
       >>> batch.inputs.tolist(), batch.tasks.tolist(), batch.position.tolist()
       ([[20], [40]], [1, 0], [0, 0])
     """
-    chex.assert_rank(positions, 1)
-    chex.assert_type(positions, int)
+    check_shape("positions", positions, "B")
+    check_dtype("positions", positions, "int")
     positions = split_batch(positions)
     tasks = task_of(table, positions)
     rows = jnp.take(jnp.asarray(table.index, jnp.int32), positions, mode="clip")
@@ -293,7 +290,7 @@ def draw(
       ([1, 2], [1.0, 0.0])
     """
     batch_size = whole("batch_size", batch_size, least=1)
-    chex.assert_rank(order, 1)
+    check_shape("order", order, "n")
     number = jnp.asarray(step, jnp.int32) * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     positions = jnp.take(order, number % jnp.maximum(count, 1), mode="clip")
     weights = (number < count).astype(jnp.float32)
@@ -304,7 +301,7 @@ def draw(
     batch = gather(tables, table, jnp.where(from_memory, 0, positions))
 
     def choose(kept: Array, drawn: Array) -> Array:
-        chex.assert_equal(kept.dtype, drawn.dtype)
+        check_dtype("The memory's part of the batch", kept, str(drawn.dtype))
         kept = jnp.take(kept, jnp.maximum(slots, 0), axis=0, mode="clip")
         return jnp.where(from_memory.reshape(-1, *(1,) * (drawn.ndim - 1)), kept, drawn)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
 from cljax import task_params, transforms
-from cljax.numbers import check_kind, show
+from cljax.numbers import check_kind, check_shape, show
 from cljax.types import Array, Batch, Clock, Learner, Memory, Method, Sizes, Tables, Tree
 
 BUILT = "one of cljax.methods, built, such as methods.finetune(network)"
@@ -225,7 +224,9 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
     masked = transforms.with_update_mask(optimizer)
 
     def step(learner: Learner, mask: tuple[Tree, Tree], clock: Clock, batch: Batch, key: Array):
-        chex.assert_equal_shape_prefix([batch.inputs, batch.labels, batch.tasks, batch.weights], 1)
+        for name in ("labels", "tasks", "weights"):
+            value = getattr(batch, name)
+            check_shape(f"The batch's {name}", value, batch.inputs.shape[0], *value.shape[1:])
         trains, moves = mask
 
         def objective(params: Tree) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
