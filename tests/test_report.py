@@ -78,6 +78,15 @@ def test_class_incremental_shows_task_il_accuracy_and_fits_100_columns():
     assert row.split()[1:7] == ["55.0", "±6.5", "80.0", "±6.5", "-90", "±13"]
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 100
+    narrow = report.table({"runs": runs}, width=80)
+    assert [str(column.header).replace("\n", " ") for column in narrow.columns][-1] == "seconds a seed"
+    assert str(narrow.caption).endswith("There is no room for FLOPs a step, bytes a task.")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(narrow)
+    lines = console.export_text().splitlines()
+    assert sum(line.startswith("tensor_factorization") for line in lines) == 1
+    row = next(line for line in lines if line.startswith("tensor_factorization"))
+    assert row.split()[1:7] == ["55.0", "±6.5", "80.0", "±6.5", "-90", "±13"]
 
 
 def test_without_reference_and_with_one_seed():

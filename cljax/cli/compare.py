@@ -8,6 +8,7 @@ import math
 import operator
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -202,9 +203,10 @@ def tell_end(experiment: Experiment, folder: RunFolder, record: dict[str, Any], 
         words, picture = report.write_sweep(record["runs"], folder.path)
         lines += [f"Table: {words}", f"Plot: {picture}"]
     lines.append(f"Report: {report.write([folder.path]) if page else f'cljax report {shell_word(folder.path)}'}")
-    table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record)
+    width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else 100
+    table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record, width=width)
     told = filter(None, map(report.chosen, record["runs"]))
-    show(table, *told, *lines, width=None if sys.stdout and sys.stdout.isatty() else 100)
+    show(table, *told, *lines, width=width)
     for text in record["diverged"]:
         errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
 

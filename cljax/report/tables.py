@@ -108,15 +108,16 @@ def cells(
     return names, rows
 
 
-def table(results: Any, *, reference: str = "finetune") -> Table:
+def table(results: Any, *, reference: str = "finetune", width: int | None = None) -> Table:
     """The table of results for the console: a row a method, percent, mean ± 95% interval over seeds.
 
     Args:
       results: as of `runs`, of one data set and scenario; such as a record.
       reference: the method to which the others' average accuracy is compared, seed by seed, where it is in the record.
+      width: columns of the terminal; what does not fit is left out from the right, and named below. None: 100 suffice.
 
     Returns:
-      A table for a rich console; 100 columns suffice.
+      A table for a rich console.
 
     Example:
       >>> from cljax import report
@@ -128,9 +129,13 @@ def table(results: Any, *, reference: str = "finetune") -> Table:
     """
     runs = entries(results)
     names, rows = cells(runs, reference=reference, shown=CONSOLE)
+    heads = [printable(name).replace(" ", "\n", 1) for name in names]
+    wide = [max(map(len, [*head.split("\n"), *(row[place].text for row in rows)])) for place, head in enumerate(heads)]
+    stay = next((n for n in range(len(names), 2, -1) if width is None or sum(wide[:n]) + n - 1 <= width), 2)
+    left_out = f" There is no room for {', '.join(names[stay:])}." if stay < len(names) else ""
     result = Table(
         title=Text(printable(title(runs[0])), style="bold"),
-        caption=Text(caption(runs), style="table.caption"),
+        caption=Text(caption(runs) + left_out, style="table.caption"),
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
@@ -138,11 +143,11 @@ def table(results: Any, *, reference: str = "finetune") -> Table:
         caption_justify="left",
     )
     result.add_column("method", style="bold", no_wrap=True)
-    for name in names[1:]:
-        result.add_column(Text(printable(name).replace(" ", "\n", 1)), justify="right", overflow="fold")
+    for head in heads[1:stay]:
+        result.add_column(Text(head), justify="right", overflow="fold")
     styles = {0: "", 1: "green", -1: "red"}
     for row in rows:
-        result.add_row(*(Text(printable(cell.text), style=styles[cell.tone]) for cell in row))
+        result.add_row(*(Text(printable(cell.text), style=styles[cell.tone]) for cell in row[:stay]))
     return result
 
 
