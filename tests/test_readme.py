@@ -33,7 +33,7 @@ def test_python_of_the_readme_and_the_quick_start(tmp_path, monkeypatch, capsys)
     assert result.evaluation.accuracy.shape == (5, 5)
     assert names["run"].step.traces == 1
     assert float(jnp.mean(result.evaluation.accuracy[-1])) > 0.9
-    same, careful = blocks("docs/quick_start.md")
+    same, careful, shown = blocks("docs/quick_start.md")
     assert same == first
     run("docs/quick_start.md", names, careful)
     seeds = names["seeds"]
@@ -41,6 +41,8 @@ def test_python_of_the_readme_and_the_quick_start(tmp_path, monkeypatch, capsys)
     assert float(jnp.mean(seeds.evaluation.accuracy[:, -1])) > 0.9
     np.testing.assert_array_equal(seeds.learner.hyper["slowdown"], np.full(3, 0.1, np.float32))
     assert capsys.readouterr().out.count("\n") >= 7
+    run("docs/quick_start.md", names, shown)
+    assert "| careful | " in capsys.readouterr().out
     assert [trained] == blocks("docs/guides/trained_network.md")
 
 

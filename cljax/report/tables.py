@@ -177,6 +177,7 @@ def latex(results: Any) -> str:
       results: as of `runs`.
 
     Example:
+      >>> from cljax.report import latex
       >>> run = {'method': 'l2_constraint', 'scenario': 'task', 'accuracy': [[[1., 0.], [.5, .75]]], 'seconds': [2.0],
       ...        'flops': 520, 'bytes_per_task': 1030}
       >>> print(latex([run]).splitlines()[4])
