@@ -8,7 +8,7 @@ from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cljax.report import frame, palette, plots
+from cljax.report import figures, frame, palette, plots, sections
 from cljax.report.series import known_mean_and_interval, learning_curve
 from cljax.report.sweep import stability_plasticity
 from tests.records import FIRST, SECOND, make_run, make_usage
@@ -151,6 +151,23 @@ def test_seen_accuracy_ends_at_the_average_accuracy():
     np.testing.assert_allclose([band.min(), band.max()], [65 - T1 * 5, 100])
     many = plots.seen_accuracy([FINETUNE] * (plots.CROWD + 1))
     assert len(many.collections) == 0
+
+
+def test_one_method_that_diverges_does_not_flatten_the_others():
+    away = make_run("lwf", FIRST)
+    away["epochs"] = {**away["epochs"], "loss": [[[[1e9, 1e12]]] * 2] * 2}
+    low, high = plots.learning_curves([FINETUNE, TFM, away], of="loss").get_ylim()
+    assert (low, high) == pytest.approx((0.9 / 1.5, 1.5 * 30 * 2.0))  # the others' losses are 0.9 to 2
+
+
+def test_many_methods_have_a_plot_each():
+    runs = [{**make_run(f"m{number}", FIRST), "place": number} for number in range(plots.CROWD + 3)]
+    drawn = {drawing.name: drawing.figure for drawing in figures.draw(sections.Section("title", runs, []))}
+    panels = [ax for ax in drawn["learning_curves"].axes if ax.axison]
+    assert [ax.get_title("left") for ax in panels] == [run["method"] for run in runs]
+    assert [ax.lines[-1].get_color() for ax in panels] == [palette.style(place).color for place in range(len(runs))]
+    np.testing.assert_allclose(panels[0].lines[-1].get_xydata(), [[0.5, 75], [1, 35], [1.5, 75], [2, 35]])
+    assert len({palette.style(place) for place in range(26)}) == len({light for light, _ in palette.METHODS}) == 26
 
 
 def test_learning_curves_of_validation_then_of_curves_then_of_loss():

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cljax.report import palette, plots
+from cljax.report import frame, palette, plots
 from cljax.report.sections import Section, label
 from cljax.report.series import learning_curve
 from cljax.report.tables import interval, summarise
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Run = dict[str, Any]
@@ -44,13 +45,19 @@ def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
         yield Drawing("task_il_accuracy", "", words, _figure(plots.comparison(runs, metric="task_il_accuracy")))
     if len(runs[0]["accuracy"][0]) > 1:
         said = "; ".join(f"{label(run)} {interval(summarise(run)['average_incremental_accuracy'])}" for run in runs)
-        words = f"Accuracy on the tasks seen so far, after each task, a line a method. Its mean over the tasks: {said}."
+        words = (
+            f"Accuracy on the tasks seen so far, after each task, a line a method: over the tasks its mean is {said}."
+        )
         yield Drawing("seen_accuracy", "", words, _figure(plots.seen_accuracy(runs)))
         said = "; ".join(f"{label(run)} {interval(summarise(run)['forgetting'])}" for run in runs)
-        words = f"Average accuracy against forgetting, with intervals both ways. Forgetting in percent: {said}."
+        both = ", with intervals both ways" if len(runs) <= plots.CROWD else ""
+        words = f"Average accuracy against forgetting{both}: forgetting in percent is {said}."
         yield Drawing("accuracy_against_forgetting", "", words, _figure(plots.accuracy_against_forgetting(runs)))
     has = lambda kind: [len(learning_curve(run, kind)[0]) > 0 for run in runs]
     if not (any(has("loss")) or all(has("curves")) or all(has("validation_accuracy"))):
+        return
+    if len(runs) > plots.CROWD:
+        yield from _crowd(runs)
         return
     curves = plots.learning_curves(runs)
     words = f"Over the whole stream, a line a method with its 95% interval: {curves.get_title('left').lower()}."
@@ -58,6 +65,46 @@ def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
     if curves.get_ylabel().startswith("accuracy") and any(has("loss")):
         words = "Training loss over the whole stream, a line a method. Methods add terms of their own to it."
         yield Drawing("training_loss", "", words, _figure(plots.learning_curves(runs, of="loss")))
+
+
+def _crowd(runs: Sequence[Run]) -> Iterator[Drawing]:
+    """Learning curves of many methods, each in a plot of its own, with the others behind it."""
+    drawn = {"learning_curves": plots.learning_curves(runs)}
+    losses = any(len(learning_curve(run, "loss")[0]) for run in runs)
+    if drawn["learning_curves"].get_ylabel().startswith("accuracy") and losses:
+        drawn["training_loss"] = plots.learning_curves(runs, of="loss")
+    for name, ax in drawn.items():
+        words = f"{ax.get_title('left')}, over the whole stream: each method, the others behind it in grey."
+        yield Drawing(name, "", words, _multiples(ax, runs))
+
+
+def _multiples(whole: Axes, runs: Sequence[Run]) -> Figure:
+    """A plot of many lines as many plots: in each one line, the others in grey, all with the same limits."""
+    from matplotlib.figure import Figure
+
+    lines = [line for line in whole.lines if line.get_label() in whole.get_legend_handles_labels()[1]]
+    columns = min(5, len(lines))
+    rows = -(-len(lines) // columns)
+    figure = Figure(figsize=(2.1 * columns, 1.5 * rows + 0.4), dpi=130, layout="constrained", facecolor=palette.PAPER)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for place, ax in enumerate(grid.ravel()):
+        if place >= len(lines):
+            ax.set_axis_off()
+            continue
+        for line in (*lines[:place], *lines[place + 1 :]):
+            ax.plot(*line.get_data(), color=frame.GRID, linewidth=0.7, zorder=1)
+        own = lines[place]
+        ax.plot(*own.get_data(), color=own.get_color(), linewidth=1.8, zorder=3)
+        ax.set_yscale(whole.get_yscale())
+        ax.set_xlim(whole.get_xlim())
+        ax.set_ylim(whole.get_ylim())
+        top = np.asarray(own.get_ydata(), np.float64).max(initial=0.0)
+        beyond = f" (to {top:.0e})" if top > whole.get_ylim()[1] else ""
+        frame.dress(ax, f"{label(runs[place])}{beyond}", "", "", grid="y")
+        ax.set_title(ax.get_title("left"), loc="left", fontsize=9, color=frame.INK, parse_math=False)
+    figure.supxlabel(whole.get_xlabel(), fontsize=9, color=frame.INK)
+    figure.supylabel(whole.get_ylabel(), fontsize=9, color=frame.INK)
+    return figure
 
 
 def _own(run: Run) -> Iterator[Drawing]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,6 +27,11 @@ def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, dpi=130, layout="constrained", facecolor=palette.PAPER).subplots()
+
+
+def beside(runs: Sequence[Any]) -> tuple[float, float]:
+    """The size of a plot that has a legend of all methods beside it."""
+    return 6.4, min(60.0, max(4.0, 0.5 + 0.21 * len(runs)))
 
 
 def dress(ax: Axes, title: str, x: str, y: str, *, grid: Literal["both", "x", "y", ""] = "both") -> None:

@@ -6,7 +6,7 @@ import html
 import importlib.resources
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cljax.report import palette
@@ -21,24 +21,39 @@ class Page:
 
     def __init__(self, runs: Sequence[dict[str, Any]]) -> None:
         self._runs, self._parts, self._figures, self._group = runs, list[str](), 0, ""
+        self._contents, self._links, self._sections = list[str](), dict[str, str](), 0
 
     def section(self, section: Section) -> None:
         """Begins a section: its title, what to know of it, its table."""
         self._close_group()
         notes = "".join(f'<p class="note">{escape(note)}</p>' for note in section.notes)
-        self._parts.append(f"<h2>{escape(section.title)}</h2>{notes}{table(section)}<h3>Side by side</h3>")
+        number = self._sections = self._sections + 1
+        links = [f"{place}-{number}" for place in range(len(section.runs))]
+        self._links = {label(run): f"m{link}" for run, link in zip(section.runs, links, strict=True)}
+        self._parts.append(
+            f'<h2 id="s{number}">{escape(section.title)}</h2>{notes}{table(section, self._links)}'
+            f'<h3 id="side{number}">Side by side</h3>'
+        )
+        entries = [f'<a href="#{link}">{escape(name)}</a>' for name, link in self._links.items()]
+        self._contents.append(
+            f'<li><a href="#s{number}">{escape(section.title)}</a>: <a href="#side{number}">side by side</a>; '
+            f"{', '.join(entries)}</li>"
+        )
         self._open_group("")
 
     def drawing(self, drawing: Drawing) -> None:
         """Adds a figure, under the heading of its method."""
         if drawing.method != self._group:
             self._close_group()
-            self._parts.append(f"<h3>{escape(drawing.method)}</h3>")
+            link = self._links[drawing.method]
+            self._parts.append(f'<h3 id="{link}">{escape(drawing.method)} <a class="up" href="#top">Contents</a></h3>')
             self._open_group(drawing.method)
         self._figures += 1
         svg = inline_svg(drawing.figure, drawing.words, f"f{self._figures}-")
-        wide = ' class="wide"' if drawing.name == "feature_usage" else ""
-        self._parts.append(f"<figure{wide}>{svg}<figcaption>{escape(drawing.words)}</figcaption></figure>")
+        wide = ' class="wide"' if drawing.figure.get_figwidth() > 8 else ""
+        short = len(drawing.words) <= 300  # else a screen reader has all of it
+        words = drawing.words if short else f"{drawing.words.partition(': ')[0]}."
+        self._parts.append(f"<figure{wide}>{svg}<figcaption>{escape(words)}</figcaption></figure>")
 
     def text(self, files: Sequence[str]) -> str:
         """The whole page; it lists the files beside it that belong to the report."""
@@ -46,7 +61,8 @@ class Page:
         twins = palette.dark_twins()
         light = ";".join(f"--c{color[1:]}:{color}" for color in twins)
         dark = ";".join(f"--c{color[1:]}:{twin}" for color, twin in twins.items())
-        words = escape(", ".join(dict.fromkeys(run["method"] for run in self._runs)))
+        methods = list(dict.fromkeys(run["method"] for run in self._runs))
+        words = escape(", ".join(methods) if len(methods) <= 5 else f"{len(methods)} methods")
         folder = importlib.resources.files("cljax.report")
         style, script = (folder.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
         return (
@@ -56,11 +72,14 @@ class Page:
             f'<meta name="cljax-report" content="{" ".join(files)}">\n'
             f"<title>Continual learning: {words}</title>\n<style>\n:root{{{light}}}\n"
             f"@media (prefers-color-scheme: dark){{:root{{{dark}}}}}\n{style}</style>\n</head>\n<body>\n<main>\n"
-            f"<h1>Continual learning: {words}</h1>\n"
+            f'<h1 id="top">Continual learning: {words}</h1>\n'
             "<p>Accuracies are on test examples, in percent; tasks are counted from 1; intervals are 95% over seeds, "
-            "by Student's t. The numbers are in results.csv and summary.csv, the table in table.md, the figures in "
-            "plots, all beside this page.</p>\n"
-            f"{''.join(self._parts)}<h2>Configuration</h2>{configurations(self._runs)}</main>\n"
+            "by Student's t. The numbers are in results.csv and summary.csv, the table in table.md and table.tex, the "
+            "figures in plots as PNG, SVG and PDF, all beside this page.</p>\n"
+            f'<nav aria-label="Contents"><ul>{"".join(self._contents)}'
+            '<li><a href="#configuration">Configuration</a></li></ul></nav>\n'
+            f"{''.join(self._parts)}"
+            f'<h2 id="configuration">Configuration</h2>{configurations(self._runs)}</main>\n'
             f"<script>\n{script}</script>\n</body>\n</html>\n"
         )
 
@@ -78,18 +97,19 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def table(section: Section) -> str:
-    """The section's table, sortable by the buttons in its head; `data-key` of a cell is what its rows are sorted by."""
+def table(section: Section, links: Mapping[str, str]) -> str:
+    """The section's table, sortable by the buttons in its head, by the cells' `data-key`; its names are links."""
     names, rows = cells(section.runs)
     names.append("old logits")
     for row, run in zip(rows, section.runs, strict=True):
         kept = {True: Cell("kept to the bit", 0.0), False: Cell("changed", 1.0)}
         row.append(kept.get(run.get("zero_forgetting", ""), Cell("-", None)))
     head = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in names)
-    body = "".join(f"<tr>{''.join(map(_cell, row, range(len(row))))}</tr>" for row in rows)
+    body = "".join(f"<tr>{_cell(name, links[name.text])}{''.join(map(_cell, others))}</tr>" for name, *others in rows)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="Table of {escape(section.title)}">'
-        f'<table class="sortable"><caption>{escape(caption(section.runs))} Press a heading to sort.</caption>'
+        f'<table class="sortable"><caption><span>{escape(caption(section.runs))} Press a heading to sort.</span>'
+        "</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -150,8 +170,8 @@ def inline_svg(figure: Any, words: str, prefix: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(words)}"', 1).strip()
 
 
-def _cell(cell: Cell, column: int) -> str:
+def _cell(cell: Cell, link: str = "") -> str:
     key = "" if cell.value is None else escape(str(cell.value))
     tone = {0: "", 1: ' class="better"', -1: ' class="worse"'}[cell.tone]
-    tag = "td" if column else 'th scope="row"'
-    return f'<{tag} data-key="{key}"{tone}>{escape(cell.text)}</{tag[:2]}>'
+    tag, words = ('th scope="row"', f'<a href="#{link}">{escape(cell.text)}</a>') if link else ("td", escape(cell.text))
+    return f'<{tag} data-key="{key}"{tone}>{words}</{tag[:2]}>'

@@ -154,6 +154,8 @@ def comparison(results: Any, ax: Axes | None = None, *, metric: str = "average_a
 def seen_accuracy(results: Any, ax: Axes | None = None) -> Axes:
     """The mean accuracy over the tasks seen so far, after each task: a line a method, with its interval.
 
+    The vertical axis shows every seed's values; wide intervals may leave it.
+
     Args:
       results: several, or one.
       ax: where to draw.
@@ -167,12 +169,14 @@ def seen_accuracy(results: Any, ax: Axes | None = None) -> Axes:
       >>> ax.lines[0].get_ydata()
       array([87.5, 62.5])
     """
-    ax, runs, shown, count = frame.axes(ax, (6.4, 4.0)), entries(results), [], 1
+    runs, shown, count = entries(results), [], 1
+    ax = frame.axes(ax, frame.beside(runs))
     for place, run in enumerate(runs):
         accuracy, look = _floats(run["accuracy"]), _style(run, place)
         count = accuracy.shape[-1]
         seen = [accuracy[:, after, : after + 1].mean(axis=-1) for after in range(count)]
-        mean, half = known_mean_and_interval(100 * np.stack(seen, axis=-1))
+        values = 100 * np.stack(seen, axis=-1)
+        mean, half = known_mean_and_interval(values)
         places, half = np.arange(1, count + 1), np.nan_to_num(half)
         dots = {"marker": look.marker if count <= 30 else None, "markersize": 5}
         line: dict[str, Any] = {"linestyle": look.line, "label": frame.wrapped(label(run)), "zorder": 3, **dots}
@@ -180,7 +184,7 @@ def seen_accuracy(results: Any, ax: Axes | None = None) -> Axes:
         low, high = np.clip(mean - half, 0, 100), np.clip(mean + half, 0, 100)
         if len(runs) <= CROWD:
             frame.band(ax, places, mean, low, high, look.color)
-        shown.append((mean, mean) if len(runs) > CROWD else (low, high))
+        shown.append((values, mean))
     frame.percent_limits(ax, "y", shown)
     frame.whole(ax, "x", 1, count)
     frame.dress(ax, "Accuracy on the tasks seen so far", "after task", "average accuracy (%)")
@@ -189,11 +193,11 @@ def seen_accuracy(results: Any, ax: Axes | None = None) -> Axes:
 
 
 CROWD = 8
-"""Of more methods than these the intervals are left out of plots of lines, where they would hide one another."""
+"""Of more methods than these the intervals are left out where they would hide one another."""
 
 
 def accuracy_against_forgetting(results: Any, ax: Axes | None = None) -> Axes:
-    """Average accuracy against forgetting, with intervals both ways: the best methods are at the upper left.
+    """Average accuracy against forgetting, with intervals both ways (of few methods): the best are at the upper left.
 
     Args:
       results: several, or one.
@@ -210,11 +214,14 @@ def accuracy_against_forgetting(results: Any, ax: Axes | None = None) -> Axes:
       >>> plots.accuracy_against_forgetting([run, {**run, 'method': 'ewc'}]).get_xlabel()
       'forgetting (%)'
     """
-    ax, runs = frame.axes(ax, (6.4, 4.2)), entries(results)
+    runs = entries(results)
+    ax = frame.axes(ax, frame.beside(runs))
     sides: dict[str, list] = {"x": [], "y": []}
     for place, run in enumerate(runs):
         values, look = summarise(run), _style(run, place)
         (x, across), (y, up) = (known_mean_and_interval(100 * values[name]) for name in METRICS_OF_SCATTER)
+        if len(runs) > CROWD:
+            across = up = np.full((), np.nan)
         dots: dict[str, Any] = {"linestyle": "", "markersize": 8, "capsize": 3}
         shape: dict[str, Any] = {"color": look.color, "marker": look.marker, "label": frame.wrapped(label(run))}
         ax.errorbar(x, y, xerr=frame.bars(x, across, -100), yerr=frame.bars(y, up, 0), **dots, **shape)
@@ -239,8 +246,8 @@ def learning_curves(
     """Learning over the whole stream, a line a method: the mean over seeds with its interval (losses: geometric).
 
     The horizontal axis counts visits, the epochs of a visit evenly spaced within it, so that methods with unequal
-    phases, or seeds that stopped at different epochs, stand side by side. The vertical axis shows every seed's values;
-    wide intervals may leave it.
+    phases, or seeds that stopped at different epochs, stand side by side. The vertical axis shows every seed's values,
+    but of losses thirty times the median method's largest at most: what diverges, and wide intervals, may leave it.
 
     Args:
       results: several, or one.
@@ -274,7 +281,7 @@ def learning_curves(
         raise ValueError(f"No run has '{kind}'. Curves are recorded with --curves-every, the rest in every run.")
     accuracy = kind in ("curves", "validation_accuracy")
     scale = 100 if accuracy else 1
-    ax = frame.axes(ax, (6.4, 4.0))
+    ax = frame.axes(ax, frame.beside(runs))
     logarithmic = not accuracy and all((values[np.isfinite(values)] > 0).all() for _, values in found)
     shown, visits = [], 1
     for number, (run, (places, values)) in enumerate(zip(runs, found, strict=True)):
@@ -300,7 +307,8 @@ def learning_curves(
     elif logarithmic:
         known = np.concatenate([values for values, _ in shown])
         ax.set_yscale("log")
-        ax.set_ylim(known.min() / 1.5, known.max() * 1.5)
+        largest = 30 * np.median([values.max() for values, _ in shown if values.size])
+        ax.set_ylim(known.min() / 1.5, 1.5 * min(known.max(), largest))
     frame.whole(ax, "x", 0, visits, pad=0.015 * visits)
     if visits <= 25:
         for edge in range(1, visits):
