@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import linen, nnx
 
-from cljax import methods, networks, streams, task_params, training
+from cljax import methods, metrics, networks, streams, task_params, training
 from cljax.data import combine, from_arrays, load
 from cljax.training.evaluation import evaluate
 from cljax.training.step import make_train_step
@@ -364,3 +364,9 @@ def test_a_run_s_arguments_of_another_form(call, words):
     run = functools.partial(training.make_run(METHOD, SGD, STREAM), jax.random.key(0), STREAM.tables)
     with pytest.raises(ValueError, match=words):
         call(run)
+
+
+@pytest.mark.parametrize("metric", [metrics.average_accuracy, metrics.forgetting, metrics.backward_transfer])
+def test_a_metric_of_a_whole_result_is_told_which_part(metric):
+    with pytest.raises(ValueError, match=r"takes accuracies, such as result.evaluation.accuracy, not a whole Stream"):
+        metric(STREAM)

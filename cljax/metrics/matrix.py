@@ -14,7 +14,14 @@ from cljax.types import Array
 
 
 def floating(values: ArrayLike) -> Array:
-    """The values as floating point: their own dtype, or float32."""
+    """The values as floating point: their own dtype, or float32.
+
+    Raises:
+      ValueError: they are a whole result.
+    """
+    if hasattr(values, "_fields"):
+        kind = type(values).__name__
+        raise ValueError(f"A metric takes accuracies, such as result.evaluation.accuracy, not a whole {kind}.")
     values = jnp.asarray(values)
     return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
 
