@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import importlib.resources
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,19 +40,19 @@ class Page:
         )
         self._open_group("")
 
-    def drawing(self, drawing: Drawing) -> None:
-        """Adds a figure, under the heading of its method."""
+    def drawing(self, drawing: Drawing, svg: str) -> None:
+        """Adds a figure, as SVG, under the heading of its method."""
         if drawing.method != self._group:
             self._close_group()
             link = self._links[drawing.method]
             self._parts.append(f'<h3 id="{link}">{escape(drawing.method)} <a class="up" href="#top">Contents</a></h3>')
             self._open_group(drawing.method)
         self._figures += 1
-        svg = inline_svg(drawing.figure, drawing.words, f"f{self._figures}-")
+        inline = inline_svg(svg, drawing.words, f"f{self._figures}-")
         wide = ' class="wide"' if drawing.figure.get_figwidth() > 8 else ""
         short = len(drawing.words) <= 300  # else a screen reader has all of it
         words = drawing.words if short else f"{drawing.words.partition(': ')[0]}."
-        self._parts.append(f"<figure{wide}>{svg}<figcaption>{escape(words)}</figcaption></figure>")
+        self._parts.append(f"<figure{wide}>{inline}<figcaption>{escape(words)}</figcaption></figure>")
 
     def text(self, files: Sequence[str]) -> str:
         """The whole page; it lists the files beside it that belong to the report."""
@@ -142,24 +141,17 @@ def flatten(values: Any, path: str = "") -> list[tuple[str, str]]:
     return [(path, " ".join(map(str, values)) if isinstance(values, list) else str(values))]
 
 
-def inline_svg(figure: Any, words: str, prefix: str) -> str:
-    """A figure as an SVG element for the inside of a page.
+def inline_svg(text: str, words: str, prefix: str) -> str:
+    """An SVG file of Matplotlib's as an element for the inside of a page.
 
     Args:
-      figure: Matplotlib's.
+      text: the file.
       words: what it shows, for those who cannot see it.
       prefix: of all its ids, so that figures of a page have none in common.
 
     Returns:
       An `svg` element with colours by the page's variables, no metadata, no reference to anything outside.
     """
-    from matplotlib import rc_context
-
-    file = io.StringIO()
-    figure.patch.set_visible(False)
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "cljax"}):
-        figure.savefig(file, format="svg", transparent=True)
-    text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)

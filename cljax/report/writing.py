@@ -85,7 +85,7 @@ def _make(sections: Sequence[Section]) -> tuple[Page, dict[str, bytes]]:
         for drawing in draw(section):
             stem = _stem(f"{prefix}{drawing.name}", drawing.method, contents)
             contents |= {f"{stem}.{form}": picture(drawing.figure, form) for form in FORMS}
-            page.drawing(drawing)
+            page.drawing(drawing, contents[f"{stem}.svg"].decode())
     words = [
         f"## {escape(s.title)}\n\n{markdown(s.runs)}\n\n{' '.join([caption(s.runs), *map(escape, s.notes)])}\n"
         for s in sections
@@ -222,8 +222,9 @@ def picture(figure: Any, form: str) -> bytes:
     from matplotlib import rc_context
 
     file, dated = io.BytesIO(), {"svg": "Date", "pdf": "CreationDate"}
-    with rc_context({"svg.hashsalt": "cljax", "pdf.fonttype": 42}):
-        figure.savefig(file, format=form, metadata={dated[form]: None} if form in dated else None)
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "cljax", "pdf.fonttype": 42}):
+        undated = {dated[form]: None} if form in dated else None
+        figure.savefig(file, format=form, metadata=undated, transparent=form == "svg")
     return file.getvalue()
 
 
