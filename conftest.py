@@ -100,6 +100,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_replay.py",
     "tests/test_report.py",
     "tests/test_report_files.py",
+    "tests/test_results.py",
     "tests/test_si_mas.py",
     "tests/test_storage.py",
     "tests/test_streams.py::test_stacked_seeds",

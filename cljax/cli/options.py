@@ -357,7 +357,7 @@ class DataSets:
 class Report:
     """Make tables, plots and a page from the records of runs.
 
-    Writes report.html (one file, opens in any browser), table.md, results.csv, summary.csv and plots/*.png. Several
+    Writes report.html (one file, opens in any browser), table.md and .tex, results.csv, summary.csv, plots/. Several
     folders are shown side by side; what is not on the same tasks gets a section of its own.
 
     For example:

@@ -165,7 +165,8 @@ def seen_accuracy(results: Any, ax: Axes | None = None) -> Axes:
 
     Example:
       >>> from cljax.report.plots import seen_accuracy
-      >>> ax = seen_accuracy({'method': 'lwf', 'accuracy': [[[.875, .25], [.5, .75]]]})
+      >>> from cljax.report import plots
+      >>> ax = plots.seen_accuracy({'method': 'lwf', 'accuracy': [[[.875, .25], [.5, .75]]]})
       >>> ax.lines[0].get_ydata()
       array([87.5, 62.5])
     """

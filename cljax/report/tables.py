@@ -180,7 +180,8 @@ def latex(results: Any) -> str:
       >>> from cljax.report import latex
       >>> run = {'method': 'l2_constraint', 'scenario': 'task', 'accuracy': [[[1., 0.], [.5, .75]]], 'seconds': [2.0],
       ...        'flops': 520, 'bytes_per_task': 1030}
-      >>> print(latex([run]).splitlines()[4])
+      >>> from cljax import report
+      >>> print(report.latex([run]).splitlines()[4])
       l2\_constraint & 62.5 & $-$50.0 & 50.0 & 81.2 & 2.00 & 520 & 1.03k \\
     """
     names, rows = cells(entries(results))
