@@ -5,12 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cljax import methods, networks, task_params, training
 from cljax.methods.hat import Attended, hat
 from cljax.ownership import hard_attention
-from cljax.types import Batch, Sizes, make_clock
+from cljax.types import Batch, Sizes, Tables, make_clock
 from tests.zero_forgetting import single
 
 KEY = jax.random.key(0)
@@ -200,6 +201,21 @@ def test_each_task_has_embeddings_of_its_own_and_terms_that_read_all_heads_leave
         _, (_, found) = both.loss(params, stacked, clock, batch, key)
         np.testing.assert_allclose(found["sparsity"], metrics["sparsity"], rtol=1e-6)
         np.testing.assert_allclose(found["classification"], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("binarize", [False, True])
+def test_other_tasks_are_computed_with_settled_gates_however_far_the_current_ones_are_annealed(binarize):
+    """So distillation, whose teacher's gates are settled, finds old logits as they were, and drives nothing."""
+    method = methods.build("hat+lwf", small(), {"hat.binarize": binarize})
+    tables = Tables(*(None,) * 5, np.ones((2, 2), bool))
+    learner = jax.jit(lambda: training.make_learner(method, optax.sgd(1.0), tables, 0.1, KEY))()
+    inputs, ones = jax.random.normal(KEY, (6, 5)), jnp.ones(6, jnp.int32)
+    batch = Batch(inputs, ones, ones, jnp.ones(6, jnp.float32), ones)
+    clock = make_clock(task=1, progress=0.0, classes=np.ones((2, 2), bool))
+    focused = task_params.focus(learner, jnp.int32(1))
+    logits = jax.jit(lambda params: method.loss(params, focused, clock, batch, KEY)[1][0].logits)(focused.params)
+    np.testing.assert_allclose(logits[0], method.predict(learner, inputs, 0), rtol=1e-6, atol=1e-7)
+    assert np.abs(logits[1] - method.predict(learner, inputs, 1)).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,14 @@ def hat(network: Network, *, strength: float = 0.75, max_scale: float = 400.0, b
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         scale = None if key is None else scale_of(clock.progress)
-        output = forward(network, functools.partial(view, scale=scale), params, learner, clock, batch.inputs, key=key)
+
+        def annealed(params: Tree, collections: Tree, state: Attended, task: Array, newest: Array | None):
+            """The current task's gates at its scale; those of others, which a term may ask for, are settled."""
+            given = params, collections, state, task, newest
+            (shown, settled), (_, soft) = view(*given), view(*given, scale)
+            return shown, jax.tree.map(lambda now, then: jnp.where(task == clock.task, now, then), soft, settled)
+
+        output = forward(network, annealed, params, learner, clock, batch.inputs, key=key)
         own = task_params.focus_tree(params, clock.task, task_params.resting(learner.rows.stacked))
         sparsity = hard_attention.sparsity(gates_of(own, scale), learner.method_state.taken)
         value = task_loss(output.logits, clock, batch)
