@@ -57,7 +57,7 @@ def title(run: dict[str, Any]) -> str:
 
 
 def chosen(run: dict[str, Any]) -> str:
-    """What a run's search has chosen, how often, and what it cost; empty without a search.
+    """What a run's search has chosen, how often, and what it cost; empty where there was no choice.
 
     Example:
       >>> from cljax.report import chosen
@@ -74,6 +74,8 @@ def chosen(run: dict[str, Any]) -> str:
         parts.append(f"{name} {', '.join(f'{value:.3g} ({count})' for value, count in found)}")
     epochs, seeds = np.asarray(search["epochs"]), len(search["chosen"])
     trained, kept = (f"{count / seeds:.4g}" for count in (epochs.sum(), sum(epochs[at] for at in places)))
+    if trained == kept:
+        return ""  # there was nothing to choose from
     numbers = "; ".join(parts)
     return (
         f"{label(run)} chose in {len(places)} visits: {numbers}. It trained {trained} epochs a seed, {kept} of them in "
