@@ -742,12 +742,13 @@ def test_a_method_is_described_with_its_parameters(capsys):
     assert cli.main(["methods", "lwf"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("lwf: Learning without Forgetting")
-    assert "  temperature: a number, 2.0 by default" in lines
+    assert "  temperature: a number above 0, 2.0 by default" in lines
+    assert "  warm_up: a number at least 0 and below 1, 0.25 by default" in lines
+    assert max(map(len, lines)) <= 80
     assert "Did you mean 'lwm' or 'lwf' or 'lfl'?" in refused(capsys, "methods", "lfw")
     assert lines[-2].startswith("Reference: Li and Hoiem, Learning without Forgetting, 2016")
     for name in methods.__all__:
-        make = getattr(methods, name)
-        assert all(meaning for _, _, meaning in described(make, make.__doc__)), name
+        assert all(one.meaning for one in described(getattr(methods, name))), name
 
 
 def test_the_rate_falls_as_asked_and_the_first_task_is_as_large():

@@ -291,3 +291,12 @@ def test_names_are_no_mathematics_and_always_in_the_legend():
 
 def test_a_figure_of_many_methods_is_no_taller_than_matplotlib_takes():
     assert plots.comparison([make_run("lwf", FIRST[:1])] * 170).figure.get_size_inches()[1] == 60
+
+
+def test_a_legend_of_long_names_leaves_the_plot_its_height():
+    names = [f"duplicate_and_finetune (digits-task-20260101-{number:06d})" for number in range(20)]
+    many = [make_run("duplicate_and_finetune", FIRST, label=name) for name in names]
+    for plot in (plots.seen_accuracy, plots.accuracy_against_forgetting):
+        ax = plot(many)
+        ax.figure.draw_without_rendering()
+        assert ax.get_position().height > 0.7

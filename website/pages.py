@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import json
@@ -11,10 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
-from cljax import methods, networks
-from cljax.types import Network
+from cljax import methods
+from cljax.cli.parameters import described
 from website import public
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -142,21 +139,13 @@ def _why(said: str, page: str) -> str:
 
 
 def options(make: Callable[..., Any]) -> list[tuple[str, str, str, str]]:
-    """Name, type, range and default of a method's options, the range as the method says it of a value out of it."""
-    network = _network()
-    found = []
-    for option in inspect.signature(make).parameters.values():
-        if option.kind is inspect.Parameter.KEYWORD_ONLY:
-            span = _refusal(make, network, option.name, -1e30) or _refusal(make, network, option.name, "?")
-            found.append((option.name, _cell(_kind(option.annotation)), _cell(span), _cell(repr(option.default))))
-    return found
-
-
-@functools.cache
-def _network() -> Network:
-    """One that every method takes, its shapes traced once for all."""
-    network = networks.cnn((8, 8, 1), 2, channels=((3,), (4,)), dense=(5,))
-    return network._replace(init=jax.jit(network.init))
+    """Name, type, range and default of a method's options."""
+    taken = inspect.signature(make).parameters
+    cells = lambda *texts: tuple(map(_cell, texts))
+    return [
+        cells(one.name, _kind(taken[one.name].annotation), one.span, repr(taken[one.name].default))
+        for one in described(make)
+    ]
 
 
 def _kind(annotation: str) -> str:
@@ -164,16 +153,6 @@ def _kind(annotation: str) -> str:
     known = {"float", "int", "bool", "None", "Sequence", "Mapping", "tuple", "str", "Literal"}
     shown = re.sub(r"[A-Z]\w+", lambda word: word[0] if word[0] in known else "str", annotation)
     return f"<code>{shown}</code>"
-
-
-def _refusal(make: Callable[..., Any], network: Any, option: str, value: Any) -> str:
-    try:
-        make(network, **{option: value})
-    except ValueError as error:
-        found = re.search(r"must be (?:a finite number )?(.*?)\.?$", str(error))
-        if found:
-            return re.sub(r"from (\d+) to 2147483647", r"at least \1", found[1]).replace("of at", "at")
-    return ""
 
 
 def all_modules() -> str:

@@ -5,15 +5,11 @@ Everything heavy is imported where it is used, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import inspect
 import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import tyro
 from rich.console import Console
@@ -34,7 +30,7 @@ from cljax.cli.options import (
     Sweep,
     UsageError,
 )
-from cljax.cli.parameters import as_options, unknown
+from cljax.cli.parameters import as_options, docstring, unknown
 from cljax.cli.printing import Closed, any_terminal, errors_console, show, standard_output, styled
 
 __all__ = ["main"]
@@ -143,37 +139,24 @@ def list_methods() -> int:
 
 
 def describe_method(name: str) -> int:
-    """Prints what a method does and its parameters, as `--set` takes them: kind, default, meaning."""
+    """Prints what a method does and its parameters, as `--set` takes them: kind and range, default, meaning."""
     from cljax.cli.asked import constructors
     from cljax.cli.parameters import described
 
     known = constructors()
     if name not in known:
         raise UsageError(f"{unknown('method', name, known)} `cljax methods` describes them.")
-    text = docstring(known[name])
-    first, source = text.partition("\n")[0], text.partition("Reference: ")[2].partition("\n\n")[0]
-    lines = [f"{name}: {first}"]
-    for parameter, kind, meaning in described(known[name], text):
-        lines += [
-            "",
-            f"  {parameter}: {kind}",
-            *textwrap.wrap(meaning, 74, initial_indent=" " * 6, subsequent_indent=" " * 6),
-        ]
-    lines += ["", f"Set them with --set {name}.NAME=VALUE."] if len(lines) > 1 else ["", "It has no parameters."]
-    if source:
-        lines += ["", *textwrap.wrap(f"Reference: {' '.join(source.split())}", 80)]
+    text, found = docstring(known[name]), described(known[name])
+    wrapped = lambda words, indent: textwrap.wrap(words, 80, initial_indent=indent, subsequent_indent=indent)
+    lines = wrapped(f"{name}: {text.partition(chr(10))[0]}", "")
+    for one in found:
+        lines += ["", *wrapped(f"{one.name}: {one.values}, {one.default} by default", "  ")]
+        lines += wrapped(one.meaning, " " * 6)
+    lines += ["", f"Set them with --set {name}.NAME=VALUE." if found else "It has no parameters."]
+    if source := text.partition("Reference: ")[2].partition("\n\n")[0]:
+        lines += ["", *wrapped(f"Reference: {' '.join(source.split())}", "")]
     show(*lines)
     return 0
-
-
-def docstring(function: Callable) -> str:
-    """A function's docstring; where Python drops them (`-OO`), as its source has it."""
-    if function.__doc__:
-        return function.__doc__
-    with contextlib.suppress(OSError):  # there is no source either
-        defined = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-        return ast.get_docstring(cast(ast.FunctionDef, defined)) or ""
-    return ""
 
 
 def list_data(data_dir: str | None) -> int:

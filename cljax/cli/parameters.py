@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
+import functools
 import inspect
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cljax.cli.options import Data, Network, Training, UsageError
 from cljax.numbers import show
@@ -67,20 +70,46 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"There is no {kind} {name!r}. {_close(name, names)}There are: {', '.join(names)}."
 
 
-def described(make: Callable[..., Any], text: str) -> list[tuple[str, str, str]]:
-    r"""A method's parameters: name, kind and default in words, and what its docstring says.
+class Parameter(NamedTuple):
+    """A method's parameter.
+
+    Attributes:
+      name: as `--set` takes it.
+      kind: of its values, in words.
+      span: what its values must be, as the method says of one that it refuses; empty where it refuses none.
+      default: in words.
+      meaning: what the docstring says.
+    """
+
+    name: str
+    kind: str
+    span: str
+    default: str
+    meaning: str
+
+    @property
+    def values(self) -> str:
+        """Kind and, of numbers, range in words."""
+        if self.span.startswith("a whole number"):
+            return self.span
+        if not self.span.startswith(("above", "at least")):
+            return self.kind
+        return f"{self.kind}{',' if ',' in self.kind else ''} {self.span}"
+
+
+def described(make: Callable[..., Any]) -> list[Parameter]:
+    """A method's parameters, of its signature, its docstring, and what it refuses.
 
     Args:
-      make: a function whose keyword-only parameters they are.
-      text: its docstring.
+      make: a function of a network whose keyword-only parameters they are.
 
     Example:
-      >>> def ewc(network, *, strength: float = 1.0): pass
-      >>> described(ewc, "One line.\n\nArgs:\n  strength: how strongly\n    it holds.")
-      [('strength', 'a number, 1.0 by default', 'how strongly it holds.')]
+      >>> from cljax import methods
+      >>> [(one.name, one.values, one.default) for one in described(methods.mas)]
+      [('strength', 'a number at least 0', '0.1'), ('chunk', 'a whole number at least 1', '32')]
     """
     kinds, said, at = typing.get_type_hints(make), dict[str, str](), ""
-    for line in inspect.cleandoc(text).partition("Args:\n")[2].partition("\n\n")[0].splitlines():
+    for line in docstring(make).partition("Args:\n")[2].partition("\n\n")[0].splitlines():
         begun = re.fullmatch(r"  (\w+(?:, \w+)*): (.*)", line)
         at, line = begun.groups() if begun else (at, line)
         said[at] = f"{said.get(at, '')} {line.strip()}".strip()
@@ -88,10 +117,46 @@ def described(make: Callable[..., Any], text: str) -> list[tuple[str, str, str]]
     found = []
     for name, one in inspect.signature(make).parameters.items():
         if one.kind is inspect.Parameter.KEYWORD_ONLY:
-            default = str(one.default).lower() if one.default is None or isinstance(one.default, bool) else one.default
+            span = _refusal(make, name, -1e30) or _refusal(make, name, "?")
             kind = words(kinds.get(name, type(one.default)))
-            found.append((name, f"{kind}, {default} by default", meanings.get(name, "")))
+            found.append(Parameter(name, kind, span, _shown(one.default), meanings.get(name, "")))
     return found
+
+
+def docstring(function: Callable) -> str:
+    """A function's docstring; where Python drops them (`-OO`), as its source has it."""
+    if function.__doc__:
+        return inspect.cleandoc(function.__doc__)
+    with contextlib.suppress(OSError):  # there is no source either
+        defined = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+        return ast.get_docstring(typing.cast(ast.FunctionDef, defined)) or ""
+    return ""
+
+
+def _refusal(make: Callable[..., Any], option: str, value: Any) -> str:
+    """What a method says that an option must be; empty where it takes the value, or says no such thing."""
+    try:
+        make(_network(), **{option: value})
+    except ValueError as error:
+        if found := re.search(r"must be (?:a finite number )?(.*?)\.?$", str(error)):
+            return re.sub(r"from (\d+) to 2147483647", r"at least \1", found[1]).replace("of at", "at")
+    return ""
+
+
+@functools.cache
+def _network() -> Any:
+    """One that every method takes, its shapes traced once for all."""
+    import jax
+
+    from cljax import networks
+
+    network = networks.cnn((8, 8, 1), 2, channels=((3,), (4,)), dense=(5,))
+    return network._replace(init=jax.jit(network.init))
+
+
+def _shown(default: Any) -> str:
+    """A default as `--set` takes it."""
+    return str(default).lower() if default is None or isinstance(default, bool) else str(default)
 
 
 def as_options(text: str) -> str:
@@ -169,5 +234,4 @@ def _value(name: str, text: str, make: Callable[..., Any], default: Any) -> Any:
     for meant in (value, (value,), text):
         if fits(meant, kind):
             return meant
-    shown = str(default).lower() if default is None or isinstance(default, bool) else default
-    raise UsageError(f"The parameter {name!r} needs {words(kind)} (by default {shown}), not {show(text)}.")
+    raise UsageError(f"The parameter {name!r} needs {words(kind)} (by default {_shown(default)}), not {show(text)}.")

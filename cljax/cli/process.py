@@ -76,15 +76,13 @@ def first_alone(begin: Callable[[], None]) -> None:
     """Has the first of several processes do something, and then the others."""
     import jax
 
-    if jax.process_count() == 1:
-        return begin()
-    from jax.experimental import multihost_utils
-
     for turn in (True, False):
         if is_first() == turn:
             begin()
-        multihost_utils.sync_global_devices("cljax began")
-    return None
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("cljax began")
 
 
 def find_devices() -> None:

@@ -29,9 +29,10 @@ def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return Figure(figsize=size, dpi=130, layout="constrained", facecolor=palette.PAPER).subplots()
 
 
-def beside(runs: Sequence[Any]) -> tuple[float, float]:
-    """The size of a plot that has a legend of all methods beside it."""
-    return 6.4, min(60.0, max(4.0, 0.5 + 0.21 * len(runs)))
+def beside(names: Sequence[str]) -> tuple[float, float]:
+    """The size of a plot that has a legend of these names beside it, each in as many lines as `wrapped` gives it."""
+    more = sum(wrapped(name).count("\n") for name in names)
+    return 6.4, min(60.0, max(4.0, 0.5 + 0.21 * len(names) + 0.14 * more))
 
 
 def dress(ax: Axes, title: str, x: str, y: str, *, grid: Literal["both", "x", "y", ""] = "both") -> None:

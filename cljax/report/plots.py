@@ -171,7 +171,7 @@ def seen_accuracy(results: Any, ax: Axes | None = None) -> Axes:
       array([87.5, 62.5])
     """
     runs, shown, count = entries(results), [], 1
-    ax = frame.axes(ax, frame.beside(runs))
+    ax = frame.axes(ax, frame.beside([label(run) for run in runs]))
     for place, run in enumerate(runs):
         accuracy, look = _floats(run["accuracy"]), _style(run, place)
         count = accuracy.shape[-1]
@@ -216,7 +216,7 @@ def accuracy_against_forgetting(results: Any, ax: Axes | None = None) -> Axes:
       'forgetting (%)'
     """
     runs = entries(results)
-    ax = frame.axes(ax, frame.beside(runs))
+    ax = frame.axes(ax, frame.beside([label(run) for run in runs]))
     sides: dict[str, list] = {"x": [], "y": []}
     for place, run in enumerate(runs):
         values, look = summarise(run), _style(run, place)
@@ -282,7 +282,7 @@ def learning_curves(
         raise ValueError(f"No run has '{kind}'. Curves are recorded with --curves-every, the rest in every run.")
     accuracy = kind in ("curves", "validation_accuracy")
     scale = 100 if accuracy else 1
-    ax = frame.axes(ax, frame.beside(runs))
+    ax = frame.axes(ax, frame.beside([label(run) for run in runs]))
     logarithmic = not accuracy and all((values[np.isfinite(values)] > 0).all() for _, values in found)
     shown, visits = [], 1
     for number, (run, (places, values)) in enumerate(zip(runs, found, strict=True)):

@@ -16,6 +16,7 @@ import numpy as np
 from cljax import files, metrics
 from cljax.report.figures import draw
 from cljax.report.page import Page
+from cljax.report.results import tidy
 from cljax.report.sections import Section, gather, label
 from cljax.report.tables import WORDS, caption, cost, latex, markdown, summarise
 from cljax.text import markdown as escape
@@ -102,10 +103,8 @@ def _make(sections: Sequence[Section]) -> tuple[Page, dict[str, bytes]]:
 def result_rows(section: Section) -> Iterator[list[Any]]:
     """A row for each method, seed, task learned and task asked; accuracies are fractions, tasks counted from 1."""
     for run in section.runs:
-        for seed, accuracy, aware in zip(run["seeds"], run["accuracy"], run["task_il_accuracy"], strict=True):
-            for after, (row, told) in enumerate(zip(accuracy, aware, strict=True)):
-                for task, (value, known) in enumerate(zip(row, told, strict=True)):
-                    yield [*_who(run), seed, after + 1, task + 1, value, known]
+        for row in tidy(run):
+            yield [*_who(run), *(row[name] for name in RESULTS[5:])]
 
 
 def visit_rows(section: Section) -> Iterator[list[Any]]:

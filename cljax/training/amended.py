@@ -95,7 +95,7 @@ def with_milestones(
 
 
 def with_cosine(method: Method, schedule: Schedule) -> Method:
-    r"""Lets the learning rate fall to 0 along half a cosine within each phase, and begin anew with the next.
+    r"""Lets the learning rate fall along half a cosine, to 0 at a phase's last step, and begin anew with the next.
 
     .. math:: r \leftarrow \frac{1 + \cos(\pi d)}{2} \, r
 
