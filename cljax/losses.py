@@ -86,8 +86,10 @@ def cross_entropy(
         check_shape("labels", labels, logits.shape[0])
         logits = mask_logits(logits, valid)
         places, known = known_labels(labels, logits.shape[-1])
-        chosen, known_class = (jnp.take_along_axis(each, places[:, None], axis=-1)[:, 0] for each in (logits, valid))
-        return jnp.where(known & known_class, jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
+        every = jnp.arange(logits.shape[-1], dtype=places.dtype)
+        own = valid & known[:, None] & (places[:, None] == every[None])
+        chosen = jnp.sum(jnp.where(own, logits, 0), axis=-1)  # an index, and its gradient, are more programs on a GPU
+        return jnp.where(jnp.any(own, axis=-1), jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
     check_shape("labels", labels, *logits.shape)
     labels = jnp.where(valid, labels.astype(logits.dtype), 0)
     known = jnp.all(jnp.abs(labels - 0.5) <= 0.5 + _SLACK, axis=-1)

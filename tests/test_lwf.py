@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from cljax import losses, streams, task_params, training
-from cljax.methods import finetune
-from cljax.methods.lwf import lwf
+from cljax.methods import combine, finetune
+from cljax.methods.lwf import distillation, lwf
 from cljax.methods.lwf_mc import lwf_mc
 from cljax.types import Batch, Learner, Network, Sizes, make_clock
 from tests import conformance
@@ -91,6 +91,21 @@ def test_reference_values_and_gradients_through_the_method_s_loss(options, value
     found = gradient()
     np.testing.assert_allclose(found[0, 0, 0], 1.5 * slope, rtol=2e-5)
     np.testing.assert_allclose(found[1], (jax.nn.softmax(OTHER) - jax.nn.one_hot(jnp.array([0, 1]), 3)) / 2, rtol=1e-5)
+
+
+def test_a_step_has_no_scatter_and_writes_no_row_back_that_no_hook_has_changed():
+    method, batch = lwf(table()), batch_of(1)
+    learner = learner_of(method, jnp.stack([STUDENT, OTHER]), jnp.stack([TEACHER, STUDENT]))
+    clock = SECOND._replace(classes=jnp.ones((2, 3), jnp.bool_))
+    gradients = jax.grad(lambda params: method.loss(params, learner, clock, batch, None)[0])
+    assert "scatter" not in str(jax.make_jaxpr(gradients)(learner.params))
+    given = jax.tree.map(jnp.ones_like, learner.params)
+    assert method.adjust_gradients(given, learner, clock, batch) is given
+    after = method.after_step(learner, learner, clock, batch, given)
+    assert all(one is other for one, other in zip(*map(jax.tree.leaves, (learner, after)), strict=True))
+    doubled = finetune(table())._replace(adjust_gradients=lambda one, *_: jax.tree.map(lambda leaf: 2 * leaf, one))
+    amended = combine(doubled, distillation()).adjust_gradients(given, learner, clock, batch)
+    assert amended["head"]["kernel"][:, 0, 0].tolist() == [1, 2]  # the current task's row alone
 
 
 def test_distillation_is_the_cross_entropy_of_tempered_softmax_and_so_is_its_gradient():

@@ -115,6 +115,8 @@ def test_the_rate_of_each_phase():
         learning_rate = phase_learning_rate(method(phases=several), make_clock(phase=0, epoch=4))
         assert (float(learning_rate), learning_rate.dtype) == (0.5, jnp.float32)
     np.testing.assert_allclose(phase_learning_rate(method(phases=phases), make_clock(phase=1, epoch=4)), 0.4, rtol=1e-6)
+    traced = jax.make_jaxpr(lambda clock: phase_learning_rate(method(phases=phases), clock))(make_clock())
+    assert "cond" not in str(traced)  # an accelerator asks the host at one, in each step
 
 
 def focused(hyper=0.5):

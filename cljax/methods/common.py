@@ -189,7 +189,8 @@ def task_loss(logits: Array, clock: Clock, batch: Batch, seen: Array | None = No
         labels, classes = one_head_labels(batch, clock), outputs_of(clock, seen)
         return mean(losses.cross_entropy(task_params.flatten_heads(logits), labels, classes=classes), batch.weights)
     if logits.ndim == 3:
-        logits = jnp.take_along_axis(logits, batch.tasks[None, :, None], axis=0)[0]
+        own = jnp.arange(len(logits), dtype=jnp.int32)[:, None] == batch.tasks[None]
+        logits = jnp.sum(jnp.where(own[:, :, None], logits, 0), axis=0)
     classes, single = clock.classes[batch.tasks], single_label_of(clock, batch.tasks)
     return mean(losses.cross_entropy(logits, batch.labels, classes=classes, single_label=single), batch.weights)
 

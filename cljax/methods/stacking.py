@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import jax
@@ -39,8 +40,10 @@ def keep_stacked(method: Method, older: Callable[[Learner], Array]) -> Method:
         focused = task_params.focus(learner._replace(rows=narrow(learner), opt_state=()), clock.task)
         return focused._replace(opt_state=learner.opt_state)
 
-    def put_back(learner: Learner, after: Learner, clock: Clock) -> Learner:
-        """The learner, with what a hook has made of `focus(learner)`."""
+    def put_back(learner: Learner, own: Learner, after: Learner, clock: Clock) -> Learner:
+        """The learner, with what a hook has made of its own, `focus(learner)`; where that is nothing, as it was."""
+        if is_same(own, after):
+            return learner
         whole = task_params.write_back(after._replace(opt_state=()), clock.task)
         return whole._replace(opt_state=after.opt_state, rows=learner.rows)
 
@@ -48,7 +51,8 @@ def keep_stacked(method: Method, older: Callable[[Learner], Array]) -> Method:
         return task_params.focus_tree(tree, clock.task, narrow(learner))
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        return put_back(learner, method.begin_task(focus(learner, clock), clock, fold, key), clock)
+        own = focus(learner, clock)
+        return put_back(learner, own, method.begin_task(own, clock, fold, key), clock)
 
     def adjust_gradients(gradients: Tree, learner: Learner, clock: Clock, batch: Batch) -> Tree:
         stacks = task_params.map_leaves(
@@ -56,6 +60,8 @@ def keep_stacked(method: Method, older: Callable[[Learner], Array]) -> Method:
         )
         own = own_row(gradients, learner, clock)
         adjusted = method.adjust_gradients(own, focus(learner, clock), clock, batch)
+        if is_same(own, adjusted):
+            return gradients
         return task_params.merge_row(adjusted, stacks, clock.task)
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
@@ -76,17 +82,19 @@ def keep_stacked(method: Method, older: Callable[[Learner], Array]) -> Method:
         return widened, task_params.map_leaves(widen, learner.collections, collections)
 
     def after_step(previous: Learner, learner: Learner, clock: Clock, batch: Batch, gradients: Tree) -> Learner:
-        before, own = focus(previous, clock), own_row(gradients, learner, clock)
-        return put_back(learner, method.after_step(before, focus(learner, clock), clock, batch, own), clock)
+        before, own, row = focus(previous, clock), focus(learner, clock), own_row(gradients, learner, clock)
+        return put_back(learner, own, method.after_step(before, own, clock, batch, row), clock)
 
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
-        return put_back(learner, method.end_phase(focus(learner, clock), clock, fold, key), clock)
+        own = focus(learner, clock)
+        return put_back(learner, own, method.end_phase(own, clock, fold, key), clock)
 
     def search(inner: Search) -> Search:
         def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
             each = jax.vmap(lambda learner: focus(learner, clock))(learners)
             index, after = inner.choose(scores, each, clock, fold)
-            return index, jax.vmap(lambda learner, after: put_back(learner, after, clock))(learners, after)
+            back = lambda learner, own, after: put_back(learner, own, after, clock)
+            return index, jax.vmap(back)(learners, each, after)
 
         return inner._replace(choose=choose)
 
@@ -99,3 +107,9 @@ def keep_stacked(method: Method, older: Callable[[Learner], Array]) -> Method:
         stacked=method.per_task,
         search=method.search and search(method.search),
     )
+
+
+def is_same(given: Tree, after: Tree) -> bool:
+    """Whether a hook has handed on what it was given: every leaf is the very one, so that nothing is written back."""
+    one, other = jax.tree.leaves(given), jax.tree.leaves(after)
+    return len(one) == len(other) and all(map(operator.is_, one, other))

@@ -136,14 +136,8 @@ def init_shapes(method: Method) -> tuple[Tree, Tree, Tree, Tree]:
 
 def phase_learning_rate(method: Method, clock: Clock) -> Array:
     """The learning-rate factor of the current phase, a float32 scalar."""
-    factors = [phase.learning_rate for phase in method.phases]
-    if len(factors) == 1:
-        return jnp.asarray(factors[0](clock), jnp.float32)
-    branches = [
-        lambda now, learning_rate=learning_rate: jnp.asarray(learning_rate(now), jnp.float32)
-        for learning_rate in factors
-    ]
-    return lax.switch(clock.phase, branches, clock)
+    factors = [jnp.asarray(phase.learning_rate(clock), jnp.float32) for phase in method.phases]
+    return jnp.stack(factors)[clock.phase] if len(factors) > 1 else factors[0]
 
 
 class TrainStep:
