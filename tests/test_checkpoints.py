@@ -300,6 +300,9 @@ class Memory:
         self.series[folder.name] = (jax.tree.leaves(copy), json.loads(json.dumps(notes)))
         self.moments.append(dict(self.series))
 
+    def notes(self, folder):
+        return self.series.get(folder.name, (None, {}))[1]
+
     def restore(self, folder, like):
         if folder.name not in self.series:
             return checkpoints.Restored(None, {}, "")

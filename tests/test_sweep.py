@@ -9,13 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import cli, methods, report, streams, training
-from cljax.cli.asked import Curve, configuration, curves_of
-from cljax.cli.experiment import make_experiment
-from cljax.cli.options import Options, Sweep, Training, UsageError, settle
-from cljax.training import bounds, driver
+from cljax import cli, methods, report, training
+from cljax.cli.asked import Curve, curves_of
+from cljax.cli.options import Sweep, UsageError
+from cljax.storage.checkpoints import Saving
+from cljax.training import driver
 from cljax.training.driver import drive
 from tests import conformance
+from tests.shared import assert_close
 
 MOMENTUM = optax.sgd(1.0, momentum=0.9)
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=64)
@@ -93,21 +94,35 @@ def test_the_words_of_the_command():
             curves_of(Sweep("lwf", "strength", (0.1,), vs=vs))
 
 
-def test_as_many_runs_side_by_side_as_half_of_the_memory_takes(monkeypatch):
-    options = Options(training=Training(seeds=(3,), vectorize="yes"))
-    job = make_experiment([Curve("lwf")], settle(options), configuration([Curve("lwf")], settle(options)))
-    method, memory = job.methods["lwf"], {}
-    monkeypatch.setattr(bounds, "available_memory", lambda: memory["bytes"])
-    tables = job.seeds[0][1].tables
-    make = lambda: training.make_learner(
-        method, job.optimizer, tables, 0.1, jax.random.key(0), streams.max_examples(tables)
-    )
-    size_of = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-    one = 3 * size_of(jax.jit(make)()) + size_of(tables._replace(examples=None))
-    for size, expected in ((12 * 2 * one, 12), (12 * 2 * one - 1, 6), (2 * 5 * one, 4), (one, 1), (None, True)):
-        memory["bytes"] = size
-        assert job.side_by_side(method, 12) == expected
-    assert job._replace(vectorize=False).side_by_side(method, 12) is False
+def test_as_many_go_side_by_side_as_measured_memory_takes_and_as_many_when_taken_up(stream, tmp_path, monkeypatch):
+    other = conformance.stream(seed=1, epochs=2)
+    seeds = [(0, stream), (1, stream), (2, other), (3, other)]
+    method, programs, events = methods.lwf(plain(stream), strength=0.0), [], []
+    programs_of, saving = driver.Compiled, Saving(tmp_path, interval=0.0)
+
+    def some():
+        four = programs[0]
+        return 1.05 * (2 * four.needed + 2 * four.kept) / 4 / 0.8
+
+    def report(event):
+        events.append((event.seed, event.seeds))
+        if event.seed == 2 and len(programs) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "Compiled", lambda *given: programs.append(programs_of(*given)) or programs[-1])
+    monkeypatch.setattr(driver, "available_memory", some)
+    run = lambda: drive(method, MOMENTUM, seeds, SETTINGS, vectorize=True, report=report, checkpoints=saving)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    four, two = programs
+    assert two.needed / four.needed == pytest.approx(0.5, rel=0.05)
+    assert two.kept / four.kept == 0.5
+    assert four.kept == 4 * sum(leaf.nbytes for leaf in jax.tree.leaves(alone(0.0, 0.05).learners[0]))
+    monkeypatch.setattr(driver, "available_memory", lambda: None)
+    found = run()
+    assert set(events) == {(0, 2), (2, 2)}
+    assert found.traces == 1
+    assert_close(found.learners[0].params, alone(0.0, 0.05).learners[0].params, rtol=1e-4)
 
 
 def made(curve, value, accuracy):
@@ -118,6 +133,7 @@ def made(curve, value, accuracy):
         "seeds": list(range(len(accuracy))),
         "accuracy": accuracy,
         "facts": [{"kind": "split"}],
+        "seconds": [0.015, 0.0125],
         "compile_seconds": 1.0,
         "sweep": {"curve": curve, "parameter": None, "value": value},
     }
@@ -132,9 +148,9 @@ RUNS = [
 
 def test_the_table_by_hand():
     assert report.sweep.sweep_rows(RUNS) == [
-        ["lwf.strength", "10", "63.3", "70.0", "55.0", "5.0"],
-        ["lwf.strength", "1", "56.7", "50.0", "75.0", "35.0"],
-        ["finetune", "-", "43.3", "20.0", "95.0", "75.0"],
+        ["lwf.strength", "10", "63.3", "70.0", "55.0", "5.0", "0.0138"],
+        ["lwf.strength", "1", "56.7", "50.0", "75.0", "35.0", "0.0138"],
+        ["finetune", "-", "43.3", "20.0", "95.0", "75.0", "0.0138"],
     ]
 
 

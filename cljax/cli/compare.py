@@ -79,13 +79,14 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                         hypers=given or None,
                         starts=None if experiment.start is None else [experiment.start] * len(many),
                         past=experiment.past(curve.method),
-                        vectorize=experiment.side_by_side(method, len(many)),
+                        vectorize=experiment.vectorize,
                         devices=math.prod(experiment.shares(curve)),
                         report=reporter.event,
                         visited=sink.visited if options.output.tensorboard else None,
                         checkpoints=Saving(place, options.output.checkpoint_seconds, say=say),
                     )
                 runs, lost = entries(experiment, curve, outcome, folder)
+                del outcome  # the next one needs the memory
                 record["runs"] += runs
                 record["diverged"] += lost
                 folder.save(record)

@@ -116,22 +116,6 @@ class Experiment(NamedTuple):
         make = lambda key: training.make_learner(method, self.optimizer, tables, 1.0, key, most)
         return jax.eval_shape(make, jax.random.key(0))
 
-    def side_by_side(self, method: Method, count: int) -> bool | int:
-        """How many runs go side by side: all, or the largest divisor of their number that half of the memory takes.
-
-        A run is taken to need its index tables and three times its learner, for itself, its copy and what a step makes
-        of it, and once more for each candidate of a search; the images are there once.
-        """
-        from cljax.training.bounds import available_memory
-        from cljax.training.cost import tree_bytes
-
-        memory = available_memory()
-        if not self.vectorize or memory is None:
-            return self.vectorize
-        rest = tree_bytes(self.seeds[0][1].tables._replace(examples=None))
-        copies = 3 + (method.search.size if method.search else 0)
-        return divisor(count, memory // 2 // (copies * tree_bytes(self.learner(method)) + rest))
-
     def shares(self, curve: Curve) -> tuple[int, int]:
         """Among how many devices a curve's seeds are shared, and each batch.
 
@@ -158,9 +142,8 @@ class Experiment(NamedTuple):
             raise ValueError(
                 f"--devices is {asked}, but JAX has {len(there)} here ({there[0].device_kind}). Give at most so many."
             )
-        count = len(self.seeds) * max(1, len(curve.values))
-        together = self.side_by_side(self.methods[curve.method], count)
-        seeds, batch_size = count if together is True else int(together) or 1, self.settings.batch_size
+        seeds = len(self.seeds) * max(1, len(curve.values)) if self.vectorize else 1
+        batch_size = self.settings.batch_size
         return mesh.share_devices(asked or len(there), seeds, batch_size, fewer=not all_of_them)
 
 
@@ -334,13 +317,3 @@ def choose_driver(options: Options) -> str:
             f"(--driver {options.training.driver}). Leave out --vectorize, or give --driver scan where they fit."
         )
     return chosen
-
-
-def divisor(count: int, most: int) -> int:
-    """The largest divisor of a number that is at most another, or 1.
-
-    Example:
-      >>> divisor(12, 100), divisor(12, 5), divisor(7, 5), divisor(7, 0)
-      (12, 4, 1, 1)
-    """
-    return max(size for size in range(1, count + 1) if count % size == 0 and size <= max(1, most))

@@ -17,13 +17,13 @@ from cljax import files
 from cljax.report import frame, palette
 from cljax.report.sections import title
 from cljax.report.series import known_mean_and_interval
-from cljax.report.tables import caption, interval, summarise
+from cljax.report.tables import caption, cost, interval, summarise
 from cljax.text import markdown, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLUMNS = ("method", "value", "average accuracy", "stability", "plasticity", "forgetting")
+COLUMNS = ("method", "value", "average accuracy", "stability", "plasticity", "forgetting", "seconds a learner")
 FILES = ("sweep.md", "sweep.png")
 Run = dict[str, Any]
 
@@ -73,13 +73,14 @@ def called(run: Run) -> str:
 
 
 def sweep_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """The table of a sweep: a row a value, percent, mean ± 95% interval over seeds."""
+    """The table of a sweep: a row a value, percent, mean ± 95% interval over seeds; seconds without compilation."""
     found = []
     for run in runs:
         value, values = run["sweep"]["value"], summarise(run)
         numbers = (values["average_accuracy"], stability(run), plasticity(run), values["forgetting"])
         name = called(run)
-        found.append([name, "-" if value is None else written(value), *(interval(number) for number in numbers)])
+        seconds = "-" if (spent := cost(run, "seconds")) is None else f"{spent:.3g}"
+        found.append([name, "-" if value is None else written(value), *map(interval, numbers), seconds])
     return found
 
 
@@ -100,9 +101,10 @@ def sweep_table(runs: Sequence[Run]) -> Table:
       2
     """
     words = Text(printable(title(runs[0])), style="table.title"), Text(caption(runs), style="table.caption")
-    table = Table(title=words[0], caption=words[1], box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(title=words[0], caption=words[1], box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for place, name in enumerate(COLUMNS):
-        table.add_column(name, justify="right" if place else "left", style="" if place else "bold", no_wrap=True)
+        look: dict[str, Any] = {"justify": "right"} if place else {"style": "bold"}
+        table.add_column(name, **look, no_wrap=place < 2, overflow="fold")
     for row in sweep_rows(runs):
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table

@@ -205,6 +205,20 @@ def restore(folder: str | os.PathLike, like: Tree | Callable[[dict[str, Any]], T
     return Restored(None, {}, " ".join([*refused, "There is no other."]) if refused else "")
 
 
+def notes(folder: str | os.PathLike) -> dict[str, Any]:
+    """The notes of the newest checkpoint of a series, whole or not; empty where there are none.
+
+    Example:
+      >>> from cljax.storage.checkpoints import notes
+      >>> notes('none')
+      {}
+    """
+    for path in reversed(_numbered(pathlib.Path(folder).expanduser().absolute())):
+        with contextlib.suppress(_Damaged, CheckpointError, OSError):
+            return _manifest(path)["notes"]
+    return {}
+
+
 def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Loads trained parameters, such as `training.given_params` takes.
 

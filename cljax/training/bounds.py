@@ -18,10 +18,11 @@ from cljax.types import Method, Stream
 
 
 def available_memory() -> int | None:
-    """Bytes of memory: of the device; of the machine, as far as it is free, where that is the device; None: unknown."""
+    """Bytes of memory that are free: of the device; of the machine, where that is the device; None: unknown."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
+        found = device.memory_stats() or {}
+        return found["bytes_limit"] - found.get("bytes_in_use", 0) if "bytes_limit" in found else None
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

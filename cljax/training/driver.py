@@ -7,6 +7,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,24 +18,25 @@ from jax.sharding import Mesh
 
 from cljax import streams as stream_tables
 from cljax.keys import make_key
-from cljax.numbers import check_kind, show, whole
+from cljax.numbers import check_kind, show
 from cljax.storage.checkpoints import Saving
 from cljax.streams.building import check_stream
 from cljax.text import brief
 from cljax.training import identity, mesh
-from cljax.training.bounds import settle
+from cljax.training.bounds import available_memory, settle
 from cljax.training.checks import check, check_optimizer, raise_failure
-from cljax.training.cost import step_flops
+from cljax.training.cost import step_flops, tree_bytes
 from cljax.training.engine import make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_programs, pick, span_entries, span_of
 from cljax.training.plan import epoch_table
-from cljax.training.programs import Program
+from cljax.training.programs import Program, is_taken_apart
 from cljax.training.resume import Keeper
 from cljax.training.search import Tried
 from cljax.training.start import Past, Start, check_given
 from cljax.training.state import EpochLog, Failure, Origin, Settings, origin, reveal
 from cljax.training.streaming import Streamed, is_streamed
+from cljax.training.together import fitting, possible
 from cljax.types import Array, Learner, Method, Schedule, Stream, Tables, Tree
 
 
@@ -144,7 +146,7 @@ class Seeds(NamedTuple):
 
 
 class Compiled:
-    """The programs of a run with its examples on the device, compiled at their first call.
+    """The programs of a run with its examples on the device, compiled by `prepare` or at their first call.
 
     Args:
       programs: of `make_programs`.
@@ -159,6 +161,8 @@ class Compiled:
       rest: as of `Programs`.
       compare: as of `Programs`.
       compare_again: the same, of what a checkpoint had.
+      needed: bytes of memory that a device needs for these seeds beside the examples, once that is measured.
+      kept: bytes that their learners at rest take.
     """
 
     def __init__(self, programs: Programs, axes: Tables | None, devices: Mesh | None, size: int | None) -> None:
@@ -183,12 +187,31 @@ class Compiled:
         self.compare = program(programs.compare, (0, 0, axes, 0))
         self.compare_again = program(programs.compare, (0, 0, axes, 0))
         self._epoch = program(epoch, (0, None, axes, 0), (0,))
+        self._together, self.needed, self.kept = 0.0, 0, 0
 
     @property
     def seconds(self) -> float:
         """Spent compiling."""
         programs = (self.start, self.observe, self.turn, self.rest, self.compare, self.compare_again, self._epoch)
-        return sum(program.seconds for program in programs)
+        return self._together + sum(program.seconds for program in programs)
+
+    def prepare(self, seeds: Seeds, entry: Entry) -> None:
+        """Compiles at the same time what every run needs."""
+        if self.needed or is_taken_apart():
+            return
+        begun, (_, key, given, tables) = time.perf_counter() - self.seconds, seeds
+        run = self.like(key, tables, given, entry)
+        calls = (
+            (self.start, (key, tables, given, entry)),
+            (self._epoch, (run, entry, tables, key)),
+            (self.turn, (run, entry, entry, tables, key)),
+            (self.rest, (run,)),
+        )
+        with ThreadPoolExecutor(len(calls)) as threads:
+            ends = [program.begin(threads, *arguments) for program, arguments in calls]
+            self.needed = max(end() for end in ends) - tree_bytes(tables.examples)
+        self.kept = tree_bytes(self.rest.shape())
+        self._together += time.perf_counter() - self.seconds - begun
 
     def like(self, key: Array, tables: Tables, given: Start, entry: Entry) -> Run:
         """The structure, shapes and dtypes of every run of these programs."""
@@ -232,8 +255,8 @@ def drive(
         `Past` for each pair of `seeds`: the run goes on after them. Its stream may have had fewer tasks: see
         `streams.append` and `training.extend`.
       rounds: how many rounds of the schedule are behind in the end; None: all.
-      vectorize: whether the seeds run side by side (`vmap`: faster on GPU and TPU, slower on CPU) or in turn; a number
-        above 1, which divides theirs: so many at a time.
+      vectorize: whether the seeds run side by side (`vmap`: faster on GPU and TPU, slower on CPU), as many at a time as
+        the compiled programs leave memory for, or in turn; or how many at a time, a number that divides theirs.
       devices: how many share the work: the seeds that run side by side, and each batch where there are more devices; as
         of `training.mesh.share_devices`. A checkpoint can be taken up on another number of them. They may be those of
         several processes (`jax.distributed`), all of them: each calls this with the same arguments, and gets all.
@@ -293,37 +316,46 @@ def drive(
     most = {split: max(bound[split] for bound in bounds) for split in bounds[0]}
     first = aligned[0]
     engine = make_engine(method, optimizer, settings, scenario=first.scenario, max_examples=most)
-    groups, axes = divide([number for number, _ in seeds], aligned, given, vectorize)
     programs = make_programs(method, engine, first.schedule)
     streamed = is_streamed(first.tables)
-    if streamed and axes is not None:
+    if streamed and vectorize:
         raise ValueError(
             "Examples that are read as the run goes on are handed to the device for one seed at a time, so that seeds "
             "cannot run side by side. Run them in turn (vectorize=False, or --vectorize no)."
         )
     if streamed and devices != 1:
         raise ValueError(f"Examples that are read as the run goes on are read for one device: leave out {devices=}.")
-    shared = None
+    sizes, shared, spent = possible(vectorize, len(seeds), checkpoints), None, 0.0
     if devices != 1:
-        shared = mesh.make_mesh(devices, len(groups[0].numbers), settings.batch_size)
-    sizes = {size for stream in aligned for size in np.asarray(stream.tables.train.size).tolist()}
-    even = sizes.pop() if len(sizes) == 1 else None
-    compiled = Streamed(programs, settings) if streamed else Compiled(programs, axes, shared, even)
+        shared = mesh.make_mesh(devices, sizes[0] or 1, settings.batch_size)
+        sizes = [size for size in sizes if size % mesh.shares(shared)[0] == 0]
+    counts = {count for stream in aligned for count in np.asarray(stream.tables.train.size).tolist()}
+    even = counts.pop() if len(counts) == 1 else None
     examples = first.tables.examples if streamed else mesh.place(first.tables.examples, shared)
+    begin = Entry(*map(np.int32, span_entries(agenda(method, first.schedule), *span)[0]))
+    compiled: Any
+    while True:
+        groups, axes = divide([number for number, _ in seeds], aligned, given, sizes[0])
+        placed = functools.partial(place, examples=examples, shared=shared, axes=axes)
+        if streamed:
+            compiled = Streamed(programs, settings)
+            break
+        compiled = Compiled(programs, axes, shared, even)
+        compiled.prepare(placed(groups[0]), begin)
+        needs = compiled.needed, compiled.kept
+        size = mesh.agreed(fitting(sizes, len(seeds), *needs, available_memory()))
+        if size == sizes[0]:
+            break
+        sizes, spent = sizes[sizes.index(size) :], spent + compiled.seconds
     what = (method, settings, first, programs)
     facts = functools.cache(lambda: {**identity.facts_of(*what, streamed=streamed), "rounds": list(span)})
     parts = []
     for number, group in enumerate(groups):
-        tables = mesh.place(group.tables._replace(examples=None), shared, axes)._replace(examples=examples)
         keeper = None
         if checkpoints is not None:
             keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts), mesh.shares(shared))
-        group = group._replace(tables=tables)
-        if shared is not None:
-            own = None if axes is None else 0
-            group = group._replace(key=mesh.place(group.key, shared, own), given=mesh.place(group.given, shared, own))
         places = settings.curves_every, number * len(group.numbers), len(seeds)
-        driven = Driven(method, first.schedule, compiled, group, span, *places)
+        driven = Driven(method, first.schedule, compiled, placed(group), span, *places)
         parts.append(driven.run(report, visited, keeper))
     learners, results, seconds, waits = zip(*parts, strict=True)
     joined: Results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
@@ -341,7 +373,7 @@ def drive(
         joined.search,
         points,
         np.concatenate(seconds),
-        compiled.seconds,
+        spent + compiled.seconds,
         engine.step.traces,
         step_flops(engine, settings, first),
         np.concatenate(waits) if streamed else None,
@@ -351,27 +383,32 @@ def drive(
 
 
 def divide(
-    numbers: list[int], streams: list[Stream], given: list[Start], vectorize: bool | int
+    numbers: list[int], streams: list[Stream], given: list[Start], size: int
 ) -> tuple[list[Seeds], Tables | None]:
-    """The seeds that go side by side, and the `vmap` axes of their tables; each alone, and None, without `vectorize`.
-
-    Raises:
-      ValueError: a number of seeds that cannot be divided like that.
-    """
+    """The seeds that go side by side, so many at a time, and the `vmap` axes of their tables; 0: each alone, None."""
     keys = [make_key(number) for number in numbers]
-    if not vectorize:
+    if not size:
         alone = zip(numbers, keys, given, streams, strict=True)
         return [Seeds([number], key, own, stream.tables) for number, key, own, stream in alone], None
-    size = len(numbers) if vectorize is True else whole("vectorize", vectorize, least=1)
-    if len(numbers) % size:
-        raise ValueError(f"{len(numbers)} seeds cannot run {size} at a time: vectorize must divide their number.")
-    groups, axes = [], None
+    tables, axes = stream_tables.stack(streams)  # of all, for programs that serve all
+    bare, groups = tables._replace(examples=None), []
     for start in range(0, len(numbers), size):
         part = slice(start, start + size)
-        tables, axes = stream_tables.stack(streams[part])
+        cut = lambda axis, leaf, part=part: leaf if axis is None else leaf[part]
+        own = jax.tree.map(cut, axes, bare, is_leaf=lambda axis: axis is None)._replace(examples=tables.examples)
         together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *given[part])
-        groups.append(Seeds(numbers[part], jnp.stack(keys[part]), together, tables))
+        groups.append(Seeds(numbers[part], jnp.stack(keys[part]), together, own))
     return groups, axes
+
+
+def place(seeds: Seeds, examples: Any, shared: Mesh | None, axes: Tables | None) -> Seeds:
+    """Puts seeds on the devices, where the examples are already."""
+    tables = mesh.place(seeds.tables._replace(examples=None), shared, axes)._replace(examples=examples)
+    seeds = seeds._replace(tables=tables)
+    if shared is None:
+        return seeds
+    own = None if axes is None else 0
+    return seeds._replace(key=mesh.place(seeds.key, shared, own), given=mesh.place(seeds.given, shared, own))
 
 
 class Driven:
@@ -445,8 +482,9 @@ class Driven:
                 keeper.offer(place, run, watch, ended=ended or following.candidate > entry.candidate)
             if ended and np.all(mesh.host(run.state.failure.round) >= 0):
                 break
-        learner = jax.block_until_ready(compiled.rest(run))
-        results = self._compare_with_past(self._read(run), learner)
+        learner, results = jax.block_until_ready(compiled.rest(run)), self._read(run)
+        del run  # there may be no room for it beside a copy of the learners
+        results = self._compare_with_past(results, learner)
         learner = mesh.gathered(learner)
         seconds = np.full(len(numbers), watch.tick() / len(numbers))
         learners = [pick(learner, jnp.int32(index)) for index in range(len(numbers))] if self._batched else [learner]

@@ -136,7 +136,7 @@ def host(leaf: Any) -> np.ndarray:
     return np.asarray(leaf)
 
 
-def agreed(value: bool, after: Tree) -> bool:
+def agreed(value: int, after: Tree = ()) -> int:
     """What the first process says, on all of them; they call this together.
 
     Args:
@@ -148,7 +148,7 @@ def agreed(value: bool, after: Tree) -> bool:
     from jax.experimental import multihost_utils
 
     jax.block_until_ready(after)
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def gathered(tree: Tree) -> Tree:

@@ -1,9 +1,10 @@
-"""A compiled program, and how long its compilation took."""
+"""Compiled programs: how long their compilation took, and how much memory they need."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -29,27 +30,60 @@ class Program:
     ) -> None:
         self._jitted, self._sharding = jax.jit(function, donate_argnums=donate, out_shardings=sharding), sharding
         self._traced: Any = None
+        self._shape: Tree = None
         self._compiled: Any = None
         self.seconds = 0.0
 
     def __call__(self, *arguments: Tree) -> Any:
         """Calls the function."""
-        if debugging("debug_nans", "debug_infs", "disable_jit"):
-            return self._jitted(*arguments)  # which these modes take apart, as they cannot what is compiled ahead
+        if is_taken_apart():
+            return self._jitted(*arguments)
         if self._compiled is None:
-            traced, start = self._trace(*arguments), time.perf_counter()
-            self._compiled, self._traced = traced.lower().compile(), None
+            lowered, start = self._lower(*arguments), time.perf_counter()
+            self._compiled = lowered.compile()
             self.seconds += time.perf_counter() - start
         return self._compiled(*arguments)
 
     def shape(self, *arguments: Tree) -> Tree:
         """Structure, shapes, dtypes and sharding of the result."""
-        shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding)
-        return jax.tree.map(shape, self._trace(*arguments).out_info)
+        if self._shape is None:
+            self._trace(*arguments)
+        return self._shape
+
+    def begin(self, threads: ThreadPoolExecutor, *arguments: Tree) -> Callable[[], int]:
+        """Has a thread compile it, for arguments or their shapes.
+
+        Returns:
+          A function that waits for the program, and returns the bytes that it needs while it runs, arguments included.
+        """
+        compiling = threads.submit(self._lower(*arguments).compile)
+
+        def end() -> int:
+            self._compiled = compiling.result()
+            if (found := self._compiled.memory_analysis()) is None:
+                return 0
+            ends = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+            return ends + found.temp_size_in_bytes
+
+        return end
 
     def _trace(self, *arguments: Tree) -> Any:
         if self._traced is None:
             start = time.perf_counter()
             self._traced = self._jitted.trace(*arguments)
+            shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding)
+            self._shape = jax.tree.map(shape, self._traced.out_info)
             self.seconds += time.perf_counter() - start
         return self._traced
+
+    def _lower(self, *arguments: Tree) -> Any:
+        traced, self._traced = self._trace(*arguments), None
+        start = time.perf_counter()
+        lowered = traced.lower()
+        self.seconds += time.perf_counter() - start
+        return lowered
+
+
+def is_taken_apart() -> bool:
+    """Whether JAX is in a mode that takes programs apart, as it cannot what is compiled ahead."""
+    return debugging("debug_nans", "debug_infs", "disable_jit")

@@ -65,7 +65,7 @@ class Keeper:
         self.shares = self.compared = list(shares)
         self._saving, self._identify = saving, identify
         self.say = saving.say if jax.process_index() == 0 else lambda line: None
-        self._folder = pathlib.Path(saving.folder) / f"group-{number}"
+        self._folder = group_folder(saving, number)
         self._saved_at, self._cost = 0.0, FIRST_COST
 
     @functools.cached_property
@@ -126,6 +126,18 @@ class Keeper:
         checkpoints.save(self._folder, run, notes)
         self._cost = time.perf_counter() - start
         watch.begin(self._saved_at)
+
+
+def seeds_together(saving: checkpoints.Saving) -> int | None:
+    """How many seeds go side by side in the run whose checkpoints are there; None where there are none."""
+    run = checkpoints.notes(group_folder(saving, 0)).get("run")
+    seeds = run.get("seeds") if isinstance(run, dict) else None
+    return len(seeds) if isinstance(seeds, list) else None
+
+
+def group_folder(saving: checkpoints.Saving, number: int) -> pathlib.Path:
+    """The folder of the checkpoints of some seeds that run together."""
+    return pathlib.Path(saving.folder) / f"group-{number}"
 
 
 def _differences(there: Any, here: dict[str, Any]) -> list[str]:
