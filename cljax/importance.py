@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from cljax.losses import known_labels
+from cljax.losses import at_least_float32, known_labels
 from cljax.numbers import INT32, check_shape, real, whole
 from cljax.task_params import check_same
 from cljax.types import AnyArray, Array, Tree
@@ -49,6 +49,11 @@ def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: Any
     shapes = jax.eval_shape(function, *(part[0] for part in examples))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     return lax.scan(add, zeros, (share, *rows))[0]
+
+
+def _like(params: Tree, tree: Tree) -> Tree:
+    """A tree in its parameters' dtypes, whatever it was added up in."""
+    return jax.tree.map(lambda leaf, param: leaf.astype(jnp.asarray(param).dtype), tree, params)
 
 
 def _in_rows(parts: tuple, chunk: int) -> list[Array]:
@@ -129,7 +134,7 @@ def fisher(
         return log_prob_fn(params, example[None])[0]
 
     def square(tree: Tree) -> Tree:
-        return jax.tree.map(jnp.square, tree)
+        return jax.tree.map(lambda leaf: jnp.square(at_least_float32(leaf)), tree)
 
     def at_label(example: Array, label: Array) -> Tree:
         return square(jax.grad(lambda params: chosen(log_probs(params, example), label))(params))
@@ -152,21 +157,23 @@ def fisher(
             return jax.tree.map(lambda sum, s: sum + probability.astype(s.dtype) * s, total, squares), None
 
         classes = jnp.exp(logs), jnp.eye(len(logs), dtype=logs.dtype)
-        return lax.scan(add, jax.tree.map(jnp.zeros_like, params), classes)[0]
+        zeros = jax.tree.map(lambda param: at_least_float32(jnp.zeros_like(param)), params)
+        return lax.scan(add, zeros, classes)[0]
 
     if kind == "exact":
-        return _mean_in_chunks(expected, (inputs,), weights, chunk)
+        return _like(params, _mean_in_chunks(expected, (inputs,), weights, chunk))
     if kind == "sampled":
         if key is None:
             raise ValueError("kind 'sampled' draws labels from the network's output; pass key=jax.random.key(...).")
-        return _mean_in_chunks(at_sample, (inputs, jax.random.split(key, len(inputs))), weights, chunk)
+        keys = jax.random.split(key, len(inputs))
+        return _like(params, _mean_in_chunks(at_sample, (inputs, keys), weights, chunk))
     if labels is None:
         raise ValueError(f"kind '{kind}' takes gradients at the examples' own labels; pass labels, [B] int.")
     check_shape("labels", labels, inputs.shape[0])
     places, known = known_labels(labels, INT32)
     labels = jnp.where(weights == 0, 0, jnp.where(known, places, -1))
     if kind == "empirical":
-        return _mean_in_chunks(at_label, (inputs, labels), weights, chunk)
+        return _like(params, _mean_in_chunks(at_label, (inputs, labels), weights, chunk))
 
     def of_batch(weights: Array, inputs: Array, labels: Array) -> Tree:
         def mean_log_prob(params: Tree) -> Array:
@@ -176,7 +183,7 @@ def fisher(
 
     chunk = len(inputs) if chunk is None else min(whole("chunk", chunk, least=1), len(inputs))
     batches = _in_rows((weights, inputs, labels), chunk)
-    return _mean_in_chunks(of_batch, tuple(batches), jnp.sum(batches[0], axis=1), 1)
+    return _like(params, _mean_in_chunks(of_batch, tuple(batches), jnp.sum(batches[0], axis=1), 1))
 
 
 def memory_aware(
@@ -212,9 +219,9 @@ def memory_aware(
 
     def sensitivity(example: Array) -> Tree:
         gradient = jax.grad(lambda params: jnp.sum(jnp.square(output_fn(params, example[None]))))(params)
-        return jax.tree.map(jnp.abs, gradient)
+        return jax.tree.map(lambda leaf: jnp.abs(at_least_float32(leaf)), gradient)
 
-    return _mean_in_chunks(sensitivity, (inputs,), _example_weights(inputs, weights), chunk)
+    return _like(params, _mean_in_chunks(sensitivity, (inputs,), _example_weights(inputs, weights), chunk))
 
 
 def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tree:

@@ -123,8 +123,29 @@ def weighted_mean(values: AnyArray, weights: AnyArray) -> Array:
       >>> print(weighted_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([1.0, 1.0, 0.0])))
       2.0
     """
-    parts = jnp.where(weights == 0, 0, values * weights.astype(values.dtype))
-    return jnp.sum(parts) / jnp.sum(weights).astype(values.dtype)
+    values = jnp.asarray(values)
+    wide = at_least_float32(values)
+    parts = jnp.where(weights == 0, 0, wide * weights.astype(wide.dtype))
+    return (jnp.sum(parts) / jnp.sum(weights).astype(wide.dtype)).astype(values.dtype)
+
+
+def at_least_float32(values: AnyArray) -> Array:
+    """Numbers of half precision as float32, in which sums of many neither overflow nor stand still; others as they are.
+
+    Args:
+      values: floating point, any shape.
+
+    Returns:
+      Of the same shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import at_least_float32
+      >>> at_least_float32(jnp.ones(2, jnp.bfloat16)).dtype
+      dtype('float32')
+    """
+    values = jnp.asarray(values)
+    return values.astype(jnp.float32) if values.dtype.itemsize < 4 else values
 
 
 def known_labels(labels: ArrayLike, count: int) -> tuple[Array, Array]:
@@ -363,7 +384,8 @@ def _unit_rows(rows: AnyArray) -> Array:
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
     alive = largest > 0
     rows = jnp.where(alive, rows / jnp.where(alive, largest, 1), 0)
-    return rows / jnp.sqrt(jnp.where(alive, jnp.sum(rows**2, axis=-1, keepdims=True), 1))
+    wide = at_least_float32(rows)
+    return (wide / jnp.sqrt(jnp.where(alive, jnp.sum(wide**2, axis=-1, keepdims=True), 1))).astype(rows.dtype)
 
 
 def feature_distillation(features: AnyArray, teacher_features: AnyArray) -> Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cljax.losses import at_least_float32
 from cljax.numbers import check_shape, whole
 from cljax.types import AnyArray, Array
 
@@ -25,8 +26,10 @@ def unit(features: AnyArray) -> Array:
       >>> unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
       [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    length = jnp.sqrt(jnp.sum(features**2, axis=-1, keepdims=True))
-    return jnp.asarray(features) / jnp.where(length > 0, length, 1)
+    features = jnp.asarray(features)
+    wide = at_least_float32(features)
+    length = jnp.sqrt(jnp.sum(wide**2, axis=-1, keepdims=True))
+    return (wide / jnp.where(length > 0, length, 1)).astype(features.dtype)
 
 
 def herd(features: AnyArray, weights: AnyArray, count: int) -> Array:
@@ -92,7 +95,7 @@ def herd_classes(features: AnyArray, labels: AnyArray, classes: int, count: int)
     check_shape("labels", labels, features.shape[0])
     count, classes = whole("count", count), whole("classes", classes, least=1)
     member = labels[:, None] == jnp.arange(classes, dtype=labels.dtype)[None, :]
-    features = unit(jnp.where(jnp.any(member, axis=1)[:, None], features, 0))
+    features = unit(jnp.where(jnp.any(member, axis=1)[:, None], at_least_float32(features), 0))
     sizes = jnp.sum(member, axis=0, dtype=jnp.int32)
     sums = member.T.astype(features.dtype) @ features
     means = sums / jnp.maximum(sizes, 1).astype(features.dtype)[:, None]

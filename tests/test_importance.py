@@ -217,3 +217,22 @@ def test_numbers_out_of_range_are_refused():
     for damping in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match=r"damping is .*finite number above 0"):
             importance.path_importance(jnp.ones(1), jnp.ones(1), jnp.ones(1), damping=damping)
+
+
+@pytest.mark.parametrize("kind", ["exact", "empirical", "memory_aware"])
+def test_half_precision_is_added_up_in_full(kind):
+    """In chunks of one, 1,000 sums in bfloat16 stand still long before their end, and float16 loses small squares."""
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(1000, 2)))
+    for dtype, size in ((jnp.bfloat16, 1.0), (jnp.float16, 0.01)):
+        weight, inputs = jnp.full([3, 2], 0.5, dtype), (size * features).astype(dtype)
+        labels = jnp.arange(1000) % 3
+
+        def measure(weight, inputs, labels=labels):
+            if kind == "memory_aware":
+                return importance.memory_aware(lambda w, x: x @ w.T, weight, inputs, chunk=1)
+            return importance.fisher(log_prob, weight, inputs, labels, kind=kind, chunk=1)
+
+        value = measure(weight, inputs)
+        assert value.dtype == dtype
+        exact = measure(weight.astype(jnp.float32), inputs.astype(jnp.float32))
+        np.testing.assert_allclose(value.astype(jnp.float32), exact, rtol=0.02)

@@ -379,3 +379,15 @@ def test_arrays_of_numpy_are_taken_as_they_are():
         loss = getattr(losses, name)
         assert np.asarray(loss(*arrays)).tobytes() == np.asarray(loss(*map(jnp.asarray, arrays))).tobytes()
         assert isinstance(loss(*arrays), jax.Array)
+
+
+def test_sums_of_half_precision_are_whole():
+    """By hand: 3, of however many; and maps of 300 x 300, whose squares add up to more than float16 can hold."""
+    for dtype in (jnp.float16, jnp.bfloat16):
+        for count in (301, 40_000):
+            found = losses.weighted_mean(jnp.full(count, 3.0, dtype), jnp.ones(count))
+            assert (found.dtype, float(found)) == (dtype, 3.0)
+        maps = jnp.ones([1, 300, 300], dtype)
+        halved = maps.at[:, 150:].set(0)  # 1 / 300 everywhere against sqrt(2) / 300 on one half
+        found = losses.attention_distillation(maps, halved).astype(jnp.float32)
+        np.testing.assert_allclose(found, [300 / 2 + 300 / 2 * (np.sqrt(2) - 1)], rtol=0.01)

@@ -168,3 +168,18 @@ def test_examples_of_weight_0_have_no_part_in_herding_be_they_nan():
     for count in (-1, 1.5, 2**31):
         with pytest.raises(ValueError, match=r"count is .*whole number from 0"):
             memory.herd(features, jnp.ones(4), count)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_long_features_of_half_precision_have_a_direction(dtype):
+    """Their squares add up to more than float16 can hold."""
+    features = (100 * jax.random.normal(jax.random.key(0), [12, 300])).astype(dtype)
+    exact, every = features.astype(jnp.float32), jnp.ones(12)
+    np.testing.assert_allclose(memory.unit(features).astype(jnp.float32), memory.unit(exact), rtol=0.01)
+    assert memory.herd(features, every, 6).tolist() == memory.herd(memory.unit(features), every, 6).tolist()
+    means, valid = features[:4], jnp.ones(4, bool)
+    assert memory.nearest_mean(features, means, valid)[:4].tolist() == [0, 1, 2, 3]
+    assert (
+        memory.nearest_mean(features, means, valid).tolist()
+        == memory.nearest_mean(exact, means.astype(jnp.float32), valid).tolist()
+    )
