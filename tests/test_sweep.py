@@ -13,7 +13,7 @@ from cljax import cli, methods, report, training
 from cljax.cli.asked import Curve, curves_of
 from cljax.cli.options import Sweep, UsageError
 from cljax.storage.checkpoints import Saving
-from cljax.training import driver
+from cljax.training import driver, together
 from cljax.training.driver import drive
 from tests import conformance
 from tests.shared import assert_close
@@ -97,29 +97,28 @@ def test_the_words_of_the_command():
 def test_as_many_go_side_by_side_as_measured_memory_takes_and_as_many_when_taken_up(stream, tmp_path, monkeypatch):
     other = conformance.stream(seed=1, epochs=2)
     seeds = [(0, stream), (1, stream), (2, other), (3, other)]
-    method, programs, events = methods.lwf(plain(stream), strength=0.0), [], []
-    programs_of, saving = driver.Compiled, Saving(tmp_path, interval=0.0)
+    method, measured, events = methods.lwf(plain(stream), strength=0.0), [], []
+    saving = Saving(tmp_path, interval=0.0)
 
-    def some():
-        four = programs[0]
-        return 1.05 * (2 * four.needed + 2 * four.kept) / 4 / 0.8
+    def fitting(sizes, count, needed, kept, free):
+        measured.append((needed, kept))
+        enough_for_two = 1.05 * (2 * measured[0][0] + 2 * measured[0][1]) / 4 / 0.8
+        return together.fitting(sizes, count, needed, kept, enough_for_two)
 
     def report(event):
         events.append((event.seed, event.seeds))
-        if event.seed == 2 and len(programs) == 2:
+        if len(events) == 8:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(driver, "Compiled", lambda *given: programs.append(programs_of(*given)) or programs[-1])
-    monkeypatch.setattr(driver, "available_memory", some)
+    monkeypatch.setattr(driver, "fitting", fitting)
     run = lambda: drive(method, MOMENTUM, seeds, SETTINGS, vectorize=True, report=report, checkpoints=saving)
     with pytest.raises(KeyboardInterrupt):
         run()
-    four, two = programs
-    assert two.needed / four.needed == pytest.approx(0.5, rel=0.05)
-    assert two.kept / four.kept == 0.5
-    assert four.kept == 4 * sum(leaf.nbytes for leaf in jax.tree.leaves(alone(0.0, 0.05).learners[0]))
-    monkeypatch.setattr(driver, "available_memory", lambda: None)
+    (four, kept), (two, half) = measured
+    assert two / four == pytest.approx(0.5, rel=0.05)
+    assert kept == 2 * half == 4 * sum(leaf.nbytes for leaf in jax.tree.leaves(alone(0.0, 0.05).learners[0]))
     found = run()
+    assert len(measured) == 2, "what the checkpoints are of decides"
     assert set(events) == {(0, 2), (2, 2)}
     assert found.traces == 1
     assert_close(found.learners[0].params, alone(0.0, 0.05).learners[0].params, rtol=1e-4)

@@ -7,7 +7,6 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +29,7 @@ from cljax.training.engine import make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_programs, pick, span_entries, span_of
 from cljax.training.plan import epoch_table
-from cljax.training.programs import Program, is_taken_apart
+from cljax.training.programs import Program
 from cljax.training.resume import Keeper
 from cljax.training.search import Tried
 from cljax.training.start import Past, Start, check_given
@@ -146,7 +145,7 @@ class Seeds(NamedTuple):
 
 
 class Compiled:
-    """The programs of a run with its examples on the device, compiled by `prepare` or at their first call.
+    """The programs of a run with its examples on the device, compiled at their first call.
 
     Args:
       programs: of `make_programs`.
@@ -161,8 +160,6 @@ class Compiled:
       rest: as of `Programs`.
       compare: as of `Programs`.
       compare_again: the same, of what a checkpoint had.
-      needed: bytes of memory that a device needs for these seeds beside the examples, once that is measured.
-      kept: bytes that their learners at rest take.
     """
 
     def __init__(self, programs: Programs, axes: Tables | None, devices: Mesh | None, size: int | None) -> None:
@@ -187,31 +184,27 @@ class Compiled:
         self.compare = program(programs.compare, (0, 0, axes, 0))
         self.compare_again = program(programs.compare, (0, 0, axes, 0))
         self._epoch = program(epoch, (0, None, axes, 0), (0,))
-        self._together, self.needed, self.kept = 0.0, 0, 0
 
     @property
     def seconds(self) -> float:
         """Spent compiling."""
         programs = (self.start, self.observe, self.turn, self.rest, self.compare, self.compare_again, self._epoch)
-        return self._together + sum(program.seconds for program in programs)
+        return sum(program.seconds for program in programs)
 
-    def prepare(self, seeds: Seeds, entry: Entry) -> None:
-        """Compiles at the same time what every run needs."""
-        if self.needed or is_taken_apart():
-            return
-        begun, (_, key, given, tables) = time.perf_counter() - self.seconds, seeds
+    def needs(self, seeds: Seeds, entry: Entry) -> tuple[int, int]:
+        """Bytes that a device needs for these seeds beside the examples, and those of their learners in the end.
+
+        What every run calls is compiled.
+        """
+        _, key, given, tables = seeds
         run = self.like(key, tables, given, entry)
-        calls = (
-            (self.start, (key, tables, given, entry)),
-            (self._epoch, (run, entry, tables, key)),
-            (self.turn, (run, entry, entry, tables, key)),
-            (self.rest, (run,)),
+        sizes = (
+            self.start.needs(key, tables, given, entry),
+            self._epoch.needs(run, entry, tables, key),
+            self.turn.needs(run, entry, entry, tables, key),
+            self.rest.needs(run),
         )
-        with ThreadPoolExecutor(len(calls)) as threads:
-            ends = [program.begin(threads, *arguments) for program, arguments in calls]
-            self.needed = max(end() for end in ends) - tree_bytes(tables.examples)
-        self.kept = tree_bytes(self.rest.shape())
-        self._together += time.perf_counter() - self.seconds - begun
+        return max(max(sizes) - tree_bytes(tables.examples), 0), tree_bytes(self.rest.shape(run))
 
     def like(self, key: Array, tables: Tables, given: Start, entry: Entry) -> Run:
         """The structure, shapes and dtypes of every run of these programs."""
@@ -333,17 +326,14 @@ def drive(
     even = counts.pop() if len(counts) == 1 else None
     examples = first.tables.examples if streamed else mesh.place(first.tables.examples, shared)
     begin = Entry(*map(np.int32, span_entries(agenda(method, first.schedule), *span)[0]))
-    compiled: Any
     while True:
         groups, axes = divide([number for number, _ in seeds], aligned, given, sizes[0])
         placed = functools.partial(place, examples=examples, shared=shared, axes=axes)
-        if streamed:
-            compiled = Streamed(programs, settings)
+        compiled: Any = Streamed(programs, settings) if streamed else Compiled(programs, axes, shared, even)
+        if len(sizes) == 1:
             break
-        compiled = Compiled(programs, axes, shared, even)
-        compiled.prepare(placed(groups[0]), begin)
-        needs = compiled.needed, compiled.kept
-        size = mesh.agreed(fitting(sizes, len(seeds), *needs, available_memory()))
+        needed, kept = compiled.needs(placed(groups[0]), begin)
+        size = mesh.agreed(fitting(sizes, len(seeds), needed, kept, available_memory()))
         if size == sizes[0]:
             break
         sizes, spent = sizes[sizes.index(size) :], spent + compiled.seconds

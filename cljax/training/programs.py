@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -38,10 +37,7 @@ class Program:
         """Calls the function."""
         if is_taken_apart():
             return self._jitted(*arguments)
-        if self._compiled is None:
-            lowered, start = self._lower(*arguments), time.perf_counter()
-            self._compiled = lowered.compile()
-            self.seconds += time.perf_counter() - start
+        self._compile(*arguments)
         return self._compiled(*arguments)
 
     def shape(self, *arguments: Tree) -> Tree:
@@ -50,22 +46,15 @@ class Program:
             self._trace(*arguments)
         return self._shape
 
-    def begin(self, threads: ThreadPoolExecutor, *arguments: Tree) -> Callable[[], int]:
-        """Has a thread compile it, for arguments or their shapes.
-
-        Returns:
-          A function that waits for the program, and returns the bytes that it needs while it runs, arguments included.
-        """
-        compiling = threads.submit(self._lower(*arguments).compile)
-
-        def end() -> int:
-            self._compiled = compiling.result()
-            if (found := self._compiled.memory_analysis()) is None:
-                return 0
-            ends = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-            return ends + found.temp_size_in_bytes
-
-        return end
+    def needs(self, *arguments: Tree) -> int:
+        """The bytes of memory that it needs while it runs, arguments or their shapes included; 0 if that is unknown."""
+        if is_taken_apart():
+            return 0
+        self._compile(*arguments)
+        if (found := self._compiled.memory_analysis()) is None:
+            return 0
+        ends = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+        return ends + found.temp_size_in_bytes
 
     def _trace(self, *arguments: Tree) -> Any:
         if self._traced is None:
@@ -76,12 +65,11 @@ class Program:
             self.seconds += time.perf_counter() - start
         return self._traced
 
-    def _lower(self, *arguments: Tree) -> Any:
-        traced, self._traced = self._trace(*arguments), None
-        start = time.perf_counter()
-        lowered = traced.lower()
-        self.seconds += time.perf_counter() - start
-        return lowered
+    def _compile(self, *arguments: Tree) -> None:
+        if self._compiled is None:
+            traced, start = self._trace(*arguments), time.perf_counter()
+            self._compiled, self._traced = traced.lower().compile(), None
+            self.seconds += time.perf_counter() - start
 
 
 def is_taken_apart() -> bool:
