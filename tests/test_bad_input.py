@@ -272,6 +272,14 @@ def test_data_of_another_form(call, words):
         call()
 
 
+def test_bfloat16_images_are_floats():
+    images = np.linspace(0, 1, 16, dtype=np.float32).reshape(8, 2).astype(jnp.bfloat16)
+    made = from_arrays(images, LABELS, images, LABELS)
+    np.testing.assert_array_equal(made.images[:8], images.astype(np.float32))
+    with pytest.raises(ValueError, match="train_images hold NaN or infinity in 8 of 8 examples"):
+        from_arrays(np.full_like(images, np.inf), LABELS, images, LABELS)
+
+
 def test_two_pairs_are_a_data_set():
     pairs = from_arrays((IMAGES, LABELS), [IMAGES, LABELS])
     np.testing.assert_array_equal(pairs.labels, DIGITS.labels)
@@ -286,6 +294,7 @@ def test_two_pairs_are_a_data_set():
             lambda: streams.split(DIGITS, tasks=2, class_order=3),
             "class_order is 3, but must be None, 'random', 'icarl'",
         ),
+        (lambda: streams.from_tasks([]), r"tasks is \[\], but must be a list of \(train_images"),
         (lambda: streams.relabelled(DIGITS, DIGITS.labels), r"labels of task 0 are 0, .*a list with an array for each"),
         (lambda: streams.relabelled(DIGITS, [LABELS]), "images of 'arrays' hold 16 examples, but the labels of task 0"),
         (lambda: streams.relabelled(DIGITS, [np.eye(4)[DIGITS.labels]]), "add up to 1 .*argmax"),
@@ -322,6 +331,14 @@ def test_tasks_of_another_form(call, words):
         (lambda: networks.cnn((8, 8, 1), 2, channels=32), "channels is 32, but must be a list of blocks"),
         (lambda: networks.from_linen(Linen, (4,), outputs=2), "module is <class .*but must be a Flax Linen module"),
         (lambda: networks.from_linen(Nnx(nnx.Rngs(0)), (4,), outputs=2), "module is Nnx.*networks.from_nnx takes"),
+        (
+            lambda: networks.from_linen(linen.Dense(2), (4,), outputs=2),
+            "Dense takes no argument 'train', which .* Give train_argument=None where",
+        ),
+        (
+            lambda: networks.from_nnx(nnx.Sequential(nnx.Linear(4, 2, rngs=nnx.Rngs(0))), (4,), outputs=2),
+            "no submodule 'head' where head='...' looks for its last layer. There are: layers",
+        ),
         (lambda: networks.from_linen(Linen(), 4, outputs=2), "inputs is 4, but must be the shape of one example"),
         (lambda: networks.from_nnx(Linen(), (4,), outputs=2), r"model is Linen\(\).*networks.from_linen takes a Linen"),
         (lambda: networks.from_nnx(None, (4,), outputs=2), "model is None, but must be an nnx.Module, or a function"),
@@ -344,6 +361,10 @@ def test_networks_of_another_form(call, words):
         (lambda run: run(past=5), "past is 5, but must be a result of the run, a Past, or None"),
         (lambda run: run(params=5), "params is 5, but must be what training.given_params gives"),
         (lambda run: training.given_params(METHOD, 5), "params is 5, but must be arrays by name"),
+        (
+            lambda run: training.given_params(METHOD, {"head/bias": jnp.full(2, jnp.nan, jnp.bfloat16)}),
+            "The given leaf 'head/bias' holds NaN or infinity",
+        ),
         (lambda run: training.given_params(METHOD, Linen()), r"params is Linen\(\), but must be arrays by name"),
         (
             lambda run: training.evaluate(METHOD, None, STREAM),

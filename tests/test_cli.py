@@ -464,6 +464,9 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
             "There is no method 'finetun'. Did you mean 'finetune'? There are: clnp, den, df_cnn, dup",
         ),
         (["run", "lwf+tfm"], "'tfm' cannot be added to a method. What can: ewc,"),
+        (["run", "LWF"], "There is no method 'LWF'. Did you mean 'lwf'"),
+        (["run", "lwf", "ewc"], "`cljax run` does one method: lwf+ewc adds one to another, and `cljax compare"),
+        (["run", "lwf", "--set", "temprature=2"], "Did you mean 'temperature'? lwf has temperature"),
         (["run", "lwff+ewc"], "There is no method 'lwff'. There are: "),
         (["run", "finetune", "--memory", "-1"], "--memory is -1, but must be a whole number"),
         (["run", "finetune", "--tune", "0"], "--tune is 0.0, but must be a finite number above 0"),
@@ -747,6 +750,11 @@ def test_a_method_is_described_with_its_parameters(capsys):
     assert max(map(len, lines)) <= 80
     assert "Did you mean 'lwm' or 'lwf' or 'lfl'?" in refused(capsys, "methods", "lfw")
     assert lines[-2].startswith("Reference: Li and Hoiem, Learning without Forgetting, 2016")
+    assert cli.main(["methods", "lwf+ewc"]) == 0
+    both = capsys.readouterr().out.splitlines()
+    assert both[: len(lines) + 1] == [*lines, ""]
+    assert both[len(lines) + 1].startswith("ewc: Elastic weight consolidation: pulls each shared parameter")
+    assert "  decay: a number at least 0 and at most 1, 1.0 by default" in both[len(lines) :]
     for name in methods.__all__:
         assert all(one.meaning for one in described(getattr(methods, name))), name
 

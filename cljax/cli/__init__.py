@@ -9,7 +9,8 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -99,6 +100,11 @@ def parse(words: Sequence[str]) -> Command:
     named = words[:1] if words and not words[0].startswith("-") else []
     if named and named[0] not in COMMANDS:
         raise UsageError(unknown("command", named[0], COMMANDS))
+    if named == ["run"] and len(words) > 2 and not any(word.startswith("-") for word in words[1:3]):
+        raise UsageError(
+            f"`cljax run` does one method: {words[1]}+{words[2]} adds one to another, and `cljax compare --methods "
+            f"{words[1]} {words[2]}` shows them side by side."
+        )
     command: Command = tyro.cli(COMMAND, prog="cljax", description=DESCRIPTION, args=words)
     if isinstance(command, Compare | Run | Sweep) and (path := config_of(command.options)):
         from cljax.cli.repeat import words_of
@@ -139,14 +145,23 @@ def list_methods() -> int:
 
 
 def describe_method(name: str) -> int:
-    """Prints what a method does and its parameters, as `--set` takes them: kind and range, default, meaning."""
-    from cljax.cli.asked import constructors
+    """Prints what a method does and its parameters, as `--set` takes them: kind and range, default, meaning.
+
+    Of a combination, or one's own `module:function`, likewise, part by part.
+    """
+    from cljax.cli.asked import curves_of
+    from cljax.methods.build import makers
+
+    curves_of(Run(name))  # complains of what is none
+    for number, (word, make) in enumerate(makers(name).items()):
+        show(*[""] * (number > 0), *_described(word, make))
+    return 0
+
+
+def _described(name: str, make: Callable[..., Any]) -> list[str]:
     from cljax.cli.parameters import described
 
-    known = constructors()
-    if name not in known:
-        raise UsageError(f"{unknown('method', name, known)} `cljax methods` describes them.")
-    text, found = docstring(known[name]), described(known[name])
+    text, found = docstring(make), described(make)
     wrapped = lambda words, indent: textwrap.wrap(words, 80, initial_indent=indent, subsequent_indent=indent)
     lines = wrapped(f"{name}: {text.partition(chr(10))[0]}", "")
     for one in found:
@@ -155,8 +170,7 @@ def describe_method(name: str) -> int:
     lines += ["", f"Set them with --set {name}.NAME=VALUE." if found else "It has no parameters."]
     if source := text.partition("Reference: ")[2].partition("\n\n")[0]:
         lines += ["", *wrapped(f"Reference: {' '.join(source.split())}", "")]
-    show(*lines)
-    return 0
+    return lines
 
 
 def list_data(data_dir: str | None) -> int:

@@ -60,7 +60,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         finished = {_curve(run) for run in record["runs"]}
         todo = [curve for curve in experiment.curves if curve.name not in finished]
         say = lambda text: errors.print(Text(printable(text)), soft_wrap=True)
-        with Reporter(errors, len(todo), options.data.tasks or 0, quiet=options.output.quiet) as reporter:
+        with Reporter(errors, len(todo), len(seeds[0][1].tables.classes), quiet=options.output.quiet) as reporter:
             for curve in todo:
                 reporter.method(curve.name)
                 method, many = experiment.methods[curve.method], seeds * max(1, len(curve.values))

@@ -213,6 +213,8 @@ def predict(command: Predict) -> int:
     from cljax.files import expand
     from cljax.numbers import whole
 
+    if not command.images:
+        raise UsageError("Of which images? Name them: cljax predict runs/first --task 2 picture.png.")
     learner, method, stream, notes = kept(command.folder, *_which(command))
     classes, names = np.asarray(stream.tables.classes), notes["names"]
     if command.task is None and stream.scenario == "task":

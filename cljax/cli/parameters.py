@@ -56,7 +56,8 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
             raise UsageError(unknown("method of this run", owner, dict.fromkeys(key.split(" ")[0] for key in makers)))
         receivers = [name for name in names if parameter in takes[name]]
         if not receivers:
-            has = "; ".join(f"{name.replace(' ', '.')} has {', '.join(takes[name]) or 'none'}" for name in names)
+            called = lambda name: ".".join(dict.fromkeys(name.split(" ")))
+            has = "; ".join(f"{called(name)} has {', '.join(takes[name]) or 'none'}" for name in names)
             every = [option for name in names for option in takes[name]]
             raise UsageError(f"There is no parameter {parameter!r}. {_close(parameter, every)}{has}.")
         for name in receivers:
@@ -101,7 +102,7 @@ def described(make: Callable[..., Any]) -> list[Parameter]:
     """A method's parameters, of its signature, its docstring, and what it refuses.
 
     Args:
-      make: a function of a network whose keyword-only parameters they are.
+      make: a function of a network, or of nothing, whose keyword-only parameters they are.
 
     Example:
       >>> from cljax import methods
@@ -134,9 +135,14 @@ def docstring(function: Callable) -> str:
 
 
 def _refusal(make: Callable[..., Any], option: str, value: Any) -> str:
-    """What a method says that an option must be; empty where it takes the value, or says no such thing."""
+    """What a method or a term of the package says that an option must be; empty where it says no such thing."""
+    if make.__module__.partition(".")[0] != "cljax":
+        return ""
+    from cljax.methods.build import options_of
+
+    needs_network = len(options_of(make)) < len(inspect.signature(make).parameters)
     try:
-        make(_network(), **{option: value})
+        make(*[_network()] * needs_network, **{option: value})
     except ValueError as error:
         if found := re.search(r"must be (?:a finite number )?(.*?)\.?$", str(error)):
             return re.sub(r"from (\d+) to 2147483647", r"at least \1", found[1]).replace("of at", "at")
@@ -219,7 +225,7 @@ def words(kind: Any) -> str:
 
 
 def _close(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3)
+    close = difflib.get_close_matches(name.lower(), list(known), n=3)
     return f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
 
 

@@ -25,16 +25,17 @@ def words_of(path: str, command: Compare | Run | Sweep, words: Sequence[str]) ->
     Raises:
       UsageError: the file cannot be read, or is no configuration that this command can take.
     """
+    option = "--config" if command.options.config else "--from"
     try:
         found = old_names.config(files.read_json(files.expand(path)))
         if any(word.partition("=")[0] in ("--seed", "--seeds") for word in words):
             del found["training"]["seeds"]
         return [*_what(found, command), *option_words(found)]
     except OSError as error:
-        raise UsageError(f"--config is {path}, which cannot be read ({error.strerror}).") from None
+        raise UsageError(f"{option} is {path}, which cannot be read ({error.strerror}).") from None
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         said = str(error) if isinstance(error, UsageError) else "it is no run's config.json"
-        raise UsageError(f"--config is {path}, which cannot be taken: {said}.") from None
+        raise UsageError(f"{option} is {path}, which cannot be taken: {said}.") from None
 
 
 def option_words(config: dict[str, Any]) -> list[str]:

@@ -161,7 +161,7 @@ def check_pair(train: np.ndarray, test: np.ndarray, train_what: str, test_what: 
 
 def _float32(array: np.ndarray) -> np.ndarray:
     """Floats as float32; all else as it is."""
-    if not np.issubdtype(array.dtype, np.floating):
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
         return array
     with np.errstate(over="ignore"):  # infinity, which is refused
         return array.astype(np.float32, copy=False)

@@ -172,12 +172,20 @@ def from_linen(
         raise ValueError("Give both encode_method and decode_method, or neither.")
     if not isinstance(module, nn.Module):
         raise TypeError(
-            f"module is {show(module)}, but must be a Flax Linen module, such as nn.Dense(2). networks.from_nnx takes "
-            f"an NNX module."
+            f"module is {show(module)}, but must be a Flax Linen module, built, such as nn.Dense(2). "
+            f"networks.from_nnx takes an NNX module."
         )
     shape, split = check_inputs(inputs), encode_method is not None
     source = _Source(module, train_argument, (encode_method, decode_method) if split else (None,))
-    shapes = jax.eval_shape(lambda key: source.init(key, shape), jax.random.key(0))
+    try:
+        shapes = jax.eval_shape(lambda key: source.init(key, shape), jax.random.key(0))
+    except TypeError as error:
+        if f"unexpected keyword argument {train_argument!r}" not in str(error):
+            raise
+        raise TypeError(
+            f"{type(module).__name__} takes no argument {train_argument!r}, which would say that it is trained. Give "
+            f"train_argument=None where it computes the same then, or the name of its own, such as 'deterministic'."
+        ) from error
     names = [name for name in shapes if name != "params"]
     head, calls = _find_head(source, shapes, shape, outputs, needed=per_task == "last")
 

@@ -277,7 +277,11 @@ def _get(owner: Any, name: str | int) -> Any:
     try:
         return owner[name] if isinstance(name, int) else getattr(owner, name)
     except (AttributeError, IndexError, TypeError) as error:
-        raise ValueError(f"The module has no submodule {name!r} where head='...' looks for its last layer.") from error
+        there = [str(one) for one, _ in nnx.iter_children(owner)] if isinstance(owner, nnx.Module) else []
+        raise ValueError(
+            f"The module has no submodule {name!r} where head='...' looks for its last layer. "
+            f"There are: {', '.join(there) or 'none'}."
+        ) from error
 
 
 def _set(owner: Any, name: str | int, value: Any) -> None:

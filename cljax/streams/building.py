@@ -246,7 +246,7 @@ def from_tasks(
       >>> stream.facts["classes"], stream.tables.test.labels.tolist()
       ([['0', '1'], ['2', '3']], [0, 1, 0, 1, 1, 1, 0, 0])
     """
-    tasks = several("tasks", tasks, f"a list of {FOUR}")
+    tasks = several("tasks", tasks, f"a list of {FOUR}", least=1)
     seed = check_options(len(tasks), scenario, validation, seed)
     arrays = [_check_arrays(number, *_four(number, task)) for number, task in enumerate(tasks)]
     names = _classes_of_all([labels for _, labels, *_ in arrays])

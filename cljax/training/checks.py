@@ -370,11 +370,11 @@ def check_optimizer(method: Method, optimizer: Any, learning_rate: Any = None) -
       >>> check_optimizer(methods.finetune(networks.mlp((8, 8, 1), 2)), optax.sgd)
       Traceback (most recent call last):
       ...
-      ValueError: optimizer is <function sgd at ...>, but must be an Optax transformation, such as optax.sgd(1.0).
+      ValueError: optimizer is <function sgd at ...>, but must be an Optax transformation, such as optax.sgd(0.05).
     """
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise ValueError(
-            f"optimizer is {show(optimizer)}, but must be an Optax transformation, such as optax.sgd(1.0)."
+            f"optimizer is {show(optimizer)}, but must be an Optax transformation, such as optax.sgd(0.05)."
         )
 
     def once(params: Tree) -> Tree:
@@ -383,7 +383,7 @@ def check_optimizer(method: Method, optimizer: Any, learning_rate: Any = None) -
         return state, masked.update(params, state, params, mask=mask, value=jnp.float32(1.0))
 
     params = init_shapes(method)[0]
-    cure = "Use one such as optax.sgd(1.0, momentum=0.9) or optax.adam(1.0)."
+    cure = "Use one such as optax.sgd(0.05, momentum=0.9) or optax.adam(1e-3)."
     try:
         state = jax.eval_shape(once, params)[0]
     except (AttributeError, TypeError, ValueError) as error:

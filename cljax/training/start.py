@@ -324,7 +324,8 @@ def given_params(
                 f"The given leaf '{path}' of shape {shape} is none of {method.name}'s, which are: {', '.join(wanted)}. "
                 f"Build the network as it was when it was trained{cure}."
             )
-        if (kind := np.asarray(value).dtype.kind) == "f" and not np.isfinite(value).all():
+        kind = np.asarray(value).dtype.kind
+        if jnp.issubdtype(np.asarray(value).dtype, jnp.floating) and not np.isfinite(np.asarray(value)).all():
             raise ValueError(f"The given leaf '{path}' holds NaN or infinity, which would spoil every weight.")
         if kind in "cOSUMm":
             raise ValueError(f"The given leaf '{path}' is of {np.asarray(value).dtype}, but must be of real numbers.")
