@@ -173,23 +173,23 @@ def test_the_plot_has_a_line_a_curve_in_order_of_its_values():
 def test_the_command_writes_record_table_and_plot(tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     small = ["--seeds", "2", "--epochs", "1", "--tasks", "2", "--hidden", "8", "--fraction", "0.2", "--no-cache"]
-    words = ["sweep", "finetune", "learning_rate", "0.01", "0.1", "1e30", "--vs", "freezing", *small, "--quiet"]
-    assert cli.main([*words, "--out", str(out)]) == 1, "one value diverges"
+    words = ["sweep", "freezing", "learning_rate", "1e30", "--vs", "finetune.learning_rate=0.01,0.1,1e30", "freezing"]
+    words += [*small, "--quiet"]
+    lost = [f"{name}.learning_rate=1e+30, seed {seed}: " for name in ("freezing", "finetune") for seed in (0, 1)]
+    assert cli.main([*words, "--out", str(out)]) == 1, "one value diverges, and all that there is of another curve"
     printed, told = capsys.readouterr()
     told = " ".join(told.split())
-    for seed in (0, 1):
-        assert f"Diverged, and left out: finetune.learning_rate=1e+30, seed {seed}: the loss of finetune turned" in told
+    for line in lost:
+        assert f"Diverged, and left out: {line}the loss of {line.partition('.')[0]} turned" in told
     assert "finetune.learning_rate   0.01" in " ".join(printed.split()).replace(
         "finetune.learning_rate 0.01", "finetune.learning_rate   0.01"
     )
     record = json.loads((out / "record.json").read_text())
     assert record["complete"]
-    assert [line.partition("the loss")[0] for line in record["diverged"]] == [
-        f"finetune.learning_rate=1e+30, seed {seed}: " for seed in (0, 1)
-    ]
+    assert [line.partition("the loss")[0] for line in record["diverged"]] == lost
     assert (
         report.gather([out])[0]
-        .notes[1]
+        .notes[3]
         .startswith("Diverged, and left out: finetune.learning_rate=1e+30, seed 1: the loss")
     )
     assert [run["label"] for run in record["runs"]] == [

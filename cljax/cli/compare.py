@@ -10,7 +10,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -27,12 +27,14 @@ from cljax.text import printable, shell_word
 if TYPE_CHECKING:
     from cljax.storage.folders import RunFolder
     from cljax.training.driver import Outcome
+    from cljax.training.state import Failure
 
 
 def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> int:
     """Drives the methods, each from its last checkpoint; writes the record after each; prints the table.
 
-    A sweep is the same, with values, and leaves a table and a plot beside its record.
+    A sweep is the same, with values, and leaves a table and a plot beside its record. What diverges ends nothing else,
+    were it all learners of a method.
 
     Args:
       command: what is asked for.
@@ -49,7 +51,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         from cljax.cli.progress import Reporter
         from cljax.report.tensorboard import Silent, Sink
         from cljax.storage.checkpoints import Saving
-        from cljax.training import driver
+        from cljax.training import NonFiniteLoss, driver
 
         options, seeds, before = experiment.options, experiment.seeds, folder.record or {}
         errors = errors if is_first() else Console(quiet=True)
@@ -57,8 +59,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         record |= {"left_out": experiment.left_out, "diverged": list(before.get("diverged", []))}
         record |= {"runs": list(before.get("runs", []))}
         tell_beginning(experiment, folder, record["runs"], errors)
-        finished = {_curve(run) for run in record["runs"]}
-        todo = [curve for curve in experiment.curves if curve.name not in finished]
+        todo = [curve for curve in experiment.curves if not told_of(curve, record)]
         say = lambda text: errors.print(Text(printable(text)), soft_wrap=True)
         with Reporter(errors, len(todo), len(seeds[0][1].tables.classes), quiet=options.output.quiet) as reporter:
             for curve in todo:
@@ -70,26 +71,36 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                 if options.output.tensorboard:
                     kind = Sink if is_first() else Silent
                     sink = kind(folder.tensorboard, method, seeds[0][1].schedule)
-                with sink:
-                    outcome = driver.drive(
-                        method,
-                        experiment.optimizer,
-                        many,
-                        experiment.settings,
-                        hypers=given or None,
-                        starts=None if experiment.start is None else [experiment.start] * len(many),
-                        past=experiment.past(curve.method),
-                        vectorize=experiment.vectorize,
-                        devices=math.prod(experiment.shares(curve)),
-                        report=reporter.event,
-                        visited=sink.visited if options.output.tensorboard else None,
-                        checkpoints=Saving(place, options.output.checkpoint_seconds, say=say),
-                    )
-                runs, lost = entries(experiment, curve, outcome, folder)
-                del outcome  # the next one needs the memory
+                runs: list[dict[str, Any]] = []
+                try:
+                    with sink:
+                        outcome = driver.drive(
+                            method,
+                            experiment.optimizer,
+                            many,
+                            experiment.settings,
+                            hypers=given or None,
+                            starts=None if experiment.start is None else [experiment.start] * len(many),
+                            past=experiment.past(curve.method),
+                            vectorize=experiment.vectorize,
+                            devices=math.prod(experiment.shares(curve)),
+                            report=reporter.event,
+                            visited=sink.visited if options.output.tensorboard else None,
+                            checkpoints=Saving(place, options.output.checkpoint_seconds, say=say),
+                        )
+                except NonFiniteLoss as error:
+                    if not record["runs"] and curve is todo[-1]:
+                        tell_lost(record, errors)
+                        raise
+                    lost = lost_learners(experiment, curve, error.failure)
+                else:
+                    lost = lost_learners(experiment, curve, outcome.failure)
+                    runs = entries(experiment, curve, outcome, folder, lost)
+                    del outcome  # the next one needs the memory
                 record["runs"] += runs
-                record["diverged"] += lost
-                folder.save(record)
+                record["diverged"] += lost.values()
+                if record["runs"]:
+                    folder.save(record)
                 if method.zero_forgetting and not all(run["zero_forgetting"] for run in runs):
                     message = f"{curve.name} promises to forget nothing, but the logits of an earlier task changed."
                     errors.print(styled("red", message))
@@ -109,7 +120,7 @@ def prepared(command: Compare | Run | Sweep) -> Iterator[tuple[Experiment, RunFo
 
     Raises:
       FolderError, UsageError: the folder cannot be used, or something does not fit.
-      RunError: all learners of a method diverged, an example could not be read, something could not be written, there
+      RunError: all learners diverged, an example could not be read, something could not be written, there
         are checkpoints that cannot be taken up, or there is too little memory.
       KeyboardInterrupt: with the way to go on.
     """
@@ -137,40 +148,64 @@ def prepared(command: Compare | Run | Sweep) -> Iterator[tuple[Experiment, RunFo
             yield experiment, folder
 
 
+def labels(experiment: Experiment, curve: Curve) -> list[str]:
+    """What each of a curve's entries is called."""
+    from cljax import report
+
+    ends = [f"={report.sweep.written(value)}" for value in curve.values] or [""]
+    return [f"{curve.name}{end}{experiment.differs(curve.method)}" for end in ends]
+
+
+def lost_learners(experiment: Experiment, curve: Curve, failure: Failure) -> dict[int, str]:
+    """Which of a drive's learners diverged, and a line for each."""
+    from cljax.training.checks import diverged
+
+    names, count = labels(experiment, curve), len(experiment.seeds)
+    found = diverged(failure, experiment.methods[curve.method])
+    called = lambda number: f"{names[number // count]}, seed {experiment.seeds[number % count][0]}"
+    return {number: f"{called(number)}: {text}." for number, text in found.items()}
+
+
 def entries(
-    experiment: Experiment, curve: Curve, outcome: Outcome, folder: RunFolder
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """What a drive adds to a record: an entry a value, of seeds that did not diverge; a line for each that did."""
+    experiment: Experiment, curve: Curve, outcome: Outcome, folder: RunFolder, lost: Container[int]
+) -> list[dict[str, Any]]:
+    """What a drive adds to a record: an entry a value, of seeds that are not lost."""
     import jax
 
     from cljax import report
     from cljax.cli.learned import notes_of
     from cljax.storage import checkpoints
-    from cljax.training.checks import diverged
     from cljax.training.driver import members
 
-    method, network = experiment.methods[curve.method], experiment.networks[curve.method]
-    runs, lost, count = [], [], len(experiment.seeds)
-    for place, entry in enumerate(curve.entries(experiment.swept)):
-        value = entry["sweep"]["value"] if experiment.swept else None
-        label = curve.name if value is None else f"{curve.name}={report.sweep.written(value)}"
-        label += experiment.differs(curve.method)
-        part = members(outcome, range(place * count, (place + 1) * count))
-        found = diverged(part.failure, method)
-        lost += [f"{label}, seed {experiment.seeds[number][0]}: {text}." for number, text in found.items()]
-        kept = [number for number in range(count) if number not in found]
+    network, count, runs = experiment.networks[curve.method], len(experiment.seeds), []
+    each = zip(curve.entries(experiment.swept), labels(experiment, curve), strict=True)
+    for place, (entry, label) in enumerate(each):
+        kept = [number for number in range(count) if place * count + number not in lost]
         if not kept:
             continue
-        seeds, part = [experiment.seeds[number] for number in kept], members(part, kept)
+        part = members(outcome, [place * count + number for number in kept])
         run = report.run_record(part, network=network, config=experiment.config)
         run |= {"parameters": report.plain(experiment.parameters[curve.method]), **entry}
         runs.append({**run, **({"label": label} if experiment.swept or label != curve.name else {})})
         if experiment.options.output.keep_learners:
-            for number, (seed, stream) in enumerate(seeds):
+            for number, (seed, stream) in enumerate(experiment.seeds[number] for number in kept):
                 evaluation = jax.tree.map(operator.itemgetter(number), part.evaluation)
                 notes = notes_of(stream, evaluation, network)
                 checkpoints.save(folder.learner(curve.name, seed), part.learners[number], notes)
-    return runs, lost
+    return runs
+
+
+def told_of(curve: Curve, record: dict[str, Any]) -> int:
+    """Of how many of a curve's learners a record tells.
+
+    Example:
+      >>> record = {'runs': [{'method': 'lwf', 'seeds': [0, 2]}], 'diverged': ['lwf, seed 1: ...', 'ewc, seed 0: ...']}
+      >>> told_of(Curve('lwf'), record), told_of(Curve('ewc'), record), told_of(Curve('lwf+ewc'), record)
+      (3, 1, 0)
+    """
+    begins = tuple(curve.name + end for end in ("=", ",", " "))
+    lines = sum(line.startswith(begins) for line in record.get("diverged", []))
+    return lines + sum(len(run["seeds"]) for run in record["runs"] if _curve(run) == curve.name)
 
 
 def tell_beginning(experiment: Experiment, folder: RunFolder, runs: Sequence[dict], errors: Console) -> None:
@@ -208,6 +243,11 @@ def tell_end(experiment: Experiment, folder: RunFolder, record: dict[str, Any], 
     table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record, width=width)
     told = filter(None, map(report.chosen, record["runs"]))
     show(table, *told, *lines, width=width)
+    tell_lost(record, errors)
+
+
+def tell_lost(record: dict[str, Any], errors: Console) -> None:
+    """Says what diverged."""
     for text in record["diverged"]:
         errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
 
@@ -248,12 +288,14 @@ def check_record(folder: RunFolder, curves: Sequence[Curve], config: dict[str, A
     runs, seeds, now = record["runs"], config["training"]["seeds"], json.loads(json.dumps(config))
     whole = {curve.name: curve.entries("sweep" in config) for curve in curves}
     found = [{name: run[name] for name in ("method", "sweep") if name in run} for run in runs]
-    told = sum(len(run["seeds"]) for run in runs) + len(record.get("diverged", []))
+    told = [told_of(curve, record) for curve in curves]
+    all_told = sum(len(run["seeds"]) for run in runs) + len(record.get("diverged", []))
     holds = (
         all(entry in whole.get(_curve(run), []) for run, entry in zip(runs, found, strict=True))
         and all(run["config"] == now and set(run["seeds"]) <= set(seeds) for run in runs)
         and all(found.count(entry) == 1 for entry in found)
-        and told == len(seeds) * sum(len(whole[name]) for name in set(map(_curve, runs)))
+        and all(n in (0, len(seeds) * len(whole[curve.name])) for n, curve in zip(told, curves, strict=True))
+        and sum(told) == all_told
     )
     if not holds:
         raise ValueError(

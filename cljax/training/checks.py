@@ -29,11 +29,16 @@ DRAWS = ("current", "seen", "all", "balanced")
 class NonFiniteLoss(FloatingPointError):
     """The training loss or the weights turned NaN or infinite; the message names task, phase, epoch and step.
 
+    Attributes:
+      failure: of all learners that were driven together.
+
     Example:
       >>> from cljax.training import NonFiniteLoss
       >>> issubclass(NonFiniteLoss, FloatingPointError)
       True
     """
+
+    failure: Failure
 
 
 def raise_failure(failure: Failure, method: Method, names: Sequence[str] | None = None) -> None:
@@ -66,7 +71,9 @@ def raise_failure(failure: Failure, method: Method, names: Sequence[str] | None 
     rest = f"; and {len(found) - 5} more" if len(found) > 5 else ""
     begin = f"{len(found)} of {count} learners of {method.name} diverged. " if count > 1 else ""
     text = f"{begin}{'; '.join(words)}{rest}. {CURE}"
-    raise NonFiniteLoss(text[0].upper() + text[1:])
+    error = NonFiniteLoss(text[0].upper() + text[1:])
+    error.failure = failure
+    raise error
 
 
 def diverged(failure: Failure, method: Method) -> dict[int, str]:
