@@ -21,6 +21,7 @@ import optax
 import tyro
 
 from cljax import methods, networks, streams, training
+from cljax.training.engine import with_even_size
 from cljax.types import Method, Network, make_clock
 from experiments.saving import command_line, write_result
 
@@ -60,7 +61,8 @@ def stepper(method: Method, tasks: int, *, batch_size: int, steps: int):
     learner = jax.jit(engine.init)(key, tables)
     focused = jax.jit(engine.begin_visit)(learner, clock, tables, key)
     state = jax.jit(engine.begin_phase)(focused, clock, tables, key)
-    epoch = jax.jit(engine.epoch, donate_argnums=0)
+    known = lambda tables: with_even_size(tables, examples)  # as of `training.drive`
+    epoch = jax.jit(lambda state, clock, tables, key: engine.epoch(state, clock, known(tables), key), donate_argnums=0)
 
     def run() -> float:
         nonlocal state

@@ -16,7 +16,8 @@ from cljax import methods, networks, report
 from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
 from cljax.cli.rules import check_values
-from experiments import claims, five_papers, saving
+from experiments import benchmark_gpu, claims, five_papers, saving
+from experiments.benchmark import ours, plain
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
 
@@ -219,6 +220,53 @@ def test_the_middle_of_larger_images_is_shown():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
     shown = middle(network, 8).apply(params, collections, images).logits
     np.testing.assert_array_equal(shown, network.apply(params, collections, images[:, 3:5, 2:6]).logits)
+
+
+def test_a_benchmark_measures_what_it_has_time_for_and_says_what_it_leaves_out(capsys):
+    row, kept = benchmark_gpu.Row, []
+
+    def broken(config, left):
+        raise ValueError("no compiler")
+
+    parts = [
+        benchmark_gpu.Part("first", 1, lambda config, left: [row("seconds", 1.5, 2.0), row("times", 9, 10, True)]),
+        benchmark_gpu.Part("too long", 1000, broken),
+        benchmark_gpu.Part("broken", 1, broken),
+        benchmark_gpu.Part("beside PyTorch", 1, broken, torch=True),
+        benchmark_gpu.Part("last", 1, lambda config, left: [row("seen", left)]),
+    ]
+    config = benchmark_gpu.Config(seconds=500.0)
+    found = benchmark_gpu.measure(parts, config, lambda found: kept.append(list(found["rows"])), "there is none")
+    assert [row["met"] for row in found["rows"]["first"]] == [True, False]
+    assert 490 < found["rows"]["last"][0]["found"] < 500
+    assert found["left_out"] == {
+        "too long": "it takes 1000 s, and 500 of 500 are left",
+        "beside PyTorch": "there is none",
+    }
+    assert found["failed"] == {"broken": "ValueError: no compiler"}
+    assert kept == [["first"], ["first", "broken"], ["first", "broken", "last"]]
+    printed = capsys.readouterr().out
+    assert "met      seconds: 1.5 (at most 2)" in printed
+    assert "NOT MET  times: 9 (at least 10)" in printed
+    assert "LEFT OUT too long: it takes" in printed
+
+
+def test_the_parts_of_a_benchmark_fit_its_time_and_are_named_once():
+    for size in benchmark_gpu.AMOUNTS:
+        config = benchmark_gpu.Config(size=size)
+        parts = benchmark_gpu.parts_of(config)
+        assert len({part.name for part in parts}) == len(parts)
+        spent = np.cumsum([part.seconds for part in parts]) * config.amount.share
+        goals = next(place for place, part in enumerate(parts) if part.name == "many learners")
+        assert spent[goals] < config.seconds, "every goal of the card comes before what may be left out"
+
+
+def test_a_step_by_hand_is_ours():
+    size = ours.Size(channels=(3, 2), dense=4, batch_size=6, steps=2)
+    mine = ours.Ours(methods.finetune(ours.NETWORKS["cnn"](size)), size)
+    other = plain.Plain(mine, plain.cnn)
+    with jax.numpy_rank_promotion("allow"):  # as by hand
+        assert ours.apart(mine.steps(2), other.steps(2)) < 2e-6
 
 
 def write_images(folder, names):

@@ -6,8 +6,8 @@
 First both take two steps from the same numbers, and every loss and parameter must be the same up to rounding; then an
 epoch of each is timed in turn, images in memory. rows: cljax and reference in seconds a step, the median of the ratios;
 beside it, with `--compile`, that to `torch.compile`. Some minutes on two idle cores; on a busy machine PyTorch's
-threads wait for each other and the ratios say nothing. Writes
-`experiments/results/steps_benchmark_cpu.json` (or `_gpu`).
+threads wait for each other and the ratios say nothing. On a GPU `--device cuda` puts PyTorch there too; losses are then
+compared in full float32, and both are timed in TF32. Writes `experiments/results/steps_benchmark_cpu.json` (or `_gpu`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from __future__ import annotations
 import dataclasses
 import statistics
 
+import jax
 import torch
 import tyro
 
-from experiments.benchmark.cases import CASES, NETWORKS, Ours, Size, Theirs, apart
+from experiments.benchmark.cases import CASES, Theirs, arrays, as_torch
+from experiments.benchmark.ours import NETWORKS, Ours, Size, apart
 from experiments.saving import command_line, write_result
 
 ROUNDING = 2e-4
@@ -33,6 +35,8 @@ class Config:
     repeats: int = 9
     only: tuple[str, ...] = tuple(CASES)
     compile: bool = False
+    device: str = "cpu"
+    """PyTorch's, such as cuda."""
     threads: int | None = None
     out: str = "experiments"
 
@@ -45,10 +49,10 @@ def row_of(name: str, config: Config) -> dict[str, float | str | None]:
     """
     case = CASES[name]
     ours = Ours(case.make(NETWORKS[case.network](config.size)), config.size)
-    theirs = Theirs(ours, case)
-    if (difference := apart(ours, theirs)) > ROUNDING:
+    theirs = Theirs(ours, case, device=config.device)
+    if (difference := after_two_steps(ours, theirs)) > ROUNDING:
         raise ValueError(f"{name}: after two steps cljax and PyTorch are {difference:.1e} apart, more than rounding.")
-    others = [theirs] + ([Theirs(ours, case, compiled=True)] if config.compile else [])
+    others = [theirs] + ([Theirs(ours, case, compiled=True, device=config.device)] if config.compile else [])
     for one in (ours, *others):
         one.time()  # compiles
     times = [[one.time() for one in (ours, *others)] for _ in range(config.repeats)]
@@ -58,6 +62,22 @@ def row_of(name: str, config: Config) -> dict[str, float | str | None]:
     print(f"{name:16s} {1e3 * medians[0]:8.2f} ms, {1e3 * medians[1]:8.2f} ms: ratio {shown} (apart {difference:.0e})")
     row = {"case": name, "cljax": medians[0], "reference": medians[1], "ratio": ratios[0], "apart": difference}
     return {**row, "ratio_to_compiled": ratios[1] if config.compile else None}
+
+
+def after_two_steps(ours: Ours, theirs: Theirs) -> float:
+    """How far the two are apart after two steps in full float32; on a GPU both then take TF32, as JAX does there."""
+    set_precise(True)
+    with jax.default_matmul_precision("highest"):
+        losses, params = ours.steps(2)
+    difference = apart((losses, arrays(as_torch(params, ours.method.network))), theirs.steps(2))
+    set_precise(False)
+    return difference
+
+
+def set_precise(full: bool) -> None:
+    """Has PyTorch multiply in full float32 on a GPU, or in TF32."""
+    torch.set_float32_matmul_precision("highest" if full else "high")
+    torch.backends.cudnn.allow_tf32 = not full
 
 
 def main(config: Config) -> None:

@@ -74,7 +74,7 @@ class Reference:
         for leaf in params.values():
             leaf.requires_grad_(True)
         self.optimizer = torch.optim.SGD(params.values(), lr=learning_rate, momentum=0.9)
-        self._loss = torch.compile(self.loss) if compiled else self.loss
+        self._loss = torch.compile(self.loss, dynamic=False) if compiled else self.loss
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """A step; returns the loss before it."""
