@@ -97,8 +97,8 @@ def fisher(
       with code that takes it for one.
 
     Args:
-      log_prob_fn: `(params, inputs [b, ...]) -> [b, K]`, normalised log-probabilities, in evaluation mode. Called on
-        batches of one example, but by `'batched'`.
+      log_prob_fn: `(params, inputs [b, ...]) -> [b, K]`, normalised log-probabilities (logits make the result NaN), in
+        evaluation mode. Called on batches of one example, but by `'batched'`.
       params: any tree of arrays.
       inputs: `[B, ...]`.
       labels: `[B]` int; not used by `'exact'` and `'sampled'`. One that is no class makes the result NaN, unless its
@@ -131,7 +131,10 @@ def fisher(
     weights = _example_weights(inputs, weights)
 
     def log_probs(params: Tree, example: Array) -> Array:
-        return log_prob_fn(params, example[None])[0]
+        logs = log_prob_fn(params, example[None])
+        check_shape("What log_prob_fn returns", logs, 1, "K")
+        total = jax.nn.logsumexp(lax.stop_gradient(at_least_float32(logs[0])))
+        return logs[0] * jnp.where(jnp.abs(total) < 0.1, 1, jnp.nan).astype(logs.dtype)
 
     def square(tree: Tree) -> Tree:
         return jax.tree.map(lambda leaf: jnp.square(at_least_float32(leaf)), tree)

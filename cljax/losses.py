@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cljax.numbers import check_dtype, check_option, check_shape, real
-from cljax.task_params import check_same
+from cljax.task_params import check_same, check_scales
 from cljax.types import AnyArray, Array, Tree
 
 Distance = Literal["l1", "l2"]
@@ -49,6 +49,7 @@ def mask_logits(logits: AnyArray, classes: ArrayLike) -> Array:
       >>> jax.nn.softmax(mask_logits(jnp.array([1.0, 1.0, 9.0]), jnp.array([True, True, False]))).tolist()
       [0.5, 0.5, 0.0]
     """
+    check_dtype("logits", logits, "float")
     return jnp.where(_classes(classes, logits), logits, jnp.finfo(logits.dtype).min)
 
 
@@ -382,7 +383,7 @@ def attention_distillation(map: AnyArray, teacher_map: AnyArray, *, distance: Di
 def _unit_rows(rows: AnyArray) -> Array:
     """Rows of unit length; zero rows stay zero, with a zero gradient. Scaled first, so that no square overflows."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
-    alive = largest > 0
+    alive = largest != 0  # NaN stays NaN
     rows = jnp.where(alive, rows / jnp.where(alive, largest, 1), 0)
     wide = at_least_float32(rows)
     return (wide / jnp.sqrt(jnp.where(alive, jnp.sum(wide**2, axis=-1, keepdims=True), 1))).astype(rows.dtype)
@@ -444,7 +445,7 @@ def quadratic_penalty(params: Tree, anchor: Tree, importance: Tree | None = None
 
 def _weighted_sum(tree: Tree, weights: Tree | None) -> Array:
     if weights is not None:
-        check_same("The weights", weights, "params", tree, shapes=False)
+        check_scales("weight", weights, "params", tree)
         tree = jax.tree.map(lambda value, weight: weight * value, tree, weights)
     return reduce(jnp.add, map(jnp.sum, jax.tree.leaves(tree))) if jax.tree.leaves(tree) else jnp.float32(0)
 

@@ -209,7 +209,7 @@ def check_dtype(name: str, value: Any, kind: str) -> None:
     Args:
       name: how the error calls it.
       value: the array.
-      kind: `'bool'`, `'int'` for whole numbers of any size, or the dtype's name.
+      kind: `'bool'`, `'int'` and `'float'` for whole and real numbers of any size, or the dtype's name.
 
     Raises:
       ValueError: naming both.
@@ -223,8 +223,10 @@ def check_dtype(name: str, value: Any, kind: str) -> None:
       ValueError: owner is float64, but must be int32.
     """
     dtype = getattr(value, "dtype", type(value).__name__)
-    if not (str(dtype) == kind or (kind == "int" and getattr(dtype, "kind", "") in "iu")):
-        raise ValueError(f"{name} is {dtype}, but must be {'whole numbers' if kind == 'int' else kind}.")
+    fits = {"int": getattr(dtype, "kind", "") in "iu", "float": "float" in str(dtype)}
+    if not fits.get(kind, str(dtype) == kind):
+        words = {"int": "whole numbers", "float": "floating point"}
+        raise ValueError(f"{name} is {dtype}, but must be {words.get(kind, kind)}.")
 
 
 def show(value: Any, most: int = 60) -> str:

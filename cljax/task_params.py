@@ -130,6 +130,37 @@ def check_same(name: str, tree: Tree, like: str, other: Tree, *, shapes: bool = 
             raise ValueError(f"{name} has '{path}' of shape {found}, but {like} has it of shape {wanted}.")
 
 
+def check_scales(name: str, scales: Tree, like: str, tree: Tree) -> None:
+    """Checks that each leaf of a tree has a scale: a scalar, or as many axes as it, each of length 1 or of its own.
+
+    Args:
+      name: how the error calls a scale.
+      scales: of the tree's structure.
+      like: how it calls the tree.
+      tree: of arrays.
+
+    Raises:
+      ValueError: naming the leaf whose scale does not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.task_params import check_scales
+      >>> check_scales("mask", {"kernel": jnp.ones((1, 3))}, "updates", {"kernel": jnp.ones((2, 3))})
+      >>> check_scales("mask", {"kernel": jnp.ones(3)}, "updates", {"kernel": jnp.ones((2, 3))})
+      Traceback (most recent call last):
+      ...
+      ValueError: The mask of 'kernel' has the shape (3,), which does not broadcast to the parameter's (2, 3). Give ...
+    """
+    check_same(name, scales, like, tree, shapes=False)
+    for path, scale, leaf in zip(leaf_paths(tree), jax.tree.leaves(scales), jax.tree.leaves(tree), strict=True):
+        shape, fits = jnp.shape(scale), jnp.shape(leaf)
+        if shape and (len(shape) != len(fits) or any(a not in (1, b) for a, b in zip(shape, fits, strict=True))):
+            raise ValueError(
+                f"The {name} of '{path}' has the shape {shape}, which does not broadcast to the parameter's {fits}. "
+                f"Give it a scalar, or as many axes as the parameter has, each of length 1 or of the parameter's."
+            )
+
+
 def ends_with(path: str, suffixes: Iterable[str]) -> bool:
     """Whether the path is, or ends with whole components equal to, one of the suffixes.
 

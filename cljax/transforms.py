@@ -21,19 +21,6 @@ from cljax.numbers import real
 from cljax.types import Array, Tree
 
 
-def _check_mask(tree: Tree, mask: Tree) -> None:
-    """Checks that the mask has the tree's structure, and that each of its leaves is a scalar or of equal rank."""
-    task_params.check_same("mask", mask, "updates", tree, shapes=False)
-    for (path, leaf), part in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(mask), strict=True):
-        shape, fits = jnp.shape(part), jnp.shape(leaf)
-        if shape and (len(shape) != len(fits) or any(a not in (1, b) for a, b in zip(shape, fits, strict=True))):
-            raise ValueError(
-                f"The mask of '{jax.tree_util.keystr(path, simple=True, separator='/')}' has the shape {shape}, which "
-                f"does not broadcast to the parameter's {fits}. Give it a scalar, or as many axes as the parameter "
-                f"has, each of length 1 or of the parameter's."
-            )
-
-
 def with_update_mask(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Lets a traced mask in [0, 1] scale every update, and freeze a parameter where it is 0.
 
@@ -75,7 +62,7 @@ def with_update_mask(inner: optax.GradientTransformation) -> optax.GradientTrans
     inner = optax.with_extra_args_support(inner)
 
     def update(updates: Tree, state: Tree, params: Tree | None = None, *, mask: Tree, **extra: Any):
-        _check_mask(updates, mask)
+        task_params.check_scales("mask", mask, "updates", updates)
         before, params_like = state, updates
         updates = jax.tree.map(lambda g, m: jnp.where(m == 0, jnp.zeros((), g.dtype), g), updates, mask)
         with jax.numpy_dtype_promotion("standard"):  # Optax's Adam raises a float to an integer power
@@ -134,7 +121,7 @@ def keep_masked(old: Tree, new: Tree, mask: Tree) -> Tree:
       [Array([1., 7.], dtype=float32)]
     """
     task_params.check_same("new", new, "old", old, shapes=False)
-    _check_mask(old, mask)
+    task_params.check_scales("mask", mask, "updates", old)
     return jax.tree.map(lambda o, n, m: jnp.where(m == 0, o, n), old, new, mask)
 
 

@@ -347,7 +347,7 @@ def test_quadratic_penalty_by_hand():
     assert losses.quadratic_penalty({}, {}) == 0
     with pytest.raises(ValueError, match="anchor has the leaves a, but params has a, b"):
         losses.quadratic_penalty(params, {"a": params["a"]})
-    with pytest.raises(ValueError, match="The weights has the leaves a"):
+    with pytest.raises(ValueError, match="weight has the leaves a"):
         losses.quadratic_penalty(params, anchor, {"a": jnp.float32(1)})
 
 
@@ -391,3 +391,16 @@ def test_sums_of_half_precision_are_whole():
         halved = maps.at[:, 150:].set(0)  # 1 / 300 everywhere against sqrt(2) / 300 on one half
         found = losses.attention_distillation(maps, halved).astype(jnp.float32)
         np.testing.assert_allclose(found, [300 / 2 + 300 / 2 * (np.sqrt(2) - 1)], rtol=0.01)
+
+
+def test_what_fits_no_parameter_or_is_no_number_is_named_or_shown():
+    params = {"w": jnp.ones([4, 3])}
+    with pytest.raises(
+        ValueError, match=r"The weight of 'w' has the shape \(5,\), which does not broadcast to the param"
+    ):
+        losses.quadratic_penalty(params, params, {"w": jnp.ones(5)})
+    with pytest.raises(ValueError, match="logits is int32, but must be floating point"):
+        losses.cross_entropy(jnp.ones([2, 3], jnp.int32), jnp.array([0, 1]))
+    maps = jnp.ones([2, 3]).at[0, 1].set(jnp.nan)
+    for student, teacher in ((maps, jnp.ones([2, 3])), (jnp.ones([2, 3]), maps)):  # a diverged student is no equal one
+        np.testing.assert_array_equal(losses.attention_distillation(student, teacher), [np.nan, 0])

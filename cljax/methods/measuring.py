@@ -43,12 +43,14 @@ def over_task(measure: Measure) -> Importance:
             total, examples, number = carry
             found = measure(outputs, clock.classes[clock.task], start, batch, jax.random.fold_in(key, number))
             count = jnp.sum(batch.weights)
-            total = jax.tree.map(lambda sum, leaf: sum + count.astype(leaf.dtype) * leaf, total, found)
+            total = jax.tree.map(lambda sum, leaf: sum + count.astype(sum.dtype) * leaf.astype(sum.dtype), total, found)
             return total, examples + count, number + 1
 
-        zero = (jax.tree.map(jnp.zeros_like, start), jnp.float32(0), jnp.int32(0))
+        zeros = jax.tree.map(lambda leaf: losses.at_least_float32(jnp.zeros_like(leaf)), start)
+        zero = (zeros, jnp.float32(0), jnp.int32(0))
         total, examples, _ = fold(add, zero)
-        return jax.tree.map(lambda leaf: leaf / jnp.maximum(examples, 1).astype(leaf.dtype), total)
+        mean = lambda sum, leaf: (sum / jnp.maximum(examples, 1).astype(sum.dtype)).astype(leaf.dtype)
+        return jax.tree.map(mean, total, start)
 
     return whole_task
 
