@@ -373,7 +373,7 @@ class Method(NamedTuple):
       train_on: 'current', 'seen' or 'all' tasks' examples, those seen 'balanced', or in given numbers of each task, a
         tuple (see `streams.epoch_order`).
       memory_size: number of exemplars in memory; 0 means exemplar-free, and then the loop hands over nothing else.
-      zero_forgetting: whether old tasks' logits keep every bit; the runner checks it.
+      zero_forgetting: whether old tasks' logits keep every bit, which every result's record says (`report.runs`).
       search: None, or the search that each visit makes.
       strengths: names, in `hyper`, of the numbers that weigh what keeps earlier tasks: where all are 0 nothing does. Of
         a method without such a number none.
