@@ -11,8 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import methods, metrics, networks, streams, task_params, training
+from cljax import methods, metrics, networks, report, streams, task_params, training
+from cljax.keys import make_key
 from cljax.training.driver import drive
+from cljax.training.plan import init_key
 from cljax.types import make_clock
 from tests import conformance, shared
 
@@ -233,6 +235,13 @@ def test_permuted_digits_domain_incremental_with_one_shared_head():
     network = networks.mlp((8, 8, 1), 10, hidden=(32,), mean=stream.mean, std=stream.std, per_task=())
     for build in (methods.finetune, methods.joint):
         outcome = drive(build(network), SGD, [(0, stream)], SETTINGS)
+        start = training.make_learner(build(network), SGD, stream.tables, 0.05, init_key(make_key(0)))
+        np.testing.assert_array_equal(
+            outcome.untrained[0], training.evaluate(build(network), start, stream.tables, batch_size=64).accuracy
+        )
+        ahead = np.array([outcome.evaluation.accuracy[0, task - 1, task] for task in (1, 2)])
+        [found] = report.summarise(report.runs(outcome)[0])["forward_transfer"]
+        np.testing.assert_allclose(found, (ahead - outcome.untrained[0, 1:]).mean(), rtol=1e-5)
         own = np.diag(outcome.evaluation.accuracy[0])
         assert (own > 0.7).all(), build
     assert outcome.evaluation.accuracy[0, -1].min() > 0.7, "joint training keeps all of them"

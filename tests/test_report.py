@@ -50,6 +50,11 @@ def test_metrics_by_hand():
     # Joint training reaches 0.95 and 0.9; fine-tuning of the two seeds 0.9 and 0.7, 0.8 and 0.8.
     np.testing.assert_allclose(report.summarise(FINETUNE, [joint])["intransigence"], [0.125, 0.125], rtol=1e-5)
     assert "intransigence" not in report.summarise(joint, [joint])
+    # Before it is learned, task 2 is at .1 and .2; untrained it was at .05 and .1.
+    shared = {**FINETUNE, "untrained": [[0.5, 0.05], [0.5, 0.1]]}
+    np.testing.assert_allclose(report.summarise(shared)["forward_transfer"], [0.05, 0.1], rtol=1e-5)
+    assert report.tables.cells([shared])[0][3] == "forward transfer"
+    assert "Forward transfer is against the network before" in report.tables.caption([shared])
 
 
 def test_table_by_hand():

@@ -181,6 +181,10 @@ def forward_transfer(accuracy: ArrayLike, baseline: ArrayLike, *, per_task: bool
 
     .. math:: \frac{1}{T-1} \sum_{j \ge 1} (R_{j-1,j} - b_j)
 
+    It says something where one head serves all tasks, as in the domain-incremental scenario: there a run's result has
+    the baseline, `result.untrained`. A head of its own is random until its task is learned, and the class-incremental
+    scenario takes no answer from it.
+
     Args:
       accuracy: `[..., T, T]`; needs the diagonal above the main one.
       baseline: `[..., T]` or `[T]`, the accuracies of the network as initialised; the first is not used.

@@ -31,7 +31,8 @@ def run_record(
     """A method's entry in `record.json`.
 
     Accuracies are fractions: `accuracy[seed][after task][task]` as the scenario reads the logits, `top5` the same with
-    any of the five largest, `task_il_accuracy` with each task's own head. Where tasks are revisited these rows are
+    any of the five largest, `task_il_accuracy` with each task's own head; `untrained[seed][task]` those before the
+    first task, where one head serves all, else None. Where tasks are revisited the rows are
     those before the next task is first visited (see `metrics.first_visits`), and `rounds` holds all rows of the
     first and the last. `epochs` has the loss and the validation's loss and accuracy,
     `[seed][round][phase][epoch]`; `curves` the accuracy on all tasks `[seed][point][task]` after the epochs of
@@ -73,6 +74,7 @@ def run_record(
             "accuracy": metrics.first_visits(found.accuracy, tasks),
             "task_il_accuracy": metrics.first_visits(found.task_il_accuracy, tasks),
             "top5": metrics.first_visits(found.top5, tasks),
+            "untrained": outcome.untrained,
             "rounds": {"accuracy": found.accuracy, "task_il_accuracy": found.task_il_accuracy} if revisits else None,
             "zero_forgetting": zero_forgetting(np.asarray(found.fingerprint), tasks),
             "schedule": {"task": tasks, "epochs": schedule.epochs, "evaluate": schedule.evaluate},

@@ -131,8 +131,10 @@ def _outcome(result: Result) -> Outcome:
         raise ValueError("A result can be shown outside jit and vmap only: return it, and show what comes out.")
     several = np.ndim(result.evaluation.accuracy) == 3
     lead = lambda leaf: reveal(leaf) if several else reveal(leaf)[None]
-    found = jax.tree.map(lead, (result.evaluation, result.epochs, result.curves, result.failure, result.search))
-    evaluation, epochs, curves, failure, search = found
+    names = ("evaluation", "epochs", "curves", "failure", "search", "untrained")
+    evaluation, epochs, curves, failure, search, untrained = (
+        jax.tree.map(lead, getattr(result, name)) for name in names
+    )
     count, _, tasks = evaluation.accuracy.shape
     points, at = np.zeros([0, 3], np.int32), np.zeros([count, 0, tasks], np.float32)
     if curves is not None:  # `[S, R, P, E // every, T]`, NaN where no epoch was trained
@@ -143,4 +145,4 @@ def _outcome(result: Result) -> Outcome:
     learners, unknown = [pick(number) for number in range(count)], np.full(count, np.nan)
     whence = dataclasses.replace(result.origin, facts=result.origin.facts * count, seeds=tuple(range(count)))
     rest = (points, unknown, float("nan"), None, None, None, (1, 1), whence)
-    return Outcome(learners, evaluation, epochs, at, failure, search, *rest)
+    return Outcome(learners, evaluation, epochs, at, failure, search, untrained, *rest)

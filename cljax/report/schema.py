@@ -243,6 +243,7 @@ RUN = fields(
     {
         "label": text(),
         "top5": array("seeds tasks tasks", FRACTION),
+        "untrained": maybe(array("seeds tasks", FRACTION)),
         "zero_forgetting": maybe(FLAG),
         "search": maybe(
             fields(

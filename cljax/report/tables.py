@@ -21,12 +21,13 @@ WORDS = {
     "average_accuracy": "average accuracy",
     "task_il_accuracy": "task-IL accuracy",
     "backward_transfer": "backward transfer",
+    "forward_transfer": "forward transfer",
     "forgetting": "forgetting",
     "average_incremental_accuracy": "average incremental accuracy",
     "intransigence": "intransigence",
 }
 """The metrics, in their order."""
-CONSOLE = ("average_accuracy", "task_il_accuracy", "backward_transfer", "forgetting")
+CONSOLE = ("average_accuracy", "task_il_accuracy", "backward_transfer", "forward_transfer", "forgetting")
 """Those that a table of 100 columns has room for."""
 
 
@@ -53,8 +54,8 @@ def summarise(run: dict[str, Any], runs: Sequence[dict[str, Any]] = ()) -> dict[
 
     Returns:
       `average_accuracy, backward_transfer, forgetting, average_incremental_accuracy`; `task_il_accuracy` in the
-      class-incremental scenario; `intransigence` where `runs` has `joint`, of the same seeds, which trains on the tasks
-      so far. NaN where the record lacks an accuracy that it needs.
+      class-incremental scenario; `forward_transfer` where one head serves all tasks; `intransigence` where `runs` has
+      `joint`, of the same seeds, which trains on the tasks so far. NaN where the record lacks an accuracy it needs.
 
     Example:
       >>> from cljax.report import summarise
@@ -66,6 +67,9 @@ def summarise(run: dict[str, Any], runs: Sequence[dict[str, Any]] = ()) -> dict[
     if run["scenario"] == "class":
         aware = metrics.average_accuracy(np.asarray(run["task_il_accuracy"], np.float32))
         values["task_il_accuracy"] = np.asarray(aware, np.float64)
+    if run.get("untrained") and accuracy.shape[-1] > 1:
+        before = np.asarray(run["untrained"], np.float32)
+        values["forward_transfer"] = np.asarray(metrics.forward_transfer(accuracy, before), np.float64)
     joint = _base(run, runs, "joint") if any(other["method"] == "joint" for other in runs) else None
     if joint and run["method"] != "joint" and run["seeds"] == joint["seeds"]:
         best = np.diagonal(np.asarray(joint["accuracy"], np.float32), axis1=-2, axis2=-1)
@@ -229,9 +233,11 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
         over = f" ±95% interval, {' or '.join(map(str, counts))} seeds"
     clips = sorted({norm for run in runs if (norm := _clipping(run))})
     clipped = f" Gradients are clipped to norm {' or '.join(f'{norm:g}' for norm in clips)}." if clips else ""
+    there = any(run.get("untrained") and len(run["accuracy"][0]) > 1 for run in runs)
+    ahead = " Forward transfer is against the network before the first task." if there else ""
     seconds = f"; seconds without compilation ({sum(timed):.1f} in all)" if timed else ""
     lost = [f" {label(run)}: seed {seed} diverged, and is left out." for run in runs for seed in run.get("lost", [])]
-    return f"Percent{over}{seconds}.{clipped}{''.join(lost)}"
+    return f"Percent{over}{seconds}.{ahead}{clipped}{''.join(lost)}"
 
 
 def _clipping(run: dict[str, Any]) -> float:

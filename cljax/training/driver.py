@@ -84,6 +84,7 @@ class Results(NamedTuple):
     curves: np.ndarray | None
     failure: Failure
     search: Tried | None
+    untrained: np.ndarray | None
 
 
 @brief
@@ -99,6 +100,8 @@ class Outcome(NamedTuple):
       failure: `[S]`, where a learner diverged, which then went no further; all -1 of one that did not. See
         `checks.diverged`.
       search: `training.Tried` of `[S, R, ...]`, what a method's search has tried and chosen; None without.
+      untrained: `[S, T]` accuracy before the first round, for `metrics.forward_transfer`; None where tasks have heads
+        of their own, in the class-incremental scenario, and where rounds are past.
       curve_epochs: `[C, 3]` int, round, phase and epoch (from 1): every `curves_every`-th epoch of each phase.
       seconds: `[S]` of training and evaluation, without compilation and checkpoints, over all processes of the run.
       compile_seconds: of all programs, in this process.
@@ -125,6 +128,7 @@ class Outcome(NamedTuple):
     curves: np.ndarray
     failure: Failure
     search: Tried | None
+    untrained: np.ndarray | None
     curve_epochs: np.ndarray
     seconds: np.ndarray
     compile_seconds: float
@@ -361,6 +365,7 @@ def drive(
         curves_at(joined, points, settings.curves_every),
         joined.failure,
         joined.search,
+        joined.untrained,
         points,
         np.concatenate(seconds),
         spent + compiled.seconds,
@@ -534,7 +539,8 @@ class Driven:
         return found if self._batched else jax.tree.map(lambda leaf: leaf[None], found)
 
     def _read(self, run: Run) -> Results:
-        return Results(*self._lead((run.evaluation, *run.visits, run.state.failure, run.search and run.search.tried)))
+        tried = run.search and run.search.tried
+        return Results(*self._lead((run.evaluation, *run.visits, run.state.failure, tried, run.untrained)))
 
     def _tell(self, report: Callable[[Event], None], run: Run, entry: Entry, ahead: int, whole: int) -> None:
         failed = self._lead(run.state.failure.round) >= 0
@@ -665,6 +671,7 @@ def members(outcome: Outcome, which: Sequence[int]) -> Outcome:
         curves=cut(outcome.curves),
         failure=jax.tree.map(cut, outcome.failure),
         search=jax.tree.map(cut, outcome.search),
+        untrained=jax.tree.map(cut, outcome.untrained),
         seconds=cut(outcome.seconds),
         compile_seconds=outcome.compile_seconds * len(which) / len(outcome.learners),
         share_waiting=None if outcome.share_waiting is None else cut(outcome.share_waiting),

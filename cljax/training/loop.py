@@ -96,6 +96,8 @@ class Run(NamedTuple):
       visits: the logs of the rounds, `[R, ...]`.
       evaluation: `Evaluation` of `[R, T]`: after each round, on the test examples; NaN (fingerprint 0) where the
         schedule does not evaluate, and from the round on in which the learner diverged.
+      untrained: `[T]` float32, the accuracies before the first round; None where tasks have leaves of their own, such
+        as heads, or are told apart by their classes, and where rounds are past.
     """
 
     state: PhaseState
@@ -103,6 +105,7 @@ class Run(NamedTuple):
     search: Candidates | None
     visits: VisitLog
     evaluation: Evaluation
+    untrained: HostArray | None
 
 
 class Programs(NamedTuple):
@@ -262,9 +265,11 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         known = Evaluation(none, none, none, jnp.zeros((rounds, tasks), jnp.uint32))
         if given.past is not None:  # bits are compared within a program only
             known = jax.tree.map(put_corner, known, given.past.evaluation)._replace(fingerprint=known.fingerprint)
+        shared = not method.network.per_task and engine.scenario != "class" and given.past is None
+        untrained = engine.evaluate(learner, clock_of(entry), tables).accuracy if shared else None
         learner, candidates = begin_visit(learner, candidates, entry, tables, key)
         state = begin_phase(learner, lost, candidates, entry, tables, key)
-        return Run(state, log, candidates, repeat(log, rounds), known)
+        return Run(state, log, candidates, repeat(log, rounds), known, untrained)
 
     def open(run: Run, entry: Entry, tables: Tables, key: Array) -> Epoch:
         return engine.begin_epoch(run.state, clock_of(entry), tables, key)

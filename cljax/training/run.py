@@ -42,6 +42,8 @@ class Result(NamedTuple):
       curves: `[R, P, E // every, T]` accuracy on all tasks after every `curves_every`-th epoch; None without.
       failure: where the learner diverged, all -1 if it did not.
       search: `Tried` of `[R, ...]`, what a method's search has tried and chosen; None without.
+      untrained: `[T]` accuracy before the first round, for `metrics.forward_transfer`; None where tasks have heads
+        of their own, in the class-incremental scenario, and where rounds are past.
       origin: what it is of: `report` takes a result as it is.
 
     Example:
@@ -61,6 +63,7 @@ class Result(NamedTuple):
     curves: Array | None
     failure: Failure
     search: Tried | None
+    untrained: Array | None
     origin: Origin
 
 
@@ -117,8 +120,8 @@ class Run:
         if not isinstance(result.failure.round, jax.core.Tracer):
             raise_failure(result.failure, self.method)
             if debugging("debug_nans"):
-                shown = jax.tree.map(reveal, (result.evaluation, result.epochs, result.curves))
-                return result._replace(evaluation=shown[0], epochs=shown[1], curves=shown[2])
+                names = ("evaluation", "epochs", "curves", "untrained")
+                return result._replace(**{name: jax.tree.map(reveal, getattr(result, name)) for name in names})
         return result
 
     def _check_sizes(self, tables: Tables) -> None:
@@ -210,7 +213,7 @@ def make_run(
 
         def thin(run: State) -> State:
             state = run.state._replace(learner=changing(run.state.learner), mask=None)
-            return State(state, run.visit, None, None, None)  # type: ignore[arg-type]
+            return State(state, run.visit, None, None, None, None)  # type: ignore[arg-type]
 
         body = lambda carry: thin(programs.epoch(full(carry), entry, known, key))
         unfinished = lambda carry: (carry.state.epoch < entry.epochs) & ~carry.state.done
@@ -240,7 +243,8 @@ def make_run(
 
         last: State = lax.fori_loop(places[0], places[1], one, start)
         tried = last.search and last.search.tried
-        return Result(programs.rest(last), last.evaluation, *last.visits, last.state.failure, tried, whence)
+        logs = (last.evaluation, *last.visits, last.state.failure, tried, last.untrained)
+        return Result(programs.rest(last), *logs, whence)
 
     def check_rounds(rounds: Any) -> tuple[int, int]:
         count = len(stream.schedule.task)
