@@ -344,8 +344,12 @@ def test_table_and_plain_progress(compared):
     assert max(map(len, stdout.splitlines()[:-1])) <= 100
     assert "Record:" in stdout
     assert "finetune (1 of 2)" in stderr
-    assert "finetune seed 0, task 1/5, train 1/2, loss " in stderr
-    assert "validation" in stderr
+    lines = [line.split(", ")[:2] for line in stderr.splitlines() if line.startswith("freezing seed 1, ")]
+    accuracy = np.asarray(next(run["accuracy"][1] for run in record["runs"] if run["method"] == "freezing"))
+    seen = [accuracy[task, : task + 1].mean() for task in range(5)]
+    assert [line[1] for line in lines] == [
+        f"task {task + 1}/5: {100 * value:.1f}% on the tasks so far" for task, value in enumerate(seen)
+    ]
     assert "\x1b" not in stdout + stderr
 
 

@@ -46,11 +46,12 @@ def test_tables_show_names_as_they_are():
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_shows_names_as_they_are(terminal):
+def test_progress_shows_names_as_they_are(terminal, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_OF_SILENCE", -1.0)
     stream = io.StringIO()
     console = Console(file=stream, width=150, force_terminal=terminal, markup=False, emoji=False, highlight=False)
     event = Event("[bold]lwf[/x]", 0, 1, 0, "[train]", 1, 2, 0.5, float("nan"), 0.1, 0.5)
-    with progress.Reporter(console, 1, 2) as reporter:
+    with progress.Reporter(console, 1, [0, 1]) as reporter:
         reporter.method("[bold]lwf[/x]")
         reporter.event(event)
     assert "[bold]lwf[/x]" in stream.getvalue()

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import struct
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -18,9 +20,9 @@ from cljax import cli, data, methods, networks, report, streams
 from cljax.cli.making import make_optimizer, make_settings
 from cljax.cli.options import Training
 from cljax.report import record as records
-from cljax.report import schema, sections, series, tensorboard, writing
+from cljax.report import schema, sections, series, tensorboard, weights_and_biases, writing
 from cljax.report.figures import Drawing, draw
-from cljax.training.driver import drive
+from cljax.training.driver import Results, drive
 from tests.records import FIRST, SECOND, make_run, make_usage, save
 
 HALF = 12.706204736432095 / 2
@@ -542,8 +544,38 @@ def test_event_files_hold_what_the_record_holds(driven):
         assert found["accuracy/tasks-so-far"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_weights_and_biases_get_what_event_files_hold(driven, monkeypatch):
+    """By a stand-in for the package, which notes what its runs are given."""
+    method, seeds, outcome, place = driven
+    begun, logged, ended = [], {}, []
+
+    def init(**given):
+        begun.append(given)
+        log = lambda values: logged.setdefault(given["name"], []).append(values)
+        axis = lambda *names, **named: log({"axis": (*names, named)})
+        return types.SimpleNamespace(define_metric=axis, log=log, finish=lambda: ended.append(given["name"]))
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, __spec__=object()))
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    results = Results(outcome.evaluation, outcome.epochs, None, outcome.failure, None, None)
+    with weights_and_biases.Sink(place, method, seeds[0][1].schedule, {"epochs": 2}) as sink:
+        for number in range(2):
+            sink.visited([3, 1], number, results)
+    assert [one["name"] for one in begun] == ended == ["tfm seed 3", "tfm seed 1"]
+    assert begun[1]["config"] == {"epochs": 2, "method": "tfm", "seed": 1}
+    assert (begun[0]["project"], begun[0]["group"], begun[0]["reinit"]) == ("mine", place.name, "create_new")
+    for seed in (3, 1):
+        axis, *values = logged[f"tfm seed {seed}"]
+        found = {}
+        for value in values:
+            name, step = next(iter(value)), value["epochs"]
+            found.setdefault(name, {})[step] = value[name]
+        assert axis == {"axis": ("*", {"step_metric": "epochs"})}
+        assert found == read_events(place / "tfm" / f"seed-{seed}")
+
+
 def test_without_the_package_the_command_says_what_to_install(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tensorboard, "PACKAGE", "no_such_package")
+    monkeypatch.setitem(tensorboard.PACKAGES, "tensorboard", ("no_such_package", "no_such_package"))
     out = tmp_path / "run"
     assert cli.main(["run", "finetune", "--tensorboard", "--no-cache", "--out", str(out)]) == 2
     words = " ".join(capsys.readouterr().err.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import operator
@@ -26,7 +27,7 @@ from cljax.text import printable, shell_word
 
 if TYPE_CHECKING:
     from cljax.storage.folders import RunFolder
-    from cljax.training.driver import Outcome
+    from cljax.training.driver import Outcome, Results
     from cljax.training.state import Failure
 
 
@@ -49,7 +50,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
     """
     with prepared(command) as (experiment, folder):
         from cljax.cli.progress import Reporter
-        from cljax.report.tensorboard import Silent, Sink
+        from cljax.report import tensorboard, weights_and_biases
         from cljax.storage.checkpoints import Saving
         from cljax.training import NonFiniteLoss, driver
 
@@ -61,19 +62,22 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         tell_beginning(experiment, folder, record["runs"], errors)
         todo = [curve for curve in experiment.curves if not told_of(curve, record)]
         say = lambda text: errors.print(Text(printable(text)), soft_wrap=True)
-        with Reporter(errors, len(todo), len(seeds[0][1].tables.classes), quiet=options.output.quiet) as reporter:
+        schedule = seeds[0][1].schedule
+        with Reporter(errors, len(todo), schedule.task.tolist(), quiet=options.output.quiet) as reporter:
             for curve in todo:
                 reporter.method(curve.name)
                 method, many = experiment.methods[curve.method], seeds * max(1, len(curve.values))
                 given = [{curve.parameter: value} for value in curve.values for _ in seeds if curve.parameter]
                 place = folder.checkpoints(curve.name)
-                sink: Any = contextlib.nullcontext()
-                if options.output.tensorboard:
-                    kind = Sink if is_first() else Silent
-                    sink = kind(folder.tensorboard, method, seeds[0][1].schedule)
+                sinks: list[Any] = []
+                if options.output.tensorboard and is_first():
+                    sinks.append(tensorboard.Sink(folder.tensorboard, method, schedule))
+                if options.output.wandb and is_first():
+                    sinks.append(weights_and_biases.Sink(folder.path, method, schedule, experiment.config))
                 runs: list[dict[str, Any]] = []
                 try:
-                    with sink:
+                    with contextlib.ExitStack() as stack:
+                        told = [reporter, *map(stack.enter_context, sinks)]
                         outcome = driver.drive(
                             method,
                             experiment.optimizer,
@@ -85,7 +89,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                             vectorize=experiment.vectorize,
                             devices=math.prod(experiment.shares(curve)),
                             report=reporter.event,
-                            visited=sink.visited if options.output.tensorboard else None,
+                            visited=functools.partial(tell_visit, told),
                             checkpoints=Saving(place, options.output.checkpoint_seconds, say=say),
                         )
                 except NonFiniteLoss as error:
@@ -114,6 +118,12 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         return 1 if record["diverged"] else 0
 
 
+def tell_visit(told: Sequence[Any], seeds: list[int], number: int, results: Results) -> None:
+    """Tells each that a visit has ended; of several processes all come here, for results are read together."""
+    for one in told:
+        one.visited(seeds, number, results)
+
+
 @contextlib.contextmanager
 def prepared(command: Compare | Run | Sweep) -> Iterator[tuple[Experiment, RunFolder]]:
     """The experiment and its folder, everything checked before anything is compiled or overwritten.
@@ -136,10 +146,11 @@ def prepared(command: Compare | Run | Sweep) -> Iterator[tuple[Experiment, RunFo
     with run_folder(curves, options, config) as folder, enough_memory():
         try:
             check_record(folder, curves, config)
-            if options.output.tensorboard:
-                from cljax.report import tensorboard
+            for name in ("tensorboard", "wandb"):
+                if getattr(options.output, name):
+                    from cljax.report import tensorboard
 
-                tensorboard.check()
+                    tensorboard.check(name)
             experiment = make_experiment(curves, options, config)
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(str(error)) from error
@@ -263,7 +274,7 @@ def found_devices() -> str:
 
 def check_sweep(options: Options) -> None:
     """Raises: UsageError, for options that have no meaning in a sweep."""
-    for name in ("tensorboard", "keep_learners"):
+    for name in ("tensorboard", "wandb", "keep_learners"):
         if getattr(options.output, name):
             raise UsageError(f"--{name.replace('_', '-')} is for `cljax run` and `cljax compare`: leave it out here.")
     if options.training.tune is not None:

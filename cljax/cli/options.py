@@ -209,6 +209,8 @@ class Output:
     """Of `compare`: write the report too, with report.html, into `report` in the run folder."""
     tensorboard: bool = False
     """Write TensorBoard's event files too, into tensorboard/METHOD/seed-N of the run folder, after each visit."""
+    wandb: bool = False
+    """Send the same to Weights & Biases; WANDB_PROJECT, WANDB_MODE and so on say where."""
     quiet: bool = False
     """Show no progress."""
     cache: bool = True

@@ -14,19 +14,21 @@ from cljax.training.driver import Results
 from cljax.training.plan import epoch_table
 from cljax.types import Method, Schedule
 
-PACKAGE = "tensorboardX"
+PACKAGES = {"tensorboard": ("tensorboardX", "'cljax[tensorboard]'"), "wandb": ("wandb", "wandb")}
+"""What an option needs, and how it is installed."""
 
 
-def check() -> None:
-    """Says what is missing.
+def check(option: str) -> None:
+    """Says what an option lacks.
 
     Raises:
-      ValueError: there is no package that writes event files.
+      ValueError: its package is not installed.
     """
-    if importlib.util.find_spec(PACKAGE) is None:
+    package, source = PACKAGES[option]
+    if importlib.util.find_spec(package) is None:
         raise ValueError(
-            f"--tensorboard needs the package {PACKAGE}, which is not installed. Install it with "
-            f"pip install 'cljax[tensorboard]', or leave --tensorboard out."
+            f"--{option} needs the package {package}, which is not installed. Install it with pip install {source}, or "
+            f"leave --{option} out."
         )
 
 
@@ -43,9 +45,11 @@ class Sink:
       schedule: the stream's.
     """
 
+    option = "tensorboard"
+
     def __init__(self, folder: str | os.PathLike, method: Method, schedule: Schedule) -> None:
-        check()
-        self._folder, self._schedule = pathlib.Path(folder) / method.name, schedule
+        check(self.option)
+        self._folder, self._method, self._schedule = pathlib.Path(folder), method.name, schedule
         self._counts = np.maximum(epoch_table(method, schedule), 0)
         self._writers: dict[int, Any] = {}
 
@@ -84,14 +88,10 @@ class Sink:
 
     def _writer(self, seed: int) -> Any:
         if seed not in self._writers:
-            from tensorboardX import SummaryWriter
-
-            self._writers[seed] = SummaryWriter(str(self._folder / f"seed-{seed}"))
+            self._writers[seed] = self._open(seed)
         return self._writers[seed]
 
+    def _open(self, seed: int) -> Any:
+        from tensorboardX import SummaryWriter
 
-class Silent(Sink):
-    """Of several processes, those that write nothing, and yet see each visit together with the first."""
-
-    def visited(self, seeds: Sequence[int], number: int, results: Results) -> None:
-        """Nothing."""
+        return SummaryWriter(str(self._folder / self._method / f"seed-{seed}"))
