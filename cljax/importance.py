@@ -233,7 +233,8 @@ def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tr
     .. math:: \omega_i \leftarrow \omega_i - g_i (\theta'_i - \theta_i)
 
     Args:
-      total: a tree like the parameters, :math:`\omega`; zeros at a task's begin.
+      total: a tree like the parameters, :math:`\omega`; zeros at a task's begin, float32 where they are of half
+        precision, in which a sum of many steps stands still.
       gradients: of the task's loss alone, without a penalty, at `before`.
       before: the parameters before the step.
       after: and after it.
@@ -251,7 +252,8 @@ def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tr
     """
     for name, tree in (("gradients", gradients), ("before", before), ("after", after)):
         check_same(name, tree, "total", total)
-    return jax.tree.map(lambda w, g, old, new: w - g * (new - old), total, gradients, before, after)
+    step = lambda w, g, old, new: w - (g * (new - old)).astype(jnp.result_type(w))
+    return jax.tree.map(step, total, gradients, before, after)
 
 
 def path_importance(total: Tree, start: Tree, end: Tree, *, damping: ArrayLike = 0.1) -> Tree:
@@ -285,7 +287,12 @@ def path_importance(total: Tree, start: Tree, end: Tree, *, damping: ArrayLike =
         check_same(name, tree, "total", total)
     damping = real("damping", damping, above=0)
     damp = lambda squared: squared + jnp.asarray(damping).astype(squared.dtype)
-    return jax.tree.map(lambda w, a, b: jnp.maximum(w, 0) / damp(jnp.square(b - a)), total, start, end)
+
+    def of_leaf(w: Array, a: Array, b: Array) -> Array:
+        moved = (b - a).astype(jnp.result_type(w))
+        return (jnp.maximum(w, 0) / damp(jnp.square(moved))).astype(jnp.result_type(b))
+
+    return jax.tree.map(of_leaf, total, start, end)
 
 
 def moment_matching(

@@ -78,7 +78,7 @@ def test_decoded_images_are_kept_until_a_file_changes(tmp_path, cache, monkeypat
 def test_images_of_differing_sizes_need_one(tmp_path):
     fill(tmp_path / "train", {"a": 1}, shape=(4, 6, 3), start=7)
     fill(tmp_path / "test", {"a": 1}, shape=(8, 8, 3), start=9)
-    with pytest.raises(ValueError, match=r"differ in size: 000.png is 4x6, 000.png is 8x8.*--image-size 64"):
+    with pytest.raises(ValueError, match=r"differ in size: 000.png is 4x6, 000.png is 8x8.*such as image_size=64"):
         data.load(str(tmp_path))
     loaded = data.load(str(tmp_path), image_size=(5, 3))
     assert loaded.images.shape == (2, 5, 3, 3)

@@ -245,3 +245,13 @@ def test_logits_are_no_log_probabilities(kind):
     assert np.isnan(importance.fisher(logits, WEIGHT, INPUTS, LABELS, **options)).any(axis=0).all()
     with pytest.raises(ValueError, match=r"What log_prob_fn returns has shape \(3,\), but must be \[1, K\]"):
         importance.fisher(lambda weight, inputs: log_prob(weight, inputs)[0], WEIGHT, INPUTS, LABELS, **options)
+
+
+def test_a_path_in_bfloat16_is_added_up_in_full():
+    """By hand: 1,000 steps of 1/1024 down a slope of 1 take 1,000/1024 of the loss away."""
+    steps, slope = jnp.full(1, 2.0**-10, jnp.bfloat16), jnp.ones(1, jnp.bfloat16)
+    add = lambda _, total: importance.path_integral(total, slope, steps, jnp.zeros_like(steps))
+    total = jax.lax.fori_loop(0, 1000, add, jnp.zeros(1))
+    np.testing.assert_array_equal(total, [1000 / 1024])
+    found = importance.path_importance(total, slope, 0 * slope, damping=0.25)
+    assert (found.dtype, float(found[0])) == (jnp.bfloat16, float(jnp.bfloat16(1000 / 1024 / 1.25)))

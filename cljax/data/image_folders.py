@@ -137,8 +137,8 @@ def _scan(root: pathlib.Path, wanted: tuple[int, int] | None) -> Folder:
         other = next(number for number, (size, _) in enumerate(heads) if size != heads[0][0])
         raise ValueError(
             f"The images of {shown(root)} differ in size: {shown(paths[0].name)} is {_words(heads[0][0])}, "
-            f"{shown(paths[other].name)} is {_words(heads[other][0])}. Give the size to resize them to: image_size=64 "
-            f"(--image-size 64)."
+            f"{shown(paths[other].name)} is {_words(heads[other][0])}. Give the size to resize them to, such as "
+            f"image_size=64."
         )
     size = heads[0][0] if wanted is None else wanted
     channels = 1 if all(grey for _, grey in heads) else 3

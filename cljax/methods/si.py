@@ -43,7 +43,8 @@ def synaptic_intelligence(*, strength: float = 1.0, damping: float = 0.1) -> Ter
 
     def init(learner: Learner, sizes: Sizes) -> tuple[dict[str, Tree], dict[str, Array]]:
         own = held("si", learner)
-        state = {"importance": jax.tree.map(jnp.zeros_like, own), "path": jax.tree.map(jnp.zeros_like, own)}
+        path = jax.tree.map(lambda leaf: losses.at_least_float32(jnp.zeros_like(leaf)), own)
+        state = {"importance": jax.tree.map(jnp.zeros_like, own), "path": path}
         return {**state, "anchor": own}, {name: jnp.float32(value) for name, value in numbers.items()}
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array, respond: Respond) -> Learner:
