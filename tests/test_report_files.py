@@ -574,6 +574,22 @@ def test_weights_and_biases_get_what_event_files_hold(driven, monkeypatch):
         assert found == read_events(place / "tfm" / f"seed-{seed}")
 
 
+def test_without_a_key_for_weights_and_biases_nothing_is_begun(tmp_path, capsys, monkeypatch):
+    def login():
+        raise KeyError("No API key configured.")
+
+    wandb = types.SimpleNamespace(login=login, errors=types.SimpleNamespace(Error=KeyError), __spec__=object())
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    out = tmp_path / "run"
+    assert cli.main(["run", "finetune", "--wandb", "--no-cache", "--out", str(out)]) == 2
+    words = " ".join(capsys.readouterr().err.split())
+    assert "--wandb cannot log in: 'No API key configured.' Or give the key as WANDB_API_KEY" in words
+    assert not out.exists()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    weights_and_biases.check()
+
+
 def test_without_the_package_the_command_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(tensorboard.PACKAGES, "tensorboard", ("no_such_package", "no_such_package"))
     out = tmp_path / "run"

@@ -146,11 +146,14 @@ def prepared(command: Compare | Run | Sweep) -> Iterator[tuple[Experiment, RunFo
     with run_folder(curves, options, config) as folder, enough_memory():
         try:
             check_record(folder, curves, config)
-            for name in ("tensorboard", "wandb"):
-                if getattr(options.output, name):
-                    from cljax.report import tensorboard
+            if options.output.tensorboard:
+                from cljax.report import tensorboard
 
-                    tensorboard.check(name)
+                tensorboard.check("tensorboard")
+            if options.output.wandb:
+                from cljax.report import weights_and_biases
+
+                weights_and_biases.check()
             experiment = make_experiment(curves, options, config)
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(str(error)) from error

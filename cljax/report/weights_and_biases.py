@@ -9,6 +9,25 @@ from cljax.report import tensorboard
 from cljax.types import Method, Schedule
 
 
+def check() -> None:
+    """Says what is missing, before a run begins: the package, or a key where it is to send at once.
+
+    Raises:
+      ValueError: naming it.
+    """
+    tensorboard.check("wandb")
+    import wandb
+
+    if os.environ.get("WANDB_MODE", "online") == "online":
+        try:
+            wandb.login()
+        except wandb.errors.Error as error:
+            raise ValueError(
+                f"--wandb cannot log in: {error} Or give the key as WANDB_API_KEY, or keep the run's numbers on disk "
+                f"with WANDB_MODE=offline."
+            ) from None
+
+
 class Sink(tensorboard.Sink):
     """Logs each visit of a method's run when it has ended; as `tensorboard.Sink`, with the same names.
 
