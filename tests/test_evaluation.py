@@ -175,3 +175,19 @@ def test_lost_logits_of_visited_tasks_are_a_failure(newest, evaluated, examples,
     failure = evaluation.lost_logits(result, clock, jnp.bool_(evaluated), tables)
     assert [int(value) for value in failure] == ([4, 1, 3, 2, -1, -1] if lost else [-1] * 6)
     assert {leaf.dtype for leaf in jax.tree.leaves(failure)} == {jnp.dtype("int32")}
+
+
+def test_confusion_by_hand():
+    """The largest of [2 1 . 0 0 0], [3 1 . 0 0 0], [0 1 . 4 0 0] and [5 0 . 0 1 2], [0 0 . 1 5 0]."""
+    from cljax import training
+
+    counts = training.confusion_matrix(told(), learner(), tables(), batch_size=2)
+    expected = np.zeros((6, 6), np.int32)
+    expected[0, 0] = expected[1, 0] = expected[1, 3] = 1
+    expected[5, 0] = expected[3, 4] = 1
+    np.testing.assert_array_equal(counts, expected)
+    own = evaluation.evaluate(told(), learner(), tables(), scenario="class", batch_size=2).accuracy
+    np.testing.assert_allclose([1 / 3, 0.0], own, rtol=1e-6)
+    several = tables(np.zeros((5, 3), np.float32))
+    with pytest.raises(ValueError, match="these labels are several"):
+        training.confusion_matrix(told(), learner(), several)

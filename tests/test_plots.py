@@ -300,3 +300,14 @@ def test_a_legend_of_long_names_leaves_the_plot_its_height():
         ax = plot(many)
         ax.figure.draw_without_rendering()
         assert ax.get_position().height > 0.7
+
+
+def test_confusion_matrix_leaves_out_what_no_task_has_and_divides_tasks():
+    counts = np.zeros((4, 4), int)
+    counts[0, 0], counts[0, 2], counts[2, 2], counts[3, 0] = 3, 1, 2, 5
+    ax = plots.confusion_matrix(counts, [[True, False], [True, True]], title="lwf")
+    shown = np.asarray(ax.images[0].get_array(), float)
+    np.testing.assert_allclose(shown, [[75, 25, 0], [0, 100, 0], [100, 0, 0]])
+    assert [line.get_xydata().tolist() for line in ax.lines] == [[[0, 1.5], [1, 1.5]], [[1.5, 0], [1.5, 1]]]
+    assert ax.get_title("left").startswith("lwf: classes in the order of the tasks")
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cljax.storage.folders import RunFolder
     from cljax.training.driver import Outcome, Results
     from cljax.training.state import Failure
+    from cljax.types import Learner, Method, Stream
 
 
 def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> int:
@@ -200,6 +201,9 @@ def entries(
         part = members(outcome, [place * count + number for number in kept])
         run = report.run_record(part, network=network, config=experiment.config)
         run |= {"parameters": report.plain(experiment.parameters[curve.method]), **entry}
+        if run["scenario"] == "class":
+            learned = [experiment.seeds[number][1] for number in kept]
+            run |= {"confusion": report.plain(confusion(experiment.methods[curve.method], learned, part.learners))}
         runs.append({**run, **({"label": label} if experiment.swept or label != curve.name else {})})
         if experiment.options.output.keep_learners:
             for number, (seed, stream) in enumerate(experiment.seeds[number] for number in kept):
@@ -207,6 +211,21 @@ def entries(
                 notes = notes_of(stream, evaluation, network)
                 checkpoints.save(folder.learner(curve.name, seed), part.learners[number], notes)
     return runs
+
+
+def confusion(method: Method, learned: Sequence[Stream], learners: Sequence[Learner]) -> dict[str, Any] | None:
+    """Which class is taken for which, over all seeds; None of data read from disk, and of several labels."""
+    import jax
+
+    from cljax import streams, training
+    from cljax.training.streaming import is_streamed
+
+    tables = [stream.tables for stream in streams.align(learned)]
+    if is_streamed(tables[0]) or tables[0].test.labels.ndim != 1:
+        return None
+    count = jax.jit(functools.partial(training.confusion_matrix, method))
+    counts = sum(jax.device_get(count(*pair)) for pair in zip(learners, tables, strict=True))
+    return {"counts": counts, "classes": tables[0].classes}
 
 
 def told_of(curve: Curve, record: dict[str, Any]) -> int:

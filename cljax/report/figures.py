@@ -116,6 +116,10 @@ def _own(run: Run) -> Iterator[Drawing]:
         yield Drawing("accuracy_matrix", name, words, _figure(plots.accuracy_matrix(run)))
     words = f"{name}: accuracy on each task over the stream, with 95% intervals; after the last {ends}."
     yield Drawing("task_accuracy", name, words, _figure(plots.task_accuracy(run)))
+    if found := run.get("confusion"):
+        words = f"{name}: which class is taken for which after the last task, the seeds together."
+        drawn = plots.confusion_matrix(found["counts"], found["classes"], title=name)
+        yield Drawing("confusion_matrix", name, words, _figure(drawn))
     if run.get("feature_usage"):
         used = "; ".join(
             f"{layer} {100 * np.asarray(parts['used'], np.float64)[:, -1].mean():.0f}%"

@@ -67,6 +67,47 @@ def accuracy_matrix(result: Any, ax: Axes | None = None, *, task_il_accuracy: bo
     return ax
 
 
+def confusion_matrix(counts: Any, classes: Any, ax: Axes | None = None, *, title: str = "") -> Axes:
+    """Which class is taken for which, in percent of a class's examples; the task of neither is told.
+
+    Args:
+      counts: `[K, K]`, of `training.confusion_matrix`; of several seeds, their sum.
+      classes: `[T, K / T]` bool, the classes of each task, as a stream's tables have them.
+      ax: where to draw.
+      title: such as the method's name.
+
+    Returns:
+      The axes; a row for each class in the order of the tasks, between which lines are drawn.
+
+    Example:
+      >>> from cljax.report.plots import confusion_matrix
+      >>> ax = confusion_matrix([[1, 3], [0, 4]], [[True], [True]])
+      >>> [text.get_text() for text in ax.texts]
+      ['25.0', '75.0', '0.0', '100.0']
+    """
+    from matplotlib import colormaps
+
+    there = np.asarray(classes, bool)
+    kept = np.flatnonzero(there.ravel())
+    found = np.asarray(counts, np.float64)[np.ix_(kept, kept)]
+    whole, count = found.sum(axis=1, keepdims=True), len(kept)
+    values = np.divide(100 * found, whole, out=np.full(found.shape, np.nan), where=whole > 0)
+    ax, edge = frame.axes(ax, (5.2, 4.4) if count <= 12 else (7.6, 6.6)), count + 0.5
+    colours = colormaps["cividis"].with_extremes(bad=(0.5, 0.5, 0.5, 0.25))
+    image = ax.imshow(values, cmap=colours, vmin=0, vmax=100, extent=(0.5, edge, edge, 0.5), interpolation="nearest")
+    for end in there.sum(axis=1).cumsum()[:-1] + 0.5:
+        for line in (ax.axhline, ax.axvline):
+            line(end, color="#ffffff", linewidth=1.0 if count <= 30 else 0.5)
+    ax.figure.colorbar(image, ax=ax, label="examples of the class (%)", shrink=0.85)
+    frame.whole(ax, "x", 1, count)
+    frame.whole(ax, "y", 1, count)
+    ax.invert_yaxis()
+    words = "classes in the order of the tasks (%)"
+    frame.dress(ax, f"{title}: {words}" if title else words.capitalize(), "taken for", "class", grid="")
+    frame.write(ax, values)
+    return ax
+
+
 def task_accuracy(result: Any, ax: Axes | None = None) -> Axes:
     """The accuracy on each task over the stream, from its first visit on; of many tasks ten have colour and interval.
 

@@ -48,7 +48,8 @@ def run_record(
       config: the configuration; None: nothing.
 
     Returns:
-      Plain numbers, strings, lists and dicts; NaN is None.
+      Plain numbers, strings, lists and dicts; NaN is None. The command adds `parameters`, and, class-incremental,
+      `confusion`: `counts` of `training.confusion_matrix`, summed over seeds, and the tasks' `classes`.
 
     Example:
       >>> import optax

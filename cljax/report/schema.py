@@ -174,6 +174,8 @@ def consistent(run: dict[str, Any], sizes: dict[str, int]) -> None:
     for place, (visit, phase, epoch) in enumerate(run["curve_epochs"]):
         if visit >= rounds or phase >= phases or epoch > sizes["epochs"]:
             raise Wrong(f".curve_epochs[{place}]", "is after the last round, phase or epoch")
+    if (confusion := run.get("confusion")) and len(confusion["counts"]) != tasks * sizes["outputs"]:
+        raise Wrong(".confusion.counts", "must have a row for each class of each task")
     chosen = [place for places in (run.get("search") or {}).get("chosen", []) for place in places]
     if max(chosen, default=-1) >= sizes.get("candidates", 0):
         raise Wrong(".search.chosen", "names a candidate that there is not")
@@ -245,6 +247,9 @@ RUN = fields(
         "top5": array("seeds tasks tasks", FRACTION),
         "untrained": maybe(array("seeds tasks", FRACTION)),
         "zero_forgetting": maybe(FLAG),
+        "confusion": maybe(
+            fields({"counts": array("classes classes", INDEX), "classes": array("tasks outputs", FLAG)})
+        ),
         "search": maybe(
             fields(
                 {

@@ -3,6 +3,7 @@
 from cljax.training.amended import with_cosine, with_learning_rate_decay, with_milestones, with_summed_loss
 from cljax.training.amended import with_learning_rate_decay as with_rate_decay
 from cljax.training.checks import NonFiniteLoss, check, check_hypers, diverged, raise_failure
+from cljax.training.confusion import confusion_matrix
 from cljax.training.driver import Event, Outcome, drive
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
@@ -26,6 +27,7 @@ __all__ = [
     "Tried",
     "check",
     "check_hypers",
+    "confusion_matrix",
     "diverged",
     "drive",
     "evaluate",
