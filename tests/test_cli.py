@@ -439,10 +439,15 @@ def test_class_incremental_permuted_and_multi_task_by_one_method(tmp_path, capsy
     assert run["curve_epochs"] == [[number, 0, 1] for number in range(6)]
     np.testing.assert_allclose(run["curves"], run["rounds"]["accuracy"], atol=1e-7)
     assert run["accuracy"][0][-1] == run["rounds"]["accuracy"][0][-1]
+    counts = np.reshape(run["confusion"]["counts"], (2, 5, 10))  # the seeds together, [task, class, taken for]
+    right = counts[np.arange(10) // 5, np.arange(10) % 5, np.arange(10)].reshape(2, 5).sum(axis=1)
+    last = np.mean([seed[-1] for seed in run["rounds"]["accuracy"]], axis=0)
+    np.testing.assert_allclose(right / counts.sum(axis=(1, 2)), last, rtol=1e-6)
     assert cli.main(["run", "joint", "--scenario", "permuted", "--vectorize", "yes", *small, str(tmp_path / "b")]) == 0
     assert "permuted pixels, domain-incremental" in capsys.readouterr().out
     run = json.loads((tmp_path / "b" / "record.json").read_text())["runs"][0]
     assert (run["scenario"], run["facts"][1]["kind"], run["bytes_per_task"]) == ("domain", "permuted", 0)
+    assert np.shape(run["untrained"]) == (2, 2)
 
 
 def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
