@@ -214,6 +214,7 @@ def test_record_has_the_schema(compared):
             *SCHEMA,
             "curves",
             "search",
+            "untrained",
             "rounds",
             "feature_usage",
             "packed_bytes_per_task",

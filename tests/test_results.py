@@ -74,7 +74,7 @@ def test_several_results_and_their_names(both):
     assert [text.get_text() for text in labels] == ["a", "b"]
     with pytest.raises(ValueError, match=r"shows one result, but there are 2: a, b"):
         report.plots.accuracy_matrix({"a": outcome, "b": alone})
-    with pytest.raises(ValueError, match=r"This is 3, but must be what training.drive"):
+    with pytest.raises(ValueError, match=r"of the type int, but must be what training.drive"):
         report.plots.comparison(3)
     with pytest.raises(ValueError, match=r"There is nothing to show in \[\]"):
         report.table([])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -108,11 +108,11 @@ def _entries(results: Any) -> list[dict[str, Any]]:
         if isinstance(results.get("method"), str):
             return [dict(results)]
         return [{**run, "label": str(name)} for name, result in results.items() for run in _entries(result)]
-    if isinstance(results, Sequence) and not isinstance(results, str | bytes):
+    if isinstance(results, list | tuple) and not hasattr(results, "_fields"):
         return [run for result in results for run in _entries(result)]
     raise ValueError(
-        f"This is {show(results)}, but must be what training.drive or a run of training.make_run returned, a mapping "
-        f"of names to such results, a list of them, or a record."
+        f"This is of the type {type(results).__name__}, but must be what training.drive or a run of training.make_run "
+        f"returned, a mapping of names to such results, a list of them, or a record."
     )
 
 
