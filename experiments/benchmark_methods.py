@@ -16,6 +16,7 @@ import dataclasses
 import tyro
 
 from cljax import methods, networks
+from cljax.cli.process import use_threads
 from experiments.benchmark_tasks import in_turn, stepper
 from experiments.saving import command_line, write_result
 
@@ -54,6 +55,7 @@ def cases(config: Config) -> list[tuple[str, object, object]]:
 
 def main(config: Config) -> None:
     """Times every case and writes the rows."""
+    use_threads()
     rows = []
     for name, method, reference in cases(config):
         ours, theirs = (

@@ -25,6 +25,7 @@ import optax
 import tyro
 
 from cljax import methods, metrics, networks, training
+from cljax.cli.process import use_threads
 from cljax.report import frame, palette
 from cljax.training.cost import bytes_per_task
 from cljax.types import Method, Network, Table, Tables
@@ -161,6 +162,7 @@ def draw(
 
 def main(config: Config) -> None:
     """Counts and times what is asked for."""
+    use_threads()
     for name, make in (("bytes", count), ("steps", time)):
         if name in config.only:
             make(config)

@@ -36,15 +36,19 @@ def set_up(*, cache: bool, distributed: bool = False) -> None:
 
 
 def set_xla_flags() -> None:
+    """Lets convolutions use all threads, unless JAX has been imported, and may have computed."""
+    if "jax" not in sys.modules:
+        use_threads()
+
+
+def use_threads() -> None:
     """Lets convolutions use all threads on CPU, where jaxlib is of the one version that knows the flag as needed.
 
-    A flag that a jaxlib does not know ends the process, so a library must set none; this is the program. Nothing is
-    done where the user has set flags or JAX has been imported.
+    For programs, before JAX computes: a flag that a jaxlib does not know ends the process, so a library must set none.
+    Nothing is done where the user has set flags.
     """
-    if "XLA_FLAGS" in os.environ or "jax" in sys.modules:
-        return
     if importlib.metadata.version("jaxlib").startswith("0.10."):
-        os.environ["XLA_FLAGS"] = CONVOLUTION_THREADS
+        os.environ.setdefault("XLA_FLAGS", CONVOLUTION_THREADS)
 
 
 def join_processes() -> None:

@@ -5,9 +5,10 @@
 
 First both take two steps from the same numbers, and every loss and parameter must be the same up to rounding; then an
 epoch of each is timed in turn, images in memory. rows: cljax and reference in seconds a step, the median of the ratios;
-beside it, with `--compile`, that to `torch.compile`. Some minutes on two idle cores; on a busy machine PyTorch's
-threads wait for each other and the ratios say nothing. On a GPU `--device cuda` puts PyTorch there too; losses are then
-compared in full float32, and both are timed in TF32. Writes `experiments/results/steps_benchmark_cpu.json` (or `_gpu`).
+beside it, with `--compile`, that to `torch.compile`, which cannot have LwM. Some minutes on two idle cores; on a busy
+machine PyTorch's threads wait for each other and the ratios say nothing. Convolutions use all threads, as in cljax's
+command. On a GPU `--device cuda` puts PyTorch there too; losses are then compared in full float32, and both are timed
+in TF32. Writes `experiments/results/steps_benchmark_cpu.json` (or `_gpu`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import jax
 import torch
 import tyro
 
+from cljax.cli.process import use_threads
 from experiments.benchmark.cases import CASES, Theirs, arrays, as_torch
 from experiments.benchmark.ours import NETWORKS, Ours, Size, apart
 from experiments.saving import command_line, write_result
@@ -52,7 +54,8 @@ def row_of(name: str, config: Config) -> dict[str, float | str | None]:
     theirs = Theirs(ours, case, device=config.device)
     if (difference := after_two_steps(ours, theirs)) > ROUNDING:
         raise ValueError(f"{name}: after two steps cljax and PyTorch are {difference:.1e} apart, more than rounding.")
-    others = [theirs] + ([Theirs(ours, case, compiled=True, device=config.device)] if config.compile else [])
+    compiled = config.compile and case.compiles
+    others = [theirs] + ([Theirs(ours, case, compiled=True, device=config.device)] if compiled else [])
     for one in (ours, *others):
         one.time()  # compiles
     times = [[one.time() for one in (ours, *others)] for _ in range(config.repeats)]
@@ -61,7 +64,7 @@ def row_of(name: str, config: Config) -> dict[str, float | str | None]:
     shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"{name:16s} {1e3 * medians[0]:8.2f} ms, {1e3 * medians[1]:8.2f} ms: ratio {shown} (apart {difference:.0e})")
     row = {"case": name, "cljax": medians[0], "reference": medians[1], "ratio": ratios[0], "apart": difference}
-    return {**row, "ratio_to_compiled": ratios[1] if config.compile else None}
+    return {**row, "ratio_to_compiled": ratios[1] if compiled else None}
 
 
 def after_two_steps(ours: Ours, theirs: Theirs) -> float:
@@ -82,6 +85,7 @@ def set_precise(full: bool) -> None:
 
 def main(config: Config) -> None:
     """Times every case and writes the rows."""
+    use_threads()
     if config.threads:
         torch.set_num_threads(config.threads)
     rows = [row_of(name, config) for name in config.only]

@@ -22,15 +22,13 @@ LwF clearly above fine-tuning on old tasks, and above feature extraction on new 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import os
 import pathlib
 from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-from cljax.cli.process import CONVOLUTION_THREADS, use_compilation_cache
+from cljax.cli.process import use_compilation_cache, use_threads
 from experiments import claims
 from experiments.lwf import efficiency, parts
 from experiments.lwf.published import FIGURE_1
@@ -85,8 +83,7 @@ def full_form(part: str, runs: Runs) -> dict[str, float]:
 
 def main(config: Config) -> None:
     """Does the parts asked for, all where none is named, and writes their results and claims."""
-    if importlib.metadata.version("jaxlib").startswith("0.10."):
-        os.environ.setdefault("XLA_FLAGS", CONVOLUTION_THREADS)
+    use_threads()
     use_compilation_cache()
     out = pathlib.Path(config.out)
     runs = Runs(pathlib.Path(config.runs), config.form, config.seeds, config.data_dir)
