@@ -130,11 +130,14 @@ def fisher(
         raise ValueError(f"kind is '{kind}'; it must be 'exact', 'sampled', 'empirical' or 'batched'.")
     weights = _example_weights(inputs, weights)
 
+    def log_probs_of(params: Tree, inputs: Array) -> Array:
+        logs = log_prob_fn(params, inputs)
+        check_shape("What log_prob_fn returns", logs, len(inputs), "K")
+        total = jax.nn.logsumexp(lax.stop_gradient(at_least_float32(logs)), axis=-1, keepdims=True)
+        return logs * jnp.where(jnp.abs(total) < 0.1, 1, jnp.nan).astype(logs.dtype)
+
     def log_probs(params: Tree, example: Array) -> Array:
-        logs = log_prob_fn(params, example[None])
-        check_shape("What log_prob_fn returns", logs, 1, "K")
-        total = jax.nn.logsumexp(lax.stop_gradient(at_least_float32(logs[0])))
-        return logs[0] * jnp.where(jnp.abs(total) < 0.1, 1, jnp.nan).astype(logs.dtype)
+        return log_probs_of(params, example[None])[0]
 
     def square(tree: Tree) -> Tree:
         return jax.tree.map(lambda leaf: jnp.square(at_least_float32(leaf)), tree)
@@ -180,7 +183,7 @@ def fisher(
 
     def of_batch(weights: Array, inputs: Array, labels: Array) -> Tree:
         def mean_log_prob(params: Tree) -> Array:
-            return _mean_over_examples(jax.vmap(chosen)(log_prob_fn(params, inputs), labels), weights)
+            return _mean_over_examples(jax.vmap(chosen)(log_probs_of(params, inputs), labels), weights)
 
         return square(jax.grad(mean_log_prob)(params))
 

@@ -428,7 +428,7 @@ def measure(
             continue
         try:
             rows = part.measure(config, left)
-        except Exception as error:  # the machine is lent for minutes: one part that fails must not cost the others
+        except Exception as error:  # one part that fails must not cost the others the minutes that they took
             traceback.print_exc()
             found["failed"][part.name] = f"{type(error).__name__}: {error}"
             print(f"FAILED   {part.name}", flush=True)

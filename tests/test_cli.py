@@ -25,6 +25,7 @@ import cljax
 from cljax import cli, data, methods, networks, report, streams, task_params, training
 from cljax.cli import making, process, progress
 from cljax.cli.asked import Curve, configuration, curves_of
+from cljax.cli.compare import confusion
 from cljax.cli.experiment import make_experiment, parameters_of
 from cljax.cli.options import DEFAULT_METHODS, Compare, Data, Network, Options, Output, Training, UsageError, settle
 from cljax.cli.parameters import described, fits, parse_parameters
@@ -853,6 +854,12 @@ def test_settings_and_configuration():
     assert settings.curves_every == 3
     changed = Options(output=Output(out="x", quiet=True, overwrite=True, cache=False))
     assert configuration([Curve("joint")], changed) == configuration([Curve("joint")], Options())
+
+
+def test_of_too_many_classes_none_is_counted_as_taken_for_another():
+    images, labels = np.zeros((201, 4, 4, 1), np.float32), np.arange(201)
+    stream = streams.split(data.from_arrays(images, labels, images, labels), tasks=3, scenario="class", validation=0.0)
+    assert confusion(methods.finetune(networks.mlp((4, 4, 1), 67, hidden=(2,))), [stream], []) is None
 
 
 def test_xla_flags_only_for_the_version_that_knows_them(monkeypatch):

@@ -238,12 +238,13 @@ def test_half_precision_is_added_up_in_full(kind):
         np.testing.assert_allclose(value.astype(jnp.float32), exact, rtol=0.02)
 
 
-@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical"])
+@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched"])
 def test_logits_are_no_log_probabilities(kind):
     logits = lambda weight, inputs: inputs @ weight.T
     options = {"kind": kind, "key": jax.random.key(0)}
     assert np.isnan(importance.fisher(logits, WEIGHT, INPUTS, LABELS, **options)).any(axis=0).all()
-    with pytest.raises(ValueError, match=r"What log_prob_fn returns has shape \(3,\), but must be \[1, K\]"):
+    rows = len(INPUTS) if kind == "batched" else 1
+    with pytest.raises(ValueError, match=rf"What log_prob_fn returns has shape \(3,\), but must be \[{rows}, K\]"):
         importance.fisher(lambda weight, inputs: log_prob(weight, inputs)[0], WEIGHT, INPUTS, LABELS, **options)
 
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from cljax.training.state import Failure
     from cljax.types import Learner, Method, Stream
 
+MOST_CONFUSED = 200
+"""Classes of which a record counts which is taken for which: their squares would fill it."""
+
 
 def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> int:
     """Drives the methods, each from its last checkpoint; writes the record after each; prints the table.
@@ -214,14 +217,17 @@ def entries(
 
 
 def confusion(method: Method, learned: Sequence[Stream], learners: Sequence[Learner]) -> dict[str, Any] | None:
-    """Which class is taken for which, over all seeds; None of data read from disk, and of several labels."""
+    """Which class is taken for which, over all seeds.
+
+    None of data read from disk, of several labels an example, and of so many classes that nobody could read it.
+    """
     import jax
 
     from cljax import streams, training
     from cljax.training.streaming import is_streamed
 
     tables = [stream.tables for stream in streams.align(learned)]
-    if is_streamed(tables[0]) or tables[0].test.labels.ndim != 1:
+    if is_streamed(tables[0]) or tables[0].test.labels.ndim != 1 or tables[0].classes.size > MOST_CONFUSED:
         return None
     count = jax.jit(functools.partial(training.confusion_matrix, method))
     counts = sum(jax.device_get(count(*pair)) for pair in zip(learners, tables, strict=True))

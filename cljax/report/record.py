@@ -49,7 +49,8 @@ def run_record(
 
     Returns:
       Plain numbers, strings, lists and dicts; NaN is None. The command adds `parameters`, and, class-incremental,
-      `confusion`: `counts` of `training.confusion_matrix`, summed over seeds, and the tasks' `classes`.
+      `confusion`: `counts` of `training.confusion_matrix`, summed over seeds, and the tasks' `classes`; None of
+      more than 200 classes, of several labels an example, and of data read from disk.
 
     Example:
       >>> import optax
