@@ -16,6 +16,8 @@ from cljax import metrics
 from cljax.files import write_json, write_text
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
+NOT_AT_SCALE = "not tested at scale"
+"""Of what failed on less than the paper has: it may hold there."""
 Claim = dict[str, str]
 """source, claim, published, found, verdict."""
 Named = tuple[str, ArrayLike]
@@ -52,6 +54,16 @@ def compare(
     apart = "" if abs(mean - at_least) > half else ", not apart beyond the interval"
     text = f"{mine[0]} {scale * ours.mean():.1f}, {other[0]} {scale * theirs.mean():.1f}: {scale * mean:+.1f} "
     return f"{text}±{scale * half:.1f} {unit}{apart}", verdict
+
+
+def at_scale(found: str, verdict: str, full: bool) -> tuple[str, str]:
+    """The same, or "not tested at scale" in place of "not reproduced" where the runs are smaller than the paper's.
+
+    Example:
+      >>> at_scale('-1.0 ±0.3 points', NOT_REPRODUCED, full=False)
+      ('-1.0 ±0.3 points', 'not tested at scale')
+    """
+    return found, NOT_AT_SCALE if verdict == NOT_REPRODUCED and not full else verdict
 
 
 def in_percent(found: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, dict[str, float]]:
@@ -94,7 +106,8 @@ def as_text(claims: Iterable[Claim]) -> str:
       >>> print(as_text([claim('Li and Hoiem 2016, table 1', 'LwF forgets less', '1.0', '+2.0 points', REPRODUCED)]))
       # What the papers claim, and what was found
       <BLANKLINE>
-      Percent and points ±95% over seeds, paired by seed. "Not reproduced" also where the interval includes 0.
+      Percent and points ±95% over seeds, paired by seed; a claim whose interval includes 0 fails. What fails at
+      the size of the paper is "not reproduced"; what fails on less, "not tested at scale".
       <BLANKLINE>
       ## Li and Hoiem 2016
       <BLANKLINE>
@@ -109,7 +122,8 @@ def as_text(claims: Iterable[Claim]) -> str:
     lines = [
         "# What the papers claim, and what was found",
         "",
-        'Percent and points ±95% over seeds, paired by seed. "Not reproduced" also where the interval includes 0.',
+        "Percent and points ±95% over seeds, paired by seed; a claim whose interval includes 0 fails. What fails at",
+        'the size of the paper is "not reproduced"; what fails on less, "not tested at scale".',
     ]
     for paper, own in papers.items():
         lines += ["", f"## {paper}", "", "| claim | published | found | |", "|---|---|---|---|"]

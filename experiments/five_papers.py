@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tyro
 
-from cljax import metrics, report
+from cljax import report
 from cljax.report.sweep import plasticity
 from experiments import claims
 from experiments.saving import digest, write_result
+from experiments.tables import average, kept, margin, peak, ran, speed, zero_forgetting
 
 ALL = "finetune joint freezing lwf lwm tfm clnp df_cnn"
 DF_CNN_FIRST = (
@@ -77,79 +74,6 @@ class Config:
     """Whether missing records are made; if not, only those there are summarised."""
 
 
-Runs = dict[str, dict[str, Any]]
-
-
-def accuracy(run: dict[str, Any]) -> np.ndarray:
-    """`[S, T, T]`, fractions."""
-    return np.asarray(run["accuracy"], np.float64)
-
-
-def average(run: dict[str, Any]) -> np.ndarray:
-    """The average accuracy in the end, a number a seed."""
-    return accuracy(run)[:, -1].mean(axis=-1)
-
-
-def kept(run: dict[str, Any]) -> np.ndarray:
-    """Minus the mean forgetting of old tasks."""
-    return -np.asarray(metrics.forgetting(np.asarray(run["accuracy"], np.float32)), np.float64)
-
-
-def learned(run: dict[str, Any]) -> np.ndarray:
-    """Mean accuracy on each task just after it was learned."""
-    return np.diagonal(accuracy(run), axis1=1, axis2=2).mean(axis=-1)
-
-
-def _curves(run: dict[str, Any], metric: Callable) -> np.ndarray:
-    points = np.asarray(run["curve_epochs"])
-    starts = np.searchsorted(points[:, 0], np.arange(points[:, 0].max() + 1))
-    values = [np.mean(metric(np.asarray(seed, np.float32), starts)) for seed in run["curves"]]
-    return np.asarray(values, np.float64)
-
-
-def peak(run: dict[str, Any]) -> np.ndarray:
-    """Mean over tasks of the best accuracy in the task's own phase."""
-    return _curves(run, metrics.peak_accuracy)
-
-
-def speed(run: dict[str, Any]) -> np.ndarray:
-    """Minus the mean number of evaluations until 98% of the peak."""
-    return -_curves(run, metrics.epochs_to_converge)
-
-
-def margin(wanted: Callable, method: str, reference: str, *, at_least: float = 0.0) -> Callable:
-    """A claim that `wanted` of the method is above the reference's (by `at_least`), with the numbers that decide."""
-
-    def decide(runs: Runs) -> tuple[str, str]:
-        scale, unit = (100, "points") if wanted is not speed else (1, "evaluations fewer")
-        mine, other = ((name, wanted(runs[name])) for name in (method, reference))
-        return claims.compare(mine, other, at_least=at_least, scale=scale, unit=unit)
-
-    return decide
-
-
-def small(decide: Callable) -> Callable:
-    """A claim that was tried at a scale at which failing says nothing: it is then not tested."""
-
-    def tried(runs: Runs) -> tuple[str, str]:
-        text, verdict = decide(runs)
-        return text, claims.NOT_TESTED if verdict == claims.NOT_REPRODUCED else verdict
-
-    return tried
-
-
-def zero_forgetting(method: str) -> Callable:
-    """A claim that no bit of an old task's logits changed, in any seed."""
-
-    def decide(runs: Runs) -> tuple[str, str]:
-        true = runs[method]["zero_forgetting"]
-        return (
-            "every bit of old logits kept" if true else "logits changed"
-        ), "reproduced" if true else "not reproduced"
-
-    return decide
-
-
 LWF, LWM, TFM = "Li and Hoiem 2016, table 1", "Dhar et al. 2019, figure 5", "Masana et al. 2021, tables 3 and 5"
 CLNP, DF_CNN = "Golkar et al. 2019, table 1 and figure 4", "Lee et al. 2019, table 3"
 BETTER = {"tfm": "3 to 13 points in the average over all tasks", "clnp": "in figure 4, for transfer by the last layer"}
@@ -183,7 +107,7 @@ for case in ("digits", "permuted_mnist", "cifar100"):
         ]  # fmt: skip
 TABLE_4 = "Masana et al. 2021, table 4, tinyImageNet, random split"
 CLAIMS += [
-    (TABLE_4, f"{method} is above {other}, all tuned", published, "tfm_cifar100", small(margin(average, method, other)))
+    (TABLE_4, f"{method} is above {other}, all tuned", published, "tfm_cifar100", margin(average, method, other))
     for method, other, published in (
         ("tfm", "hat", "56.0 to 54.2"),
         ("packnet", "hat", "56.4 to 54.2"),
@@ -196,7 +120,7 @@ CLAIMS += [
 ]
 CLAIMS += [
     (TABLE_4, "tfm is at most a point below packnet, all tuned", "56.0 to 56.4", "tfm_cifar100",
-     small(margin(average, "tfm", "packnet", at_least=-0.01))),
+     margin(average, "tfm", "packnet", at_least=-0.01)),
     *((TABLE_4, f"{method} forgets nothing", "0.0 forgetting", "tfm_cifar100", zero_forgetting(method))
       for method in ("tfm", "packnet", "freezing")),
 ]  # fmt: skip
@@ -241,20 +165,16 @@ def main(config: Config) -> None:
     for name, arguments in {**COMMANDS, **FULL}.items():
         if name not in (config.only or COMMANDS):
             continue
-        folder, command = pathlib.Path(config.runs) / f"{name}-{digest(arguments)}", f"cljax compare {arguments}"
-        if not (folder / "record.json").exists() or not report.read(folder).get("complete"):
-            if not config.run:
-                continue
-            words = [*shlex.split(arguments), "--out", str(folder)]
-            words += ["--data-dir", config.data_dir] if config.data_dir and "--data " in arguments else []
-            call = "import sys; from cljax.cli import main; sys.exit(main(sys.argv[1:]))"
-            subprocess.run([sys.executable, "-c", call, "compare", *words], check=True)
-        record = report.read(folder)
+        folder = pathlib.Path(config.runs) / f"{name}-{digest(arguments)}"
+        record = ran(folder, arguments, config.data_dir, float("inf") if config.run else 0)
+        if record is None:
+            continue
+        command = f"cljax compare {arguments}"
         write_result(config, f"five_papers_{name}", summary(name, record), command)
         runs = {run["method"]: run for run in record["runs"]}
         for source, claim, published, case, decide in CLAIMS:
             if case == name:
-                text, verdict = decide(runs)
+                text, verdict = claims.at_scale(*decide(runs), name in FULL)
                 print(f"{verdict:15s} {claim} ({case}): {text}")
                 what = f"{claim} ({case.replace('_', ' ')})"
                 decided.append(claims.claim(source, what, published, text, verdict))

@@ -16,7 +16,7 @@ from cljax import methods, networks, report
 from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
 from cljax.cli.rules import check_values
-from experiments import benchmark_gpu, claims, five_papers, saving
+from experiments import benchmark_gpu, claims, five_papers, saving, tables
 from experiments.benchmark import ours, plain
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
@@ -62,6 +62,67 @@ def test_the_five_papers_commands_are_readable_and_df_cnns_is_the_papers():
         10,
         0,
     )
+
+
+def table_of(**changes):
+    tiny = "--data digits --tasks 2 --epochs 1 --hidden 4 --fraction 0.1 --quiet"
+    systems = {"lwf": "--methods lwf", "lwf, strong": "--methods lwf --set lwf.strength=10 --epochs 2"}
+    claim = tables.above("the strong is above", "1 to 2", "lwf, strong", "lwf", at_least=-2.0)
+    table = tables.Table(
+        "x", "paper, table 1", "experiments.x", {"tiny": tiny}, systems, {"average_accuracy": {"lwf": 9.0}}, (claim,)
+    )
+    return table._replace(**changes)
+
+
+def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, capsys):
+    table, places = table_of(), {"runs": str(tmp_path / "runs"), "out": str(tmp_path)}
+    config = tables.Config(**places, form="tiny", seeds=2, only=("lwf",))
+    tables.main(table, dataclasses.replace(config, seconds=0.0))
+    assert "No run is complete yet" in capsys.readouterr().out
+    tables.main(table, config)
+    printed = capsys.readouterr().out
+    assert "paper   9.00" in printed
+    assert "Not run yet: lwf, strong" in printed
+    first = next((tmp_path / "runs").iterdir())
+    found = json.loads((tmp_path / "results" / "x_tiny.json").read_text())
+    assert found["not_run"] == ["lwf, strong"]
+    assert set(found["average_accuracy_mean"]) == {"lwf"}
+    made = (first / "record.json").stat().st_mtime_ns
+    tables.main(table, dataclasses.replace(config, only=()))
+    assert (first / "record.json").stat().st_mtime_ns == made, "it was there"
+    found = json.loads((tmp_path / "results" / "x_tiny.json").read_text())
+    assert found["not_run"] == []
+    assert set(found["average_accuracy_mean"]) == set(table.systems)
+    (other,) = set((tmp_path / "runs").iterdir()) - {first}
+    config = json.loads((other / "config.json").read_text())
+    assert config["training"]["epochs"] == 2, "a system's own option is in place of all's"
+    record = json.loads((other / "record.json").read_text())["runs"][0]
+    np.testing.assert_allclose(
+        found["average_accuracy_mean"]["lwf, strong"], 100 * tables.average(record).mean(), atol=0.005
+    )
+    assert "reproduced      the strong is above (x, tiny)" in capsys.readouterr().out
+    assert not (tmp_path / "claims.json").exists(), "a trial claims nothing"
+    with pytest.raises(SystemExit, match="systems lwf, lwf, strong; not lwm"):
+        tables.main(table, tables.Config(**places, form="tiny", only=("lwm",)))
+    with pytest.raises(SystemExit, match=r"forms tiny .*; not full"):
+        tables.main(table, tables.Config(**places, form="full"))
+
+
+def test_what_fails_below_the_papers_size_is_not_tested_at_scale():
+    run = lambda value: {"accuracy": np.full((3, 2, 2), value) + np.arange(3)[:, None, None] / 100}
+    runs_of = {"lwf": run(0.5), "lwf, strong": run(0.4)}
+    table = table_of(claims=(tables.above("is above", "1", "lwf, strong", "lwf"),))
+    for form, verdict in (("reduced", "not tested at scale"), ("full", "not reproduced")):
+        (one,) = tables.decided(table, runs_of, form)
+        assert one["verdict"] == verdict
+        assert one["found"].startswith("lwf, strong 41.0, lwf 51.0: -10.0")
+    assert tables.decided(table, {"lwf": runs_of["lwf"]}, "full") == [], "the other system was not run"
+
+
+def test_accuracy_after_each_task_is_that_on_the_tasks_learned():
+    run = {"accuracy": [[[0.9, 0.1, 0.1], [0.7, 0.8, 0.2], [0.5, 0.6, 0.7]]]}
+    np.testing.assert_allclose(tables.after_each_task(run), [[0.9, 0.75, 0.6]])
+    np.testing.assert_allclose(tables.incremental(run), [0.75])
 
 
 def accuracies(case, label):

@@ -100,6 +100,7 @@ def main(config: Config) -> None:
         command = f"python -m experiments.lwf --only {part} --form {config.form} --seeds {config.seeds}"
         write_result(config, name, {**describe(part, config, runs), **numbers}, command)
         for one in decided:
+            one["found"], one["verdict"] = claims.at_scale(one["found"], one["verdict"], config.form == "full")
             print(f"{one['verdict']:15s} {one['claim']}: {one['found']}")
         if config.form in ("reduced", "full") and config.seeds > 1:  # one seed has no interval
             claims.merge(out, decided)

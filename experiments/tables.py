@@ -1,0 +1,275 @@
+"""A paper's table or figure: each of its systems a `cljax compare` run, its claims judged over all of them.
+
+A system's run is in a folder of its own, named by a digest of its command, and is done when it is not there yet. With
+`--seconds` the command ends in time, at the last checkpoint; the same command goes on from there, on another machine
+too if the folder of `--runs` is brought there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from cljax import metrics, report
+from experiments import claims
+from experiments.saving import command_line, digest, write_result
+
+Run = dict[str, Any]
+"""An entry of a record: a method over all seeds."""
+Runs = Mapping[str, Run]
+"""The runs of a table, by the names that its systems have there."""
+Decide = Callable[[Runs], tuple[str, str]]
+"""What was found about a claim, and its verdict."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Where data, runs and results are; how large the runs are, of how many seeds, and of which systems.
+
+    `full` is the paper's size; `leased` what a GPU does in some leases of `--seconds`; `reduced` what two cores do in
+    an hour; `tiny` is a trial, which writes no claims.
+    """
+
+    data_dir: str | None = None
+    runs: str = "runs/tables"
+    out: str = "experiments"
+    form: Literal["reduced", "full", "leased", "tiny"] = "reduced"
+    seeds: int = 3
+    only: tuple[str, ...] = ()
+    """Systems by their names in the table; all where none is named."""
+    seconds: float = float("inf")
+    """No run begins, or goes on, after so many; what is complete is written."""
+
+
+class Claim(NamedTuple):
+    """What a paper says, its numbers, the systems that decide, and how they do."""
+
+    what: str
+    published: str
+    systems: tuple[str, ...]
+    decide: Decide
+
+
+class Table(NamedTuple):
+    """A table or figure of a paper.
+
+    Attributes:
+      name: of the result, such as 'lwm_figure_5'.
+      source: the paper, and which table.
+      module: by which it is run.
+      forms: `{form: arguments}` of `cljax compare` that all systems have.
+      systems: `{name: arguments}` that each has beside them, its method first; later ones take the place of earlier.
+      published: `{metric or column: {system: number}}`, as printed.
+      claims: those it decides.
+      metrics: `{name: function of a run}`, a number a seed, beside those of the report.
+    """
+
+    name: str
+    source: str
+    module: str
+    forms: Mapping[str, str]
+    systems: Mapping[str, str]
+    published: Mapping[str, Mapping[str, float]]
+    claims: tuple[Claim, ...]
+    metrics: Mapping[str, Callable[[Run], np.ndarray]] = {}
+
+
+def accuracy(run: Run) -> np.ndarray:
+    """`[S, T, T]`, fractions."""
+    return np.asarray(run["accuracy"], np.float64)
+
+
+def average(run: Run) -> np.ndarray:
+    """The average accuracy in the end, a number a seed."""
+    return accuracy(run)[:, -1].mean(axis=-1)
+
+
+def incremental(run: Run) -> np.ndarray:
+    """The average incremental accuracy: the mean over all steps of the accuracy on what was seen by then."""
+    return after_each_task(run).mean(axis=-1)
+
+
+def after_each_task(run: Run) -> np.ndarray:
+    """`[S, T]`: after each task the mean accuracy on those learned by then."""
+    found = accuracy(run)
+    tasks = np.arange(1, found.shape[-1] + 1)
+    return np.cumsum(found, axis=-1)[:, tasks - 1, tasks - 1] / tasks
+
+
+def kept(run: Run) -> np.ndarray:
+    """Minus the mean forgetting of old tasks."""
+    return -np.asarray(metrics.forgetting(np.asarray(run["accuracy"], np.float32)), np.float64)
+
+
+def _curves(run: Run, metric: Callable) -> np.ndarray:
+    points = np.asarray(run["curve_epochs"])
+    starts = np.searchsorted(points[:, 0], np.arange(points[:, 0].max() + 1))
+    values = [np.mean(metric(np.asarray(seed, np.float32), starts)) for seed in run["curves"]]
+    return np.asarray(values, np.float64)
+
+
+def peak(run: Run) -> np.ndarray:
+    """Mean over tasks of the best accuracy in the task's own phase."""
+    return _curves(run, metrics.peak_accuracy)
+
+
+def speed(run: Run) -> np.ndarray:
+    """Minus the mean number of evaluations until 98% of the peak."""
+    return -_curves(run, metrics.epochs_to_converge)
+
+
+def margin(wanted: Callable[[Run], np.ndarray], mine: str, other: str, *, at_least: float = 0.0) -> Decide:
+    """A claim that `wanted` of a system is above another's (by `at_least`), with the numbers that decide."""
+
+    def decide(runs: Runs) -> tuple[str, str]:
+        scale, unit = (100, "points") if wanted is not speed else (1, "evaluations fewer")
+        ours, theirs = ((name, wanted(runs[name])) for name in (mine, other))
+        return claims.compare(ours, theirs, at_least=at_least, scale=scale, unit=unit)
+
+    return decide
+
+
+def above(
+    what: str, published: str, mine: str, other: str, wanted: Callable = average, *, at_least: float = 0.0
+) -> Claim:
+    """The claim that a system is above another."""
+    return Claim(what, published, (mine, other), margin(wanted, mine, other, at_least=at_least))
+
+
+def zero_forgetting(method: str) -> Decide:
+    """A claim that no bit of an old task's logits changed, in any seed."""
+
+    def decide(runs: Runs) -> tuple[str, str]:
+        true = runs[method]["zero_forgetting"]
+        return (
+            "every bit of old logits kept" if true else "logits changed",
+            claims.REPRODUCED if true else claims.NOT_REPRODUCED,
+        )
+
+    return decide
+
+
+def ran(
+    folder: pathlib.Path, arguments: str, data_dir: str | None, until: float = float("inf")
+) -> dict[str, Any] | None:
+    """The record of `cljax compare ARGUMENTS`, run into the folder, or on from where it stopped; None: out of time.
+
+    Args:
+      folder: of the run.
+      arguments: as one types them.
+      data_dir: where TFDS's prepared data sets are.
+      until: by `time.monotonic`, when it is stopped; what is then lost is what came after its last checkpoint.
+
+    Raises:
+      subprocess.CalledProcessError: the command failed.
+    """
+    finished = lambda: (folder / "record.json").exists() and report.read(folder).get("complete")
+    if finished():
+        return report.read(folder)
+    if until - time.monotonic() <= 0:
+        return None
+    words = [*shlex.split(arguments), "--out", str(folder), "--no-report"]
+    words += ["--data-dir", data_dir] if data_dir and "--data " in arguments else []
+    words += ["--checkpoint-seconds", "20"] if until < float("inf") else []
+    call = "import sys; from cljax.cli import main; sys.exit(main(sys.argv[1:]))"
+    left = until - time.monotonic()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", call, "compare", *words], check=True, timeout=None if left == float("inf") else left
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return report.read(folder)
+
+
+def arguments_of(table: Table, system: str, config: Config) -> str:
+    """Of `cljax compare`, for one system of the table: what all have, its own in place of that, the seeds."""
+    return f"{table.forms[config.form]} {table.systems[system]} --seeds {config.seeds}"
+
+
+def found_of(table: Table, runs: Runs, config: Config) -> dict[str, Any]:
+    """What a result says of the runs that are there: in percent, with intervals, the paper's numbers beside them."""
+    reported = {name: report.summarise(run) for name, run in runs.items()}
+    columns = dict.fromkeys(column for values in reported.values() for column in values)
+    found = {column: {name: own[column] for name, own in reported.items() if column in own} for column in columns}
+    found |= {column: {name: own(run) for name, run in runs.items()} for column, own in table.metrics.items()}
+    steps = {name: after_each_task(run).mean(axis=0) for name, run in runs.items()}
+    any_run = next(iter(runs.values()))
+    return {
+        "experiment": table.name,
+        "source": table.source,
+        "published": table.published,
+        "form": config.form,
+        **claims.in_percent(found),
+        "after_each_task": {name: np.round(100 * values, 2) for name, values in steps.items()},
+        "zero_forgetting": {name: run["zero_forgetting"] for name, run in runs.items()},
+        "seconds": {name: np.sum(run["seconds"]) for name, run in runs.items()},
+        "commands": {name: f"cljax compare {arguments_of(table, name, config)}" for name in runs},
+        "not_run": [name for name in table.systems if name not in runs],
+        "seeds": any_run["seeds"],
+        "device": any_run["device"],
+        "versions": any_run["versions"],
+    }
+
+
+def shown(table: Table, found: Mapping[str, Any]) -> str:
+    """The paper's numbers beside ours, a line a system."""
+    lines = []
+    for column in [name.removesuffix("_mean") for name in found if name.endswith("_mean")]:
+        means, intervals, papers = found[f"{column}_mean"], found[f"{column}_ci95"], table.published.get(column, {})
+        lines.append(f"{column.replace('_', ' ')}, percent:")
+        for name, mean in means.items():
+            paper = f"   paper {papers[name]:6.2f}" if name in papers else ""
+            lines.append(f"  {name:28s} {mean:6.2f} ±{intervals[name]:5.2f}{paper}")
+    return "\n".join(lines)
+
+
+def decided(table: Table, runs: Runs, form: str) -> list[claims.Claim]:
+    """The claims whose systems are all there; what fails below the paper's size is not tested at scale."""
+    found = []
+    for what, published, systems, decide in table.claims:
+        if set(systems) <= set(runs):
+            text, verdict = claims.at_scale(*decide(runs), form == "full")
+            found.append(claims.claim(table.source, f"{what} ({table.name}, {form})", published, text, verdict))
+    return found
+
+
+def main(table: Table, config: Config) -> None:
+    """Does the runs that are not there yet, writes the result, the claims and what the paper has beside ours.
+
+    Raises:
+      SystemExit: the table has no such form or system.
+    """
+    unknown = [name for name in config.only if name not in table.systems]
+    if unknown or config.form not in table.forms:
+        raise SystemExit(
+            f"{table.name} has the forms {', '.join(table.forms)} and the systems {', '.join(table.systems)}; "
+            f"not {', '.join(unknown) or config.form}."
+        )
+    until, runs = time.monotonic() + config.seconds, {}
+    for name in config.only or table.systems:
+        arguments = arguments_of(table, name, config)
+        folder = pathlib.Path(config.runs) / f"{table.name}-{name}-{digest(arguments)}"
+        record = ran(folder, arguments, config.data_dir, until)
+        if record is not None:
+            runs[name] = record["runs"][0]
+    if not runs:
+        print("No run is complete yet; the same command goes on.")
+        return
+    found, own = found_of(table, runs, config), decided(table, runs, config.form)
+    print(shown(table, found))
+    for one in own:
+        print(f"{one['verdict']:15s} {one['claim']}: {one['found']}")
+    if found["not_run"]:
+        print(f"Not run yet: {', '.join(found['not_run'])}; the same command goes on.")
+    write_result(config, f"{table.name}_{config.form}", found, command_line(table.module))
+    if config.seeds > 1 and config.form != "tiny":  # one seed has no interval
+        claims.merge(pathlib.Path(config.out), own)
