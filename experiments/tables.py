@@ -126,6 +126,13 @@ def speed(run: Run) -> np.ndarray:
     return -_curves(run, metrics.epochs_to_converge)
 
 
+def chosen(run: Run) -> dict[str, np.ndarray]:
+    """`{number: [S, R]}`: what each visit of a method that searches has chosen."""
+    best = np.asarray(run["search"]["chosen"])[..., None]
+    tried = run["search"]["numbers"]
+    return {name: np.take_along_axis(np.asarray(values), best, -1)[..., 0] for name, values in tried.items()}
+
+
 def margin(wanted: Callable[[Run], np.ndarray], mine: str, other: str, *, at_least: float = 0.0) -> Decide:
     """A claim that `wanted` of a system is above another's (by `at_least`), with the numbers that decide."""
 
@@ -211,6 +218,7 @@ def found_of(table: Table, runs: Runs, config: Config) -> dict[str, Any]:
         **claims.in_percent(found),
         "after_each_task": {name: np.round(100 * values, 2) for name, values in steps.items()},
         "zero_forgetting": {name: run["zero_forgetting"] for name, run in runs.items()},
+        "chosen": {name: chosen(run) for name, run in runs.items() if run["search"]},
         "seconds": {name: np.sum(run["seconds"]) for name, run in runs.items()},
         "commands": {name: f"cljax compare {arguments_of(table, name, config)}" for name in runs},
         "not_run": [name for name in table.systems if name not in runs],

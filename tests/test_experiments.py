@@ -125,6 +125,11 @@ def test_accuracy_after_each_task_is_that_on_the_tasks_learned():
     np.testing.assert_allclose(tables.incremental(run), [0.75])
 
 
+def test_what_a_search_has_chosen_is_told_by_seed_and_visit():
+    search = {"numbers": {"growth": [[[0.1, 0.5], [0.1, 0.5]], [[0.2, 0.6], [0.2, 0.6]]]}, "chosen": [[1, 0], [0, 0]]}
+    np.testing.assert_array_equal(tables.chosen({"search": search})["growth"], [[0.5, 0.1], [0.2, 0.2]])
+
+
 def accuracies(case, label):
     """Three seeds: methods differ by what their names weigh, on the old task and on the new ones."""
     old = {"finetune": -0.05, "feature_extraction": 0.02, "l2_constraint": -0.03, "lwf_l2": -0.01}.get(label, 0.0)
@@ -249,8 +254,9 @@ def test_the_index_names_every_experiment_its_command_and_its_result():
     index = (folder / "README.md").read_text()
     for path in sorted(folder.glob("*.py")):
         assert f"`{path.stem}`" in index or f"`python -m experiments.{path.stem}" in index, path
-    for path in sorted((folder / "lwf").glob("*.py")):
-        shown = "python -m experiments.lwf " if path.stem == "__main__" else f"lwf.{path.stem}"
+    for path in sorted(folder.glob("*/*.py")):
+        own = path.parent.name
+        shown = f"python -m experiments.{own}" if path.stem == "__main__" else f"{own}.{path.stem}"
         assert shown in index, path
     for path in (folder / "results").iterdir():
         assert path.name in index.replace("{", "").replace("}", ""), path
