@@ -159,6 +159,11 @@ def test_the_lowest_growth_within_the_margin_is_chosen():
     learner = single(method, network)
     offered = method.search.candidates(learner, make_clock(), None)["growth"]
     np.testing.assert_allclose(offered, [0.2, 0.4, 0.6])
+    started = tfm(network, growth=0.5, candidates=(0.1, 0.2)).search
+    for newest, growth in ((0, [0.5, 0.5]), (1, [0.1, 0.2])):
+        offered = started.candidates(learner, make_clock(newest=newest), None)["growth"]
+        np.testing.assert_allclose(offered, growth, rtol=1e-6)
+        assert offered.dtype == jnp.float32
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), learner)
     for scores, index in (([0.5, 0.79, 0.8], 1), ([0.79, 0.7, 0.8], 0), ([0.5, 0.6, 0.7], 2), ([np.nan] * 3, 0)):
         found, same = method.search.choose(jnp.asarray(scores, jnp.float32), stacked, make_clock(), None)

@@ -58,7 +58,8 @@ def tfm(
       growth: in [0, 1], the part of each layer's features that a task claims; a sequence is a schedule for tasks 0, 1,
         ..., its last number for all further tasks: `(0.55, 0.05)`. None: 0.55 for the first task, the rest in equal
         parts for the others, which for ten tasks is the paper's schedule.
-      candidates: numbers to choose each task's growth from, by training with each of them; None: no search.
+      candidates: numbers to choose each task's growth from, by training with each of them; None: no search. Where
+        `growth` is given too, it is the first task's, as in the paper, which starts with a smaller network.
       margin: of validation accuracy: the lowest growth that comes as near to the best is chosen.
       feature_normalization: whether scale and shift of each feature belong to a task, where the network has
         `'feature'` normalisation; otherwise they stay 1 and 0. 'later': the first task's do.
@@ -124,7 +125,8 @@ def tfm(
         return task_params.map_leaves(fix, mask), collections
 
     def offer(learner: Learner, clock: Clock, scores: Array) -> dict[str, Array]:
-        return {"growth": jnp.asarray(options, jnp.float32)}
+        each = jnp.asarray(options, jnp.float32)
+        return {"growth": each if growth is None else jnp.where(clock.newest > 0, each, schedule["growth"])}
 
     def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
         within = scores >= jnp.max(scores) - learners.hyper["margin"]

@@ -68,7 +68,7 @@ class Setting(NamedTuple):
       here: how CIFAR-100 is.
       reduced: of how many images, for how many epochs.
       full: the paper's network, the sides of its images, and of CIFAR-100's for it.
-      margin: TFM's, of validation accuracy; None: its growth is a schedule.
+      margin: TFM's, of validation accuracy, by which growth after the first task is chosen; None: by a schedule.
     """
 
     source: str
@@ -154,8 +154,8 @@ def make_table(name: Name, data: str = "cifar100") -> Table:
     own = data != "cifar100"
     common = f"--data {data} {split if own else here}"
     large = f"{common} {TRAINED} --image-size {side if own else side_here} {network}"
-    growth = "0.05,0.1,0.25,0.5"
-    wanted = "tfm.growth=0.55,0.05" if margin is None else f"tfm.candidates={growth} tfm.margin={margin}"
+    searched = f"tfm.growth=0.55 tfm.candidates=0.025,0.05,0.1 tfm.margin={margin}"
+    wanted = "tfm.growth=0.55,0.05" if margin is None else searched
     own_numbers = {"tfm": f" --set {wanted}", "tfm_without_fn": f" --set {wanted}"}
     systems = [system for system in SYSTEMS if system in numbers or system == "joint"]
     return Table(
