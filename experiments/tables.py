@@ -109,7 +109,8 @@ def kept(run: Run) -> np.ndarray:
     return -np.asarray(metrics.forgetting(np.asarray(run["accuracy"], np.float32)), np.float64)
 
 
-def _curves(run: Run, metric: Callable) -> np.ndarray:
+def of_curves(run: Run, metric: Callable) -> np.ndarray:
+    """The mean over tasks of a metric of `metrics.curves`: a function of a seed's curves and the tasks' starts."""
     points = np.asarray(run["curve_epochs"])
     starts = np.searchsorted(points[:, 0], np.arange(points[:, 0].max() + 1))
     values = [np.mean(metric(np.asarray(seed, np.float32), starts)) for seed in run["curves"]]
@@ -118,12 +119,12 @@ def _curves(run: Run, metric: Callable) -> np.ndarray:
 
 def peak(run: Run) -> np.ndarray:
     """Mean over tasks of the best accuracy in the task's own phase."""
-    return _curves(run, metrics.peak_accuracy)
+    return of_curves(run, metrics.peak_accuracy)
 
 
 def speed(run: Run) -> np.ndarray:
     """Minus the mean number of evaluations until 98% of the peak."""
-    return -_curves(run, metrics.epochs_to_converge)
+    return -of_curves(run, metrics.epochs_to_converge)
 
 
 def chosen(run: Run) -> dict[str, np.ndarray]:

@@ -734,6 +734,9 @@ def test_the_command_can_say_what_the_df_cnn_paper_did(tmp_path):
     assert all("task_slots" in path for path in task_params.leaf_paths(optimizer.init({"w": jnp.zeros(2)})))
     with pytest.raises(UsageError, match=r"is for images of 28x28x1, 32x32x3, 128x128x3.*have shape \(8, 8, 1\)"):
         making.make_network(options.network, fake_stream((8, 8, 1)))
+    large = dataclasses.replace(options.network, network="df_cnn_large")
+    with pytest.raises(UsageError, match=r"not for 'mnist' \(large\)\. Give --network df_cnn_base"):
+        making.make_network(large, fake_stream((28, 28, 1)))
     for setting in ({"hidden": (5,)}, {"channels": ("8",)}, {"dropout": 0.1}):
         wrong = dataclasses.replace(options, network=dataclasses.replace(options.network, **setting))
         with pytest.raises(UsageError, match="left out with --network df_cnn_base"):

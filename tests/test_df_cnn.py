@@ -17,9 +17,13 @@ from cljax.methods.df_cnn import (
     CIFAR,
     CIFAR_DIRECT,
     CIFAR_REDUCED,
+    CIFAR_REDUCED_MULTI_TASK,
     CIFAR_TC2,
+    MNIST_DIRECT_HETEROGENEOUS,
+    MNIST_DIRECT_HOMOGENEOUS,
     MNIST_HETEROGENEOUS,
     MNIST_HOMOGENEOUS,
+    MNIST_TC2,
     OFFICE_HOME,
     PAPER,
     df_cnn,
@@ -61,8 +65,8 @@ def named(tree):
 cifar = networks.df_cnn_base("cifar", 10)
 office_home = networks.df_cnn_base("office_home", 13)
 mnist = networks.df_cnn_base("mnist", 2)
-reduced = networks.cnn((32, 32, 3), 10, channels=((24, 24), (48, 48)), dense=(32,))
-DIRECT = {path: Sizes(sizes.basis) for path, sizes in MNIST_HETEROGENEOUS.items()}
+reduced = networks.df_cnn_base("cifar", 10, size="reduced")
+binary = {size: networks.df_cnn_base("cifar", 2, size=size) for size in ("base", "reduced")}
 
 
 @pytest.mark.parametrize(
@@ -73,14 +77,20 @@ DIRECT = {path: Sizes(sizes.basis) for path, sizes in MNIST_HETEROGENEOUS.items(
         (df_cnn(cifar, kind="tc2"), 10, 2_995_168),
         (df_cnn(cifar, kind="direct", sizes=CIFAR_DIRECT), 10, 45_673_572),
         (methods.single_task(cifar), 10, 3_284_260),
+        (methods.single_task(networks.df_cnn_base("cifar", 10, size="large")), 10, 9_345_860),
         (methods.hard_sharing(cifar), 10, 2_694_148),
         (df_cnn(office_home, sizes=OFFICE_HOME), 10, 201_827_202),
         (methods.single_task(office_home), 10, 26_794_370),
         (methods.hard_sharing(office_home, own_layers=2), 10, 12_274_562),
         (df_cnn(mnist, sizes=MNIST_HETEROGENEOUS), 5, 1_063_574),  # the paper prints 1.1M, 2.6M and 5.0M
         (df_cnn(mnist, sizes=MNIST_HOMOGENEOUS), 10, 2_581_528),
-        (df_cnn(mnist, kind="direct", sizes=DIRECT), 5, 4_972_018),
+        (df_cnn(mnist, kind="direct", sizes=MNIST_DIRECT_HETEROGENEOUS), 5, 4_972_018),
+        (df_cnn(mnist, kind="direct", sizes=MNIST_DIRECT_HOMOGENEOUS), 10, 12_892_652),  # 12.9M
+        (df_cnn(mnist, kind="tc2", sizes=MNIST_TC2), 10, 1_182_874),
         (df_cnn(reduced, sizes=CIFAR_REDUCED), 10, 2_799_740),  # 2.80M
+        (df_cnn(binary["reduced"], sizes=CIFAR_REDUCED_MULTI_TASK), 10, 2_332_292),  # 2.3M, 1.2M and 22.8M
+        (df_cnn(binary["reduced"], sizes=CIFAR_REDUCED_MULTI_TASK), 5, 1_166_302),
+        (df_cnn(binary["base"], kind="direct", sizes=CIFAR_DIRECT), 5, 22_834_602),
     ],
 )
 def test_parameter_counts_of_the_paper(method, tasks, total):

@@ -1,6 +1,8 @@
 """The experiments' verdicts, and how they turn given parameters and rates into a run."""
 
 import dataclasses
+import importlib
+import itertools
 import json
 import pathlib
 import shlex
@@ -13,13 +15,18 @@ import tyro
 from PIL import Image
 
 from cljax import methods, networks, report
+from cljax.cli.making import make_network
 from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
 from cljax.cli.rules import check_values
+from cljax.methods.build import build
 from experiments import benchmark_gpu, claims, five_papers, saving, tables
 from experiments.benchmark import ours, plain
+from experiments.df_cnn import figure_3, tables_1_2
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
+from tests.test_cli import fake_stream
+from tests.test_df_cnn import count
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,32 @@ def test_the_five_papers_commands_are_readable_and_df_cnns_is_the_papers():
         10,
         0,
     )
+
+
+def tables_of_papers():
+    """Every Table of the experiments, TABLE or one of TABLES of its module."""
+    for path in sorted(pathlib.Path(claims.__file__).parent.glob("*/*.py")):
+        if path.stem == "__main__" or path.parent.name == "benchmark":
+            continue
+        module = importlib.import_module(f"experiments.{path.parent.name}.{path.stem}")
+        yield from getattr(module, "TABLES", (module.TABLE,) if hasattr(module, "TABLE") else ())
+
+
+def test_the_papers_tables_are_commands_that_can_be_read():
+    for table in tables_of_papers():
+        assert set(table.forms) == {"full", "leased", "reduced", "tiny"}, table.name
+        assert {system for claim in table.claims for system in claim.systems} <= set(table.systems), table.name
+        assert set(table.published) <= {*table.metrics, *report.METRICS}, table.name
+        assert {system for numbers in table.published.values() for system in numbers} <= set(table.systems), table.name
+        assert importlib.import_module(table.module).__doc__, table.module
+        for form, system in zip(
+            itertools.cycle(table.forms), table.systems, strict=False
+        ):  # each of both, not all pairs
+            words = tables.arguments_of(table, system, tables.Config(form=form))
+            command = tyro.cli(Compare, args=shlex.split(words))
+            assert len(command.methods) == 1, words
+            check_values(settle(command.options))
+            parse_parameters(command.options.training.set, {one: getattr(methods, one) for one in command.methods})
 
 
 def table_of(**changes):
@@ -128,6 +161,44 @@ def test_accuracy_after_each_task_is_that_on_the_tasks_learned():
 def test_what_a_search_has_chosen_is_told_by_seed_and_visit():
     search = {"numbers": {"growth": [[[0.1, 0.5], [0.1, 0.5]], [[0.2, 0.6], [0.2, 0.6]]]}, "chosen": [[1, 0], [0, 0]]}
     np.testing.assert_array_equal(tables.chosen({"search": search})["growth"], [[0.5, 0.1], [0.2, 0.2]])
+
+
+def test_df_cnns_curves_by_hand():
+    """Two tasks of four epochs, of which every second is evaluated; the second task's are in two phases."""
+    run = {
+        "curve_epochs": [[0, 0, 2], [0, 0, 4], [1, 0, 2], [1, 1, 2]],
+        "curves": [[[0.4, 0.1], [0.5, 0.1], [0.3, 0.8], [0.45, 0.6]]],
+        "epochs": {"validation_accuracy": [[[[0.1, 0.9, 0.9, 0.2]], [[0.9, 0.3, None, None], [0.1, 0.4, None, None]]]]},
+    }
+    run["epochs"]["validation_accuracy"][0][0].append([None] * 4)
+    np.testing.assert_allclose(tables.peak(run), [(0.5 + 0.8) / 2], rtol=1e-6)
+    np.testing.assert_allclose(figure_3.peak_by_validation(run), [(0.4 + 0.6) / 2], rtol=1e-6)
+    np.testing.assert_allclose(figure_3.converged(run), [(2 / 2 + 1 / 2) / 2], rtol=1e-6)
+    np.testing.assert_allclose(figure_3.forgetting_ratio(run), [0.45 / 0.5], rtol=1e-6)
+    np.testing.assert_allclose(figure_3.recovered(run), [(0.45 - 0.5) / 0.5], rtol=1e-6)
+
+
+def test_a_multi_task_run_is_measured_in_the_round_that_validation_chooses():
+    """Of rounds 2 and 4, those that are evaluated, the first has tasks' validation accuracies 0.9 and 0.5, then 0.6."""
+    run = {
+        "schedule": {"task": [0, 1, 0, 0]},
+        "epochs": {"validation_accuracy": [[[[0.9]], [[0.5]], [[0.7]], [[0.6]]]]},
+        "rounds": {"accuracy": [[[None] * 2, [0.8, 0.6], [None] * 2, [0.9, 0.9]]]},
+    }
+    np.testing.assert_allclose(tables_1_2.accuracy(run), [0.7])
+    run["epochs"]["validation_accuracy"][0][3] = [[0.95]]
+    np.testing.assert_allclose(tables_1_2.accuracy(run), [0.9])
+
+
+@pytest.mark.parametrize("system", [name for name in figure_3.PARAMETERS if name != "ProgNN"])
+def test_df_cnns_systems_have_the_published_sizes(system):
+    """That of ProgNN, which closes a part of its adapters, is counted in tests/test_progressive.py."""
+    command = tyro.cli(Compare, args=shlex.split(tables.arguments_of(figure_3.TABLE, system, tables.Config())))
+    (name,), options = command.methods, settle(command.options)
+    chosen = dataclasses.replace(options.network, normalization="none")
+    network = make_network(chosen, fake_stream((32, 32, 3)))
+    method = build(name, network, parse_parameters(options.training.set, {name: getattr(methods, name)})[name])
+    assert count(method, 10)[0] == figure_3.PARAMETERS[system]
 
 
 def accuracies(case, label):

@@ -161,6 +161,8 @@ def test_the_working_directory_is_looked_through_last(own):
 COUNTS = {  # parameters for images of 32x32x3 and ten outputs, without normalisation but for the residual networks
     "clnp_cnn": 2_168_362,
     "df_cnn_base": 328_426,
+    "df_cnn_large": 934_586,
+    "df_cnn_reduced": 135_746,
     "lenet": 62_006,
     "resnet18": 11_173_962,
     "resnet32": 466_906,

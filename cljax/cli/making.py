@@ -159,7 +159,8 @@ def make_schedule(options: Options) -> Schedule:
         raise UsageError(f"--first-epochs has no meaning with --schedule {options.data.schedule}.")
     if options.data.schedule == "together":
         return streams.together(tasks, epochs)
-    schedule = streams.multi_task(tasks, tasks * epochs, seed=seed_numbers(options.training)[0])
+    every, seed = max(1, options.training.curves_every), seed_numbers(options.training)[0]
+    schedule = streams.multi_task(tasks, tasks * epochs, seed=seed, evaluate_every=every)
     if missed := sorted(set(range(tasks)) - set(schedule.task.tolist())):
         raise UsageError(f"The {tasks * epochs} random rounds never visit task {missed[0]}. Give more --epochs.")
     return schedule
@@ -170,15 +171,19 @@ def make_network(chosen: NetworkOptions, stream: Stream) -> Network:
     from cljax import networks
 
     shape, outputs = tuple(stream.tables.examples.shape[1:]), stream.tables.classes.shape[-1]
-    if chosen.network == "df_cnn_base":
+    if chosen.network.startswith("df_cnn_"):
         if shape not in PAPER_NETWORKS or chosen.normalization != "none":
             shapes = ", ".join("x".join(map(str, one)) for one in PAPER_NETWORKS)
             raise UsageError(
-                f"--network df_cnn_base is for images of {shapes} and has no normalisation, but the examples of "
+                f"--network {chosen.network} is for images of {shapes} and has no normalisation, but the examples of "
                 f"{stream.name!r} have shape {shape} and the normalisation is {chosen.normalization}. Give --network "
                 f"cnn, or other --image-size."
             )
-        network = networks.df_cnn_base(PAPER_NETWORKS[shape], outputs, mean=stream.mean, std=stream.std)
+        size: Any = chosen.network.removeprefix("df_cnn_")
+        try:
+            network = networks.df_cnn_base(PAPER_NETWORKS[shape], outputs, size=size, mean=stream.mean, std=stream.std)
+        except ValueError as error:  # the paper has no such size for these images
+            raise UsageError(f"{error} Give --network df_cnn_base.") from None
         return network._replace(per_task=()) if stream.scenario == "domain" else network
     if is_reference(chosen.network):
         return _ones_own(chosen, stream)

@@ -17,6 +17,8 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "alexnet": ("normalization", "norm_after", "dropout", "width"),
     "clnp_cnn": (),
     "df_cnn_base": (),
+    "df_cnn_large": (),
+    "df_cnn_reduced": (),
     "lenet": ("normalization", "norm_after"),
     "resnet18": ("normalization", "width"),
     "resnet32": ("normalization", "width"),
@@ -93,8 +95,9 @@ class Network:
     network: Annotated[str, arg(metavar="NAME|MODULE:FUNCTION")] = "auto"
     """Multilayer perceptron (mlp), or convolutional network (cnn); auto: mlp, unless --channels, --pooled or a method
     says cnn. By name: alexnet, lenet, vgg16, resnet18, resnet32, resnet34, resnet50 (with the ImageNet stem from 96
-    pixels on, else CIFAR's); and the papers' own: clnp_cnn, vgg16_reduced (TFM), df_cnn_base (its initialisation too,
-    for images of 28x28x1, 32x32x3 or 128x128x3). One's own: a function (inputs, outputs) that returns a Network."""
+    pixels on, else CIFAR's); and the papers' own: clnp_cnn, vgg16_reduced (TFM), df_cnn_base, df_cnn_large and
+    df_cnn_reduced (its initialisation too, for images of 28x28x1, 32x32x3 or 128x128x3). One's own: a function
+    (inputs, outputs) that returns a Network."""
     hidden: tuple[int, ...] = (128, 128)
     """Width of each hidden dense layer (cnn: of those after the convolutions)."""
     channels: Annotated[tuple[str, ...] | None, arg(help_behavior_hint="")] = None
@@ -173,7 +176,8 @@ class Training:
     set: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]", help_behavior_hint="(default: none)")] = ()
     """A method's own parameters, such as own_layers=2; METHOD.NAME=VALUE sets it for one method, or part, only."""
     curves_every: int = 0
-    """Evaluate all tasks after every so many epochs too; 0: after each visit only."""
+    """Evaluate all tasks after every so many epochs too; 0: after each visit only. With --schedule multi-task: after
+    every so many visits, which are of one epoch, and after no others but the last."""
     driver: Literal["auto", "scan", "host"] = "auto"
     """scan: data on the device; host: read from disk as the run goes on; auto: host for data of half the memory."""
     vectorize: Literal["auto", "yes", "no"] = "auto"

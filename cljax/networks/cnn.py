@@ -344,6 +344,7 @@ def df_cnn_base(
     data: Literal["mnist", "cifar", "office_home"],
     outputs: int,
     *,
+    size: Literal["base", "large", "reduced"] = "base",
     mean: Scalars = 0.0,
     std: Scalars = 1.0,
 ) -> Network:
@@ -355,14 +356,17 @@ def df_cnn_base(
     Args:
       data: which of the paper's three networks; it fixes the shape of the inputs.
       outputs: number of logits: 10, and 13 for Office-Home.
+      size: `'base'`; `'large'`, of its larger single-task learners, for CIFAR and Office-Home; or `'reduced'`, of its
+        smaller DF-CNN, for CIFAR.
       mean: of inputs in [0, 1], one number or one for each channel.
       std: the standard deviation, in the same form.
 
     Returns:
-      The network. With the paper's outputs: 152,810 parameters (MNIST), 328,426 (CIFAR), 2,679,437 (Office-Home).
+      The network. With the paper's outputs: 152,810 parameters (MNIST), 328,426 (CIFAR), 2,679,437 (Office-Home);
+      large 934,586 (CIFAR), 12,928,525 (Office-Home).
 
     Raises:
-      ValueError: for another name of data.
+      ValueError: for another name of data, or a size that the paper does not have for it.
 
     Example:
       >>> import jax
@@ -376,23 +380,28 @@ def df_cnn_base(
     """
     pool, wide = Pool(2, 2, "SAME"), Pool(3, 3, "SAME")
     options: dict[str, dict[str, Any]] = {
-        "mnist": {"inputs": (28, 28, 1), "channels": ((32,), (64,)), "kernel": 5, "pool": pool, "dense": (32,)},
-        "cifar": {"inputs": (32, 32, 3), "channels": ((32, 32), (64, 64)), "kernel": 3, "pool": pool, "dense": (64,)},
-        "office_home": {
-            "inputs": (128, 128, 3),
-            "channels": ((64,), (256,), (256,), (256,)),
-            "kernel": (11, 5, 3, 3),
-            "pool": (wide, wide, pool, pool),
-            "dense": (256, 64),
-        },
+        "mnist": {"inputs": (28, 28, 1), "kernel": 5, "pool": pool},
+        "cifar": {"inputs": (32, 32, 3), "kernel": 3, "pool": pool},
+        "office_home": {"inputs": (128, 128, 3), "kernel": (11, 5, 3, 3), "pool": (wide, wide, pool, pool)},
     }
-    if data not in options:
-        raise ValueError(f"The DF-CNN paper has networks for {', '.join(options)}, not for {data!r}.")
-    chosen = options[data]
+    widths: dict[tuple[str, str], tuple[Sequence[Sequence[int]], Sequence[int]]] = {
+        ("mnist", "base"): (((32,), (64,)), (32,)),
+        ("cifar", "base"): (((32, 32), (64, 64)), (64,)),
+        ("cifar", "large"): (((48, 48), (96, 96)), (128,)),
+        ("cifar", "reduced"): (((24, 24), (48, 48)), (32,)),
+        ("office_home", "base"): (((64,), (256,), (256,), (256,)), (256, 64)),
+        ("office_home", "large"): (((128,), (256,), (512,), (512,)), (1024, 128)),
+    }
+    if (data, size) not in widths:
+        names = ", ".join(f"{name} ({own})" for name, own in widths)
+        raise ValueError(f"The DF-CNN paper has networks for {names}, not for {data!r} ({size}).")
+    channels, dense = widths[data, size]
     return cnn(
         outputs=outputs,
-        **chosen,
-        dropout=(0.0,) * (len(chosen["channels"]) - 1) + (0.5,),
+        channels=channels,
+        dense=dense,
+        **options[data],
+        dropout=(0.0,) * (len(channels) - 1) + (0.5,),
         kernel_init=nn.initializers.truncated_normal(0.05),
         bias_init=nn.initializers.constant(0.2),
         mean=mean,

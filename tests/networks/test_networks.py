@@ -248,10 +248,17 @@ def test_vmapped_seeds_are_single_ones():
 
 
 @pytest.mark.parametrize(
-    ("data", "outputs", "count"), [("mnist", 10, 152_810), ("cifar", 10, 328_426), ("office_home", 13, 2_679_437)]
+    ("data", "size", "outputs", "count"),
+    [
+        ("mnist", "base", 10, 152_810),
+        ("cifar", "base", 10, 328_426),
+        ("cifar", "large", 10, 934_586),  # ten of them: 9,345,860
+        ("office_home", "base", 13, 2_679_437),
+        ("office_home", "large", 13, 12_928_525),
+    ],
 )
-def test_df_cnn_base_has_the_published_count(data, outputs, count):
-    network = df_cnn_base(data, outputs)
+def test_df_cnn_base_has_the_published_count(data, size, outputs, count):
+    network = df_cnn_base(data, outputs, size=size)
     params, _ = network.shapes
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
 
@@ -301,8 +308,9 @@ def test_mistakes_are_named():
         mlp((4,), 2, normalization="layer")
     with pytest.raises(ValueError, match="at least one hidden layer"):
         mlp((4,), 2, hidden=())
-    with pytest.raises(ValueError, match="mnist, cifar, office_home"):
-        df_cnn_base("imagenet", 10)
+    for data, size in (("imagenet", "base"), ("mnist", "large")):
+        with pytest.raises(ValueError, match=rf"mnist \(base\), cifar \(base\).*not for '{data}' \({size}\)"):
+            df_cnn_base(data, 10, size=size)
     network = mlp((4,), 2, hidden=(3,))
     with pytest.raises(ValueError, match="inputs has shape"):
         jax.eval_shape(network.apply, *network.shapes, jnp.ones((2, 5)))
