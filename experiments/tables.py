@@ -70,6 +70,7 @@ class Table(NamedTuple):
       published: `{metric or column: {system: number}}`, as printed.
       claims: those it decides.
       metrics: `{name: function of a run}`, a number a seed, beside those of the report.
+      pairs: `{row: (system, other)}`: rows of differences, paired by seed, the system minus the other.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Table(NamedTuple):
     published: Mapping[str, Mapping[str, float]]
     claims: tuple[Claim, ...]
     metrics: Mapping[str, Callable[[Run], np.ndarray]] = {}
+    pairs: Mapping[str, tuple[str, str]] = {}
 
 
 def accuracy(run: Run) -> np.ndarray:
@@ -209,6 +211,10 @@ def found_of(table: Table, runs: Runs, config: Config) -> dict[str, Any]:
     columns = dict.fromkeys(column for values in reported.values() for column in values)
     found = {column: {name: own[column] for name, own in reported.items() if column in own} for column in columns}
     found |= {column: {name: own(run) for name, run in runs.items()} for column, own in table.metrics.items()}
+    apart = {
+        column: {row: own[mine] - own[other] for row, (mine, other) in table.pairs.items() if {mine, other} <= set(own)}
+        for column, own in found.items()
+    }
     steps = {name: after_each_task(run).mean(axis=0) for name, run in runs.items()}
     any_run = next(iter(runs.values()))
     return {
@@ -217,6 +223,7 @@ def found_of(table: Table, runs: Runs, config: Config) -> dict[str, Any]:
         "published": table.published,
         "form": config.form,
         **claims.in_percent(found),
+        "differences": claims.in_percent(apart),
         "after_each_task": {name: np.round(100 * values, 2) for name, values in steps.items()},
         "zero_forgetting": {name: run["zero_forgetting"] for name, run in runs.items()},
         "chosen": {name: chosen(run) for name, run in runs.items() if run["search"]},
@@ -238,6 +245,9 @@ def shown(table: Table, found: Mapping[str, Any]) -> str:
         for name, mean in means.items():
             paper = f"   paper {papers[name]:6.2f}" if name in papers else ""
             lines.append(f"  {name:28s} {mean:6.2f} ±{intervals[name]:5.2f}{paper}")
+        apart = found["differences"]
+        for row, mean in apart[f"{column}_mean"].items():
+            lines.append(f"  {row:48s} {mean:+6.2f} ±{apart[f'{column}_ci95'][row]:5.2f}")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ import pytest
 import tyro
 from PIL import Image
 
-from cljax import methods, networks, report
+from cljax import methods, metrics, networks, report
 from cljax.cli.making import make_network
 from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
@@ -25,6 +25,7 @@ from experiments.benchmark import ours, plain
 from experiments.df_cnn import figure_3, tables_1_2
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
+from experiments.lwm import figure_4
 from tests.test_cli import fake_stream
 from tests.test_df_cnn import count
 
@@ -82,7 +83,8 @@ def tables_of_papers():
 
 def test_the_papers_tables_are_commands_that_can_be_read():
     for table in tables_of_papers():
-        assert set(table.forms) == {"full", "leased", "reduced", "tiny"}, table.name
+        assert {"reduced", "tiny"} <= set(table.forms) <= {"full", "leased", "reduced", "tiny"}, table.name
+        assert {system for pair in table.pairs.values() for system in pair} <= set(table.systems), table.name
         assert {system for claim in table.claims for system in claim.systems} <= set(table.systems), table.name
         assert set(table.published) <= {*table.metrics, *report.METRICS}, table.name
         assert {system for numbers in table.published.values() for system in numbers} <= set(table.systems), table.name
@@ -103,7 +105,7 @@ def table_of(**changes):
     claim = tables.above("the strong is above", "1 to 2", "lwf, strong", "lwf", at_least=-2.0)
     table = tables.Table(
         "x", "paper, table 1", "experiments.x", {"tiny": tiny}, systems, {"average_accuracy": {"lwf": 9.0}}, (claim,)
-    )
+    )._replace(pairs={"strength": ("lwf, strong", "lwf")})
     return table._replace(**changes)
 
 
@@ -120,6 +122,7 @@ def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, caps
     found = json.loads((tmp_path / "results" / "x_tiny.json").read_text())
     assert found["not_run"] == ["lwf, strong"]
     assert set(found["average_accuracy_mean"]) == {"lwf"}
+    assert found["differences"]["average_accuracy_mean"] == {}
     made = (first / "record.json").stat().st_mtime_ns
     tables.main(table, dataclasses.replace(config, only=()))
     assert (first / "record.json").stat().st_mtime_ns == made, "it was there"
@@ -133,6 +136,12 @@ def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, caps
     np.testing.assert_allclose(
         found["average_accuracy_mean"]["lwf, strong"], 100 * tables.average(record).mean(), atol=0.005
     )
+    other = json.loads((first / "record.json").read_text())["runs"][0]
+    apart = metrics.paired_difference(tables.average(record), tables.average(other))
+    for part, wanted in (("mean", apart.mean), ("ci95", apart.half_width)):
+        np.testing.assert_allclose(
+            found["differences"][f"average_accuracy_{part}"]["strength"], 100 * wanted, atol=0.006
+        )
     assert "reproduced      the strong is above (x, tiny)" in capsys.readouterr().out
     assert not (tmp_path / "claims.json").exists(), "a trial claims nothing"
     with pytest.raises(SystemExit, match="systems lwf, lwf, strong; not lwm"):
@@ -156,6 +165,14 @@ def test_accuracy_after_each_task_is_that_on_the_tasks_learned():
     run = {"accuracy": [[[0.9, 0.1, 0.1], [0.7, 0.8, 0.2], [0.5, 0.6, 0.7]]]}
     np.testing.assert_allclose(tables.after_each_task(run), [[0.9, 0.75, 0.6]])
     np.testing.assert_allclose(tables.incremental(run), [0.75])
+
+
+def test_attention_has_moved_by_the_mean_distance_of_maps_that_see_something():
+    first = np.array([[[3.0, 4.0]], [[0.0, 0.0]], [[1.0, 0.0]], [[0.0, 2.0]]])
+    later = np.array([[[0.0, 1.0]], [[1.0, 1.0]], [[0.0, 0.0]], [[0.0, 5.0]]])
+    np.testing.assert_allclose(figure_4.distances(np.stack([first, later])), [0.0, 0.8 / 2], atol=1e-6)
+    # (0.6, 0.8), (1, 0) and (0, 1), each beside another: 0.4 + 0.8, 1 + 1, 0.6 + 0.2.
+    np.testing.assert_allclose(figure_4.of_another(first[None]), (0.8 + 1.2 + 2.0) / 3, atol=1e-6)
 
 
 def test_what_a_search_has_chosen_is_told_by_seed_and_visit():

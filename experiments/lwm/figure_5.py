@@ -1,0 +1,69 @@
+"""Dhar et al. 2019 (LwM), figure 5: CIFAR-100 in steps of 10, 20 and 50 classes; table 5's L_C and L_AD beside them.
+
+    python -m experiments.lwm.figure_5 --data-dir FOLDER --form reduced
+
+Fine-tuning (L_C alone), LwF-MC, LwM, iCaRL, and L_C and L_AD without L_D, in as many random orders of classes as seeds,
+and in the order of 1993. The paper says: ResNet-34, a rate of 0.01, ten epochs a step. The rest is iCaRL's: steps of
+128 images, which are shifted and mirrored, momentum 0.9, weight decay 1e-5, 2000 exemplars. beta and gamma, which it
+does not say, are 1. FOLDER has CIFAR-100 as TFDS prepares it. The reduced form has a CNN whose head reads the average
+of the last maps, a fifth of the images and of the exemplars. Each system is a run that is kept, and goes on where it
+was stopped: `--form leased --seconds 450` is the full form with half of the features, lease by lease.
+"""
+
+from __future__ import annotations
+
+import tyro
+
+from experiments import tables
+from experiments.tables import above, incremental, kept
+
+ALL = "--data cifar100 --scenario class --augment crop flip --clip 0 --weight-decay 1e-5 --quiet"
+PAPER = f"{ALL} --validation 0 --network resnet34 --epochs 10 --batch-size 128 --lr 0.01"
+FORMS = {
+    "full": f"{PAPER} --set icarl.memory_size=2000",
+    "leased": f"{PAPER} --width 0.5 --set icarl.memory_size=2000",
+    "reduced": f"{ALL} --fraction 0.2 --epochs 10 --lr 0.02 --channels 16 32 64 --pooled --hidden "
+    "--set icarl.memory_size=400",
+    "tiny": f"{ALL} --fraction 0.02 --epochs 1 --lr 0.02 --channels 2 4 --pooled --hidden --set icarl.memory_size=100",
+}
+METHODS = {
+    "lwf_mc": "--methods lwf_mc --set lwf_mc.push_unseen=true",
+    "lwm": "--methods lwm --set lwm.beta=1 lwm.gamma=1",
+    "finetune": "--methods lwm --set lwm.beta=0 lwm.gamma=0",
+    "attention": "--methods lwm --set lwm.beta=0 lwm.gamma=1",
+    "icarl": "--methods icarl",
+}
+"""The last takes `--set` of the form, the others have their own; 'attention' is L_C and L_AD."""
+SYSTEMS = {
+    f"{name}_{classes}": f"{words} --tasks {100 // classes} --class-order random"
+    for classes in (10, 20, 50)
+    for name, words in METHODS.items()
+} | {f"{name}_10_of_1993": f"{METHODS[name]} --tasks 10 --class-order icarl" for name in ("lwf_mc", "lwm", "finetune")}
+FIGURE, TABLE_5 = "curves without numbers", "26.8 to 97.2 at 60 classes of iILSVRC-small, top-5"
+STEPS = {"10": "steps of 10 classes", "20": "steps of 20", "50": "steps of 50", "10_of_1993": "the order of 1993"}
+TABLE = tables.Table(
+    name="lwm_figure_5",
+    source="Dhar et al. 2019, figure 5",
+    module="experiments.lwm.figure_5",
+    forms=FORMS,
+    systems=SYSTEMS,
+    published={},
+    claims=tuple(
+        claim
+        for end, what in STEPS.items()
+        for claim in (
+            above(f"LwM is above LwF-MC, {what}", FIGURE, f"lwm_{end}", f"lwf_mc_{end}", incremental),
+            above(f"LwM forgets less than LwF-MC, {what}", FIGURE, f"lwm_{end}", f"lwf_mc_{end}", kept),
+            above(f"LwF-MC is above fine-tuning, {what}", FIGURE, f"lwf_mc_{end}", f"finetune_{end}", incremental),
+            above(f"LwM is above fine-tuning, {what}", FIGURE, f"lwm_{end}", f"finetune_{end}", incremental),
+        )
+    )
+    + tuple(
+        above(f"LwM is above L_C and L_AD, {STEPS[end]}", TABLE_5, f"lwm_{end}", f"attention_{end}", incremental)
+        for end in ("10", "20", "50")
+    ),
+    pairs={f"LwM to LwF-MC, {what}": (f"lwm_{end}", f"lwf_mc_{end}") for end, what in STEPS.items()},
+)
+
+if __name__ == "__main__":
+    tables.main(TABLE, tyro.cli(tables.Config))
