@@ -1,5 +1,6 @@
 """Any user's Flax Linen module as a `Network`, unchanged: its head found, its features captured, its layers gated."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -200,6 +201,7 @@ def from_linen(
     wiring = chain(calls, leaves, sizes) if gates else ()
     norms = frozen_norms([call.path for call in calls if isinstance(call.module, BatchNorm)], wiring, shapes)
 
+    @functools.partial(jax.jit, inline=True)  # traced once
     def init(key: Array) -> tuple[Tree, Tree]:
         collections = source.init(key, shape)
         params = collections.pop("params")

@@ -1,5 +1,6 @@
 """From a Flax Linen module with explicit gates to a `Network` of pure functions."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -200,6 +201,7 @@ def make_network(
     """
     shape = tuple(inputs)
 
+    @functools.partial(jax.jit, inline=True)  # traced once
     def init(key: Array) -> tuple[Tree, Tree]:
         collections = {
             "gates": {name: jnp.ones(size, jnp.float32) for name, size in gates.items()},

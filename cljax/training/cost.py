@@ -9,17 +9,18 @@ from cljax import streams, task_params
 from cljax.keys import make_key
 from cljax.training.engine import Engine
 from cljax.training.plan import in_stream
-from cljax.training.state import Settings
+from cljax.training.state import PhaseState, Settings
 from cljax.types import Learner, Network, Stream, Tree, make_clock
 
 
-def step_flops(engine: Engine, settings: Settings, stream: Stream) -> float | None:
+def step_flops(engine: Engine, settings: Settings, stream: Stream, state: PhaseState) -> float | None:
     """FLOPs of one train step as it is written: before the compiler optimises it, so that nothing is compiled.
 
     Args:
       engine: of `make_engine`.
       settings: those it was made with.
       stream: for shapes.
+      state: of a phase, for shapes.
 
     Returns:
       FLOPs; None where the compiler does not tell.
@@ -27,8 +28,6 @@ def step_flops(engine: Engine, settings: Settings, stream: Stream) -> float | No
     tables = jax.eval_shape(lambda tables: jax.tree.map(jnp.asarray, tables), stream.tables)
     key = jax.eval_shape(lambda: make_key(0))
     clock = jax.eval_shape(lambda tables: in_stream(make_clock(), tables, engine.scenario), tables)
-    learner = jax.eval_shape(lambda *given: task_params.focus(engine.init(*given), jnp.int32(0)), key, tables)
-    state = jax.eval_shape(engine.begin_phase, learner, clock, tables, key)
 
     def first(tables):
         return streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), settings.batch_size)

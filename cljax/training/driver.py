@@ -357,6 +357,9 @@ def drive(
         values = [", ".join(f"{name} {float(value):g}" for name, value in entry.hyper.items()) for entry in given]
         called = [f"seed {seed}, {text}".removesuffix(", ") for (seed, _), text in zip(seeds, values, strict=True)]
         raise_failure(joined.failure, method, called)
+    _, key, own, tables = placed(groups[0])
+    shapes = compiled.like(key, tables, own, begin).state
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes is not None :], leaf.dtype), shapes)
     points = curve_epochs(epoch_table(method, first.schedule), settings.curves_every)
     return Outcome(
         [learner for part in learners for learner in part],
@@ -370,7 +373,7 @@ def drive(
         np.concatenate(seconds),
         spent + compiled.seconds,
         engine.step.traces,
-        step_flops(engine, settings, first),
+        step_flops(engine, settings, first, state),
         np.concatenate(waits) if streamed else None,
         mesh.shares(shared),
         origin(method, settings, seeds),
