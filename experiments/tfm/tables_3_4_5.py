@@ -75,7 +75,7 @@ class Setting(NamedTuple):
     published: dict[str, float]
     split: str
     here: str
-    reduced: str = "--fraction 0.4 --epochs 10"
+    reduced: str = "--fraction 0.3 --epochs 10"
     full: tuple[str, int, int] = (VGG, 64, 32)
     margin: float | None = 0.015
 
@@ -125,12 +125,12 @@ SETTINGS: dict[Name, Setting] = {
     "birds": Setting(
         "3, Birds",
         published(NAMES_3, 20.7, 36.6, 50.8, 25.3, 24.4, 42.1, 46.1, 46.2),
-        *(FOUR, FIVE, "--fraction 0.07 --epochs 40", (ALEXNET, 224, 64), 0.001),
+        *(FOUR, FIVE, "--fraction 0.07 --epochs 30", (ALEXNET, 224, 64), 0.001),
     ),
     "actions": Setting(
         "3, Actions",
         published(NAMES_3, 24.4, 31.2, 42.4, 28.0, 28.9, 34.1, 37.7, 38.0),
-        *(FOUR, FORTY, "--fraction 0.2 --epochs 40", (ALEXNET, 224, 64), 0.001),
+        *(FOUR, FORTY, "--fraction 0.2 --epochs 25", (ALEXNET, 224, 64), 0.001),
     ),
 }
 
