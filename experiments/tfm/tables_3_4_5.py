@@ -135,14 +135,14 @@ SETTINGS: dict[Name, Setting] = {
 }
 
 
-def orders(name: str, numbers: dict[str, float]) -> list[Claim]:
+def orders(numbers: dict[str, float]) -> list[Claim]:
     """What the paper's order of two systems is; those half a point apart are alike."""
     found = []
     for one, other in ORDERS:
         if one in numbers and other in numbers:
             best, least = (one, other) if numbers[one] >= numbers[other] - 0.5 else (other, one)
             apart = numbers[best] - numbers[least] > 0.5
-            what = f"{best} is {'above' if apart else 'at most a point below'} {least} ({name})"
+            what = f"{best} is {'above' if apart else 'at most a point below'} {least}"
             says = f"{numbers[best]} to {numbers[least]}"
             found.append(above(what, says, best, least, average, at_least=0.0 if apart else -0.01))
     return found
@@ -171,7 +171,7 @@ def make_table(name: Name, data: str = "cifar100") -> Table:
         systems={system: SYSTEMS[system] + own_numbers.get(system, "") for system in systems},
         published={"average_accuracy": numbers},
         claims=(
-            *orders(name, numbers),
+            *orders(numbers),
             *(
                 Claim(f"{system} forgets nothing", "0.0 forgetting", (system,), tables.zero_forgetting(system))
                 for system in ("freezing", "packnet", "tfm")
