@@ -160,6 +160,7 @@ def test_the_working_directory_is_looked_through_last(own):
 
 COUNTS = {  # parameters for images of 32x32x3 and ten outputs, without normalisation but for the residual networks
     "clnp_cnn": 2_168_362,
+    "clnp_wide": 25_070_976 + 3 * 3968 + (18432 + 1) * 10,  # bias, scale and shift of 3968 features
     "df_cnn_base": 328_426,
     "df_cnn_large": 934_586,
     "df_cnn_reduced": 135_746,

@@ -276,7 +276,8 @@ def normalizations(method: str, network: str, asked: str) -> tuple[str, ...]:
     """
     if asked != "auto":
         return (asked,)
-    usual = ("auto",) if is_reference(network) else ("batch", "none") if network.startswith("resnet") else ("none",)
+    batch = network.startswith(("resnet", "clnp_wide"))
+    usual = ("auto",) if is_reference(network) else ("batch", "none") if batch else ("none",)
     return (*PAPER_NORMALIZATION.get(method, ()), *usual)
 
 

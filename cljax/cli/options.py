@@ -16,6 +16,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "cnn": ("hidden", "channels", "pooled", "normalization", "norm_after", "dropout"),
     "alexnet": ("normalization", "norm_after", "dropout", "width"),
     "clnp_cnn": (),
+    "clnp_wide": ("normalization", "width"),
     "df_cnn_base": (),
     "df_cnn_large": (),
     "df_cnn_reduced": (),
@@ -95,9 +96,9 @@ class Network:
     network: Annotated[str, arg(metavar="NAME|MODULE:FUNCTION")] = "auto"
     """Multilayer perceptron (mlp), or convolutional network (cnn); auto: mlp, unless --channels, --pooled or a method
     says cnn. By name: alexnet, lenet, vgg16, resnet18, resnet32, resnet34, resnet50 (with the ImageNet stem from 96
-    pixels on, else CIFAR's); and the papers' own: clnp_cnn, vgg16_reduced (TFM), df_cnn_base, df_cnn_large and
-    df_cnn_reduced (its initialisation too, for images of 28x28x1, 32x32x3 or 128x128x3). One's own: a function
-    (inputs, outputs) that returns a Network."""
+    pixels on, else CIFAR's); and the papers' own: clnp_cnn, clnp_wide, vgg16_reduced (TFM), df_cnn_base,
+    df_cnn_large and df_cnn_reduced (its initialisation too, for images of 28x28x1, 32x32x3 or 128x128x3). One's own: a
+    function (inputs, outputs) that returns a Network."""
     hidden: tuple[int, ...] = (128, 128)
     """Width of each hidden dense layer (cnn: of those after the convolutions)."""
     channels: Annotated[tuple[str, ...] | None, arg(help_behavior_hint="")] = None
@@ -106,14 +107,15 @@ class Network:
     """cnn: average the last maps over all positions; with --hidden and no width the head reads these means."""
     normalization: Literal["auto", "none", "batch", "feature"] = "auto"
     """After each layer: none, batch normalisation, or feature-wise scale and shift; auto: feature for tfm, of whose
-    method it is a part, wherever it can be had, and none for all others (resnets: batch, where the method can)."""
+    method it is a part, wherever it can be had, and none for all others (resnets, clnp_wide: batch, where the method
+    can)."""
     norm_after: bool = False
     """Normalise after the activation instead of before it."""
     dropout: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """Dropout rate, after each hidden layer (cnn: after each block and each dense layer). Default: 0; alexnet, vgg16:
     0.5, after each dense layer."""
     width: float = 1.0
-    """alexnet, vgg16, resnets: by which the features of all hidden layers are multiplied."""
+    """alexnet, vgg16, resnets, clnp_wide: by which the features of all hidden layers are multiplied."""
 
     @property
     def blocks(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from cljax.networks.adjusting import Layer as Layer
 from cljax.networks.adjusting import adjust_layers as adjust_layers
 from cljax.networks.adjusting import hidden_layers as hidden_layers
 from cljax.networks.alexnet import alexnet as alexnet
+from cljax.networks.clnp_wide import clnp_wide as clnp_wide
 from cljax.networks.cnn import Pool as Pool
 from cljax.networks.cnn import clnp_cnn as clnp_cnn
 from cljax.networks.cnn import cnn as cnn

@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from jax import lax
 
-from cljax.networks import Pool, clnp_cnn, cnn, df_cnn_base, mlp
+from cljax.networks import Pool, clnp_cnn, clnp_wide, cnn, convolve, df_cnn_base, mlp
 
 MEAN, STD = (0.4, 0.5), (0.2, 0.3)
 BUILDERS = {
@@ -283,6 +283,31 @@ def test_initialisation():
     }
     chex.assert_trees_all_equal(collections, expected)
     assert len(np.unique(params["dense_0"]["kernel"])) == 12
+
+
+def test_clnp_wide_has_the_published_sizes_and_averages_the_last_convolution():
+    network = clnp_wide((33, 32, 3), 4, width=1 / 64)  # one side of the last maps is longer
+    params, collections = network.init(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (2, 33, 32, 3))
+    output = network.apply(params, collections, images)
+    sizes = {name: value.shape[1:] for name, value in output.activations.items()}
+    assert sizes == {
+        "conv_0": (33, 32, 2),
+        "conv_1": (16, 15, 4),
+        "conv_2": (14, 13, 8),
+        "conv_3": (7, 7, 16),
+        "conv_4": (5, 5, 32),
+    }
+    kernel = params["head"]["kernel"].reshape(3, 3, 32, 4)
+    logits = convolve(output.maps, kernel, padding="VALID").mean((1, 2)) + params["head"]["bias"][None]
+    np.testing.assert_allclose(output.logits, logits, rtol=1e-5, atol=1e-6)
+    unit = network.wiring[-2]
+    assert (unit.path, unit.inputs, unit.repeat) == ("head/kernel", "conv_4", 9)
+    off = dict(collections["gates"], conv_4=collections["gates"]["conv_4"].at[5].set(0))
+    without = network.apply(
+        {**params, "head": {**params["head"], "kernel": kernel.at[:, :, 5].set(0).reshape(-1, 4)}}, collections, images
+    )
+    np.testing.assert_array_equal(network.apply(params, {**collections, "gates": off}, images).logits, without.logits)
 
 
 def test_clnp_cnn_has_the_published_sizes():
