@@ -22,6 +22,8 @@ from cljax.cli.rules import check_values
 from cljax.methods.build import build
 from experiments import benchmark_gpu, claims, five_papers, saving, tables
 from experiments.benchmark import ours, plain
+from experiments.clnp import figure_3 as clnp_figure_3
+from experiments.clnp import figure_4 as clnp_figure_4
 from experiments.df_cnn import figure_3, tables_1_2
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
@@ -180,6 +182,19 @@ def test_attention_has_moved_by_the_mean_distance_of_maps_that_see_something():
 def test_what_a_search_has_chosen_is_told_by_seed_and_visit():
     search = {"numbers": {"growth": [[[0.1, 0.5], [0.1, 0.5]], [[0.2, 0.6], [0.2, 0.6]]]}, "chosen": [[1, 0], [0, 0]]}
     np.testing.assert_array_equal(tables.chosen({"search": search})["growth"], [[0.5, 0.1], [0.2, 0.2]])
+
+
+def test_clnps_capacity_by_hand():
+    """Two seeds, two layers, four tasks: the second layer is full after three tasks of one, after none of the other."""
+    used = np.array([[[0.2, 0.2, 0.2, 0.2], [0.4, 0.8, 1.0, 1.0]], [[0.1, 0.2, 0.2, 0.2], [0.1, 0.3, 0.5, 0.7]]])
+    assert clnp_figure_3.tasks_held(used[:, 1]).tolist() == [3, 4]
+    told = clnp_figure_3.claims_of(used, np.array([[0.98, 0.98, 0.97, 0.5], [0.98, 0.98, 0.98, 0.975]]), "full")
+    found = {one["claim"].split(" (")[0]: one["found"] for one in told}
+    more = "the first layer grows less than the second after the first task"  # 0.6 and 0.6; 0 and 0.1
+    assert found[more].startswith("second layer 60.0, first 5.0: +55.0")
+    assert found["25 tasks find free units in the second layer"].startswith("tasks 3.5, paper 25.0: -21.5")
+    run = {"feature_usage": {"dense_0": {"free": (1 - used[:, 1]).tolist()}}}
+    np.testing.assert_allclose(clnp_figure_4.used(run, "dense_0"), used[:, 1])
 
 
 def test_df_cnns_curves_by_hand():

@@ -332,7 +332,6 @@ def test_the_command_builds_these_streams(monkeypatch):
     [
         (["--data", "a", "b", "--tasks", "3"], "--tasks is 3, but must be a multiple of the 2 data sets"),
         (["--data", "a", "b", "--scenario", "permuted"], "--scenario is permuted, but must be another"),
-        (["--data", "a", "b", "--class-order", "1", "0"], "--class-order is 1 0, but must be a word"),
         (["--data", "a", "b", "--division", "superclass"], "--division is superclass, but must be class"),
         (["--division", "one-vs-all", "--scenario", "class"], "--scenario is class, but must be task for one-vs-all"),
         (["--normalize", "each"], "--normalize is each, but must be left out"),
@@ -355,3 +354,14 @@ def test_data_prepare_is_a_command_of_its_own(tmp_path, capsys):
     assert "lacks t10k-images-idx3-ubyte.gz" in " ".join(capsys.readouterr().err.split())
     assert cli.main(["data", "--data-dir", str(tmp_path), "prepare", "digits"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "digits" / "1.0.0")
+
+
+def test_the_command_learns_listed_classes_of_several_data_sets_in_that_order():
+    """Their numbers go on from one data set to the next; the tasks need not be a multiple of the sets."""
+    chosen = Data(data=("colour", "grey"), class_order=(0, 1, 3, 2, 4, 5), tasks=3, validation=0.0)
+    options = settle(Options(data=chosen))
+    rules.check_values(options)
+    both = data.combine([COLOUR, GREY], image_size=8)
+    stream = making.make_stream(both, options, 0)
+    names = [both.classes[label] for label in chosen.class_order]
+    assert stream.facts["classes"] == [names[:2], names[2:4], names[4:]]

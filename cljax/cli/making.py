@@ -109,7 +109,8 @@ def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
     if chosen.first_classes is not None:
         count = len(dataset.classes) if order is None or isinstance(order, str) else len(order)
         common["sizes"] = first_and_others(chosen.first_classes, chosen.tasks or 1, count)
-    make: Any = streams.split if len(chosen.data) == 1 else streams.sequence
+    listed = isinstance(chosen.class_order, tuple)
+    make: Any = streams.split if len(chosen.data) == 1 or listed else streams.sequence
     return make(dataset, scenario=chosen.scenario, class_order=order, **common)
 
 

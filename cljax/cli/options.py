@@ -75,7 +75,8 @@ class Data:
     first_classes: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Classes of the first task, such as 50 of 100; the others are divided among the other tasks."""
     class_order: Literal["fixed", "random", "icarl"] | tuple[int, ...] = "fixed"
-    """Order of classes (or superclasses): fixed (0, 1, ...), random (by seed), icarl (of 1993), or their numbers."""
+    """Order of classes (or superclasses): fixed (0, 1, ...), random (by seed), icarl (of 1993), or their numbers, which
+    go on from one data set to the next; no others are learned."""
     validation: float = 0.1
     """Fraction of each class's training examples set aside for validation."""
     fraction: Annotated[tuple[float, ...], arg(aliases=["--share"])] = (1.0,)

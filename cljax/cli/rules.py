@@ -45,16 +45,16 @@ def check_values(options: Options) -> None:
     data, train, net = options.data, options.training, options.network
     many, tasks, size = len(data.data) > 1, data.tasks or 0, data.image_size
     listed, grouped = isinstance(data.class_order, tuple), data.division != "class"
+    sets = max(1, len(data.data))
     first, choice = train.first_epochs, train.memory_selection
     if net.network not in (*NETWORKS, "auto") and not is_reference(net.network):
         raise UsageError(unknown("network", net.network, NETWORKS) + " One's own is named module:function.")
     rules = [
         ("--data", data.data, bool(data.data), "the name of a data set, or several"),
         ("--image-size", size, len(size) < 3, "one side, or height and width"),
-        ("--tasks", tasks, tasks % max(1, len(data.data)) == 0, f"a multiple of the {len(data.data)} data sets"),
+        ("--tasks", tasks, listed or tasks % sets == 0, f"a multiple of the {sets} data sets"),
         ("--scenario", data.scenario, not (many and data.scenario == "permuted"), "another one for several data sets"),
         ("--normalize", data.normalize, many or data.normalize == "first", "left out where there is one data set"),
-        ("--class-order", data.class_order, not (many and listed), "a word for several data sets"),
         ("--class-order", data.class_order, data.class_order != (), "fixed, random, or classes"),
         ("--first-classes", data.first_classes, data.first_classes is None or _divided(data), "left out here"),
         ("--cosine", train.cosine, not (train.cosine and train.milestones), "left out with --milestones"),

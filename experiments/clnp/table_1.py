@@ -97,8 +97,8 @@ class Config:
 class Runs:
     """The runs of a form, each kept in a folder; a method's numbers are chosen when they are first asked for."""
 
-    def __init__(self, config: Config) -> None:
-        self.size, self.folder = FORMS[config.form], pathlib.Path(config.runs)
+    def __init__(self, config: Config, size: Size | None = None) -> None:
+        self.size, self.folder = size or FORMS[config.form], pathlib.Path(config.runs)
         self.dataset = functools.cache(lambda: data.load("mnist", config.data_dir))
 
     @functools.cached_property
@@ -128,11 +128,15 @@ class Runs:
         best = int(np.argmax(np.where(most * self.size.tasks <= tasks, reached, -most)))
         return {"tried": tried, "accuracy": reached, "used": used, "best": tried[best]}
 
-    def record(self, name: str, seed: int) -> dict[str, Any]:
-        """A method's run with a seed: `accuracy` `[T, T]`, and the parts of each hidden layer's units that are used."""
+    def record(self, name: str, seed: int, numbers: dict[str, float] | None = None) -> dict[str, Any]:
+        """A method's run with a seed, and with the best numbers where none are given.
+
+        Returns:
+          `accuracy` `[T, T]`; the parts of each hidden layer's units in the end, `used`, and after each task.
+        """
         size = self.size
         stream = lambda: self._stream(seed, size.tasks, size.epochs, size.fraction)
-        return self._run("run", name, stream, seed, self.chosen(name)["best"])
+        return self._run("run", name, stream, seed, numbers or self.chosen(name)["best"])
 
     def _stream(self, seed: int, tasks: int, epochs: int, fraction: float) -> Stream:
         return streams.permuted(self.dataset(), tasks=tasks, seed=seed, fraction=fraction, epochs=epochs)
@@ -146,14 +150,15 @@ class Runs:
             stream, settings = make_stream(), training.Settings(batch_size=self.size.batch_size)
             method = training.with_milestones(METHODS[name](self.network), stream.schedule)
             outcome = training.drive(method, optax.adam(1.0), [(seed, stream)], settings, hypers=[as_hyper(numbers)])
-            accuracy, seconds, used = outcome.evaluation.accuracy[0], outcome.seconds[0], []
+            accuracy, seconds, after = outcome.evaluation.accuracy[0], outcome.seconds[0], []
             if name == "clnp":
                 free = ownership.usage.diagnostics(self.network, outcome.learners[0]).free
-                used = [1 - float(np.asarray(free[gate])[-1]) for gate in sorted(free)]
+                after = [1 - np.asarray(free[gate]) for gate in sorted(free)]
+            used = [float(layer[-1]) for layer in after]
             units = f", used {np.round(used, 3).tolist()}" if used else ""
             print(f"{name} {numbers}, seed {seed}: {accuracy[-1].mean():.4f}{units}, {seconds:.0f} s", flush=True)
             jax.clear_caches()
-            return {"accuracy": accuracy, "used": used, "seconds": seconds}
+            return {"accuracy": accuracy, "used": used, "used_after": after, "seconds": seconds}
 
         return kept(self.folder, f"{name}-{kind}-{seed}", [self.size._asdict(), kind, name, numbers, seed], make)
 
