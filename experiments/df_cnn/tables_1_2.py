@@ -160,7 +160,7 @@ def table_of(name: Name, form: str = "full") -> tables.Table:
             "full": arguments(1, 1, 20),
             "leased": arguments(0.25, 1, 20),
             "reduced": arguments(0.2 if data == "mnist" else 0.05, 4, 25),
-            "tiny": arguments(0.1 if data == "mnist" else 0.025, 4, 50, " --quiet"),
+            "tiny": arguments((40 if count == 10 else 15) / ROUNDS[data], 4, 20, " --quiet"),
         },
         systems=systems,
         published={"error": published},
