@@ -27,6 +27,8 @@ GROUPS = {
     "things": "food_containers household_electrical_devices household_furniture vehicles_1 vehicles_2",
 }
 """CIFAR-100's superclasses, divided by similarity as the paper divides VOC and Scenes: 25 classes each."""
+GROWTH = 0.25
+"""New units of network expansion in both dense layers, as a part of the trained ones: the paper's 1,024 of 4,096."""
 OUTPUTS = 25
 """Logits of every head, so that one trained network serves all cases."""
 
@@ -123,6 +125,10 @@ def methods_of(network: Network, *, hidden: int = 4096, warm_up: float = 0.25) -
         "lwf_l1": lambda: methods.lwf(network, response="l1", **first),
         "lwf_l2": lambda: methods.lwf(network, response="l2", **first),
         "finetune_tenth": lambda: methods.finetune(network, shared_learning_rate=0.1, **first),
+        "network_expansion": lambda: methods.network_expansion(network, growth=GROWTH, **first),
+        "network_expansion_lwf": lambda: methods.build(
+            "network_expansion+lwf", network, {"growth": GROWTH, "old": "trained", **first}
+        ),
     }
 
 
@@ -173,7 +179,8 @@ class Runs:
     def _run(self, case: str, label: str) -> dict[str, Any]:
         begun = time.perf_counter()
         pairs = [(seed, self._stream(case, seed)) for seed in self.seeds]
-        method = methods_of(self.network, hidden=self.size.hidden)[label]()
+        network = self.wide_network if label.startswith("network_expansion") else self.network
+        method = methods_of(network, hidden=self.size.hidden)[label]()
         method = training.with_milestones(method, pairs[0][1].schedule)
         outcome = self._drive(method, pairs, self.size.learning_rate, starts=self.first_networks)
         record = self._record(outcome)
@@ -200,6 +207,12 @@ class Runs:
     def network(self) -> Network:
         """The CNN that all runs have."""
         return self.make_network(OUTPUTS, self.size._replace(dropout=self.size.new_dropout))
+
+    @functools.cached_property
+    def wide_network(self) -> Network:
+        """The same with dense layers that have room for a new task's units."""
+        dense = tuple(round(width * (1 + GROWTH)) for width in self.size.dense)
+        return self.make_network(OUTPUTS, self.size._replace(dropout=self.size.new_dropout, dense=dense))
 
     def make_network(self, outputs: int, size: Size | None = None) -> Network:
         """The CNN of this form, or of another's size, its head with so many logits."""
