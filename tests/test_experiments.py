@@ -341,14 +341,18 @@ def test_results_are_strict_json_written_whole_with_what_they_were_found_on(tmp_
         data_dir: str = "/a/private/folder"
         out: str = str(tmp_path)
 
-    monkeypatch.setattr("sys.argv", ["x", "--epochs", "3"])
+    monkeypatch.setattr("sys.argv", ["x", "--data-dir", "/a", "--epochs", "3", "--out", "b", "--seconds", "9"])
     result = {"rows": [np.float32(0.1), np.nan]}
     for name, file in (("x", "x.json"), ("x_benchmark", f"x_benchmark_{jax.default_backend()}.json")):
         path = saving.write_result(Config(), name, result, saving.command_line("experiments.x"))
         assert path == tmp_path / "results" / file
         assert capsys.readouterr().out == f"written: {path}\n"
     found = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
-    facts = {"command": "python -m experiments.x --epochs 3", "config": {"epochs": 3}, "rows": [0.1, None]}
+    facts = {
+        "command": "python -m experiments.x --data-dir FOLDER --epochs 3",
+        "config": {"epochs": 3},
+        "rows": [0.1, None],
+    }
     assert found == {**facts, "device": report.device(), "versions": report.versions()}
     assert len(list(path.parent.iterdir())) == 2
     path = saving.write_result(Config(), "x", {"device": "that of the record"}, "x")

@@ -7,6 +7,8 @@ import sys
 import textwrap
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cljax import cli, references
@@ -171,6 +173,16 @@ COUNTS = {  # parameters for images of 32x32x3 and ten outputs, without normalis
     "resnet50": 23_520_842,
     "vgg16_reduced": 14_714_688 - 7_079_424 + (2048 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 10,
 }
+
+
+def test_a_network_in_bfloat16_by_option():
+    chosen = settle(Options(network=Network(network="lenet", normalization="none", precision="bfloat16"))).network
+    network = make_network(chosen, fake_stream((28, 28, 1)))
+    assert describe(chosen, network)["precision"] == "bfloat16"
+    params, collections = network.init(jax.random.key(0))
+    found = network.apply(params, collections, jnp.ones((1, 28, 28, 1))).logits
+    np.testing.assert_array_equal(found, found.astype(jnp.bfloat16).astype(jnp.float32))
+    assert found.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("name", COUNTS)

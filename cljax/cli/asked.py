@@ -145,6 +145,8 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
         del parts["training"]["tune"]
     if options.network.width == 1:
         del parts["network"]["width"]
+    if options.network.precision == "float32":
+        del parts["network"]["precision"]
     if options.training.memory_selection == "balanced":  # likewise
         del parts["training"]["memory_selection"]
     for section, name in (("data", "first_classes"), ("training", "milestones"), ("training", "cosine")):

@@ -168,7 +168,14 @@ def make_schedule(options: Options) -> Schedule:
 
 
 def make_network(chosen: NetworkOptions, stream: Stream) -> Network:
-    """The network, its head shared where the scenario is domain-incremental."""
+    """The network, in the precision asked for; its head is shared where the scenario is domain-incremental."""
+    from cljax import networks
+
+    network = _by_name(chosen, stream)
+    return network if chosen.precision == "float32" else networks.in_bfloat16(network)
+
+
+def _by_name(chosen: NetworkOptions, stream: Stream) -> Network:
     from cljax import networks
 
     shape, outputs = tuple(stream.tables.examples.shape[1:]), stream.tables.classes.shape[-1]
@@ -233,6 +240,7 @@ def _ones_own(chosen: NetworkOptions, stream: Stream) -> Network:
     from cljax import types
 
     given = _given(chosen)
+    given.pop("precision", None)
     name, taken = given.pop("network"), inspect.signature(load(chosen.network)).parameters
     for option, value in given.items():
         if option not in taken:
@@ -272,6 +280,8 @@ def describe(chosen: NetworkOptions, network: Network) -> dict[str, Any]:
     facts = {name: value for name, value in dataclasses.asdict(chosen).items() if name in taken}
     if "channels" in facts:
         facts["channels"] = chosen.blocks
+    if chosen.precision != "float32":
+        facts["precision"] = chosen.precision
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return {"name": chosen.network, **facts, "parameters": count}
 

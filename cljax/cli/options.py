@@ -117,6 +117,8 @@ class Network:
     0.5, after each dense layer."""
     width: float = 1.0
     """alexnet, vgg16, resnets, clnp_wide: by which the features of all hidden layers are multiplied."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: layers compute in it, parameters, loss and updates stay in float32 (mixed precision)."""
 
     @property
     def blocks(self) -> tuple[str, ...]:

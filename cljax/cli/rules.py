@@ -26,7 +26,7 @@ def _not_taken(net: Network) -> list[tuple[str, Any]]:
     taken = NETWORKS["cnn"] if net.network == "auto" else NETWORKS[net.network]
     given = dataclasses.asdict(dataclasses.replace(net, dropout=net.dropout or None))
     usual = {**dataclasses.asdict(Network()), "network": net.network}
-    free = ("normalization",)  # 'none' is taken by all, and what else is none is told where networks are made
+    free = ("normalization", "precision")  # taken by all: 'none', and what else is none is told where networks are made
     stray = [name for name, value in given.items() if name not in (*taken, *free) and value != usual[name]]
     return [(f"--{name.replace('_', '-')}", given[name]) for name in stray]
 

@@ -23,6 +23,7 @@ from cljax.networks.layers import activate as activate
 from cljax.networks.layers import gate_features as gate_features
 from cljax.networks.linen import make_network as make_network
 from cljax.networks.linen import standardize as standardize
+from cljax.networks.mixed_precision import in_bfloat16 as in_bfloat16
 from cljax.networks.mlp import mlp as mlp
 from cljax.networks.nnx import from_nnx as from_nnx
 from cljax.networks.own_layers import own_last_layers as own_last_layers
