@@ -71,6 +71,7 @@ class Table(NamedTuple):
       claims: those it decides.
       metrics: `{name: function of a run}`, a number a seed, beside those of the report.
       pairs: `{row: (system, other)}`: rows of differences, paired by seed, the system minus the other.
+      stands_in: whether other data stand for the paper's, so that no form is at its scale.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Table(NamedTuple):
     claims: tuple[Claim, ...]
     metrics: Mapping[str, Callable[[Run], np.ndarray]] = {}
     pairs: Mapping[str, tuple[str, str]] = {}
+    stands_in: bool = False
 
 
 def accuracy(run: Run) -> np.ndarray:
@@ -256,7 +258,7 @@ def decided(table: Table, runs: Runs, form: str) -> list[claims.Claim]:
     found = []
     for what, published, systems, decide in table.claims:
         if set(systems) <= set(runs):
-            text, verdict = claims.at_scale(*decide(runs), form == "full")
+            text, verdict = claims.at_scale(*decide(runs), form == "full" and not table.stands_in)
             found.append(claims.claim(table.source, f"{what} ({table.name}, {form})", published, text, verdict))
     return found
 

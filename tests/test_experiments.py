@@ -162,6 +162,8 @@ def test_what_fails_below_the_papers_size_is_not_tested_at_scale():
         (one,) = tables.decided(table, runs_of, form)
         assert one["verdict"] == verdict
         assert one["found"].startswith("lwf, strong 41.0, lwf 51.0: -10.0")
+    (one,) = tables.decided(table._replace(stands_in=True), runs_of, "full")
+    assert one["verdict"] == "not tested at scale", "other data stand for the paper's"
     assert tables.decided(table, {"lwf": runs_of["lwf"]}, "full") == [], "the other system was not run"
 
 
@@ -193,6 +195,8 @@ def test_clnps_capacity_by_hand():
     more = "the first layer grows less than the second after the first task"  # 0.6 and 0.6; 0 and 0.1
     assert found[more].startswith("second layer 60.0, first 5.0: +55.0")
     assert found["25 tasks find free units in the second layer"].startswith("tasks 3.5, paper 25.0: -21.5")
+    line = (1.0 / np.sqrt(5 * 0.24) + 1) / 2  # of the one, which is full too soon, and of the other
+    assert found["the second layer grows along a line over ten tasks"].startswith(f"correlation {100 * line:.1f}")
     run = {"feature_usage": {"dense_0": {"free": (1 - used[:, 1]).tolist()}}}
     np.testing.assert_allclose(clnp_figure_4.used(run, "dense_0"), used[:, 1])
 

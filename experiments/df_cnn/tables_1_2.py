@@ -15,9 +15,9 @@ table prints, by less than a quarter. Tensor factorisation begins with centred r
 (Distillation)", which begins with trained single-task models (`methods.start_from_models`), is not here.
 
 `leased` is `full` in a quarter of the rounds, at the same rates; both are for a GPU: 2 million steps a seed for each
-system of CIFAR-10. `reduced` has the smallest fraction and a twentieth of the rounds, 10 and 20 visits a task, at
-four times the rates: by measured steps of 16 ms (MNIST) and 75 ms (CIFAR-10) of one core, three quarters of an hour
-for the two tables of MNIST and an hour and a half for those of CIFAR-10; `--tables` chooses.
+system of CIFAR-10. `reduced` has the smallest fraction and a hundred rounds, 10 and 20 visits a task, at four times the
+rates, and is tested every twenty-fifth: by measured steps of 16 ms (MNIST) and 75 ms (CIFAR-10) of one core, three
+quarters of an hour for the two tables of MNIST and an hour and a half for those of CIFAR-10; `--tables` chooses.
 """
 
 from __future__ import annotations
