@@ -14,8 +14,8 @@ from typing import Any
 from cljax import report
 from cljax.files import read_json, write_json
 
-PLACES = ("data_dir", "runs", "out")
-"""Fields of a configuration that say where files are: no result depends on them."""
+LOCAL = ("data_dir", "runs", "out", "seconds")
+"""Fields of a configuration that say where files are and how long there was: no result depends on them."""
 
 
 def digest(*decides: Any) -> str:
@@ -52,18 +52,18 @@ def kept(folder: pathlib.Path, name: str, decides: Any, make: Callable[[], Any])
 
 def command_line(module: str) -> str:
     """The command that started this process, as the module's, without this machine's folders and the time it had."""
-    words = sys.argv[1:]
-    local = {f"--{name.replace('_', '-')}" for name in (*PLACES, "seconds")}
-    kept = [word for place, word in enumerate(words) if not {word, *words[max(place - 1, 0) : place]} & local]
+    words = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    local = {f"--{name.replace('_', '-')}" for name in LOCAL}
+    stay = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & local]
     data_dir = ["--data-dir", "FOLDER"] if "--data-dir" in words else []
-    return shlex.join(["python", "-m", module, *data_dir, *kept])
+    return shlex.join(["python", "-m", module, *data_dir, *stay])
 
 
 def write_result(config: Any, name: str, result: Mapping[str, Any], command: str) -> pathlib.Path:
     """Writes `results/NAME.json` in the folder `config.out`, and says where. NaN becomes null.
 
-    Beside the result stand the command, the device, the versions and the configuration but for `PLACES` and the seconds
-    that there were; where the result has one of these itself, that stays.
+    Beside the result stand the command, the device, the versions and the configuration but for what is `LOCAL`; where
+    the result has one of these itself, that stays.
 
     Args:
       config: a dataclass.
@@ -72,9 +72,7 @@ def write_result(config: Any, name: str, result: Mapping[str, Any], command: str
       command: by which it is found again.
     """
     facts = {"command": command, "device": report.device(), "versions": report.versions()}
-    facts["config"] = {
-        field: value for field, value in dataclasses.asdict(config).items() if field not in (*PLACES, "seconds")
-    }
+    facts["config"] = {field: value for field, value in dataclasses.asdict(config).items() if field not in LOCAL}
     kind = "cpu" if facts["device"]["platform"] == "cpu" else "gpu"
     path = pathlib.Path(config.out) / "results" / f"{name}{f'_{kind}' if name.endswith('_benchmark') else ''}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -103,9 +103,7 @@ def incremental(run: Run) -> np.ndarray:
 
 def after_each_task(run: Run) -> np.ndarray:
     """`[S, T]`: after each task the mean accuracy on those learned by then."""
-    found = accuracy(run)
-    tasks = np.arange(1, found.shape[-1] + 1)
-    return np.cumsum(found, axis=-1)[:, tasks - 1, tasks - 1] / tasks
+    return np.asarray(metrics.average_incremental_accuracy(np.asarray(run["accuracy"], np.float32), per_task=True))
 
 
 def kept(run: Run) -> np.ndarray:

@@ -345,7 +345,7 @@ def test_results_are_strict_json_written_whole_with_what_they_were_found_on(tmp_
         data_dir: str = "/a/private/folder"
         out: str = str(tmp_path)
 
-    monkeypatch.setattr("sys.argv", ["x", "--data-dir", "/a", "--epochs", "3", "--out", "b", "--seconds", "9"])
+    monkeypatch.setattr("sys.argv", ["x", "--data-dir", "/a", "--epochs", "3", "--out", "b", "--seconds=9", "--runs=c"])
     result = {"rows": [np.float32(0.1), np.nan]}
     for name, file in (("x", "x.json"), ("x_benchmark", f"x_benchmark_{jax.default_backend()}.json")):
         path = saving.write_result(Config(), name, result, saving.command_line("experiments.x"))

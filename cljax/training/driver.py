@@ -349,17 +349,17 @@ def drive(
         if checkpoints is not None:
             keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts), mesh.shares(shared))
         places = settings.curves_every, number * len(group.numbers), len(seeds)
-        driven = Driven(method, first.schedule, compiled, placed(group), span, *places)
-        parts.append(driven.run(report, visited, keeper))
+        here = placed(group)
+        parts.append(Driven(method, first.schedule, compiled, here, span, *places).run(report, visited, keeper))
     learners, results, seconds, waits = zip(*parts, strict=True)
     joined: Results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
     if (joined.failure.round >= 0).all():
         values = [", ".join(f"{name} {float(value):g}" for name, value in entry.hyper.items()) for entry in given]
         called = [f"seed {seed}, {text}".removesuffix(", ") for (seed, _), text in zip(seeds, values, strict=True)]
         raise_failure(joined.failure, method, called)
-    _, key, own, tables = placed(groups[0])
-    shapes = compiled.like(key, tables, own, begin).state
-    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes is not None :], leaf.dtype), shapes)
+    leading = 0 if axes is None else 1  # axes of seeds
+    shapes = compiled.like(here.key, here.tables, here.given, begin).state
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[leading:], leaf.dtype), shapes)
     points = curve_epochs(epoch_table(method, first.schedule), settings.curves_every)
     return Outcome(
         [learner for part in learners for learner in part],

@@ -46,7 +46,7 @@ from experiments import claims
 from experiments.lwf import parts
 from experiments.lwf.published import TABLE_1
 from experiments.lwf.runs import methods_of, optimizer
-from experiments.saving import PLACES, command_line, kept, write_result
+from experiments.saving import LOCAL, command_line, kept, write_result
 
 CLASSES = {"ImageNet": 1000, "Places2": 401, "VOC": 20, "CUB": 200, "Scenes": 67, "MNIST": 10}
 PAIRS = (
@@ -198,7 +198,7 @@ def decides(config: Config, label: str, stream: Stream, given: Mapping[str, np.n
       stream: of `make_stream`.
       given: the parameters that all start from.
     """
-    aside = (*PLACES, "check", "methods", "init", "old", "new")
+    aside = (*LOCAL, "check", "methods", "init", "old", "new")
     options = {name: value for name, value in dataclasses.asdict(config).items() if name not in aside}
     arrays = hashlib.sha256(stream.tables.examples.identity().encode())
     for name, leaf in [*sorted(given.items()), *enumerate(jax.tree.leaves(stream.tables._replace(examples=None)))]:

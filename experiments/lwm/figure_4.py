@@ -31,7 +31,7 @@ from cljax.cli.options import Compare, settle
 from cljax.cli.process import use_threads
 from cljax.keys import make_key
 from cljax.types import Array, Learner, Method
-from experiments import claims
+from experiments import claims, tables
 from experiments.lwm import causes
 from experiments.saving import command_line, write_result
 
@@ -68,9 +68,9 @@ class Looks(NamedTuple):
 
 def made(system: str, config: Config) -> Experiment:
     """All that a system of the table of causes is driven with."""
-    words = f"--methods {causes.SYSTEMS[system].removeprefix('--methods ')} --seeds {config.seeds}"
+    words = tables.arguments_of(causes.TABLE, system, tables.Config(form=config.form, seeds=config.seeds))
     place = ["--data-dir", config.data_dir] if config.data_dir else []
-    command = tyro.cli(Compare, args=[*shlex.split(f"{causes.FORMS[config.form]} {words}"), *place])
+    command = tyro.cli(Compare, args=[*shlex.split(words), *place])
     options, curves = settle(command.options), curves_of(command)
     return make_experiment(curves, options, configuration(curves, options))
 
