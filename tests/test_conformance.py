@@ -31,12 +31,8 @@ Short ones, for two programs of the same run round differently, and training mak
 """
 
 
-def rows(names):
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names])
-
-
-every_method = rows(conformance.TABLE)
-hosted = rows(conformance.HOSTED)
+every_method = pytest.mark.parametrize("name", conformance.TABLE)
+hosted = pytest.mark.parametrize("name", conformance.HOSTED)
 
 
 def signature(tree):
@@ -254,7 +250,7 @@ def forgotten(name):
     return found
 
 
-@rows(conformance.FORGETS_NOTHING)
+@pytest.mark.parametrize("name", conformance.FORGETS_NOTHING)
 def test_no_bit_of_old_logits_changes(name):
     """Not by later tasks, nor by revisits of others, with momentum and weight decay, which move all that is not masked.
 
@@ -263,6 +259,6 @@ def test_no_bit_of_old_logits_changes(name):
     assert forgotten(name) == []
 
 
-@rows(["finetune"])
+@pytest.mark.parametrize("name", ["finetune"])
 def test_fine_tuning_does_change_old_logits(name):
     assert forgotten(name) == [1, 2, 3, 4]
