@@ -6,11 +6,12 @@ import.
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +29,18 @@ def printable(text: object) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(text)
     )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question of the known names that are close to an unknown one, at most three; empty where none is.
+
+    Example:
+      >>> from cljax.text import did_you_mean
+      >>> did_you_mean('strenth', ['strength', 'temperature'])
+      "Did you mean 'strength'? "
+    """
+    close = difflib.get_close_matches(name.lower(), list(known), n=3)
+    return f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
 
 
 def shell_word(path: str | os.PathLike) -> str:

@@ -480,6 +480,8 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "lwf", "--set", "temprature=2"], "Did you mean 'temperature'? lwf has temperature"),
         (["run", "lwff+ewc"], "There is no method 'lwff'. There are: "),
         (["run", "finetune", "--memory", "-1"], "--memory is -1, but must be a whole number"),
+        (["compare", "--exemplars", "-5"], "--exemplars is -5, but must be a whole number"),
+        (["sweep", "lwf", "strenth", "1"], "Did you mean 'strength'? It has: learning_rate, strength, temp"),
         (["run", "finetune", "--tune", "0"], "--tune is 0.0, but must be a finite number above 0"),
         (["run", "finetune", "--tune", "0.1", "0.1"], "--tune is 0.1 0.1, but must be different learning rates."),
         (["run", "tfm", "--tune", "--set", "candidates=0.1,0.2"], "tfm chooses its own numbers at each visit"),

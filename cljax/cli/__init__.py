@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return prepare_data(asked, command.data_dir) if asked else list_data(command.data_dir)
             return list_methods() if command.name is None else describe_method(command.name)
         except (UsageError, FolderError) as error:
-            return complain(errors, as_options(str(error)), 2)
+            return complain(errors, as_options(str(error), words), 2)
         except RunError as error:
             return complain(errors, error, 1)
         except Closed:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import dataclasses
-import difflib
 import functools
 import inspect
 import re
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 
 from cljax.cli.options import Data, Network, Training, UsageError
 from cljax.numbers import show
+from cljax.text import did_you_mean
 
 
 def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
@@ -59,7 +58,7 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
             called = lambda name: ".".join(dict.fromkeys(name.split(" ")))
             has = "; ".join(f"{called(name)} has {', '.join(takes[name]) or 'none'}" for name in names)
             every = [option for name in names for option in takes[name]]
-            raise UsageError(f"There is no parameter {parameter!r}. {_close(parameter, every)}{has}.")
+            raise UsageError(f"There is no parameter {parameter!r}. {did_you_mean(parameter, every)}{has}.")
         for name in receivers:
             found[name][parameter] = _value(parameter, text, makers[name], takes[name][parameter].default)
     return found
@@ -68,7 +67,7 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """What to say of an unknown name: close matches, and all there are."""
     names = sorted(known)
-    return f"There is no {kind} {name!r}. {_close(name, names)}There are: {', '.join(names)}."
+    return f"There is no {kind} {name!r}. {did_you_mean(name, names)}There are: {', '.join(names)}."
 
 
 class Parameter(NamedTuple):
@@ -165,18 +164,32 @@ def _shown(default: Any) -> str:
     return str(default).lower() if default is None or isinstance(default, bool) else str(default)
 
 
-def as_options(text: str) -> str:
+def as_options(text: str, typed: Sequence[str] = ()) -> str:
     """An error of Python's functions in the command's words: `name is` and `name=1` as the options are called.
+
+    Args:
+      text: the error.
+      typed: the command's words; an option that has several names is called by the one that is among them.
 
     Example:
       >>> as_options("class_order must name classes 0 to 9. Or give validation=0.1, or a larger network.")
       '--class-order must name classes 0 to 9. Or give --validation 0.1, or a larger network.'
+      >>> as_options("--learning-rate is nan.", ["run", "lwf", "--lr", "nan"])
+      '--lr is nan.'
     """
-    groups = (Data, Network, Training)
-    names = "|".join(field.name for group in groups for field in dataclasses.fields(group))
+    kinds = dict[str, Any]()
+    for group in (Data, Network, Training):
+        kinds |= typing.get_type_hints(group, include_extras=True)
+    names = "|".join(kinds)
     option = lambda name: f"--{name.replace('_', '-')}"
-    begun = re.sub(rf"(?:^|(?<=\. ))({names})(?= (?:is|are|has|must)\b)", lambda found: option(found[1]), text)
-    return re.sub(rf"(?<![\w.({{'-])({names})=(?=[0-9])", lambda found: f"{option(found[1])} ", begun)
+    text = re.sub(rf"(?:^|(?<=\. ))({names})(?= (?:is|are|has|must)\b)", lambda found: option(found[1]), text)
+    text = re.sub(rf"(?<![\w.({{'-])({names})=(?=[0-9])", lambda found: f"{option(found[1])} ", text)
+    given = {word.partition("=")[0] for word in typed}
+    for name, kind in kinds.items():
+        others = [other for note in getattr(kind, "__metadata__", ()) for other in note.aliases or ()]
+        for other in given.intersection(others):
+            text = re.sub(rf"(?<![\w-]){option(name)}(?![\w-])", other, text)
+    return text
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -222,11 +235,6 @@ def words(kind: Any) -> str:
         return f"({', '.join(map(words, inner))})"
     known = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
     return known.get(kind, "a word")
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), list(known), n=3)
-    return f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
 
 
 def _value(name: str, text: str, make: Callable[..., Any], default: Any) -> Any:

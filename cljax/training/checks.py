@@ -18,6 +18,7 @@ from cljax.data.on_demand import Images
 from cljax.numbers import check_kind, real, show, whole
 from cljax.streams.building import SCENARIOS, check_stream
 from cljax.streams.schedules import check_schedule
+from cljax.text import did_you_mean
 from cljax.training.bounds import check_bounds, check_settings
 from cljax.training.state import Failure, Settings
 from cljax.training.step import BUILT, init_shapes
@@ -308,14 +309,14 @@ def check_hypers(
     """
     if hypers is None:
         return [{} for _ in seeds]
-    known = {*init_shapes(method)[3], "learning_rate"}
+    known = sorted({*init_shapes(method)[3], "learning_rate"})
     given_each = isinstance(hypers, Sequence) and all(isinstance(given, Mapping) for given in hypers)
     if not given_each or len(hypers) != len(seeds) or any(set(given) != set(hypers[0]) for given in hypers):
         raise ValueError(f"hypers must be {len(seeds)} mappings of the same names, one for each pair of seeds.")
-    if stray := sorted(set(hypers[0]) - known):
+    if stray := sorted(set(hypers[0]).difference(known)):
         raise ValueError(
-            f"{method.name} has no hyper-parameter '{stray[0]}' that a run can be given. It has: "
-            f"{', '.join(sorted(known))}."
+            f"{method.name} has no hyper-parameter '{stray[0]}' that a run can be given. "
+            f"{did_you_mean(stray[0], known)}It has: {', '.join(known)}."
         )
     checked = [{name: real(f"{method.name}'s {name}", value) for name, value in given.items()} for given in hypers]
     for given in checked:
