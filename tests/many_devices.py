@@ -32,8 +32,7 @@ def tasks(*visits):
 
 REMEMBERING = {"replay.memory_size": 20}
 CASES = {
-    "finetune": {"normalization": "batch", "dropout": 0.2},
-    "lwf+replay": {},
+    "lwf+replay": {"normalization": "batch", "dropout": 0.2},
     "tfm": {"normalization": "feature"},
 }
 

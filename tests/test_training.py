@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import jax
@@ -640,8 +641,8 @@ def test_training_stops_below_the_minimum_rate_and_not_at_it(learning_rate, stop
     assert float(after.factor) == 0.5
 
 
-@pytest.mark.parametrize("mode", ["disable_jit", "debug_nans", "debug_infs"])
-def test_the_modes_of_debugging_change_no_result(mode):
+@pytest.mark.parametrize("modes", [("disable_jit",), ("debug_nans", "debug_infs")])
+def test_the_modes_of_debugging_change_no_result(modes):
     """No run is ended by NaN that stands for what is not measured, and loops may be Python's."""
     schedule = streams.visits([(0, 1), (1, 1)])._replace(evaluate=np.array([False, True]))
     stream = conformance.stream(schedule=schedule)
@@ -653,10 +654,12 @@ def test_the_modes_of_debugging_change_no_result(mode):
     best = lambda scores, learners, clock, fold: (jnp.argmax(scores).astype(jnp.int32), learners)
     offer = lambda learner, clock, scores: {"learning_rate": jnp.array([0.05, 0.05])}
     searched = base._replace(search=Search(offer, best, 2))
-    with getattr(jax, mode)(True):
+    with contextlib.ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(getattr(jax, mode)(True))
         found = run(jax.random.key(5), stream.tables)
         assert int(Program(lambda value: value + 1)(jnp.int32(1))) == 2
-        outcome = None if mode == "disable_jit" else drive(searched, SGD, [(5, stream)], settings)
+        outcome = None if "disable_jit" in modes else drive(searched, SGD, [(5, stream)], settings)
     measured = lambda result: jax.tree.leaves((result.learner, result.evaluation.accuracy, result.epochs))
     for ours, theirs in zip(measured(found), measured(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
