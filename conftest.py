@@ -162,8 +162,10 @@ def pytest_runtest_teardown(item, nextitem):
     for value in vars(getattr(item, "module", item)).values():
         if callable(getattr(value, "cache_clear", None)):
             value.cache_clear()
-    give_back()
-    if resident() > (MUCH_IN_TABLE if nextitem is not None and row_of(nextitem) else MUCH):
+    much = MUCH_IN_TABLE if nextitem is not None and row_of(nextitem) else MUCH
+    if resident() > much:
+        give_back()
+    if resident() > much:
         jax.clear_caches()
         give_back()
 
