@@ -2,6 +2,10 @@
 
 import json
 
+import numpy as np
+
+from cljax.report import looks
+
 FIRST = [[[0.9, 0.1], [0.5, 0.7]], [[0.8, 0.2], [0.6, 0.8]]]
 SECOND = [[[0.9, 0.1], [0.9, 0.64]], [[0.8, 0.2], [0.8, 0.82]]]
 CONFIG = {
@@ -52,6 +56,13 @@ def make_usage():
         "free": [[0.6, 0.3], [0.6, 0.3]],
     }
     return {"dense_0": parts}
+
+
+def make_attention():
+    """Of two images of 4x4 pixels, maps of 2x2 after two tasks: the first sees one corner, then the other; the second
+    image all of it, then nothing."""
+    maps = np.array([[[[2, 0], [0, 0]], [[3, 3], [3, 3]]], [[[0, 0], [0, 0.5]], [[0, 0], [0, 0]]]])
+    return {**looks.of_tasks(maps, np.arange(2)), "images": looks.packed(np.full((2, 4, 4), 51, np.uint8))}
 
 
 def save(folder, *runs, **changes):

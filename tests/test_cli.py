@@ -218,6 +218,7 @@ def test_record_has_the_schema(compared):
             "untrained",
             "rounds",
             "feature_usage",
+            "attention",
             "packed_bytes_per_task",
             "driver",
             "share_waiting",

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import losses, networks, streams, task_params, training
+from cljax import losses, networks, report, streams, task_params, training
 from cljax.attention import pooled_linear_cam
 from cljax.methods import finetune
 from cljax.methods.growing_head import Classification
@@ -365,14 +365,26 @@ def test_the_teacher_of_the_last_visit_was_the_student_before_it():
     ends = []
     for rounds in (2, 3):
         shorter = stream._replace(schedule=jax.tree.map(lambda leaf, rounds=rounds: leaf[:rounds], stream.schedule))
-        run = training.make_run(method, optimizer, shorter, training.Settings(batch_size=16, learning_rate=0.05))
-        ends.append(run(jax.random.key(0), stream.tables).learner)
+        settings = training.Settings(batch_size=16, learning_rate=0.05, attention_images=3)
+        run = training.make_run(method, optimizer, shorter, settings)
+        result = run(jax.random.key(0), stream.tables)
+        ends.append(result.learner)
         assert run.step.traces == 1
     state = ends[1].method_state
     chex.assert_trees_all_equal(state.teacher["params"], ends[1].params)
     chex.assert_trees_all_close(state.base["previous"]["params"], ends[0].params, rtol=1e-4, atol=1e-5)
     for before, after in zip(*(jax.tree.leaves(end.params) for end in ends), strict=True):
         assert np.abs(before - after).max() > 1e-3
+    # Where it looks for the labels of the first, the middle and another of the first task's test images.
+    images, labels = next(streams.experiences(stream)).test
+    chosen = np.arange(3) * len(labels) // 3
+    for end, found in zip(ends, result.evaluation.attention[1:], strict=True):
+        own = task_params.take_row(end.params, jnp.int32(0), end.rows)
+        maps = network.encode(own, end.collections, images[chosen], train=False, key=None)[0]
+        expected = pooled_linear_cam(maps, own["head"]["kernel"], labels[chosen])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    entry = report.runs(result)[0]["attention"]
+    assert (entry["maps"]["shape"][:2], entry["images"]) == ([3, 3], None)
 
 
 def test_networks_and_options_that_cannot_be_are_refused():

@@ -4,14 +4,14 @@ import warnings
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
+from matplotlib import colormaps, pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cljax.report import figures, frame, palette, plots, sections
 from cljax.report.series import known_mean_and_interval, learning_curve
 from cljax.report.sweep import stability_plasticity
-from tests.records import FIRST, SECOND, make_run, make_usage
+from tests.records import FIRST, SECOND, make_attention, make_run, make_usage
 
 T1 = 12.706204736432095
 """Student's t at 0.975 with one degree of freedom: two values x, y have the half-width T1 |x - y| / 2."""
@@ -212,6 +212,30 @@ def test_feature_usage_stacks_to_100_percent():
     np.testing.assert_allclose([bar.get_y() for bar in ax.containers[3]], [40, 70])
     with pytest.raises(ValueError, match=r"no feature usage of the layer 'conv'. It has: dense_0."):
         plots.feature_usage(run, "conv")
+
+
+def test_attention_is_drawn_on_the_images():
+    run = make_run("lwm", SECOND, attention=make_attention())
+    ax = plots.attention(run)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["image", "1", "2"]
+    picture = np.asarray(ax.images[0].get_array())
+    assert picture.shape == (2 * 64 + 4, 3 * 64 + 8, 4)
+    tiles = np.stack([[picture[y : y + 64, x : x + 64] for x in (0, 68, 136)] for y in (0, 68)])
+    assert (picture[..., 3] == 0).sum() == picture[..., 3].size - 6 * 64 * 64
+    red = 0.3 * 0.2 + 0.7 * np.array(colormaps["turbo"](1.0)[:3])
+    for row, column, place, color in (
+        (0, 1, 0, red),
+        (0, 1, -1, 0.2),  # 51 of 255
+        (0, 2, 0, 0.2),
+        (0, 2, -1, red),
+        (1, 1, slice(None), red),
+        (1, 2, slice(None), 0.2),
+        (slice(None), 0, slice(None), 0.2),
+    ):
+        tile = tiles[row, column][..., place, place, :3]
+        np.testing.assert_allclose(tile, np.broadcast_to(color, tile.shape), atol=1e-6)
+    with pytest.raises(ValueError, match="The run of lwf has no attention: give settings attention_images"):
+        plots.attention(make_run("lwf", FIRST))
 
 
 def test_a_method_looks_the_same_in_every_plot():

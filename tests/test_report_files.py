@@ -23,7 +23,7 @@ from cljax.report import record as records
 from cljax.report import schema, sections, series, tensorboard, weights_and_biases, writing
 from cljax.report.figures import Drawing, draw
 from cljax.training.driver import Results, drive
-from tests.records import FIRST, SECOND, make_run, make_usage, save
+from tests.records import FIRST, SECOND, make_attention, make_run, make_usage, save
 
 HALF = 12.706204736432095 / 2
 """A pair x, y has the half-width HALF |x - y| of a 95% interval."""
@@ -33,7 +33,7 @@ HALF = 12.706204736432095 / 2
 def written(tmp_path_factory):
     """The report of a run folder with two methods and one left out: the folder and what it holds."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    runs = make_run("finetune", FIRST), make_run("tfm", SECOND, feature_usage=make_usage())
+    runs = make_run("finetune", FIRST), make_run("tfm", SECOND, feature_usage=make_usage(), attention=make_attention())
     save(folder, *runs, left_out={"clnp": "it has <no> gates"})
     return report.write([folder]).parent
 
@@ -78,6 +78,7 @@ def test_the_files_of_a_report(written):
     plots = [f"{kind}-{name}" for kind in ("accuracy_matrix", "task_accuracy") for name in ("finetune", "tfm")]
     plots += [
         "accuracy_against_forgetting",
+        "attention-tfm",
         "average_accuracy",
         "feature_usage-tfm",
         "learning_curves",
@@ -149,7 +150,7 @@ def test_the_page_is_whole_and_needs_nothing_else(written):
     ):
         assert said in words
     figures = page.all("svg")
-    assert len(figures) == 10
+    assert len(figures) == 11
     assert all(figure["role"] == "img" and len(figure["aria-label"]) > 30 for figure in figures)
     assert figures[0]["aria-label"].endswith("finetune 65 ±64; tfm 79 ±25.")
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -439,7 +440,7 @@ def test_a_changed_record_is_refused_or_reported(monkeypatch):
     sweep = {"curve": "lwf.strength", "parameter": "strength", "value": 1.0}
     run = make_run("lwf", FIRST[:1], "class", rounds=rounds, schedule=schedule, sweep=sweep, **points)
     run["feature_usage"] = {"dense_0": {name: values[:1] for name, values in make_usage()["dense_0"].items()}}
-    run["epochs"] = make_run("lwf", [[[0.0] * 3] * 3])["epochs"]
+    run["epochs"], run["attention"] = make_run("lwf", [[[0.0] * 3] * 3])["epochs"], make_attention()
     record = {
         "format": 1,
         "complete": False,

@@ -204,6 +204,9 @@ def entries(
         part = members(outcome, [place * count + number for number in kept])
         run = report.run_record(part, network=network, config=experiment.config)
         run |= {"parameters": report.plain(experiment.parameters[curve.method]), **entry}
+        if run["attention"]:
+            first = experiment.seeds[kept[0]][1]
+            run["attention"]["images"] = report.looks.images_of(first, experiment.settings.attention_images)
         if run["scenario"] == "class":
             learned = [experiment.seeds[number][1] for number in kept]
             run |= {"confusion": report.plain(confusion(experiment.methods[curve.method], learned, part.learners))}

@@ -38,7 +38,7 @@ def notes_of(stream: Stream, evaluation: training.Evaluation, network: dict[str,
             "max_examples": streams.max_examples(tables),
             "mean": stream.mean,
             "std": stream.std,
-            "evaluation": evaluation._asdict(),
+            "evaluation": {name: found for name, found in evaluation._asdict().items() if name != "attention"},
         }
     )
 

@@ -27,6 +27,8 @@ PAPER_NETWORKS: dict[tuple[int, ...], Literal["mnist", "cifar", "office_home"]] 
     (128, 128, 3): "office_home",
 }
 """The networks of the DF-CNN paper, by the shape of their images."""
+ATTENTION_IMAGES = 4
+"""Of the first task: a record says where a network with feature maps looks in them."""
 
 
 def data_options(options: Options) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def make_settings(options: Training) -> training.Settings:
         stopping=stopping,
         validate=True,
         curves_every=options.curves_every,
+        attention_images=ATTENTION_IMAGES,
     )
 
 

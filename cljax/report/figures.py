@@ -127,6 +127,10 @@ def _own(run: Run) -> Iterator[Drawing]:
         )
         words = f"{name}: features of each layer after each task. In use after the last: {used}."
         yield Drawing("feature_usage", name, words, _usages(run))
+    if run.get("attention"):
+        _, images, *_ = run["attention"]["maps"]["shape"]
+        words = f"{name}: where the network looks for the labels of {images} test images of task 1, after each task."
+        yield Drawing("attention", name, words, _figure(plots.attention(run)))
 
 
 def _usages(run: Run) -> Figure:

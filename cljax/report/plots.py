@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cljax.report import frame, palette
+from cljax.report import frame, looks, palette
 from cljax.report.results import one
 from cljax.report.results import runs as entries
 from cljax.report.sections import label
@@ -406,6 +406,42 @@ def feature_usage(result: Any, layer: str, ax: Axes | None = None, *, legend: bo
     frame.dress(ax, f"{label(run)}: {layer}", "after task", "features (%)", grid="")
     if legend:
         frame.legend(ax)
+    return ax
+
+
+def attention(result: Any, ax: Axes | None = None) -> Axes:
+    """Where the network looks for the labels of some of the first task's test images, after each task.
+
+    Args:
+      result: one, with `settings.attention_images`, of a network with feature maps.
+      ax: where to draw.
+
+    Returns:
+      The axes; a row an image, beside it the Grad-CAM after each task, from nothing to its largest value, on the image.
+
+    Raises:
+      ValueError: where the run has no attention.
+
+    Example:
+      >>> import numpy as np
+      >>> from cljax.report import looks, plots
+      >>> run = {'method': 'lwm', 'attention': looks.of_tasks(np.ones([3, 2, 4, 4]), np.arange(3))}
+      >>> [tick.get_text() for tick in plots.attention(run).get_xticklabels()]
+      ['image', '1', '2', '3']
+    """
+    run = one(result)
+    if not (found := run.get("attention")):
+        raise ValueError(f"The run of {label(run)} has no attention: give settings attention_images, such as 4.")
+    picture, count = looks.mosaic(found), found["maps"]["shape"][0] + 1
+    height, width = picture.shape[:2]
+    across = min(10.0, 0.9 * count)
+    ax = frame.axes(ax, (across + 0.3, across * height / width + 0.8))
+    ax.imshow(picture, interpolation="nearest", aspect="equal")
+    ax.set_xticks((np.arange(count) + 0.5) * width / count, ["image", *map(str, range(1, count))])
+    ax.set_yticks([])
+    ax.tick_params(length=0)
+    frame.dress(ax, f"{label(run)}: where the network looks", "after task", "", grid="")
+    ax.spines[:].set_visible(False)
     return ax
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from cljax import files, metrics, ownership
 from cljax.ownership import usage
-from cljax.report import schema
+from cljax.report import looks, schema
 from cljax.storage import old_names
 from cljax.training.cost import bytes_per_task, tree_bytes
 from cljax.training.driver import Outcome
@@ -40,7 +40,8 @@ def run_record(
     of a task's test logits changed but in visits to it. `search` has what a method's search has tried in each round:
     `numbers` and `scores`, validation accuracies, `[seed][round][candidate]`, -1 of what diverged or was not needed,
     `epochs` likewise, and which was `chosen`, `[seed][round]`, -1 in a round that was not run. `feature_usage` is for
-    methods in which tasks own features.
+    methods in which tasks own features. `attention` has where the first seed's network looks for the labels of some of
+    the first task's test images after each task, as of `looks.of_tasks`, where that was measured.
 
     Args:
       outcome: what `drive` returned.
@@ -48,9 +49,9 @@ def run_record(
       config: the configuration; None: nothing.
 
     Returns:
-      Plain numbers, strings, lists and dicts; NaN is None. The command adds `parameters`, and, class-incremental,
-      `confusion`: `counts` of `training.confusion_matrix`, summed over seeds, and the tasks' `classes`; None of
-      more than 200 classes, of several labels an example, and of data read from disk.
+      Plain numbers, strings, lists and dicts; NaN is None. The command adds `parameters`, the images of `attention`,
+      and, class-incremental, `confusion`: `counts` of `training.confusion_matrix`, summed over seeds, and the tasks'
+      `classes`; None of more than 200 classes, of several labels an example, and of data read from disk.
 
     Example:
       >>> import optax
@@ -95,6 +96,7 @@ def run_record(
             "bytes_per_task": bare and bytes_per_task(learner, bare),
             "packed_bytes_per_task": bare and packed_bytes_per_task(learner, bare),
             "feature_usage": bare and feature_usage(bare, outcome.learners),
+            "attention": None if found.attention is None else looks.of_tasks(found.attention[0], tasks),
             "facts": whence.facts,
             "config": config or {},
             "versions": versions(),

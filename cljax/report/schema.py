@@ -5,6 +5,8 @@ A rule is a function of a value and the sizes known so far (of seeds, tasks, ...
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -154,6 +156,23 @@ def fields(needed: Mapping[str, Rule], optional: Mapping[str, Rule] | None = Non
     return rule
 
 
+def packed(axes: str) -> Rule:
+    """Bytes as of `looks.packed`, one axis a word; the first of a name decides its size."""
+    names = axes.split()
+    parts = fields({"shape": many(number(1, 2**31 - 1, whole=True), len(names)), "base64": text(10**7)})
+
+    def rule(value: Any, sizes: dict[str, int]) -> None:
+        parts(value, sizes)
+        shape, letters = value["shape"], value["base64"]
+        known = [sizes.setdefault(name, size) for name, size in zip(names, shape, strict=False)]
+        if len(shape) != len(names) or shape != known:
+            raise Wrong(".shape", f"must be the sizes of {', '.join(names)}")
+        if len(letters) != -(-math.prod(shape) // 3) * 4 or not re.fullmatch("[A-Za-z0-9+/]+={0,2}", letters):
+            raise Wrong(".base64", f"must be the Base64 of {math.prod(shape)} bytes")
+
+    return rule
+
+
 def free(value: Any, _: dict[str, int], depth: int = DEPTH) -> None:
     """Anything, not too deep."""
     if not depth:
@@ -263,6 +282,9 @@ RUN = fields(
         "packed_bytes_per_task": COUNT,
         "feature_usage": maybe(
             table(fields({part: array("seeds tasks", FRACTION) for part in ("used", "new", "reused", "free")}), 300)
+        ),
+        "attention": maybe(
+            fields({"maps": packed("tasks images rows columns"), "images": maybe(packed("images height width"))})
         ),
         "sweep": fields({"curve": text(), "parameter": maybe(text()), "value": number(-FLOAT32, FLOAT32, null=True)}),
         **{name: maybe(table(free, 10_000)) for name in ("network", "versions", "device", "parameters")},

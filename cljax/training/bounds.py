@@ -44,7 +44,7 @@ def check_settings(settings: Settings) -> None:
     """
     if not isinstance(settings, Settings):
         raise ValueError(f"settings is {show(settings)}, but must be training.Settings(...), or None for the default.")
-    for name, least in (("batch_size", 1), ("curves_every", 0)):
+    for name, least in (("batch_size", 1), ("curves_every", 0), ("attention_images", 0)):
         whole(name, getattr(settings, name), least=least)
     if settings.evaluation_batch is not None:
         whole("evaluation_batch", settings.evaluation_batch, least=1)

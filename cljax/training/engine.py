@@ -21,6 +21,7 @@ from cljax import streams, task_params
 from cljax.augmentation import augment_batch
 from cljax.numbers import FLOAT32
 from cljax.training.evaluation import Evaluation, evaluate, evaluate_task, number_of_batches
+from cljax.training.looking import make_look
 from cljax.training.plan import epoch_key, in_stream, init_key, visit_key
 from cljax.training.state import (
     EVALUATION_BATCH,
@@ -83,6 +84,7 @@ class Engine(NamedTuple):
       train: `(state, epoch, tables, stop) -> state`: the steps from where the epoch is to before step `stop`, or its
         end. Where `tables.examples` has `of_step`, it gives the examples of a step.
       end_epoch: `(state, epoch, tables) -> (state, EpochLog)`: validation, patience.
+      look: of `make_look`, which `evaluate` asks; None where it asks none.
       step: the train step, for its cost and number of traces.
       settings: those the engine was made with.
       scenario: the stream's.
@@ -100,6 +102,7 @@ class Engine(NamedTuple):
     begin_epoch: Callable[[PhaseState, Clock, Tables, Array], Epoch]
     train: Callable[[PhaseState, Epoch, Tables, Array], PhaseState]
     end_epoch: Callable[[PhaseState, Epoch, Tables], tuple[PhaseState, EpochLog]]
+    look: Callable[[Learner, Tables], Array] | None
     step: TrainStep
     settings: Settings
     scenario: str
@@ -153,7 +156,7 @@ def make_engine(
       >>> engine.scenario, engine.settings.batch_size
       ('task', 32)
     """
-    step = make_train_step(method, optimizer)
+    step, look = make_train_step(method, optimizer), make_look(method, settings.attention_images)
     stopping, batch_size = settings.stopping, settings.batch_size
     many = settings.evaluation_batch or EVALUATION_BATCH
     fresh = np.array([phase.fresh_optimizer for phase in method.phases])
@@ -309,20 +312,14 @@ def make_engine(
         return task_params.write_back(learner, clock.task)
 
     def evaluate_all(learner: Learner, clock: Clock, tables: Tables) -> Evaluation:
-        return evaluate(
-            method,
-            learner,
-            tables,
-            scenario=scenario,
-            newest=clock.newest,
-            batch_size=many,
-        )
+        found = evaluate(method, learner, tables, scenario=scenario, newest=clock.newest, batch_size=many)
+        return found._replace(attention=look and look(learner, tables))
 
     def init(key: Array, tables: Tables) -> Learner:
         return make_learner(method, optimizer, tables, settings.learning_rate or 1.0, init_key(key), max_examples)
 
     functions = (init, begin_visit, begin_phase, epoch, end_phase, end_visit, evaluate_all, validate, choose)
-    return Engine(*functions, begin_epoch, train, end_epoch, step, settings, scenario)
+    return Engine(*functions, begin_epoch, train, end_epoch, look, step, settings, scenario)
 
 
 def with_even_size(tables: Tables, size: int | None) -> Tables:

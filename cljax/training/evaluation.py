@@ -27,6 +27,8 @@ class Evaluation(NamedTuple):
       top5: float32 fraction, as accuracy, where the right one of a single label may be any of the five largest logits.
       fingerprint: uint32, a weighted sum of the bits of the task's own logits over the split: equal as long as no bit
         of any logit has changed.
+      attention: `[N, h, w]`, where the network looks for the labels of the first task's test images, as many as
+        `settings.attention_images`: see `looking.make_look`. None without.
 
     Example:
       >>> import jax.numpy as jnp
@@ -42,6 +44,7 @@ class Evaluation(NamedTuple):
     task_il_accuracy: HostArray
     top5: HostArray
     fingerprint: HostArray
+    attention: HostArray | None = None
 
 
 def number_of_batches(examples: HostArray, batch_size: int) -> Any:

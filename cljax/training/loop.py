@@ -262,9 +262,11 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
             tried = Tried(numbers, scores, jnp.zeros(scores.shape, jnp.int32), jnp.full(rounds, -1, jnp.int32))
             candidates = Candidates(learner, lost, tried, *(repeat(tree, search.size) for tree in (learner, lost, log)))
         none = jnp.full((rounds, tasks), unknown(), jnp.float32)
-        known = Evaluation(none, none, none, jnp.zeros((rounds, tasks), jnp.uint32))
+        seen = engine.look and jnp.full((rounds, *jax.eval_shape(engine.look, learner, tables).shape), unknown())
+        known = Evaluation(none, none, none, jnp.zeros((rounds, tasks), jnp.uint32), seen)
         if given.past is not None:  # bits are compared within a program only
-            known = jax.tree.map(put_corner, known, given.past.evaluation)._replace(fingerprint=known.fingerprint)
+            past = given.past.evaluation._replace(attention=seen)
+            known = jax.tree.map(put_corner, known, past)._replace(fingerprint=known.fingerprint)
         shared = not method.network.per_task and engine.scenario != "class" and given.past is None
         untrained = engine.evaluate(learner, clock_of(entry), tables).accuracy if shared else None
         learner, candidates = begin_visit(learner, candidates, entry, tables, key)

@@ -81,6 +81,7 @@ class Settings(NamedTuple):
       evaluation_batch: of folds, validation and evaluation; None: 256, and on an accelerator up to 1024, as many as
         have four million numbers.
       curves_every: 0, or the number of epochs between evaluations on all tasks.
+      attention_images: of how many of the first task's test images each evaluation says where the network looks.
       augment: None, or what is done to the images of every training step: see `cljax.augmentation`.
 
     Example:
@@ -95,6 +96,7 @@ class Settings(NamedTuple):
     validate: bool = False
     evaluation_batch: int | None = None
     curves_every: int = 0
+    attention_images: int = 0
     augment: Augment | None = None
 
 

@@ -15,22 +15,19 @@ import dataclasses
 import itertools
 import pathlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from cljax import attention, losses, metrics, networks, streams, training
+from cljax import losses, metrics, streams, training
 from cljax.cli.asked import configuration, curves_of
 from cljax.cli.experiment import Experiment, make_experiment
 from cljax.cli.options import Compare, settle
 from cljax.cli.process import use_threads
-from cljax.keys import make_key
-from cljax.types import Array, Learner, Method
 from experiments import claims, tables
 from experiments.lwm import causes
 from experiments.saving import command_line, write_result
@@ -75,27 +72,12 @@ def made(system: str, config: Config) -> Experiment:
     return make_experiment(curves, options, configuration(curves, options))
 
 
-def look(method: Method, learner: Learner, images: Array, labels: Array) -> Array:
-    """The Grad-CAM of each label in the first task's head, `[B, h, w]`."""
-    shown = networks.export_task(method, learner, 0)
-    maps = method.network.encode(*shown, images, train=False, key=None)[0]
-    head = lambda maps: method.network.decode(*shown, maps, train=False, key=None)[0][0]
-    return attention.grad_cam(head, maps, labels)
-
-
-def runs(experiment: Experiment) -> Iterator[Looks]:
+def runs(experiment: Experiment) -> list[Looks]:
     """Trains a system's only method, seed by seed."""
-    (method,), streams_of = experiment.methods.values(), [stream for _, stream in experiment.seeds]
-    run = training.make_run(method, experiment.optimizer, streams_of[0], experiment.settings)
-    looks = jax.jit(lambda learner, images, labels: look(method, learner, images, labels))
-    for seed, stream in experiment.seeds:
-        visits = list(streams.experiences(stream))
-        images, labels = visits[0].test
-        maps, result = [], None
-        for visit in visits:
-            result = run(make_key(seed), stream.tables, past=result, rounds=(visit.round, visit.round + 1))
-            maps.append(np.asarray(looks(result.learner, images, labels)))
-        yield Looks(images, labels, np.asarray(maps))
+    (method,), tests = experiment.methods.values(), [next(streams.experiences(one)).test for _, one in experiment.seeds]
+    settings = experiment.settings._replace(attention_images=len(tests[0][0]))
+    outcome = training.drive(method, experiment.optimizer, experiment.seeds, settings)
+    return [Looks(*test, maps) for test, maps in zip(tests, outcome.evaluation.attention, strict=True)]
 
 
 def distances(maps: np.ndarray) -> np.ndarray:
@@ -152,7 +134,7 @@ def main(config: Config) -> None:
     use_threads()
     every: dict[str, list[Looks]] = {}
     for name, system in SYSTEMS.items():
-        every[name] = list(runs(made(system, config)))
+        every[name] = runs(made(system, config))
         print(f"{name}: {np.round([distances(one.maps) for one in every[name]], 3).tolist()}", flush=True)
     moved = {name: np.asarray([distances(one.maps) for one in looks]) for name, looks in every.items()}
     blind = {name: [np.mean(np.all(one.maps[-1] == 0, axis=(1, 2))) for one in looks] for name, looks in every.items()}
