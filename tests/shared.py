@@ -5,7 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from cljax import networks
+from cljax import networks, streams, task_params
+
+focus = jax.jit(task_params.focus)
+gather = jax.jit(streams.gather)
+sequential = jax.jit(streams.sequential, static_argnums=4)
+"""What many tests begin with, each in one program."""
 
 
 def bits(tree):

@@ -14,6 +14,7 @@ from cljax import methods, networks, streams, task_params, training
 from cljax.training.engine import TaskFold
 from cljax.types import make_clock
 from tests import conformance
+from tests.shared import focus, sequential
 
 SGD = optax.sgd(1.0)
 
@@ -25,7 +26,14 @@ def network_for(stream):
 def learner_of(method, stream, task):
     make = lambda key: training.make_learner(method, SGD, stream.tables, 0.1, key, streams.max_examples(stream.tables))
     learner = jax.jit(make)(jax.random.key(0))
-    return task_params.focus(learner, jnp.int32(task))
+    return focus(learner, task)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def features_of(network, params, collections, inputs):
+    """They do not depend on the head."""
+    own = {**params, "head": jax.tree.map(lambda leaf: leaf[0], params["head"])}
+    return network.apply(own, collections, inputs).features
 
 
 def sigmoid(values):
@@ -39,12 +47,11 @@ def test_the_loss_and_its_gradient_are_those_of_the_targets(distillation, push_u
     stream = conformance.stream()
     method = methods.icarl(network_for(stream), memory_size=20, distillation=distillation, push_unseen=push_unseen)
     learner = learner_of(method, stream, 1)
-    tables = jax.tree.map(jnp.asarray, stream.tables)
-    parts = [streams.sequential(tables, tables.train, jnp.int32(task), jnp.int32(0), 6) for task in (1, 0)]
-    batch = jax.tree.map(lambda new, old: jnp.concatenate([new, old[:3]]), *parts)
+    parts = [sequential(stream.tables, stream.tables.train, task, 0, 6) for task in (1, 0)]
+    batch = jax.tree.map(lambda new, old: np.concatenate([new, np.asarray(old)[:3]]), *parts)
     clock = make_clock(task=1, classes=stream.tables.classes, scenario="class")
     if distillation:
-        other = jax.tree.map(lambda leaf: leaf + 0.3, learner.params)
+        other = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.3), learner.params)
         learner = learner._replace(
             method_state=learner.method_state._replace(teacher={**learner.method_state.teacher, "params": other})
         )
@@ -52,8 +59,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_targets(distillation, push_u
     value, gradients = jax.jit(jax.value_and_grad(of))(learner.params)
 
     def scores(params):
-        body = {**params, "head": jax.tree.map(lambda leaf: leaf[0], params["head"])}
-        features = np.asarray(method.network.apply(body, learner.collections, batch.inputs).features)
+        features = np.asarray(features_of(method.network, params, learner.collections, batch.inputs))
         kernel, bias = (np.asarray(params["head"][name]) for name in ("kernel", "bias"))
         return features, np.einsum("bd,tdk->btk", features, kernel) + bias[None]
 
@@ -99,30 +105,31 @@ def visited():
 
 
 def units(learner, method, images):
-    own = {**learner.params, "head": jax.tree.map(lambda leaf: leaf[0], learner.params["head"])}
-    features = np.asarray(method.network.apply(own, learner.collections, jnp.asarray(images)).features, np.float64)
+    features = np.asarray(features_of(method.network, learner.params, learner.collections, images), np.float64)
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
 PAIRS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1)]
 
 
-def images_of(stream, task, label):
+def examples_of(stream, task, label):
     table = stream.tables.train
     mine = slice(table.start[task], table.start[task] + table.size[task])
-    return stream.tables.examples[table.index[mine]][table.labels[mine] == label]
+    return table.index[mine][table.labels[mine] == label]
 
 
 def test_the_exemplars_are_herded_class_by_class_and_no_class_has_two_more_than_another():
     learner, method, stream = visited()
     memory = jax.tree.map(np.asarray, learner.memory)
     assert memory.valid.all()
+    images = stream.tables.examples
+    every = units(learner, method, images)
     for task, label in PAIRS:
         mine = (memory.tasks == task) & (memory.labels == label)
         assert mine.sum() in (2, 3)
-        images = images_of(stream, task, label)
-        picks = plain_herding(units(learner, method, images), mine.sum())
-        np.testing.assert_array_equal(memory.inputs[mine], images[picks])
+        examples = examples_of(stream, task, label)
+        picks = plain_herding(every[examples], mine.sum())
+        np.testing.assert_array_equal(memory.inputs[mine], images[examples[picks]])
 
 
 @pytest.mark.parametrize("flips", [True, False])
@@ -132,22 +139,23 @@ def test_a_class_is_the_nearest_mean_of_its_exemplars_and_their_mirror_images(fl
         plain = methods.icarl(method.network, memory_size=20, flips=False)
         clock = make_clock(task=2, classes=stream.tables.classes)
         fold = TaskFold(jax.tree.map(jnp.asarray, stream.tables), jnp.int32(2), streams.max_examples(stream.tables), 32)
-        focused = task_params.focus(learner, jnp.int32(2))
-        again = jax.jit(lambda learner: plain.end_phase(learner, clock, fold, jax.random.key(2)))(focused)
+        again = jax.jit(lambda learner: plain.end_phase(learner, clock, fold, jax.random.key(2)))(focus(learner, 2))
         learner = task_params.write_back(again, jnp.int32(2))
     memory, images = jax.tree.map(np.asarray, learner.memory), stream.tables.examples[-40:]
-    asked = units(learner, method, images)
+    asked, kept, mirrored = (
+        units(learner, method, inputs) for inputs in (images, memory.inputs, memory.inputs[:, :, ::-1])
+    )
     predict = jax.jit(method.predict)
     for task, label in PAIRS:
-        kept = memory.inputs[(memory.tasks == task) & (memory.labels == label)]
-        mean = units(learner, method, kept).mean(0)
+        mine = (memory.tasks == task) & (memory.labels == label)
+        mean = kept[mine].mean(0)
         if flips:
-            mean = (mean + units(learner, method, kept[:, :, ::-1]).mean(0)) / 2
+            mean = (mean + mirrored[mine].mean(0)) / 2
         distance = ((asked - mean / np.linalg.norm(mean)) ** 2).sum(1)
-        found = predict(learner, jnp.asarray(images), jnp.int32(task))
+        found = np.asarray(predict(learner, images, jnp.int32(task)))
         np.testing.assert_allclose(found[:, label], -distance, rtol=1e-4, atol=1e-5)
         assert np.isneginf(found[:, 2]).all() == (task > 0)  # tasks of two classes
-    assert np.isnan(predict(learner, jnp.asarray(images), jnp.int32(3))).all()
+    assert np.isnan(predict(learner, images, jnp.int32(3))).all()
 
 
 def test_hybrid1_predicts_by_the_network_and_without_a_memory_it_is_lwf_mc():
@@ -156,18 +164,20 @@ def test_hybrid1_predicts_by_the_network_and_without_a_memory_it_is_lwf_mc():
     one = methods.icarl(network, memory_size=0, classifier="network")
     other = methods.lwf_mc(network)
     learners = [learner_of(each, stream, 1) for each in (one, other)]
-    batch = streams.sequential(jax.tree.map(jnp.asarray, stream.tables), stream.tables.train, jnp.int32(1), 0, 8)
+    batch = sequential(stream.tables, stream.tables.train, 1, 0, 8)
     clock = make_clock(task=1, classes=stream.tables.classes)
     losses = [
-        each.loss(made.params, made, clock, batch, None)[0] for each, made in zip((one, other), learners, strict=True)
+        jax.jit(lambda learner, each=each: each.loss(learner.params, learner, clock, batch, None)[0])(made)
+        for each, made in zip((one, other), learners, strict=True)
     ]
     assert losses[0] == losses[1]
     hybrid = methods.icarl(network, memory_size=20, classifier="network")
     resting = task_params.write_back(learners[1], jnp.int32(1))
+    expected = jax.jit(other.predict)(resting, batch.inputs, jnp.int32(1))
     for each in (one, hybrid, other):
         state = learner_of(each, stream, 1).method_state
-        logits = each.predict(resting._replace(method_state=state), batch.inputs, jnp.int32(1))
-        np.testing.assert_array_equal(logits, other.predict(resting, batch.inputs, jnp.int32(1)))
+        logits = jax.jit(each.predict)(resting._replace(method_state=state), batch.inputs, jnp.int32(1))
+        np.testing.assert_array_equal(logits, expected)
 
 
 def test_what_it_refuses():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cljax import metrics
 
 NAN = np.nan
+correct = jax.jit(metrics.correct, static_argnames="top")
 # After task:                0    1    2
 MATRIX = np.array([[0.90, 0.20, 0.10], [0.60, 0.80, 0.30], [0.70, 0.85, 0.50]])
 LOWER = np.where(np.tri(3, dtype=bool), MATRIX, NAN)
@@ -194,8 +195,9 @@ def test_first_visits_refuses_other_numberings(tasks):
 
 
 def test_feature_usage_of_every_task_from_the_last_ownership():
-    owner = {"a": jnp.array([0, 0, 1, 2**31 - 1]), "b": jnp.array([[2, 0], [1, 0]])}
-    used, new, free = jax.vmap(lambda task: metrics.feature_usage(owner, task))(jnp.arange(3))
+    owner = {"a": np.array([0, 0, 1, 2**31 - 1], np.int32), "b": np.array([[2, 0], [1, 0]], np.int32)}
+    usage = jax.jit(jax.vmap(lambda task: metrics.feature_usage(owner, task)))
+    used, new, free = usage(np.arange(3, dtype=np.int32))
     np.testing.assert_array_equal(used["a"], [0.5, 0.75, 0.75])
     np.testing.assert_array_equal(new["a"], [0.5, 0.25, 0.0])
     np.testing.assert_array_equal(free["a"], [0.5, 0.25, 0.25])
@@ -263,35 +265,40 @@ def test_a_label_among_the_largest_logits_is_right():
     ranked = np.argsort(-np.where(classes, logits, -np.inf), axis=1, kind="stable")
     for top in (1, 2, 5):
         expected = [float(label in row[:top] and label != 3) for label, row in zip(labels, ranked, strict=True)]
-        values = jnp.asarray(logits), jnp.asarray(labels, jnp.int32), jnp.asarray(classes)
-        assert metrics.correct(*values, top=top).tolist() == expected
-        hot = values[0], jax.nn.one_hot(values[1], 8), values[2]
-        assert metrics.correct(*hot, single_label=jnp.array(True), top=top).tolist() == expected
-        assert metrics.correct(*hot, top=top).tolist() == metrics.correct(*hot).tolist()
-    assert metrics.correct(values[0], jnp.full(50, -1), values[2], top=8).sum() == 0
+        values = logits, labels.astype(np.int32), classes
+        assert correct(*values, top=top).tolist() == expected
+        hot = logits, np.eye(8, dtype=np.float32)[labels], classes
+        assert correct(*hot, single_label=np.array(True), top=top).tolist() == expected
+        assert correct(*hot, top=top).tolist() == correct(*hot).tolist()
+    assert not np.any(correct(logits, np.full(50, -1), classes, top=8))
     with pytest.raises(ValueError, match="top is 0, but must be a whole number from 1"):
         metrics.correct(*values, top=0)
 
 
 def test_a_logit_that_is_nan_predicts_nothing():
-    logits = jnp.array([[NAN, 2.0, 1.0], [0.0, 2.0, NAN], [5.0, 1.0, 0.0]])
-    classes = jnp.array([True, True, False])
+    logits = np.array([[NAN, 2, 1], [0, 2, NAN], [5, 1, 0]], np.float32)
+    classes = np.array([True, True, False])
     for label in (0, 1, -1):
-        found = metrics.correct(logits, jnp.full(3, label), classes)
+        found = correct(logits, np.full(3, label), classes)
         assert found.tolist() == [0.0, float(label == 1), float(label == 0)]
-    hot = jax.nn.one_hot(jnp.array([0, 1, 0]), 3)
-    assert metrics.correct(logits, hot, classes, single_label=jnp.array(True)).tolist() == [0.0, 1.0, 1.0]
-    none = jnp.zeros([3, 3])
-    assert metrics.correct(jnp.full([3, 3], NAN), none, classes).tolist() == [0.0, 0.0, 0.0]
-    assert metrics.correct(logits, none, classes).tolist() == [0.0, 0.5, 0.0]
+    hot = np.eye(3, dtype=np.float32)[[0, 1, 0]]
+    assert correct(logits, hot, classes, single_label=np.array(True)).tolist() == [0.0, 1.0, 1.0]
+    none = np.zeros([3, 3], np.float32)
+    assert correct(np.full([3, 3], NAN, np.float32), none, classes).tolist() == [0.0, 0.0, 0.0]
+    assert correct(logits, none, classes).tolist() == [0.0, 0.5, 0.0]
 
 
 def test_a_score_that_is_nan_shows_unless_it_does_not_count():
-    scores, labels = jnp.array([[0.9, 0.1], [NAN, 0.2], [0.7, 0.3]]), jnp.array([[1.0, 0], [0, 0], [0, 1]])
+    scores = np.array([[0.9, 0.1], [NAN, 0.2], [0.7, 0.3]], np.float32)
+    labels = np.array([[1, 0], [0, 0], [0, 1]], np.float32)
+    average, mean = (
+        jax.jit(metric, static_argnames="interpolation")
+        for metric in (metrics.average_precision, metrics.mean_average_precision)
+    )
     for mode in ("area", "eleven_points"):
-        assert np.isnan(metrics.average_precision(scores, labels, interpolation=mode)).tolist() == [True, False]
-        assert np.isnan(metrics.mean_average_precision(scores, labels, interpolation=mode))
-        left = metrics.average_precision(scores, labels, interpolation=mode, weights=jnp.array([1, 0, 1]))
+        assert np.isnan(average(scores, labels, interpolation=mode)).tolist() == [True, False]
+        assert np.isnan(mean(scores, labels, interpolation=mode))
+        left = average(scores, labels, interpolation=mode, weights=np.array([1, 0, 1]))
         close(left, [1, 1])
 
 
