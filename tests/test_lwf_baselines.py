@@ -15,7 +15,7 @@ from cljax.training.cost import bytes_per_task
 from cljax.training.step import make_train_step, phase_learning_rate
 from cljax.types import Memory, Phase, Sizes, Table, make_clock
 from tests import conformance
-from tests.shared import bits, small
+from tests.shared import bits, focus, sequential, small
 from tests.test_lwf import SETTINGS, phases_of
 from tests.test_methods import log_softmax
 
@@ -30,8 +30,8 @@ def learner_of(name, **options):
     method = getattr(methods, name)(small(stream), **options)
     make = lambda key: training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, key, {"train": 120})
     learner = jax.jit(make)(jax.random.key(0))
-    batch = streams.sequential(stream.tables, stream.tables.train, jnp.int32(1), jnp.int32(0), 8)
-    return method, learner, task_params.focus(learner, jnp.int32(1)), batch
+    batch = sequential(stream.tables, stream.tables.train, 1, 0, 8)
+    return method, learner, focus(learner, 1), batch
 
 
 def log_likelihood(logits, batch):
@@ -55,7 +55,7 @@ def test_a_lowered_shared_rate_holds_from_the_second_task_on():
         step = make_train_step(one, optax.sgd(1.0))
         for clock in (SECOND, SECOND._replace(newest=jnp.int32(0))):
             after, _, _ = step(focused, one.update_mask(focused, clock), clock, batch, jax.random.key(0))
-            steps[number, int(clock.newest)] = jax.tree.map(lambda a, b: a - b, after.params, focused.params)
+            steps[number, int(clock.newest)] = jax.tree.map(np.subtract, after.params, focused.params)
     assert float(learner.hyper["shared_learning_rate"]) == 0.25
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
     jax.tree.map(close, steps[1, 0], steps[0, 0])
@@ -90,7 +90,7 @@ def test_the_warm_up_trains_the_head_alone_and_leaves_shared_statistics():
     assert bits(others(warmed)) == bits(others(begun))
     assert bits(warmed.params["head"]) != bits(begun.params["head"])
     pairs = zip(jax.tree.leaves(others(warmed)), jax.tree.leaves(others(joined)), strict=True)
-    assert all((old != new).any() for old, new in pairs)
+    assert all(np.any(np.asarray(old) != np.asarray(new)) for old, new in pairs)
     with pytest.raises(ValueError, match=r"finetune's warm_up is 1\.0"):
         methods.finetune(method.network, warm_up=1.0)
     assert len(methods.finetune(method.network._replace(per_task=()), warm_up=0.5).phases) == 1
@@ -101,7 +101,7 @@ def test_the_warm_up_trains_the_head_alone_and_leaves_shared_statistics():
 
 def test_the_penalty_is_half_the_squared_way_of_shared_weights_and_biases():
     method, _, focused, batch = learner_of("l2_constraint", strength=0.4)
-    focused = focused._replace(params=jax.tree.map(lambda leaf: leaf + 0.01, focused.params))
+    focused = focused._replace(params=jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.01), focused.params))
     anchor = focused.method_state.teacher["params"]["dense_0"]
 
     @jax.jit
@@ -110,8 +110,10 @@ def test_the_penalty_is_half_the_squared_way_of_shared_weights_and_biases():
         (value, (_, metrics)), gradients = jax.value_and_grad(of, has_aux=True)(params)
         return value, metrics, gradients
 
-    value, metrics, gradients = values(focused.params, SECOND)
-    plain, _, plain_gradients = values(focused.params, make_clock(task=1, newest=0, classes=CLASSES))
+    clocks = SECOND, make_clock(task=1, newest=0, classes=CLASSES)
+    (value, metrics, gradients), (plain, _, plain_gradients) = (
+        jax.tree.map(np.asarray, values(focused.params, clock)) for clock in clocks
+    )
     size = sum(leaf.size for leaf in jax.tree.leaves(anchor))
     np.testing.assert_allclose(metrics["penalty"], 0.5 * size * 0.01**2, rtol=1e-4)
     np.testing.assert_allclose(value - plain, 0.4 * metrics["penalty"], rtol=1e-3)
@@ -136,11 +138,12 @@ def test_the_anchor_is_where_the_visit_began_revisits_too():
 def test_a_new_task_s_logits_are_two_layers_on_the_first_task_s_features():
     method, learner, focused, batch = learner_of("feature_extraction", hidden=5, dropout=0.0)
     network, body = method.network, {name: leaf for name, leaf in focused.params.items() if name != "added_classifier"}
-    features = np.asarray(network.apply(body, focused.collections, batch.inputs).features)
+    apply, predict = jax.jit(network.apply), jax.jit(method.predict)
+    features = np.asarray(apply(body, focused.collections, batch.inputs).features)
     layers = jax.tree.map(np.asarray, focused.params["added_classifier"])
     hidden = np.maximum(features @ layers["hidden"]["kernel"] + layers["hidden"]["bias"], 0)
     logits = hidden @ layers["output"]["kernel"] + layers["output"]["bias"]
-    np.testing.assert_allclose(method.predict(learner, batch.inputs, jnp.int32(1)), logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(predict(learner, batch.inputs, jnp.int32(1)), logits, rtol=1e-5, atol=1e-6)
     of = jax.jit(
         jax.value_and_grad(lambda params, clock: method.loss(params, focused, clock, batch, jax.random.key(0))[0])
     )
@@ -149,8 +152,8 @@ def test_a_new_task_s_logits_are_two_layers_on_the_first_task_s_features():
     assert all(np.abs(leaf).max() == 0 for name in body for leaf in gradients[name].values())
     assert all(np.abs(leaf).max() > 0 for layer in gradients["added_classifier"].values() for leaf in layer.values())
     first = task_params.take_row(learner.params, jnp.int32(0), learner.rows)
-    own = network.apply({name: first[name] for name in body}, learner.collections, batch.inputs).logits
-    np.testing.assert_allclose(method.predict(learner, batch.inputs, jnp.int32(0)), own, rtol=1e-5, atol=1e-6)
+    own = apply({name: first[name] for name in body}, learner.collections, batch.inputs).logits
+    np.testing.assert_allclose(predict(learner, batch.inputs, jnp.int32(0)), own, rtol=1e-5, atol=1e-6)
 
 
 def test_feature_extraction_trains_the_network_once_then_classifiers_five_times_faster():
@@ -194,14 +197,13 @@ def test_feature_extraction_refuses_what_it_cannot_do():
 @pytest.mark.parametrize("source", ["first", "last"])
 def test_a_copy_begins_as_an_earlier_task_s_network_with_a_new_head(source):
     method, learner, _, _ = learner_of("duplicate_and_finetune", source=source)
-    focused = task_params.focus(learner, jnp.int32(2))
-    begun = method.begin_task(focused, make_clock(task=2), None, None)
-    row = {"first": 0, "last": 1}[source]
+    begun = method.begin_task(focus(learner, 2), make_clock(task=2), None, None)
+    row, rows = {"first": 0, "last": 1}[source], jax.tree.map(np.asarray, learner.params)
     for leaf in ("kernel", "bias"):
-        assert bits(begun.params["dense_0"][leaf]) == bits(learner.params["dense_0"][leaf][row])
-        assert bits(begun.params["head"][leaf]) == bits(learner.params["head"][leaf][2])
-    assert bits(learner.params["dense_0"]["kernel"][0]) != bits(learner.params["dense_0"]["kernel"][1])
-    first = task_params.focus(learner, jnp.int32(0))
+        assert bits(begun.params["dense_0"][leaf]) == bits(rows["dense_0"][leaf][row])
+        assert bits(begun.params["head"][leaf]) == bits(rows["head"][leaf][2])
+    assert bits(rows["dense_0"]["kernel"][0]) != bits(rows["dense_0"]["kernel"][1])
+    first = focus(learner, 0)
     assert bits(method.begin_task(first, make_clock(), None, None).params) == bits(first.params)
 
 
@@ -223,18 +225,27 @@ def test_what_a_task_s_copy_takes_shows_in_its_bytes():
 # Joint training with balanced tasks
 
 
-def balanced(sizes, clock, key, *, max_examples=9, memory=None):
+@functools.partial(jax.jit, static_argnames=("train_on", "max_examples"))
+def order_of(table, clock, key, **options):
+    order, count = streams.epoch_order(table, clock, key, **options)
+    return order, streams.task_of(table, order), count
+
+
+def drawn_of(sizes, clock, seed, **options):
+    """An epoch's examples of tasks of so many, whose tasks they are, and where the tasks begin."""
     start = np.cumsum([0, *sizes[:-1]])
-    table = Table(jnp.arange(sum(sizes)), jnp.zeros(sum(sizes), jnp.int32), jnp.asarray(start), jnp.asarray(sizes))
-    order, count = streams.epoch_order(table, clock, key, train_on="balanced", max_examples=max_examples, memory=memory)
-    drawn = np.asarray(order)[: int(count)]
-    return drawn, np.asarray(streams.task_of(table, jnp.asarray(drawn))), start
+    table = Table(np.arange(sum(sizes)), np.zeros(sum(sizes), np.int32), start, np.asarray(sizes))
+    order, tasks, count = map(np.asarray, order_of(table, clock, jax.random.key(seed), **options))
+    return order[:count], tasks[:count], start
+
+
+balanced = functools.partial(drawn_of, train_on="balanced")
 
 
 @pytest.mark.parametrize(("task", "newest"), [(2, 2), (0, 0), (1, 3), (3, 3)])
 def test_every_task_seen_gives_as_many_examples_as_the_current_one(task, newest):
     sizes = [9, 3, 5, 2]
-    drawn, tasks, start = balanced(sizes, make_clock(task=task, newest=newest), jax.random.key(1))
+    drawn, tasks, start = balanced(sizes, make_clock(task=task, newest=newest), 1, max_examples=9)
     turns = tasks.reshape(sizes[task], newest + 1)
     np.testing.assert_array_equal(turns, np.broadcast_to(np.arange(newest + 1), turns.shape))
     for each in range(newest + 1):
@@ -247,52 +258,40 @@ def test_every_task_seen_gives_as_many_examples_as_the_current_one(task, newest)
 
 def test_balanced_draws_are_new_each_epoch_and_do_not_depend_on_max_examples():
     clock, sizes = make_clock(task=2), [9, 3, 5, 2]
-    one, _, _ = balanced(sizes, clock, jax.random.key(1))
-    other, _, _ = balanced(sizes, clock, jax.random.key(2))
+    one, _, _ = balanced(sizes, clock, 1, max_examples=9)
+    other, _, _ = balanced(sizes, clock, 2, max_examples=9)
     assert (one != other).any()
     assert set(one[one < 9]) != set(other[other < 9]), "another part of a larger task"
-    np.testing.assert_array_equal(balanced(sizes, clock, jax.random.key(1), max_examples=20)[0], one)
-    memory = Memory(jnp.zeros([1, 1]), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32), jnp.ones(1, jnp.bool_))
+    np.testing.assert_array_equal(balanced(sizes, clock, 1, max_examples=20)[0], one)
+    memory = Memory(np.zeros([1, 1]), np.zeros(1, np.int32), np.zeros(1, np.int32), np.ones(1, bool))
     with pytest.raises(ValueError, match="'balanced', which draws from tasks' examples and not from a memory"):
-        balanced(sizes, clock, jax.random.key(1), memory=memory)
+        balanced(sizes, clock, 1, max_examples=9, memory=memory)
 
 
 @pytest.mark.parametrize("newest", [0, 1, 3])
 def test_a_turn_has_given_numbers_of_each_task_seen(newest):
     """Five of the first task, two of the second, one of each other, until one of them has too few left."""
-    sizes, shares = [47, 9, 8, 6], (5, 2, 1)
-    start = np.cumsum([0, *sizes[:-1]])
-    table = Table(jnp.arange(70), jnp.zeros(70, jnp.int32), jnp.asarray(start), jnp.asarray(sizes))
-    of = lambda seed: streams.epoch_order(
-        table, make_clock(task=newest), jax.random.key(seed), train_on=shares, max_examples=47
-    )
-    order, count = of(1)
-    drawn = np.asarray(order)[: int(count)]
-    tasks = np.asarray(streams.task_of(table, jnp.asarray(drawn)))
+    sizes, options = [47, 9, 8, 6], {"train_on": (5, 2, 1), "max_examples": 47}
+    drawn, tasks, _ = drawn_of(sizes, make_clock(task=newest), 1, **options)
     turn = np.repeat(np.arange(4), (5, 2, 1, 1))[: (5, 7, 8, 9)[newest]]
     turns = (9, 4, 4, 4)[newest]
     np.testing.assert_array_equal(tasks, np.tile(turn, turns))
     assert len(set(drawn.tolist())) == len(drawn)
-    assert (np.asarray(of(2)[0])[: int(count)] != drawn).any()
+    assert (drawn_of(sizes, make_clock(task=newest), 2, **options)[0] != drawn).any()
     if newest == 0:
-        table = table._replace(size=jnp.asarray([3, 9, 8, 6]))  # fewer than five: one turn, some of them again
-        order, count = of(1)
-        assert int(count) == 5
-        assert sorted(set(order[:5].tolist())) == [0, 1, 2]
+        drawn, _, _ = drawn_of([3, *sizes[1:]], make_clock(), 1, **options)  # fewer than five: one turn, some again
+        assert len(drawn) == 5
+        assert sorted(set(drawn.tolist())) == [0, 1, 2]
     with pytest.raises(ValueError, match="which draws from tasks' examples and not from a memory"):
-        streams.epoch_order(table, make_clock(), jax.random.key(0), train_on=shares, max_examples=47, memory=1)
+        drawn_of(sizes, make_clock(), 0, memory=1, **options)
 
 
 def test_the_batches_of_clnp_s_multi_task_training():
     """Ten tasks, the first ten times as large: of 140 examples 50 are its, and half of it is seen in an epoch."""
-    sizes = [400, *[40] * 9]
-    start = np.cumsum([0, *sizes[:-1]])
-    table = Table(jnp.arange(760), jnp.zeros(760, jnp.int32), jnp.asarray(start), jnp.asarray(sizes))
-    order, count = streams.epoch_order(table, make_clock(task=9), jax.random.key(0), train_on=(5, 1), max_examples=400)
-    drawn = np.asarray(order)[: int(count)]
-    assert int(count) == 4 * 140
-    for batch in drawn.reshape(4, 140):
-        assert np.bincount(np.asarray(streams.task_of(table, jnp.asarray(batch)))).tolist() == [50, *[10] * 9]
+    drawn, tasks, _ = drawn_of([400, *[40] * 9], make_clock(task=9), 0, train_on=(5, 1), max_examples=400)
+    assert len(drawn) == 4 * 140
+    for batch in tasks.reshape(4, 140):
+        assert np.bincount(batch).tolist() == [50, *[10] * 9]
     assert (drawn < 400).sum() == len(set(drawn[drawn < 400].tolist())) == 200
 
 
@@ -308,8 +307,9 @@ def test_joint_training_of_all_tasks_at_once():
     assert run.step.traces == 1
     assert np.isfinite(result.epochs.loss[:, 0]).tolist() == [[False, False], [False, False], [True, True]]
     assert np.isfinite(result.evaluation.accuracy).all(1).tolist() == [False, False, True]
-    fresh = training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, jax.random.key(0)).params["head"]["bias"]
-    assert (result.learner.params["head"]["bias"] != fresh).any(axis=1).all()
+    make = lambda key: training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, key).params["head"]["bias"]
+    fresh, bias = jax.jit(make)(jax.random.key(0)), np.asarray(result.learner.params["head"]["bias"])
+    assert (bias != fresh).any(axis=1).all()
     with pytest.raises(ValueError, match=r"no epoch in this schedule.*finetune trains on the task that it visits"):
         training.make_run(methods.finetune(network), optax.sgd(1.0), stream, SETTINGS)
     with pytest.raises(ValueError, match="joint's share is 0"):
@@ -324,30 +324,32 @@ def test_each_task_s_own_part_of_the_last_hidden_layer():
     method = methods.joint(small(stream, hidden=(5, 7)), own_part=True)
     make = lambda key: training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, key)
     learner = jax.jit(make)(jax.random.key(0))
-    assert jnp.argmax(learner.method_state["parts"], axis=0).tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert (learner.method_state["parts"].sum(axis=0) == 1).all()
+    parts = np.asarray(learner.method_state["parts"])
+    assert np.argmax(parts, axis=0).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert (parts.sum(axis=0) == 1).all()
     task, clock = jnp.int32(1), make_clock(task=2, classes=stream.tables.classes)
-    tables = jax.tree.map(jnp.asarray, stream.tables)
-    batch = streams.sequential(tables, tables.train, task, jnp.int32(0), 6)
-    of = lambda params: method.loss(params, task_params.focus(learner, clock.task), clock, batch, None)[0]
-    slopes = jax.grad(of)(learner.params)
-    assert not slopes["dense_1"]["bias"][jnp.array([0, 1, 2, 5, 6])].any()
-    assert slopes["dense_1"]["bias"][3:5].any()
-    step = make_train_step(method, optax.sgd(1.0))
-    focused = task_params.focus(learner, clock.task)
+    batch = sequential(stream.tables, stream.tables.train, task, 0, 6)
+
+    @jax.jit
+    def slope(learner):
+        of = lambda params: method.loss(params, learner, clock, batch, None)[0]
+        return jax.grad(of)(learner.params)["dense_1"]["bias"]
+
+    focused = focus(learner, clock.task)
+    found = np.asarray(slope(focused))
+    assert not found[[0, 1, 2, 5, 6]].any()
+    assert found[3:5].any()
+    step, update_mask = make_train_step(method, optax.sgd(1.0)), jax.jit(method.update_mask)
     for _ in range(2):  # what a step leaves behind hides no unit
-        focused, _, _ = step(focused, method.update_mask(focused, clock), clock, batch, jax.random.key(0))
-    assert (focused.params["dense_1"]["bias"] != learner.params["dense_1"]["bias"])[3:5].any()
-    again = jax.grad(lambda params: method.loss(params, focused, clock, batch, None)[0])(focused.params)
-    assert again["dense_1"]["bias"][3:5].any()
-    output = method.network.apply(
-        {**learner.params, "head": jax.tree.map(lambda leaf: leaf[1], learner.params["head"])},
-        learner.collections,
-        batch.inputs,
-    )
-    kernel, bias = (learner.params["head"][name][1] for name in ("kernel", "bias"))
-    expected = np.asarray(output.features)[:, 3:5] @ np.asarray(kernel)[3:5] + np.asarray(bias)
-    np.testing.assert_allclose(method.predict(learner, batch.inputs, task), expected, rtol=1e-5, atol=1e-6)
+        focused, _, _ = step(focused, update_mask(focused, clock), clock, batch, jax.random.key(0))
+    after, before = (np.asarray(each.params["dense_1"]["bias"]) for each in (focused, learner))
+    assert (after != before)[3:5].any()
+    assert np.asarray(slope(focused))[3:5].any()
+    kernel, bias = (np.asarray(learner.params["head"][name])[1] for name in ("kernel", "bias"))
+    own = {**learner.params, "head": {"kernel": kernel, "bias": bias}}
+    output = jax.jit(method.network.apply)(own, learner.collections, batch.inputs)
+    expected = np.asarray(output.features)[:, 3:5] @ kernel[3:5] + bias
+    np.testing.assert_allclose(jax.jit(method.predict)(learner, batch.inputs, task), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="divides 2 units among 3 tasks"):
         methods.joint(small(stream, hidden=(2,)), own_part=True).init(jax.random.key(0), Sizes(3, 3, {}))
     with pytest.raises(ValueError, match="names no such layer, or its head belongs to no task"):
@@ -363,6 +365,7 @@ def test_joint_training_with_balanced_tasks():
     result = run(jax.random.key(0), stream.tables)
     assert run.step.traces == 1
     assert np.isfinite(np.asarray(result.epochs.loss)).all()
-    assert (result.evaluation.fingerprint[2] != result.evaluation.fingerprint[1]).all()
+    fingerprint = np.asarray(result.evaluation.fingerprint)
+    assert (fingerprint[2] != fingerprint[1]).all()
     with pytest.raises(ValueError, match="joint's sampling is 'equal', but must be one of pooled, balanced"):
         methods.joint(network, sampling="equal")

@@ -14,11 +14,15 @@ from cljax import methods, networks, ownership, task_params
 from cljax.ownership import masks
 from cljax.training.step import make_learner
 from cljax.types import Batch, Tables, make_clock
+from tests.shared import focus
 
 TASKS, CLASSES = 3, 2
 CLASSES_OF = np.ones((TASKS, CLASSES), bool)
 NETWORK = networks.cnn((4, 4, 1), CLASSES, channels=((4,),), dense=(12, 9), normalization="batch")
 INPUTS = np.random.default_rng(0).normal(size=(5, 4, 4, 1)).astype(np.float32)
+
+
+draw_sources = jax.jit(ownership.draw_sources)
 
 
 @functools.cache
@@ -28,8 +32,8 @@ def made(name="network_expansion", old="frozen"):
     tables = Tables(*(None,) * 5, CLASSES_OF)
     learner = jax.jit(lambda key: make_learner(method, optax.sgd(1.0), tables, 0.1, key))(jax.random.key(0))
     drawn = np.random.default_rng(1)
-    params = jax.tree.map(lambda leaf: jnp.asarray(drawn.normal(size=leaf.shape) * 0.7, leaf.dtype), learner.params)
-    moments = lambda leaf: jnp.asarray(drawn.uniform(0.5, 1.5, size=leaf.shape), leaf.dtype)
+    params = jax.tree.map(lambda leaf: (drawn.normal(size=leaf.shape) * 0.7).astype(leaf.dtype), learner.params)
+    moments = lambda leaf: drawn.uniform(0.5, 1.5, size=leaf.shape).astype(leaf.dtype)
     statistics = jax.tree.map(moments, learner.collections["batch_stats"])
     learner = learner._replace(params=params, collections={**learner.collections, "batch_stats": statistics})
 
@@ -66,37 +70,39 @@ def test_new_units_are_a_quarter_of_the_first_task_s():
 def test_the_paper_s_1024_of_4096(width, tasks, new):
     method = methods.network_expansion(networks.mlp((1,), 1, hidden=(width,)))
     make = lambda: make_learner(method, optax.sgd(1.0), Tables(*(None,) * 5, np.ones((tasks, 1), bool)), 0.1, key)
-    key, owner = jax.random.key(0), {"dense_0": jnp.full(width, masks.FREE, jnp.int32)}
-    learner = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), jax.eval_shape(make))
-    learner = learner._replace(hyper={"growth": jnp.float32(0.25)})
+    key, owner = jax.random.key(0), {"dense_0": np.full(width, masks.FREE, np.int32)}
+    learner = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), jax.eval_shape(make))
+    learner = learner._replace(hyper={"growth": np.float32(0.25)})
     learner = learner._replace(method_state=learner.method_state._replace(owner=owner))
-    found = method.begin_task(task_params.focus(learner, jnp.int32(0)), make_clock(task=0), None, key)
-    assert np.sum(found.method_state.owner["dense_0"] == 0) == width - (tasks - 1) * new
-    found = method.begin_task(found, make_clock(task=1), None, key)
-    assert np.sum(found.method_state.owner["dense_0"] == 1) == new
+    begin = jax.jit(lambda learner, clock: method.begin_task(learner, clock, None, key))
+    counts = lambda learner, task: np.sum(np.asarray(learner.method_state.owner["dense_0"]) == task)
+    found = begin(task_params.focus(learner, jnp.int32(0)), make_clock(task=0))
+    assert counts(found, 0) == width - (tasks - 1) * new
+    assert counts(begin(found, make_clock(task=1)), 1) == new
 
 
 def test_sources_are_different_older_units():
-    owner = {"gate": jnp.array([0, 0, 1, 1, 2, 2, 2, masks.FREE], jnp.int32)}
-    draw = jax.jit(jax.vmap(lambda key: ownership.draw_sources(key, owner, 2)["gate"]))
-    found = np.asarray(draw(jax.random.split(jax.random.key(0), 200)))
+    owner = {"gate": np.array([0, 0, 1, 1, 2, 2, 2, masks.FREE], np.int32)}
+    draw = jax.vmap(lambda key: ownership.draw_sources(key, owner, 2)["gate"])
+    found = np.asarray(jax.jit(lambda key: draw(jax.random.split(key, 200)))(jax.random.key(0)))
     np.testing.assert_array_equal(np.delete(found, [4, 5, 6], axis=1), np.tile([0, 1, 2, 3, 7], (200, 1)))
     new = found[:, 4:7]
     assert set(new.ravel()) == {0, 1, 2, 3}
     assert all(len(set(row)) == 3 for row in new)
     often = np.bincount(new.ravel()) / new.size
     np.testing.assert_allclose(often, 0.25, atol=0.05)
-    crowded = {"gate": jnp.array([0, 1, 1], jnp.int32)}
-    assert ownership.draw_sources(jax.random.key(0), crowded, 1)["gate"].tolist() == [0, 0, 0]
-    assert ownership.draw_sources(jax.random.key(0), crowded, 0)["gate"].tolist() == [0, 1, 2]
+    crowded = {"gate": np.array([0, 1, 1], np.int32)}
+    assert draw_sources(jax.random.key(0), crowded, 1)["gate"].tolist() == [0, 0, 0]
+    assert draw_sources(jax.random.key(0), crowded, 0)["gate"].tolist() == [0, 1, 2]
 
 
 def test_widening_is_that_of_loops():
     params, collections = jax.jit(NETWORK.init)(jax.random.key(0))
     layout = ownership.layout("mine", NETWORK)
     sources = {"conv_0_0": [0, 1, 1, 1], "dense_0": [0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 2, 5], "dense_1": [*range(7), 3, 0]}
-    arrays = {name: jnp.array(places, jnp.int32) for name, places in sources.items()}
-    found = jax.jit(lambda tree: ownership.widen(tree, layout.wires, arrays))(params)
+    arrays = {name: np.array(places, np.int32) for name, places in sources.items()}
+    widen = jax.jit(lambda tree: ownership.widen(tree, layout.wires, arrays))
+    params, found = (jax.tree.map(np.asarray, tree) for tree in (params, widen(params)))
 
     def plain(kernel, first, last):
         """Input i is of feature i % C; a weight is the source's, divided among the copies of its input's source."""
@@ -113,12 +119,12 @@ def test_widening_is_that_of_loops():
         ("dense_0", "conv_0_0", "dense_0"),
         ("dense_1", "dense_0", "dense_1"),
     ):
-        expected = plain(np.asarray(params[name]["kernel"]), sources.get(first), sources[last])
+        expected = plain(params[name]["kernel"], sources.get(first), sources[last])
         np.testing.assert_allclose(found[name]["kernel"], expected, rtol=1e-6)
         np.testing.assert_array_equal(found[name]["bias"], params[name]["bias"][arrays[last]])
     np.testing.assert_array_equal(found["head"]["kernel"], params["head"]["kernel"])
-    statistics = jax.tree.map(lambda leaf: jnp.arange(leaf.size, dtype=leaf.dtype), collections["batch_stats"])
-    copied = ownership.widen(statistics, layout.wires, arrays)["dense_norm_0"]["mean"]
+    statistics = jax.tree.map(lambda leaf: np.arange(leaf.size, dtype=leaf.dtype), collections["batch_stats"])
+    copied = widen(statistics)["dense_norm_0"]["mean"]
     assert copied.tolist() == sources["dense_0"]
 
 
@@ -138,7 +144,12 @@ def test_not_a_bit_of_old_logits_changes_by_expanding(options):
         return task_params.write_back(focused._replace(params=params), task)
 
     predict = jax.jit(lambda learner, task: method.predict(learner, INPUTS, task))
-    shown = lambda learner: method.view(learner.params, learner.collections, learner.method_state, jnp.int32(0), None)
+
+    @jax.jit
+    def gates(learner):
+        trees = learner.params, learner.collections, learner.method_state
+        return method.view(*trees, jnp.int32(0), None)[1]["gates"]
+
     for task in (1, 2):
         before = train(before, jnp.int32(task - 1))
         old = np.asarray([predict(before, jnp.int32(one)) for one in range(task)])
@@ -146,7 +157,7 @@ def test_not_a_bit_of_old_logits_changes_by_expanding(options):
         now = np.asarray([predict(after, jnp.int32(one)) for one in range(task)])
         assert old.tobytes() == now.tobytes()
         assert np.ptp(now) > 0.1
-        opened = jax.tree.map(lambda gate: int(jnp.sum(gate)), shown(after)[1]["gates"])
+        opened = jax.tree.map(lambda gate: int(np.sum(gate)), gates(after))
         total = {"dense_0": 8 + 2 * task, "dense_1": 7 + task} if options else {"dense_0": 8, "dense_1": 7}
         assert opened == {"conv_0_0": 4, **total}
         before = after
@@ -154,30 +165,35 @@ def test_not_a_bit_of_old_logits_changes_by_expanding(options):
 
 def test_a_new_unit_computes_what_its_source_does():
     method, learner = begun(2)
-    own, collections = (
-        task_params.take_row(tree, jnp.int32(1), learner.rows) for tree in (learner.params, learner.collections)
-    )
-    shown = method.view(own, collections, learner.method_state, jnp.int32(1), None)
-    activations = jax.jit(NETWORK.apply)(*shown, INPUTS).activations
+
+    @jax.jit
+    def activations_of(learner):
+        trees = learner.params, learner.collections
+        own = (task_params.take_row(tree, jnp.int32(1), learner.rows) for tree in trees)
+        return NETWORK.apply(*method.view(*own, learner.method_state, jnp.int32(1), None), INPUTS).activations
+
+    activations = activations_of(learner)
     _, first, begin = made()
     owner = owner_of(begin(first, jnp.int32(0), jax.random.key(0)))
-    owner = {name: jnp.where(owner_of(learner)[name] == 1, 1, leaf) for name, leaf in owner.items()}
-    sources = ownership.draw_sources(jax.random.key(1), owner, 1)
+    owner = {name: np.where(np.asarray(owner_of(learner)[name]) == 1, 1, leaf) for name, leaf in owner.items()}
+    sources = draw_sources(jax.random.key(1), owner, 1)
     for name in ("dense_0", "dense_1"):
-        new = np.flatnonzero(np.asarray(owner[name]) == 1)
+        new = np.flatnonzero(owner[name] == 1)
         assert len(new)
         twins = np.asarray(activations[name])
         np.testing.assert_allclose(twins[:, new], twins[:, np.asarray(sources[name])[new]], rtol=1e-5, atol=1e-5)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def update_mask(method, learner, clock):
+    focused = task_params.focus(learner, clock.task)
+    wide = lambda mask, leaf: jnp.broadcast_to(mask, leaf.shape)
+    trees = zip(method.update_mask(focused, clock), (focused.params, focused.collections), strict=True)
+    return [jax.tree.map(wide, *pair) for pair in trees]
+
+
 def masks_of(method, learner, task, **place):
-    clock = make_clock(task=task, classes=CLASSES_OF, **place)
-    focused = task_params.focus(learner, jnp.int32(task))
-    wide = lambda mask, leaf: np.broadcast_to(np.asarray(mask), leaf.shape)
-    return [
-        jax.tree.map(wide, *pair)
-        for pair in zip(method.update_mask(focused, clock), (focused.params, focused.collections), strict=True)
-    ]
+    return jax.tree.map(np.asarray, update_mask(method, learner, make_clock(task=task, classes=CLASSES_OF, **place)))
 
 
 def test_the_new_head_first_then_what_enters_new_units_and_nothing_else():
@@ -204,15 +220,15 @@ def test_trained_with_lwf_all_that_is_not_free_is_trained_and_old_heads_hold_it(
     np.testing.assert_array_equal(params["dense_1"]["kernel"] == 1, used["dense_0"][:, None] & used["dense_1"])
     assert (params["head"]["bias"].any(axis=1) == [True, True, False]).all(), "the old head and the new one"
     assert not masks_of(method, learner, 1)[0]["dense_1"]["kernel"].any(), "in the warm-up the new head alone"
-    focused = task_params.focus(learner, jnp.int32(1))
-    labels, ones = jnp.zeros(5, jnp.int32), jnp.ones(5, jnp.int32)
-    batch = Batch(jnp.asarray(INPUTS), labels, ones, jnp.ones(5, jnp.float32), ones)
+    focused = focus(learner, 1)
+    labels, ones = np.zeros(5, np.int32), np.ones(5, np.int32)
+    batch = Batch(INPUTS, labels, ones, np.ones(5, np.float32), ones)
     clock = make_clock(task=1, phase=1, classes=CLASSES_OF)
     only = jax.jit(
         jax.value_and_grad(lambda params: method.loss(params, focused, clock, batch, None)[1][1]["lwf.response"])
     )
     value, gradients = only(focused.params)
-    taught = np.asarray(method.predict(learner, INPUTS, jnp.int32(0)), np.float64) / 2
+    taught = np.asarray(jax.jit(method.predict)(learner, INPUTS, jnp.int32(0)), np.float64) / 2
     log_p = taught - np.log(np.exp(taught).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(value, -(np.exp(log_p) * log_p).sum(axis=1).mean(), rtol=1e-5)
     assert all(np.max(np.abs(leaf)) < 1e-6 for leaf in jax.tree.leaves(gradients)), "student and teacher are the same"
