@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from cljax.types import Batch, Sizes, Tables, make_clock
 from tests.zero_forgetting import single
 
 KEY = jax.random.key(0)
+INPUTS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 
 
 def small(**options):
@@ -32,9 +35,9 @@ def sigmoid(values):
 def test_a_gate_and_its_gradient_keep_their_digits_on_both_sides():
     """In float32 `a * (1 - a)` is 0 from s e = 17 on."""
     e, s = np.array([-0.2, -0.05, -1e-3, 0.0, 1e-3, 0.05, 0.1, 0.2]), 400.0
-    given = jnp.asarray(e, jnp.float32)
-    np.testing.assert_allclose(hard_attention.gate(given, s), sigmoid(s * e), rtol=3e-5)
-    found = jax.vmap(jax.grad(lambda one: hard_attention.gate(one, s)))(given)
+    gate = jax.jit(jax.vmap(jax.value_and_grad(lambda one: hard_attention.gate(one, s))))
+    value, found = gate(e.astype(np.float32))
+    np.testing.assert_allclose(value, sigmoid(s * e), rtol=3e-5)
     np.testing.assert_allclose(found, s * sigmoid(s * e) * sigmoid(-s * e), rtol=3e-5)
     assert jax.grad(lambda one: jax.nn.sigmoid(s * one))(jnp.float32(0.05)) == 0
 
@@ -42,9 +45,13 @@ def test_a_gate_and_its_gradient_keep_their_digits_on_both_sides():
 @pytest.mark.parametrize("s", [1 / 400, 1.0, 200.0, 400.0])
 def test_a_compensated_gradient_is_that_of_gates_of_scale_one_times_the_largest_scale(s):
     e = np.array([-6.0, -0.12, -0.01, 0.0, 0.1, 0.12, 1.0])
-    given = jnp.asarray(e, jnp.float32)
-    raw = jax.vmap(jax.grad(lambda one: hard_attention.gate(one, s)))(given)
-    found = np.asarray(hard_attention.compensate(raw, given, s, max_scale=400.0))
+
+    @jax.jit
+    def compensated(given):
+        raw = jax.vmap(jax.grad(lambda one: hard_attention.gate(one, s)))(given)
+        return hard_attention.compensate(raw, given, s, max_scale=400.0)
+
+    found = np.asarray(compensated(e.astype(np.float32)))
     near = np.abs(s * e) <= 50
     expected = 400 * sigmoid(e) * sigmoid(-e)
     np.testing.assert_allclose(found[near], expected[near], rtol=1e-4)
@@ -64,28 +71,28 @@ def test_gates_and_gradients_have_the_embedding_s_dtype():
 def test_given_parameters_of_the_first_task_and_open_gates_are_the_given_network():
     network = small()
     method = hat(network)
-    params, collections = network.init(jax.random.key(7))
+    params, collections = jax.jit(network.init)(jax.random.key(7))
     given = dict(zip(task_params.leaf_paths(params), jax.tree.leaves(params), strict=True))
     opened = {f"task_embedding/{name}": np.full(leaf.shape, 6.0) for name, leaf in collections["gates"].items()}
-    row = lambda path, leaf: leaf[None] if task_params.ends_with(path, method.per_task) else leaf
+    row = lambda path, leaf: np.asarray(leaf)[None] if task_params.ends_with(path, method.per_task) else leaf
     learner = single(method, network)
     learner = learner._replace(params=task_params.map_leaves(row, learner.params))
     begun = training.start_from(method, learner, training.given_params(method, {**given, **opened}))
-    inputs = jax.random.normal(KEY, (6, 5))
-    expected = network.apply(params, collections, inputs).logits
-    np.testing.assert_allclose(method.predict(begun, inputs, 0), expected, rtol=1e-6)
+    expected = jax.jit(network.apply)(params, collections, INPUTS).logits
+    np.testing.assert_allclose(jax.jit(method.predict)(begun, INPUTS, jnp.int32(0)), expected, rtol=1e-6)
 
 
 def test_sparsity_and_its_gradient_by_hand():
-    gates = {"a": jnp.array([1.0, 0.5]), "b": jnp.array([0.25])}
-    taken = {"a": jnp.array([1.0, 0.5]), "b": jnp.array([0.0])}
-    value, gradient = jax.value_and_grad(hard_attention.sparsity)(gates, taken)
+    gates = {"a": np.array([1, 0.5], np.float32), "b": np.array([0.25], np.float32)}
+    taken = {"a": np.array([1, 0.5], np.float32), "b": np.array([0], np.float32)}
+    sparsity = jax.jit(jax.value_and_grad(hard_attention.sparsity))
+    value, gradient = sparsity(gates, taken)
     np.testing.assert_allclose(value, (0 + 0.25 + 0.25) / 1.5, rtol=1e-6)
     np.testing.assert_allclose(gradient["a"], np.array([0, 0.5]) / 1.5, rtol=1e-6)
     np.testing.assert_allclose(gradient["b"], [1 / 1.5], rtol=1e-6)
-    value, gradient = jax.value_and_grad(hard_attention.sparsity)(gates, jax.tree.map(jnp.ones_like, taken))
+    value, gradient = sparsity(gates, jax.tree.map(np.ones_like, taken))
     assert float(value) == 0
-    assert all((leaf == 0).all() for leaf in gradient.values()), "all is taken: nothing is charged"
+    assert not any(np.any(leaf) for leaf in gradient.values()), "all is taken: nothing is charged"
 
 
 def test_masks_of_weights_biases_maps_and_a_shared_head_by_hand():
@@ -94,7 +101,7 @@ def test_masks_of_weights_biases_maps_and_a_shared_head_by_hand():
     for per_task in (network.per_task, ()):
         method = hat(network._replace(per_task=per_task))
         learner = taking(single(method, network), conv_0_0=conv, dense_0=dense)
-        mask, kept = method.update_mask(learner, make_clock(task=1))
+        mask, kept = jax.tree.map(np.asarray, jax.jit(method.update_mask)(learner, make_clock(task=1)))
         np.testing.assert_array_equal(mask["conv_0_0"]["kernel"][0, 0], 1 - conv[None])
         for name in ("conv_norm_0_0", "conv_0_0"):
             np.testing.assert_array_equal(mask[name]["bias"], 1 - conv)
@@ -104,7 +111,8 @@ def test_masks_of_weights_biases_maps_and_a_shared_head_by_hand():
         np.testing.assert_array_equal(mask["head"]["bias"], 1 if per_task else [0])
         assert all(float(leaf) == 1 for leaf in mask["task_embedding"].values())
         assert all(float(leaf) == 1 for leaf in jax.tree.leaves(kept))
-        _, shown = method.view(learner.params, learner.collections, learner.method_state, jnp.int32(1), None)
+        trees = learner.params, learner.collections, learner.method_state
+        _, shown = jax.jit(method.view)(*trees, jnp.int32(1), None)
         assert {name: leaf.tolist() for name, leaf in shown["frozen"].items()} == {
             "conv_0_0": [True, False, False],
             "dense_0": [True, False],
@@ -115,9 +123,8 @@ def case(**options):
     network = small()
     method = hat(network, **options)
     learner = taking(single(method, network), dense_0=[1.0, 0.0, 0.5, 0.0], dense_1=[0.0, 1.0, 0.25])
-    inputs = jax.random.normal(KEY, (6, 5))
-    zeros = jnp.zeros(6, jnp.int32)
-    batch = Batch(inputs, jnp.array([0, 1, 1, 0, 1, 0]), zeros + 1, jnp.arange(6), jnp.ones(6))
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    batch = Batch(INPUTS, labels, np.ones(6, np.int32), np.arange(6), np.ones(6, np.float32))
     return method, learner, batch, make_clock(task=1, progress=0.25, classes=np.ones([2, 2], bool))
 
 
@@ -139,32 +146,33 @@ def test_the_loss_in_training_and_in_validation_by_plain_numpy(binarize):
     """A quarter through the epoch the scale is 100; in validation it is 400, or gates are steps."""
     method, learner, batch, clock = case(binarize=binarize, strength=2.0)
     embedding = {name: np.asarray(leaf, np.float64) for name, leaf in learner.params["task_embedding"].items()}
+    look = jax.jit(lambda learner, key: method.loss(learner.params, learner, clock, batch, key))
     for key in (KEY, None):
         s = 400.0 if key is None else 1 / 400 + (400 - 1 / 400) * 0.25
         gates = {name: sigmoid(np.clip(s * leaf, -600, 600)) for name, leaf in embedding.items()}
         if binarize and key is None:
             gates = {name: (leaf > 0).astype(float) for name, leaf in embedding.items()}
-        value, (output, metrics) = method.loss(learner.params, learner, clock, batch, key)
+        value, (output, metrics) = look(learner, key)
         expected, charge = plain_loss(learner.params, learner.method_state.taken, batch, gates, 2.0)
         np.testing.assert_allclose(value, expected, rtol=1e-5)
         np.testing.assert_allclose(metrics["sparsity"], charge, rtol=1e-5)
-    row = lambda path, leaf: leaf[None] if task_params.ends_with(path, method.per_task) else leaf
+    row = lambda path, leaf: np.asarray(leaf)[None] if task_params.ends_with(path, method.per_task) else leaf
     rested = learner._replace(params=task_params.map_leaves(row, learner.params))
-    np.testing.assert_array_equal(method.predict(rested, batch.inputs, 0), output.logits)
+    np.testing.assert_array_equal(jax.jit(method.predict)(rested, batch.inputs, jnp.int32(0)), output.logits)
 
 
 def test_a_step_compensates_the_embeddings_alone_and_keeps_them_within_six():
     method, learner, batch, clock = case()
-    ones = jax.tree.map(jnp.ones_like, learner.params)
-    found = method.adjust_gradients(ones, learner, clock, batch)
-    e, s = learner.params["task_embedding"]["dense_0"], 1 / 400 + (400 - 1 / 400) * 0.25
+    ones = jax.tree.map(np.ones_like, learner.params)
+    found = jax.jit(method.adjust_gradients)(ones, learner, clock, batch)
+    e, s = np.asarray(learner.params["task_embedding"]["dense_0"]), 1 / 400 + (400 - 1 / 400) * 0.25
     exact = np.asarray(e, np.float64)
     expected = 400 / s * (np.cosh(np.clip(s * exact, -50, 50)) + 1) / (np.cosh(exact) + 1)
     np.testing.assert_allclose(found["task_embedding"]["dense_0"], expected, rtol=2e-5)
     for name in ("dense_0", "dense_1", "head"):
-        assert all((leaf == 1).all() for leaf in found[name].values())
+        assert all(np.all(np.asarray(leaf) == 1) for leaf in found[name].values())
     far = learner._replace(params={**learner.params, "task_embedding": {"dense_0": 100 * e, "dense_1": e[:3]}})
-    kept = method.after_step(learner, far, clock, batch, ones).params["task_embedding"]
+    kept = jax.jit(method.after_step)(learner, far, clock, batch, ones).params["task_embedding"]
     np.testing.assert_array_equal(kept["dense_0"], 6 * np.sign(e))
     np.testing.assert_array_equal(kept["dense_1"], e[:3])
 
@@ -187,7 +195,7 @@ def test_each_task_has_embeddings_of_its_own_and_terms_that_read_all_heads_leave
     method, learner, batch, clock = case()
     both = methods.combine(method, methods.distillation())
     other = method.init(jax.random.key(1), Sizes(2, 2, {}))[0]
-    stack = lambda path, one, two: jnp.stack([two, one]) if task_params.ends_with(path, method.per_task) else one
+    stack = lambda path, one, two: np.stack([two, one]) if task_params.ends_with(path, method.per_task) else one
     params = task_params.map_leaves(stack, learner.params, other)
     assert both.stacked == method.per_task
     assert (params["task_embedding"]["dense_0"][0] != params["task_embedding"]["dense_0"][1]).all()
@@ -196,9 +204,14 @@ def test_each_task_has_embeddings_of_its_own_and_terms_that_read_all_heads_leave
     state = state._replace(base=learner.method_state, teacher=teacher)
     rows = task_params.resting(both.per_task, both.stacked, tasks=2)
     stacked = learner._replace(params=params, method_state=state, hyper=hyper, rows=rows)
-    for key in (None, KEY):
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def look(method, learner, key):
         value, (_, metrics) = method.loss(learner.params, learner, clock, batch, key)
-        _, (_, found) = both.loss(params, stacked, clock, batch, key)
+        return value, metrics
+
+    for key in (None, KEY):
+        (value, metrics), (_, found) = look(method, learner, key), look(both, stacked, key)
         np.testing.assert_allclose(found["sparsity"], metrics["sparsity"], rtol=1e-6)
         np.testing.assert_allclose(found["classification"], value, rtol=1e-5)
 
@@ -209,13 +222,14 @@ def test_other_tasks_are_computed_with_settled_gates_however_far_the_current_one
     method = methods.build("hat+lwf", small(), {"hat.binarize": binarize})
     tables = Tables(*(None,) * 5, np.ones((2, 2), bool))
     learner = jax.jit(lambda: training.make_learner(method, optax.sgd(1.0), tables, 0.1, KEY))()
-    inputs, ones = jax.random.normal(KEY, (6, 5)), jnp.ones(6, jnp.int32)
-    batch = Batch(inputs, ones, ones, jnp.ones(6, jnp.float32), ones)
+    ones, predict = np.ones(6, np.int32), jax.jit(method.predict)
+    batch = Batch(INPUTS, ones, ones, np.ones(6, np.float32), ones)
     clock = make_clock(task=1, progress=0.0, classes=np.ones((2, 2), bool))
     focused = task_params.focus(learner, jnp.int32(1))
     logits = jax.jit(lambda params: method.loss(params, focused, clock, batch, KEY)[1][0].logits)(focused.params)
-    np.testing.assert_allclose(logits[0], method.predict(learner, inputs, 0), rtol=1e-6, atol=1e-7)
-    assert np.abs(logits[1] - method.predict(learner, inputs, 1)).max() > 1e-3
+    old, new = np.asarray(logits)
+    np.testing.assert_allclose(old, predict(learner, INPUTS, jnp.int32(0)), rtol=1e-6, atol=1e-7)
+    assert np.abs(new - predict(learner, INPUTS, jnp.int32(1))).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -225,16 +239,18 @@ def test_other_tasks_are_computed_with_settled_gates_however_far_the_current_one
 def test_how_far_from_nothing_the_soft_form_forgets(binarize, middle, moves):
     """It is the gates between 0 and 1 that old logits move by, and float32 has none from s e = 17 on, or below -88."""
     method, learner, batch, clock = case(binarize=binarize)
-    row = lambda path, leaf: leaf[None] if task_params.ends_with(path, method.per_task) else leaf
-    embedding = {"dense_0": jnp.array([1.0, middle, -1.0, 0.5]), "dense_1": jnp.array([1.0, middle, -1.0])}
-    learner = taking(learner, dense_0=jnp.zeros(4), dense_1=jnp.zeros(3))
+    row = lambda path, leaf: np.asarray(leaf)[None] if task_params.ends_with(path, method.per_task) else leaf
+    embedding = {"dense_0": [1, middle, -1, 0.5], "dense_1": [1, middle, -1]}
+    embedding = {name: jnp.asarray(np.array(values, np.float32)) for name, values in embedding.items()}
+    learner = taking(learner, dense_0=np.zeros(4, np.float32), dense_1=np.zeros(3, np.float32))
     learner = learner._replace(params={**learner.params, "task_embedding": embedding})
     learner = method.end_phase(learner, clock, None, KEY)
     mask, _ = method.update_mask(learner, clock)
     shared = ("dense_0", "dense_1")
-    moved = {name: jax.tree.map(lambda leaf, part: leaf + part, learner.params[name], mask[name]) for name in shared}
+    moved = {name: jax.tree.map(np.add, learner.params[name], mask[name]) for name in shared}
+    predict = jax.jit(lambda params: method.predict(learner._replace(params=params), batch.inputs, jnp.int32(0)))
     before, after = (
-        np.asarray(method.predict(learner._replace(params=task_params.map_leaves(row, params)), batch.inputs, 0))
+        np.asarray(predict(task_params.map_leaves(row, params)))
         for params in (learner.params, {**learner.params, **moved})
     )
     if not moves:
