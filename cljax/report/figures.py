@@ -129,7 +129,10 @@ def _own(run: Run) -> Iterator[Drawing]:
         yield Drawing("feature_usage", name, words, _usages(run))
     if run.get("attention"):
         _, images, *_ = run["attention"]["maps"]["shape"]
-        words = f"{name}: where the network looks for the labels of {images} test images of task 1, after each task."
+        words = (
+            f"{name}: where the network looks for the labels of {images} test images of task 1, after each task: "
+            f"most where it is red, not at all where it is grey."
+        )
         yield Drawing("attention", name, words, _figure(plots.attention(run)))
 
 

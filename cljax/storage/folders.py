@@ -21,6 +21,7 @@ from typing import Any
 
 from cljax.files import expand, read_json, remove_drafts, write_json
 from cljax.storage import old_names
+from cljax.text import shell_word
 
 CONFIG, RECORD, LOCK = "config.json", "record.json", ".lock"
 CHECKPOINTS, LEARNERS, TENSORBOARD = "checkpoints", "learners", "tensorboard"
@@ -391,8 +392,8 @@ def _earlier(
         raise FolderError(f"{path / RECORD} is not a run's record. Nothing in its folder is changed. {cure}")
     if record.get("complete") and _has(path, needed):
         raise FolderError(
-            f"The run folder {path} holds a finished run of this configuration. See its {RECORD}, run it again with "
-            f"--overwrite, or choose another folder with --out."
+            f"The run folder {path} holds a finished run of this configuration. `cljax report {shell_word(path)}` "
+            f"shows it; run it again with --overwrite, or choose another folder with --out."
         )
     return record
 
