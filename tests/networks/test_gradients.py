@@ -19,7 +19,7 @@ class Plain(nn.Module):
 
     @nn.compact
     def __call__(self, inputs):
-        hidden = nn.relu(networks.layers.Convolution(3)(inputs))
+        hidden = nn.relu(networks.layers.Convolution(4)(inputs))
         hidden = nn.max_pool(hidden, (2, 2), (2, 2))
         return nn.Dense(2)(nn.relu(nn.Dense(5)(hidden.reshape(len(hidden), -1))))
 
@@ -40,7 +40,7 @@ BUILDERS = {
         f"{name}-{norm}": lambda build=build, norm=norm: build(norm)
         for norm in (None, "batch", "feature")
         for name, build in {
-            "mlp": lambda norm: networks.mlp(SMALL, 2, hidden=(6, 5), normalization=norm),
+            "mlp": lambda norm: networks.mlp(SMALL, 2, hidden=(5, 5), normalization=norm),
             "cnn": lambda norm: networks.cnn(SMALL, 2, channels=((4,), (6,)), dense=(5,), normalization=norm),
             "pooled": lambda norm: networks.cnn(SMALL, 2, channels=((4,),), dense=(), pooled=True, normalization=norm),
         }.items()
