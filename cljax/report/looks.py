@@ -16,6 +16,8 @@ from cljax.types import Stream
 
 SIDE = 32
 """Images of more pixels a side are averaged to about as many."""
+UNKNOWN = 255
+"""Stands in maps for what was not measured."""
 
 
 def packed(values: np.ndarray) -> dict[str, Any]:
@@ -47,17 +49,19 @@ def of_tasks(attention: Any, tasks: np.ndarray) -> dict[str, Any]:
 
     Returns:
       `{'maps', 'images'}`: the maps `[T, N, h, w]`, packed, after the rounds of `metrics.first_visits`, each in parts
-      of its largest value, 255; all 0 where nothing is seen. There are no images yet.
+      of its largest value, 254; all 0 where nothing is seen, `UNKNOWN` where it was not measured. There are no images
+      yet.
 
     Example:
       >>> unpacked(of_tasks([[[[1.0, 2.0]]], [[[0.0, 0.0]]]], np.array([0, 1]))['maps']).tolist()
-      [[[[128, 255]]], [[[0, 0]]]]
+      [[[[127, 254]]], [[[0, 0]]]]
     """
     newest = np.maximum.accumulate(tasks)
     rounds = np.searchsorted(newest, np.arange(newest[-1] + 1), side="right") - 1
-    maps = np.nan_to_num(np.asarray(attention, np.float64)[rounds])
+    maps = np.asarray(attention, np.float64)[rounds]
     most = maps.max(axis=(-2, -1), keepdims=True)
-    return {"maps": packed(np.rint(255 * maps / np.where(most > 0, most, 1)).astype(np.uint8)), "images": None}
+    parts = np.where(np.isnan(most), UNKNOWN, np.rint(254 * maps / np.where(most == 0, 1, most)))
+    return {"maps": packed(parts.astype(np.uint8)), "images": None}
 
 
 def small(images: Any) -> np.ndarray:
@@ -97,7 +101,7 @@ def mosaic(found: dict[str, Any], side: int = 64, gap: int = 4) -> np.ndarray:
     """The images, and beside each its maps after each task on it: a row an image, a column a task.
 
     Args:
-      found: of `of_tasks`; without images the maps stand on grey.
+      found: of `of_tasks`; without images the maps stand on grey. What was not measured stays empty.
       side: of a tile, in pixels, at least.
       gap: between tiles, transparent.
 
@@ -107,21 +111,24 @@ def mosaic(found: dict[str, Any], side: int = 64, gap: int = 4) -> np.ndarray:
     Example:
       >>> mosaic(of_tasks(np.ones([3, 2, 4, 4]), np.arange(3)), side=8, gap=2).shape
       (18, 38, 4)
+      >>> mosaic(of_tasks(np.full([1, 1, 2, 2], np.nan), np.arange(1)), side=2, gap=0)[..., 3].tolist()
+      [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
     """
     from matplotlib import colormaps
 
-    maps = unpacked(found["maps"]) / 255
+    maps = unpacked(found["maps"])
     tasks, count, *shape = maps.shape
+    known = np.concatenate([np.ones([1, count]), (maps != UNKNOWN).all(axis=(2, 3))])
     images = unpacked(found["images"]) / 255 if found["images"] else np.full((count, *shape), 0.5)
     times = -(-side // min(images.shape[1:]))
     height, width = (times * size for size in images.shape[1:])
     grey = np.repeat(images.repeat(times, axis=1).repeat(times, axis=2)[..., None], 3, axis=-1)
-    heat = np.asarray(jax.image.resize(maps, (tasks, count, height, width), "linear"))
+    heat = np.asarray(jax.image.resize(maps / 254, (tasks, count, height, width), "linear"))
     part = 0.7 * np.clip(heat, 0, 1)[..., None]
     tiles = [grey, *((1 - part) * grey + part * colormaps["turbo"](heat)[..., :3])]
     canvas = np.zeros((count * (height + gap) - gap, len(tiles) * (width + gap) - gap, 4))
     for column, tile in enumerate(tiles):
         for row, one in enumerate(tile):
             place = canvas[row * (height + gap) :, column * (width + gap) :][:height, :width]
-            place[..., :3], place[..., 3] = one, 1
+            place[..., :3], place[..., 3] = one, known[column, row]
     return canvas
