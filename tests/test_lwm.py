@@ -383,11 +383,15 @@ def test_the_teacher_of_the_last_visit_was_the_student_before_it():
     # Where it looks for the labels of the first, the middle and another of the first task's test images.
     images, labels = next(streams.experiences(stream)).test
     chosen = np.arange(3) * len(labels) // 3
-    for end, found in zip(ends, result.evaluation.attention[1:], strict=True):
+
+    @jax.jit
+    def looked(end):
         own = task_params.take_row(end.params, jnp.int32(0), end.rows)
         maps = network.encode(own, end.collections, images[chosen], train=False, key=None)[0]
-        expected = pooled_linear_cam(maps, own["head"]["kernel"], labels[chosen])
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        return pooled_linear_cam(maps, own["head"]["kernel"], labels[chosen])
+
+    for end, found in zip(ends, np.asarray(result.evaluation.attention)[1:], strict=True):
+        np.testing.assert_allclose(found, looked(end), rtol=1e-4, atol=1e-5)
     entry = report.runs(result)[0]["attention"]
     assert (entry["maps"]["shape"][:2], entry["images"]) == ([3, 3], None)
 
