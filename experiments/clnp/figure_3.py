@@ -3,7 +3,7 @@
     python -m experiments.clnp.figure_3 --data-dir FOLDER --form reduced
 
 CLNP with the numbers of `experiments.clnp.table_1`, which are chosen first if that has not been run, learns 25 tasks;
-after each of them the parts of the hidden layers' units in use are noted. A run is kept in `runs/clnp`. The reduced
+after each the parts of the hidden layers' units in use are noted. Runs are kept where table 1's are. The reduced
 form takes half an hour a seed on two idle cores. Writes `experiments/results/clnp_figure_3_FORM.json`, the picture
 beside it, and the claims.
 """
