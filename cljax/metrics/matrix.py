@@ -92,7 +92,23 @@ def first_visits(accuracy: ArrayLike, tasks: ArrayLike) -> Array:
             f"numbers. Number the tasks by first visit (0, 1, 2, ...), and of an unfinished run pass only the columns "
             f"of the tasks visited."
         )
-    return accuracy[..., np.searchsorted(newest, np.arange(count), side="right") - 1, :]
+    return accuracy[..., last_rounds(tasks), :]
+
+
+def last_rounds(tasks: np.ndarray) -> np.ndarray:
+    """The last round before each next task is first visited, `[T]` int; of the last task, the last of all.
+
+    Args:
+      tasks: `[R]` int, the task of each round, numbered by first visit.
+
+    Example:
+      >>> import numpy as np
+      >>> from cljax.metrics.matrix import last_rounds
+      >>> last_rounds(np.array([0, 1, 0])).tolist()
+      [0, 2]
+    """
+    newest = np.maximum.accumulate(tasks)
+    return np.searchsorted(newest, np.arange(newest[-1] + 1), side="right") - 1
 
 
 def average_accuracy(accuracy: ArrayLike) -> Array:

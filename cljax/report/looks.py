@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.data.on_demand import Images
+from cljax.metrics.matrix import last_rounds
 from cljax.streams import apply_permutation
 from cljax.training.looking import spaced
 from cljax.types import Stream
@@ -56,9 +57,7 @@ def of_tasks(attention: Any, tasks: np.ndarray) -> dict[str, Any]:
       >>> unpacked(of_tasks([[[[1.0, 2.0]]], [[[0.0, 0.0]]]], np.array([0, 1]))['maps']).tolist()
       [[[[127, 254]]], [[[0, 0]]]]
     """
-    newest = np.maximum.accumulate(tasks)
-    rounds = np.searchsorted(newest, np.arange(newest[-1] + 1), side="right") - 1
-    maps = np.asarray(attention, np.float64)[rounds]
+    maps = np.asarray(attention, np.float64)[last_rounds(tasks)]
     most = maps.max(axis=(-2, -1), keepdims=True)
     parts = np.where(np.isnan(most), UNKNOWN, np.rint(254 * maps / np.where(most == 0, 1, most)))
     return {"maps": packed(parts.astype(np.uint8)), "images": None}

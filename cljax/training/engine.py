@@ -84,7 +84,7 @@ class Engine(NamedTuple):
       train: `(state, epoch, tables, stop) -> state`: the steps from where the epoch is to before step `stop`, or its
         end. Where `tables.examples` has `of_step`, it gives the examples of a step.
       end_epoch: `(state, epoch, tables) -> (state, EpochLog)`: validation, patience.
-      look: of `make_look`, which `evaluate` asks; None where it asks none.
+      look: of `make_look`, for the `attention` of the evaluation after a round; None without.
       step: the train step, for its cost and number of traces.
       settings: those the engine was made with.
       scenario: the stream's.
@@ -312,8 +312,7 @@ def make_engine(
         return task_params.write_back(learner, clock.task)
 
     def evaluate_all(learner: Learner, clock: Clock, tables: Tables) -> Evaluation:
-        found = evaluate(method, learner, tables, scenario=scenario, newest=clock.newest, batch_size=many)
-        return found._replace(attention=look and look(learner, tables))
+        return evaluate(method, learner, tables, scenario=scenario, newest=clock.newest, batch_size=many)
 
     def init(key: Array, tables: Tables) -> Learner:
         return make_learner(method, optimizer, tables, settings.learning_rate or 1.0, init_key(key), max_examples)

@@ -28,7 +28,7 @@ class Evaluation(NamedTuple):
       fingerprint: uint32, a weighted sum of the bits of the task's own logits over the split: equal as long as no bit
         of any logit has changed.
       attention: `[N, h, w]`, where the network looks for the labels of the first task's test images, as many as
-        `settings.attention_images`: see `looking.make_look`. None without.
+        `settings.attention_images`, after a round of a run: see `looking.make_look`. None without.
 
     Example:
       >>> import jax.numpy as jnp

@@ -353,8 +353,13 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
     def end_round(visit: Visit, run: Run, entry: Entry, tables: Tables) -> tuple[Failure, VisitLog, Evaluation]:
         """Writes the round's log, and evaluates where the schedule says so."""
         clock, asked = clock_of(entry), pick(evaluated, entry.round)
-        row = pick(run.evaluation, entry.round)
-        found = lax.cond(asked, lambda: engine.evaluate(visit.learner, clock, tables), lambda: row)
+        row, learner = pick(run.evaluation, entry.round), visit.learner
+
+        def evaluate() -> Evaluation:
+            attention = engine.look and engine.look(learner, tables)
+            return engine.evaluate(learner, clock, tables)._replace(attention=attention)
+
+        found = lax.cond(asked, evaluate, lambda: row)
         failure = earlier(visit.failure, lost_logits(found, clock, asked, tables))
         evaluation = put(run.evaluation, choose(failure.round < 0, found, row), entry.round)
         return failure, put(run.visits, visit.log, entry.round), evaluation

@@ -157,15 +157,16 @@ class Runs:
             stream, settings = make_stream(), training.Settings(batch_size=self.size.batch_size)
             method = training.with_milestones(METHODS[name](self.network), stream.schedule)
             outcome = training.drive(method, optax.adam(1.0), [(seed, stream)], settings, hypers=[as_hyper(numbers)])
-            accuracy, seconds, after = outcome.evaluation.accuracy[0], outcome.seconds[0], []
+            accuracy, after = outcome.evaluation.accuracy[0], []
             if name == "clnp":
                 free = ownership.usage.diagnostics(self.network, outcome.learners[0]).free
                 after = [1 - np.asarray(free[gate]) for gate in sorted(free)]
             used = [float(layer[-1]) for layer in after]
             units = f", used {np.round(used, 3).tolist()}" if used else ""
-            print(f"{name} {numbers}, seed {seed}: {accuracy[-1].mean():.4f}{units}, {seconds:.0f} s", flush=True)
+            took = f"{outcome.seconds[0]:.0f} s"
+            print(f"{name} {numbers}, seed {seed}: {accuracy[-1].mean():.4f}{units}, {took}", flush=True)
             jax.clear_caches()
-            return {"accuracy": accuracy, "used": used, "used_after": after, "seconds": seconds}
+            return {"accuracy": accuracy, "used": used, "used_after": after}
 
         return kept(self.folder, f"{name}-{kind}-{seed}", [self.size._asdict(), kind, name, numbers, seed], make)
 
@@ -193,7 +194,6 @@ def main(config: Config) -> None:
         "used": {
             name: np.mean([one["used"] for one in each], axis=0) for name, each in found.items() if name == "clnp"
         },
-        "seconds": {name: np.mean([one["seconds"] for one in each]) for name, each in found.items()},
         "chosen": {name: runs.chosen(name) for name in config.only},
         "seeds": seeds,
     }
