@@ -2,7 +2,7 @@
 
     python -m experiments.long_stream
 
-Some fifteen minutes on two idle cores, and two gigabytes of disk for as long as it runs. Images of noise in two shades, as
+Some fifteen minutes on two idle cores, and two gigabytes of disk while it runs. Images of noise in two shades, as
 bright as their class, are written as TFDS writes them (ArrayRecord, PNG); without TensorFlow it writes no more than a
 gigabyte, which is these; as an array they would take 3 GB. Then `cljax compare` learns two tasks of them, one epoch
 each: once whole, and once killed halfway and taken up. Expected: less than half the memory that the images would take,
