@@ -450,6 +450,28 @@ def test_a_step_by_hand_is_ours():
         assert ours.apart(mine.steps(2), other.steps(2)) < 2e-6
 
 
+def test_whole_runs_are_the_same_in_pytorch(monkeypatch):
+    pytest.importorskip("torch")
+    whole_runs = importlib.import_module("experiments.benchmark.whole_runs")
+    name, run, found = "lwf, split CIFAR-10", whole_runs.ours, []
+    case = whole_runs.CASES[name]._replace(data="digits")
+    monkeypatch.setitem(whole_runs.CASES, name, case)
+    monkeypatch.setattr(whole_runs, "ours", lambda *given: found.append(run(*given)) or found[-1])
+    size = {"channels": (3, 2), "dense": 4, "batch_size": 16}
+    config = whole_runs.Config(train=16, test=100, epochs=2, repeats=1, **size)
+    row = whole_runs.row_of(name, config)
+    assert row["apart"] < 1e-5
+    assert row["cljax_accuracy"] == pytest.approx(row["reference_accuracy"])  # an epoch is a step
+    assert row["cljax"] > row["cljax_compiling"] > 0
+    assert row["ratio"] == row["cljax"] / row["reference"]
+    assert len(found) == 2
+    other = case._replace(reference=importlib.import_module("experiments.benchmark.reference").Reference)
+    monkeypatch.setitem(whole_runs.CASES, name, other)
+    monkeypatch.setattr(whole_runs, "ours", lambda *given: found[0])
+    with pytest.raises(ValueError, match="apart, not by rounding"):
+        whole_runs.row_of(name, config)
+
+
 def write_images(folder, names):
     folder.mkdir(parents=True)
     for number, name in enumerate(names):

@@ -100,15 +100,17 @@ class Reference:
 
 
 class LwF(Reference):
-    """state: `teacher`, parameters; `temperature`; `strength`."""
+    """The old head may be several, one below the other. state: `teacher`, parameters; `temperature`; `strength`."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         features, _ = self.network(self.params, images)
         with torch.no_grad():
             taught = head(self.state["teacher"], self.network(self.state["teacher"], images)[0], 0)
-        softened = functional.log_softmax(head(self.params, features, 0) / self.state["temperature"], dim=1)
-        kept = -(functional.softmax(taught / self.state["temperature"], dim=1) * softened).sum(dim=1).mean()
-        return functional.cross_entropy(head(self.params, features, 1), labels) + self.state["strength"] * kept
+        new = head(self.params, features, 1)
+        each = lambda logits: (logits / self.state["temperature"]).unflatten(1, (-1, new.shape[1]))
+        softened = functional.log_softmax(each(head(self.params, features, 0)), dim=2)
+        kept = -(functional.softmax(each(taught), dim=2) * softened).sum(dim=(1, 2)).mean()
+        return functional.cross_entropy(new, labels) + self.state["strength"] * kept
 
 
 class EWC(Reference):
