@@ -1,13 +1,14 @@
 """A paper's table or figure: each of its systems a `cljax compare` run, its claims judged over all of them.
 
-A system's run is in a folder of its own, named by a digest of its command, and is done when it is not there yet. With
-`--seconds` the command ends in time, at the last checkpoint; the same command goes on from there, on another machine
-too if the folder of `--runs` is brought there.
+A system's run is named by a digest of its command, and is done when it is not there yet: what a table reads of it is
+kept in `results/table_runs`. With `--seconds` the command ends in time, at the last checkpoint; the same command goes
+on from there, on another machine too if the folder of `--runs` is brought there.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cljax import metrics, report
+from cljax.files import read_json, write_text
 from experiments import claims
 from experiments.saving import command_line, digest, write_result
 
@@ -28,6 +30,8 @@ Runs = Mapping[str, Run]
 """The runs of a table, by the names that its systems have there."""
 Decide = Callable[[Runs], tuple[str, str]]
 """What was found about a claim, and its verdict."""
+UNREAD = ("attention", "config", "facts")
+"""Of a run what no table reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +204,23 @@ def ran(
     return report.read(folder)
 
 
+def run_of(table: Table, system: str, config: Config, until: float = float("inf")) -> Run | None:
+    """A system's run: kept beside the results, or as of `ran`, and kept then, unless it is a trial."""
+    arguments = arguments_of(table, system, config)
+    name = f"{table.name}-{system}-{digest(arguments)}"
+    path = pathlib.Path(config.out) / "results" / "table_runs" / f"{name}.json"
+    if path.exists():
+        return read_json(path)
+    record = ran(pathlib.Path(config.runs) / name, arguments, config.data_dir, until)
+    if record is None:
+        return None
+    (run,) = record["runs"]
+    if config.form != "tiny":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({name: value for name, value in run.items() if name not in UNREAD}) + "\n")
+    return run
+
+
 def arguments_of(table: Table, system: str, config: Config) -> str:
     """Of `cljax compare`, for one system of the table: what all have, its own in place of that, the seeds."""
     return f"{table.forms[config.form]} {table.systems[system]} --seeds {config.seeds}"
@@ -275,11 +296,9 @@ def main(table: Table, config: Config) -> None:
         )
     until, runs = time.monotonic() + config.seconds, {}
     for name in config.only or table.systems:
-        arguments = arguments_of(table, name, config)
-        folder = pathlib.Path(config.runs) / f"{table.name}-{name}-{digest(arguments)}"
-        record = ran(folder, arguments, config.data_dir, until)
-        if record is not None:
-            runs[name] = record["runs"][0]
+        run = run_of(table, name, config, until)
+        if run is not None:
+            runs[name] = run
     if not runs:
         print("No run is complete yet; the same command goes on.")
         return

@@ -154,6 +154,20 @@ def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, caps
         tables.main(table, tables.Config(**places, form="full"))
 
 
+def test_a_run_is_kept_beside_the_results_without_what_no_table_reads(tmp_path, monkeypatch):
+    run = {"accuracy": [[[0.5]]], "attention": 1, "facts": 1, "config": {"data": {"data_dir": "/a/private/folder"}}}
+    folders = []
+    monkeypatch.setattr(tables, "ran", lambda folder, *given: folders.append(folder) or {"runs": [run]})
+    table, config = table_of(forms={"reduced": "--epochs 2", "tiny": ""}), tables.Config(out=str(tmp_path))
+    for other in ({}, {}, {"seeds": 4}, {"form": "tiny"}, {"form": "tiny"}):
+        found = tables.run_of(table, "lwf", dataclasses.replace(config, **other))
+        assert found["accuracy"] == [[[0.5]]]
+    assert len(folders) == 4, "the second was there, a trial is not kept"
+    kept = sorted((tmp_path / "results/table_runs").iterdir())
+    assert {path.stem for path in kept} == {folder.name for folder in folders[:2]}
+    assert json.loads(kept[0].read_text()) == {"accuracy": [[[0.5]]]}
+
+
 def test_what_fails_below_the_papers_size_is_not_tested_at_scale():
     run = lambda value: {"accuracy": np.full((3, 2, 2), value) + np.arange(3)[:, None, None] / 100}
     runs_of = {"lwf": run(0.5), "lwf, strong": run(0.4)}
