@@ -16,10 +16,11 @@ import pytest
 from cljax import methods, report, streams, training
 from cljax.cli import main
 from cljax.keys import make_key
+from cljax.storage import checkpoints
 from cljax.storage.checkpoints import Saving
-from cljax.training import driver, mesh
+from cljax.training import driver, mesh, streaming
 from tests import conformance
-from tests.shared import assert_close, small
+from tests.shared import assert_close, noted, small
 
 SETTINGS = training.Settings(batch_size=8, learning_rate=0.05, evaluation_batch=32)
 PASSED_ON = r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
@@ -134,6 +135,42 @@ def test_a_run_that_was_begun_on_eight_devices_goes_on_on_two_and_ends_on_one(tm
     assert (marks != 0).all()
     epochs = {devices: programs._epoch._compiled.as_text() for devices, programs in made.items()}
     assert [bool(re.search(PASSED_ON, epochs[devices])) for devices in (8, 2, 1)] == [True, False, False]
+
+
+def test_streamed_examples_are_shared_and_an_epoch_begun_on_four_devices_ends_on_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "step_flops", lambda *given: None)
+    monkeypatch.setattr(streaming, "STEPS", 2)
+    stream = tasks((0, 2), (1, 2))
+    (streamed, asked), ends, said = noted(stream), [], []
+    method, save = methods.freezing(small(stream, hidden=(4,))), checkpoints.save
+
+    def drive(stream, devices, **options):
+        optimizer = conformance.OPTIMIZERS["momentum"][0]
+        return driver.drive(method, optimizer, [(0, stream)], SETTINGS, devices=devices, **options)
+
+    def stop(folder, run, notes):
+        save(folder, run, notes)
+        if (notes["place"], int(run.state.epoch), int(run.state.progress.step)) == (1, 1, 4):
+            raise TimeoutError
+
+    saving = Saving(tmp_path, 0.0, say=said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", stop)
+        with pytest.raises(TimeoutError):
+            drive(streamed, 4, report=lambda event: ends.append(len(asked)), checkpoints=saving)
+    epoch, task = asked[slice(*ends[:2])], stream.tables.train
+    rows, expected = np.concatenate(epoch), task.index[: task.size[0]]
+    np.testing.assert_array_equal(np.unique(rows), np.sort(expected))
+    assert len(rows) <= -(-len(expected) // 8) * 8  # each once, but for those that the last batch wraps around to
+    most = max(map(len, epoch)), max(map(len, asked[ends[1] :]))
+    assert most == (4, 8)  # of two steps, and of an evaluation's batch, a fourth each
+
+    found, alone = drive(streamed, 1, checkpoints=saving), drive(stream, 1)
+    assert said == ["Taking up freezing, seed 0, in round 2 of 2, after epoch 1 of phase 1."]
+    assert_close(found.learners, alone.learners)
+    assert_close(found.evaluation[:3], alone.evaluation[:3])
+    assert_close(found.epochs, alone.epochs)
+    assert (found.evaluation.fingerprint[:, 0, 0] == found.evaluation.fingerprint[:, 1, 0]).all()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One of two processes with two devices each: `python -m tests.two_processes PORT NUMBER FOLDER`.
 
-Together they train two seeds, interrupted once, and then one of them, each batch over all devices.
+Together they train two seeds, interrupted once, and then one of them, each batch over all devices, of examples on the
+devices and of others that are read as the run goes on.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from cljax import cli, methods, streams, training
 from cljax.storage.checkpoints import Saving
 from cljax.training import driver
 from tests import conformance
-from tests.shared import assert_close, small
+from tests.shared import assert_close, noted, small
 
 SETTINGS = training.Settings(batch_size=8, learning_rate=0.05, evaluation_batch=32)
 
@@ -58,8 +60,16 @@ def main(port: str, number: str, folder: str) -> None:
     for other in (by_batch(), by_batch()):  # the second is at its end already
         assert other.shares == (1, 4)
         same(other, driver.members(found, [0]))
+    (streamed, asked), ends = noted(seeds[0][1]), []
+    same(drive([(0, streamed)], devices=4, report=lambda event: ends.append(len(asked))), driver.members(found, [0]))
+    rows = np.concatenate(asked[slice(*ends[:2])])  # of the first task's second epoch
+    read = multihost_utils.process_allgather(np.bincount(rows, minlength=len(streamed.tables.examples)))
+    task = streamed.tables.train
+    steps = -(-task.size[0] // SETTINGS.batch_size)
+    assert (read.sum(axis=1) <= steps * SETTINGS.batch_size // 2).all()  # each process its half of every batch
+    np.testing.assert_array_equal(np.flatnonzero(read.sum(axis=0)), np.sort(task.index[: task.size[0]]))
     words = ["run", "freezing", "--distributed", "--out", f"{folder}-command", "--keep-learners", "--tensorboard"]
-    words += ["--tasks", "2", "--seed", "0", "--epochs", "1", "--hidden", "4", "--no-cache"]
+    words += ["--tasks", "2", "--seed", "0", "--epochs", "1", "--hidden", "4", "--no-cache", "--driver", "host"]
     assert cli.main(words) == 0
     with pytest.raises(ValueError, match=r"there are 4 in 2 processes, which must all have a part: ask for 4."):
         drive(seeds, vectorize=True, devices=2)

@@ -125,17 +125,9 @@ class Experiment(NamedTuple):
         import jax
 
         from cljax.training import mesh
-        from cljax.training.streaming import is_streamed
 
         asked, there = self.options.training.devices, jax.devices()
         all_of_them = asked is not None or jax.process_count() > 1
-        if is_streamed(self.seeds[0][1].tables):
-            if all_of_them and (asked or len(there)) > 1:
-                raise ValueError(
-                    f"There are {asked or len(there)} devices, but data that are read from disk as the run goes on are "
-                    f"read for one. Leave out --devices and --distributed, or give --driver scan where they fit."
-                )
-            return 1, 1
         if (asked or len(there)) == 1:
             return 1, 1
         if (asked or 1) > len(there):

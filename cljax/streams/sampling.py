@@ -94,6 +94,19 @@ def read(examples: Any, rows: Array) -> Array:
     return jnp.take(jnp.asarray(examples), rows, axis=0, mode="clip")
 
 
+def batch_parts() -> int:
+    """Among how many devices of the mesh in context (`jax.set_mesh`) batches are shared; 1: it has no batch axis.
+
+    Example:
+      >>> from cljax.streams.sampling import batch_parts
+      >>> batch_parts()  # without a mesh in context
+      1
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return mesh.shape[BATCH_AXIS] if kinds.get(BATCH_AXIS) is AxisType.Auto else 1
+
+
 def split_batch(positions: Array) -> Array:
     """A batch's positions, shared among the devices of the mesh in context (`jax.set_mesh`) that has a batch axis.
 
@@ -109,9 +122,7 @@ def split_batch(positions: Array) -> Array:
       >>> streams.split_batch(jnp.arange(4)).tolist()  # without a mesh in context
       [0, 1, 2, 3]
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    count = mesh.shape[BATCH_AXIS] if kinds.get(BATCH_AXIS) is AxisType.Auto else 1
+    count = batch_parts()
     if count == 1 or positions.shape[0] % count:
         return positions
     return jax.lax.with_sharding_constraint(positions, PartitionSpec(BATCH_AXIS))

@@ -256,7 +256,8 @@ def drive(
         the compiled programs leave memory for, or in turn; or how many at a time, a number that divides theirs.
       devices: how many share the work: the seeds that run side by side, and each batch where there are more devices; as
         of `training.mesh.share_devices`. A checkpoint can be taken up on another number of them. They may be those of
-        several processes (`jax.distributed`), all of them: each calls this with the same arguments, and gets all.
+        several processes (`jax.distributed`), all of them: each calls this with the same arguments, and gets all. Of
+        examples that are read as the run goes on each process reads those that its own devices need.
       report: called after every epoch.
       visited: called after every visit, with the seeds that run side by side, the number of the round and their results
         so far: see `cljax.report.tensorboard`.
@@ -320,8 +321,6 @@ def drive(
             "Examples that are read as the run goes on are handed to the device for one seed at a time, so that seeds "
             "cannot run side by side. Run them in turn (vectorize=False, or --vectorize no)."
         )
-    if streamed and devices != 1:
-        raise ValueError(f"Examples that are read as the run goes on are read for one device: leave out {devices=}.")
     sizes, shared, spent = possible(vectorize, len(seeds), checkpoints), None, 0.0
     if devices != 1:
         shared = mesh.make_mesh(devices, sizes[0] or 1, settings.batch_size)
@@ -333,7 +332,7 @@ def drive(
     while True:
         groups, axes = divide([number for number, _ in seeds], aligned, given, sizes[0])
         placed = functools.partial(place, examples=examples, shared=shared, axes=axes)
-        compiled: Any = Streamed(programs, settings) if streamed else Compiled(programs, axes, shared, even)
+        compiled: Any = Streamed(programs, settings, shared) if streamed else Compiled(programs, axes, shared, even)
         if len(sizes) == 1:
             break
         needed, kept = compiled.needs(placed(groups[0]), begin)

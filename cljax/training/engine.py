@@ -2,8 +2,8 @@
 
 A run is rounds, a round is a visit to a task, a visit is phases, a phase is epochs, an epoch is steps. `make_run`
 composes these functions into one program for a whole stream; `drive` calls them from Python and shows progress; where
-examples are read as the run goes on, `cljax.training.host` takes an epoch apart into its batches. All take the same
-steps on the same batches with the same keys.
+examples are read as the run goes on, `cljax.training.streaming` takes an epoch apart into its batches. All take the
+same steps on the same batches with the same keys.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def make_engine(
             now = epoch.clock._replace(progress=index.astype(jnp.float32) / last)
             given = tables
             if hasattr(examples, "of_step"):
-                given = tables._replace(examples=examples.of_step(index, batch_size))
+                given = tables._replace(examples=examples.of_step(index))
             batch = streams.draw(
                 given, tables.train, epoch.order, epoch.examples, index, batch_size, memory=learner.memory
             )

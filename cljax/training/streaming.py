@@ -3,11 +3,15 @@
 Orders, keys, labels, permutations and exemplars stay on the device; only images travel. Grain's threads read some
 chunks ahead, two are on the device before they are asked for, and the device has a chunk to do while the next one is
 handed over. What folds over examples at a phase's or visit's end calls back for each batch.
+
+Where several devices share each batch, a chunk is spread over them, each calls back for its own part of a batch, and
+what a process reads is what its own devices need.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import weakref
 from collections import deque
@@ -18,8 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
+from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import PartitionSpec as Spec
 
 from cljax.data.on_demand import Images, batches
+from cljax.streams import BATCH_AXIS
+from cljax.streams.sampling import batch_parts
+from cljax.training import mesh
 from cljax.training.engine import Epoch
 from cljax.training.loop import Entry, Programs, Run
 from cljax.training.programs import Program
@@ -34,15 +43,14 @@ AHEAD = 2
 
 
 class Chunk(NamedTuple):
-    """Stands for a stream's examples in a program that gets those of some steps, `inputs [steps * B, ...]`."""
+    """Stands for a stream's examples in a program that gets those of some steps, `inputs [steps, B, ...]`."""
 
     inputs: Array
     first: HostArray
 
-    def of_step(self, index: Array, batch_size: int) -> Given:
+    def of_step(self, index: Array) -> Given:
         """The examples of a step."""
-        begin = (index - self.first) * batch_size
-        return Given(jax.lax.dynamic_slice_in_dim(self.inputs, begin, batch_size))
+        return Given(jax.lax.dynamic_index_in_dim(self.inputs, index - self.first, keepdims=False))
 
 
 class Given(NamedTuple):
@@ -63,43 +71,55 @@ class Asked:
     Args:
       shape: of all examples.
       dtype: theirs.
-      answer: a method, `rows [B] -> [B, ...]`, NumPy arrays. It is held weakly: what a program is traced for is kept by
-        JAX, out of sight of Python's collector, and would keep its feed with all programs.
+      answer: a method, `(part, rows [B]) -> [B, ...]`, NumPy arrays. It is held weakly: what a program is traced for is
+        kept by JAX, out of sight of Python's collector, and would keep its feed with all programs.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, answer: Callable[[Any], np.ndarray]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, answer: Callable[[Any, Any], np.ndarray]) -> None:
         self.shape, self.dtype, self._answer = shape, dtype, weakref.WeakMethod(answer)
 
     def read(self, rows: Array) -> Array:
-        """Reads the examples at these rows, when the program comes to it."""
-        result = jax.ShapeDtypeStruct((*rows.shape, *self.shape[1:]), self.dtype)
-        return io_callback(self._ask, result, rows)
+        """Reads the examples at these rows `[B]`, when the program comes to it; each device those of its part."""
+        if (count := batch_parts()) == 1:
+            return self._call(jnp.int32(0), rows)
+        parts = jnp.pad(rows, (0, -len(rows) % count), constant_values=-1)
+        own = lambda rows: self._call(jax.lax.axis_index(BATCH_AXIS), rows)
+        options: dict[str, Any] = {"axis_names": {BATCH_AXIS}, "check_vma": False}
+        found = jax.shard_map(own, in_specs=Spec(BATCH_AXIS), out_specs=Spec(BATCH_AXIS), **options)(parts)
+        return found[: len(rows)]
 
-    def _ask(self, rows: Any) -> np.ndarray:
+    def _call(self, part: Array, rows: Array) -> Array:
+        result = jax.ShapeDtypeStruct((*rows.shape, *self.shape[1:]), self.dtype)
+        return io_callback(self._ask, result, part, rows)
+
+    def _ask(self, part: Any, rows: Any) -> np.ndarray:
         answer = self._answer()
         assert answer is not None
-        return answer(rows)
+        return answer(part, rows)
 
 
 class Feed:
     """Reads a stream's examples for programs, and measures for how long they had to wait.
 
+    Args:
+      devices: of this process, that share each batch.
+
     Attributes:
-      waiting: seconds in which the device had nothing to do but to wait for examples; at most, as what ends within such
+      waiting: seconds in which a device had nothing to do but to wait for examples; at most, as what ends within such
         a wait is counted from the wait's beginning.
     """
 
-    def __init__(self) -> None:
-        self.waiting = 0.0
+    def __init__(self, devices: int = 1) -> None:
+        self.waiting, self._devices, self._lock = 0.0, devices, threading.Lock()
         self._images: Any = None
         self._asked: Asked | None = None
         self._under_way: deque[Any] = deque()
         self._sequences: Sequence[np.ndarray] = ()
-        self._open: tuple[np.ndarray, int, Generator[Any]] | None = None
+        self._open: dict[int, tuple[np.ndarray, int, Generator[Any]]] = {}
         self._error: Exception | None = None
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The examples at some rows `[B]`, each read once; zeros for negative ones, which stand for exemplars."""
+        """The examples at some rows, each read once; zeros for negative ones, which stand for exemplars and padding."""
         distinct, places = np.unique(rows, return_inverse=True)
         found = np.zeros((len(distinct), *self._images.shape[1:]), self._images.dtype)
         first = int(distinct[0] < 0)
@@ -113,10 +133,23 @@ class Feed:
             self._asked = Asked(examples.shape, np.dtype(examples.dtype), self._answer)
         return tables._replace(examples=self._asked)
 
-    def chunks(self, rows: np.ndarray) -> Generator[Array]:
-        """Examples on the device, for rows `[chunks, n]`; `started` is told of each program that got some."""
+    def chunks(self, rows: np.ndarray, where: Sharding) -> Generator[Array]:
+        """Examples on the devices of this process, those that each is to have of a chunk `[steps, B, ...]`.
+
+        `started` is told of each program that got some.
+
+        Args:
+          rows: `[chunks, steps, B]`.
+          where: of a chunk.
+        """
         self._under_way.clear()
-        with contextlib.closing(batches(self.take, rows, ahead=jax.device_put)) as source:
+        shape = (*rows.shape[1:], *self._images.shape[1:])
+        parts = where.addressable_devices_indices_map(shape)
+        read = lambda rows: [self.take(rows[part[:2]]) for part in parts.values() if part]
+        spread = lambda found: jax.make_array_from_single_device_arrays(
+            shape, where, jax.device_put(found, list(parts))
+        )
+        with contextlib.closing(batches(read, rows, ahead=spread)) as source:
             for _ in rows:
                 begun = time.perf_counter()
                 inputs = next(source)
@@ -141,42 +174,44 @@ class Feed:
         try:
             yield
         finally:
-            self._close()
+            for part in list(self._open):
+                self._close(part)
         if self._error is not None:
             raise self._error
 
-    def _answer(self, rows: Any) -> np.ndarray:
-        """Called by a program, which has nothing to do meanwhile."""
+    def _answer(self, part: Any, rows: Any) -> np.ndarray:
+        """Called by a program for a device's part of a batch; the device has nothing to do meanwhile."""
         begun = time.perf_counter()
         wanted: np.ndarray = np.asarray(rows)
         try:
-            return np.asarray(self._next(wanted))
+            return np.asarray(self._next(int(part), wanted))
         except Exception as error:
             self._error = self._error or error
             return np.zeros((len(wanted), *self._images.shape[1:]), self._images.dtype)
         finally:
-            self.waiting += time.perf_counter() - begun
+            with self._lock:  # devices call side by side
+                self.waiting += (time.perf_counter() - begun) / self._devices
 
-    def _next(self, wanted: np.ndarray) -> Any:
+    def _next(self, part: int, wanted: np.ndarray) -> Any:
         """The wanted examples: the next batch of the sequence that is open, or the first of another, or read alone."""
         if self._error is not None:
             raise self._error
-        if self._open is not None:
-            sequence, step, source = self._open
+        if part in self._open:
+            sequence, step, source = self._open[part]
             if step < len(sequence) and np.array_equal(sequence[step], wanted):
-                self._open = (sequence, step + 1, source)
+                self._open[part] = (sequence, step + 1, source)
                 return next(source)
-        for sequence in self._sequences:
+        for whole in self._sequences:
+            sequence = whole[:, part * len(wanted) : (part + 1) * len(wanted)]
             if len(sequence) and np.array_equal(sequence[0], wanted):
-                self._close()
-                self._open = (sequence, 1, batches(self.take, sequence))
-                return next(self._open[2])
+                self._close(part)
+                self._open[part] = (sequence, 1, source := batches(self.take, sequence))
+                return next(source)
         return self.take(wanted)
 
-    def _close(self) -> None:
-        if self._open is not None:
-            self._open[2].close()
-            self._open = None
+    def _close(self, part: int) -> None:
+        if part in self._open:
+            self._open.pop(part)[2].close()
 
 
 class Streamed:
@@ -185,13 +220,21 @@ class Streamed:
     Args:
       programs: of `make_programs`.
       settings: of the run.
+      devices: of `mesh.make_mesh`, that share each batch; None: one device.
 
     Attributes:
       running: seconds in programs that get examples, without compilation.
     """
 
-    def __init__(self, programs: Programs, settings: Settings) -> None:
-        self._feed, self._settings = Feed(), settings
+    def __init__(self, programs: Programs, settings: Settings, devices: Mesh | None = None) -> None:
+        self._feed, self._settings = Feed(1 if devices is None else devices.local_mesh.size), settings
+        self._parts = mesh.shares(devices)[1]
+        self._where = None if devices is None else NamedSharding(devices, Spec(None, BATCH_AXIS))
+
+        def program(function: Callable, donate: tuple[int, ...] = ()) -> Program:
+            if devices is None:
+                return Program(function, donate)
+            return Program(mesh.across(function, devices), donate, mesh.sharding(devices, seeds=False))
 
         def open(run: Run, entry: Entry, tables: Tables, key: Array) -> tuple[Epoch, Array]:
             epoch = programs.open(run, entry, tables, key)
@@ -203,10 +246,10 @@ class Streamed:
             run = programs.steps(run, epoch, tables, stop)
             return run, run.state.progress.weight + 0
 
-        self._start, self._open, self.rest = Program(programs.start), Program(open), Program(programs.rest)
-        self._steps, self._close = Program(steps, (0,)), Program(programs.close, (0,))
-        self._turn, self._observe = Program(programs.turn, (0,)), Program(programs.observe, (0,))
-        self._compare = Program(programs.compare)
+        self._start, self._open, self.rest = program(programs.start), program(open), program(programs.rest)
+        self._steps, self._close = program(steps, (0,)), program(programs.close, (0,))
+        self._turn, self._observe = program(programs.turn, (0,)), program(programs.observe, (0,))
+        self._compare, self._compare_again = program(programs.compare), program(programs.compare)
         self.running = 0.0
 
     def like(self, key: Array, tables: Tables, given: Start, entry: Entry | None = None) -> Run:
@@ -216,8 +259,8 @@ class Streamed:
     @property
     def seconds(self) -> float:
         """Spent compiling."""
-        programs = (self._start, self._open, self._steps, self._close, self._turn, self._observe, self._compare)
-        return sum(program.seconds for program in (*programs, self.rest))
+        programs = (self._start, self._open, self._steps, self._close, self._turn, self._observe, self.rest)
+        return sum(program.seconds for program in (*programs, self._compare, self._compare_again))
 
     @property
     def waiting(self) -> float:
@@ -236,9 +279,10 @@ class Streamed:
         epoch, order = self._open(run, entry, bare, key)
         steps = max(1, min(STEPS, BYTES // (size * tables.examples[:1].nbytes)))
         first, last = int(run.state.progress.step), int(epoch.steps)
-        rows = wrap(np.asarray(order)[: int(epoch.examples)], first, last, size).reshape(-1)
-        rows = np.pad(rows, (0, -len(rows) % (steps * size)), constant_values=-1)
-        with self._measured(), contextlib.closing(self._feed.chunks(rows.reshape(-1, steps * size))) as source:
+        rows = wrap(np.asarray(order)[: int(epoch.examples)], first, last, size)
+        rows = np.pad(rows, ((0, -len(rows) % steps), (0, 0)), constant_values=-1).reshape(-1, steps, size)
+        where = self._where or order.sharding
+        with self._measured(), contextlib.closing(self._feed.chunks(rows, where)) as source:
             for place, inputs in zip(range(first, last, steps), source, strict=True):
                 given = bare._replace(examples=Chunk(inputs, np.int32(place)))
                 run, under_way = self._steps(run, epoch, given, np.int32(place + steps))
@@ -259,13 +303,17 @@ class Streamed:
         """As of `Programs`."""
         return self._answered(self._compare, tables, learner, key, tables, given)
 
+    def compare_again(self, learner: Learner, key: Array, tables: Tables, given: Start) -> Array:
+        """The same, of what a checkpoint had."""
+        return self._answered(self._compare_again, tables, learner, key, tables, given)
+
     def _answered(self, program: Program, tables: Tables, *arguments: Any) -> Any:
         """Calls a program that may call back for the examples of any task, in the order of its table."""
-        size, tasks = self._settings.evaluation_batch, range(tables.classes.shape[0])
+        size, splits = self._settings.evaluation_batch, (tables.train, tables.validation, tables.test)
         assert size is not None, "settled by drive"
-        parts = [
-            sequence(table, task, size) for table in (tables.train, tables.validation, tables.test) for task in tasks
-        ]
+        orders = [sequence(table, task, size) for table in splits for task in range(tables.classes.shape[0])]
+        padding = ((0, 0), (0, -size % self._parts))  # as of `Asked.read`
+        parts = [np.pad(rows, padding, constant_values=-1) for rows in orders]
         asking = self._feed.asking(tables)
         given = [asking if argument is tables else argument for argument in arguments]
         with self._measured(), self._feed.answering(parts):
