@@ -38,7 +38,6 @@ from cljax.training.plan import init_key
 from cljax.training.state import EVALUATION_BATCH
 from cljax.types import Learner, Method, Network, Stream
 from experiments.benchmark import reference
-from experiments.benchmark.__main__ import ROUNDING
 from experiments.benchmark.cases import arrays, as_torch
 from experiments.benchmark.ours import RATE, apart, named
 from experiments.benchmark.reference import Tensors
@@ -72,6 +71,8 @@ STREAMS = {
     "split CIFAR-10": ("cifar10", functools.partial(streams.split, tasks=5, scenario="task"), "cnn"),
 }
 CASES = {f"{name}, {stream}": Case(*METHODS[name], *STREAMS[stream]) for stream in STREAMS for name in METHODS}
+ROUNDING = 2e-3
+"""Of two steps a task, relative: now and then it turns a unit on or off, and a bias that began at 0 is still small."""
 HEADS = ("head/kernel", "head/bias")
 OPTIMIZER = optax.sgd(RATE, momentum=0.9)
 
