@@ -7,10 +7,11 @@ pytest that is none of ours may warn as well.
 
 Tests compile hundreds of small programs and run each for an instant, so the compiler's backend optimises less here,
 which halves the suite; has no fusion emitters where that can be chosen, which saves a third of the rest; and generates
-the code of each program in one piece, which saves a fifth of the compilation. Set `XLA_FLAGS` yourself (empty, for
-example) to test with full optimisation. With the first two a compiled `jnp.maximum` may lose its gradient, and in
-another way without them: `docs/compiled_maximum.md`; `tests/networks/test_gradients.py` keeps watch. Compiled programs
-are kept in `.pytest_cache`, for the other workers and the next time.
+the code of each program in one piece and for one thread, which saves a quarter of the compilation. Set `XLA_FLAGS`
+yourself (empty, for example) to test with full optimisation. With the first two a compiled `jnp.maximum` may lose its
+gradient, and in another way without them: `docs/compiled_maximum.md`; `tests/networks/test_gradients.py` keeps watch.
+Compiled programs are kept in `.pytest_cache`, for the other workers and the next time. The collector of cycles is off:
+it looked through programs and traces, many objects and few cycles, for a tenth of the time. See `give_back`.
 """
 
 import ctypes
@@ -24,6 +25,7 @@ import sys
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_disable_hlo_passes=cpu-parallel-task-assigner"
     # and one that later versions stop at, for they do not know it
     + (" --xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib").startswith("0.10.") else ""),
 )
@@ -117,6 +119,7 @@ QUICK_ROWS = ("finetune",)
 MUCH, MUCH_IN_TABLE = 2**30, 1.4 * 2**30
 """Bytes of a worker beyond which it gives its compiled programs up; rows of the table share many with one another."""
 
+gc.disable()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -149,7 +152,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What is imported by now stays: the collector need not look through it again after each module."""
+    """What is imported by now stays: `give_back` need not look through it."""
     gc.collect()
     gc.freeze()
 
