@@ -1,13 +1,16 @@
-"""What grows with the number of tasks: the bytes that each method keeps, and the time of a step.
+"""What grows with the number of tasks, with the width of a network, and with seeds side by side.
 
     python -m experiments.growth --only bytes
     python -m experiments.growth --only steps
+    python -m experiments.growth --only runs
 
 `bytes` counts, and trains nothing: what a learner keeps beside one network's shared weights, all of it but the
 optimizer's state, for every method on AlexNet with ten classes a task, and beside it what the papers of TFM, HAT and
 PackNet count (Masana et al. 2021, figure 1). Half a minute. `steps` times one epoch of a visit to the second task of so
-many, all in turn, on an otherwise idle machine; some minutes. Writes `experiments/results/growth_bytes.json` and
-`growth_steps_benchmark_cpu.json` (or `_gpu`), each with a picture.
+many, all in turn, on an otherwise idle machine; some minutes. `runs` learns permutations of the digits, one epoch each,
+in one program of `training.make_run`: an epoch, the memory of the program, a checkpoint, traces and the seconds of
+compilation, against tasks, width and seeds; some minutes. Writes `experiments/results/growth_bytes.json`,
+`growth_steps_benchmark_cpu.json` and `growth_runs_benchmark_cpu.json` (or `_gpu`), each with a picture.
 """
 
 from __future__ import annotations
@@ -16,17 +19,24 @@ import dataclasses
 import math
 import pathlib
 import statistics
+import tempfile
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
-from cljax import methods, metrics, networks, training
+from cljax import data, methods, metrics, networks, streams, training
 from cljax.cli.process import use_threads
 from cljax.report import frame, palette
+from cljax.storage import checkpoints
 from cljax.training.cost import bytes_per_task
 from cljax.types import Method, Network, Table, Tables
 from experiments.benchmark_tasks import stepper
@@ -41,14 +51,26 @@ ALIKE = 0.25
 LINE = 0.022
 """The height of a line of text beside a plot's."""
 STEPPED = ("finetune", "lwf", "ewc", "hat", "tfm", "clnp")
+RUN = ("finetune", "lwf", "tfm")
+LIKE = {"tasks": 10, "width": 256, "seeds": 1}
+"""Of a run, where it is not that which grows."""
+SHOWN = {
+    "epoch": ("an epoch (ms)", 1e3),
+    "memory": ("memory (MB)", 1e-6),
+    "checkpoint": ("a checkpoint (MB)", 1e-6),
+    "compiling": ("compiling (s)", 1.0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Numbers of tasks; the images of AlexNet; width, batch size, steps and repeats of what is timed."""
 
-    only: tuple[str, ...] = ("bytes", "steps")
+    only: tuple[str, ...] = ("bytes", "steps", "runs")
     tasks: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200)
+    run_tasks: tuple[int, ...] = (2, 20, 200)
+    widths: tuple[int, ...] = (64, 512, 4096)
+    seeds: tuple[int, ...] = (1, 8, 64)
     side: int = 224
     width: int = 1000
     batch_size: int = 128
@@ -103,14 +125,12 @@ def count(config: Config) -> None:
     draw(path.with_suffix(".png"), config.tasks, found, published, what="kept beside one network (MB)", scale=1e-6)
 
 
-def time(config: Config) -> None:
+def steps(config: Config) -> None:
     """Times steps, writes and draws them."""
     tasks = [number for number in config.tasks if number >= 2]
     found = {}
     for name in STEPPED:
-        norm = "feature" if name == "tfm" else None
-        network = networks.mlp((28, 28, 1), CLASSES, hidden=(config.width,) * 2, normalization=norm)
-        method = getattr(methods, name)(network)
+        method = perceptron(name, (28, 28, 1), config.width)
         run = [stepper(method, number, batch_size=config.batch_size, steps=config.steps) for number in tasks]
         times = [[one() for one in run] for _ in range(config.repeats)]
         found[name] = [statistics.median(column) for column in zip(*times, strict=True)]
@@ -118,6 +138,78 @@ def time(config: Config) -> None:
     result = {"tasks": tasks, "seconds": found}
     path = write_result(config, "growth_steps_benchmark", result, command_line("experiments.growth"))
     draw(path.with_suffix(".png"), tasks, found, {}, what="a step (ms)", scale=1e3)
+
+
+def perceptron(name: str, inputs: tuple[int, ...], width: int) -> Method:
+    """A method on two layers of so many units."""
+    norm = "feature" if name == "tfm" else None
+    return getattr(methods, name)(networks.mlp(inputs, CLASSES, hidden=(width,) * 2, normalization=norm))
+
+
+def run_of(name: str, batch_size: int, *, tasks: int, width: int, seeds: int) -> dict[str, Any]:
+    """A whole stream in one program, evaluated at its end.
+
+    Returns:
+      `epoch` in seconds, `memory` of the program and of all that it is given and gives, and `checkpoint` of the
+      learners, in bytes, `compiling` in seconds, and `traces` of the train step.
+    """
+    stream = streams.permuted(data.load("digits"), tasks=tasks, scenario="task", validation=0.0)
+    last = np.arange(tasks) == tasks - 1
+    stream = stream._replace(schedule=stream.schedule._replace(evaluate=last))
+    method = perceptron(name, (8, 8, 1), width)
+    run = training.make_run(method, optax.sgd(0.01, momentum=0.9), stream, training.Settings(batch_size=batch_size))
+    keys, tables = jax.random.split(jax.random.key(0), seeds), jax.device_put(stream.tables)
+    begun = time.perf_counter()
+    many = jax.jit(jax.vmap(run, in_axes=(0, None))).lower(keys, tables).compile()
+    compiled = time.perf_counter()
+    result = jax.block_until_ready(many(keys, tables))
+    seconds = time.perf_counter() - compiled
+    needs = many.memory_analysis()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints.save(folder, result.learner)
+        saved = sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return {
+        "epoch": seconds / int(jnp.sum(~jnp.isnan(result.epochs.loss[0]))),
+        "memory": needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes,
+        "checkpoint": saved,
+        "compiling": compiled - begun,
+        "traces": run.step.traces,
+    }
+
+
+def runs(config: Config) -> None:
+    """Runs what grows in one thing at a time, writes and draws it."""
+    grows = {"tasks": config.run_tasks, "width": config.widths, "seeds": config.seeds}
+    found: dict[str, dict[str, list]] = {thing: {} for thing in grows}
+    for thing, values in grows.items():
+        for name in RUN:
+            found[thing][name] = [run_of(name, config.batch_size, **{**LIKE, thing: value}) for value in values]
+            print(thing, name, *found[thing][name], sep="\n  ", flush=True)
+    result = {"grows": grows, "else": LIKE, "found": found}
+    path = write_result(config, "growth_runs_benchmark", result, command_line("experiments.growth"))
+    draw_runs(path.with_suffix(".png"), grows, found)
+
+
+def draw_runs(path: pathlib.Path, grows: Mapping[str, Sequence[int]], found: Mapping[str, Any]) -> None:
+    """A row for each number, a column for each thing that grows."""
+    figure = Figure(figsize=(9, 10), dpi=110, layout="constrained", facecolor=palette.PAPER)
+    for row, (what, (title, scale)) in zip(figure.subplots(len(SHOWN), len(grows)), SHOWN.items(), strict=True):
+        for ax, (thing, values) in zip(row, grows.items(), strict=True):
+            for place, name in enumerate(RUN):
+                numbers = [scale * one[what] for one in found[thing][name]]
+                ax.plot(values, numbers, color=palette.style(place).color, marker=".", label=name)
+            if what == "compiling":
+                ax.set_ylim(bottom=0)
+            else:
+                ax.set_yscale("log")
+                ax.yaxis.set_major_formatter("{x:g}")
+            ax.set_xscale("log")
+            ax.set_xticks(values, [str(value) for value in values])
+            ax.minorticks_off()
+            frame.dress(ax, "", thing if what == "compiling" else "", title if thing == "tasks" else "")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+    print(f"written: {path}")
 
 
 def draw(
@@ -146,6 +238,8 @@ def draw(
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xticks(tasks, [str(number) for number in tasks])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
     low, high = np.log(ax.get_ylim())
     at = -math.inf
@@ -163,7 +257,7 @@ def draw(
 def main(config: Config) -> None:
     """Counts and times what is asked for."""
     use_threads()
-    for name, make in (("bytes", count), ("steps", time)):
+    for name, make in (("bytes", count), ("steps", steps), ("runs", runs)):
         if name in config.only:
             make(config)
 

@@ -224,6 +224,7 @@ def picture(figure: Any, form: str) -> bytes:
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "cljax", "pdf.fonttype": 42}):
         undated = {dated[form]: None} if form in dated else None
         figure.savefig(file, format=form, metadata=undated, transparent=form == "svg")
+    figure.set_layout_engine("none")  # it is laid out: that takes a fifth of a picture's time
     return file.getvalue()
 
 
