@@ -15,10 +15,13 @@ import pytest
 from jax.experimental import multihost_utils
 
 from cljax import cli, methods, streams, training
+from cljax.cli.experiment import choose_driver
+from cljax.cli.options import Options
+from cljax.data.on_demand import ReadError
 from cljax.storage.checkpoints import Saving
-from cljax.training import driver
+from cljax.training import bounds, driver
 from tests import conformance
-from tests.shared import assert_close, noted, small
+from tests.shared import Noting, assert_close, noted, small
 
 SETTINGS = training.Settings(batch_size=8, learning_rate=0.05, evaluation_batch=32)
 
@@ -60,19 +63,37 @@ def main(port: str, number: str, folder: str) -> None:
     for other in (by_batch(), by_batch()):  # the second is at its end already
         assert other.shares == (1, 4)
         same(other, driver.members(found, [0]))
-    (streamed, asked), ends = noted(seeds[0][1]), []
-    same(drive([(0, streamed)], devices=4, report=lambda event: ends.append(len(asked))), driver.members(found, [0]))
+    (streamed, asked), ends, make = noted(seeds[0][1]), [], jax.make_mesh
+    alternating = lambda *given, devices, **more: make(*given, devices=[*devices[::2], *devices[1::2]], **more)
+    with pytest.MonkeyPatch.context() as patch:  # as on a TPU pod, where a process's devices are not next to each other
+        patch.setattr(jax, "make_mesh", alternating)
+        outcome = drive([(0, streamed)], devices=4, report=lambda event: ends.append(len(asked)))
+    same(outcome, driver.members(found, [0]))
     rows = np.concatenate(asked[slice(*ends[:2])])  # of the first task's second epoch
     read = multihost_utils.process_allgather(np.bincount(rows, minlength=len(streamed.tables.examples)))
     task = streamed.tables.train
     steps = -(-task.size[0] // SETTINGS.batch_size)
     assert (read.sum(axis=1) <= steps * SETTINGS.batch_size // 2).all()  # each process its half of every batch
     np.testing.assert_array_equal(np.flatnonzero(read.sum(axis=0)), np.sort(task.index[: task.size[0]]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "available_memory", lambda: 0 if number == "1" else None)
+        assert choose_driver(Options()) == "scan"  # as the first one finds
+    with pytest.MonkeyPatch.context() as patch:
+        if number == "1":
+            patch.setattr(Noting, "__getitems__", lost)
+        method = methods.finetune(small(streamed, hidden=(4,))._replace(per_task=()))  # evaluated at the beginning
+        says = "Another process could not read an example" if number == "0" else "'noted' could not be read: it is gone"
+        with pytest.raises(ReadError, match=says):
+            training.drive(method, conformance.OPTIMIZERS["momentum"][0], [(0, streamed)], SETTINGS, devices=4)
     words = ["run", "freezing", "--distributed", "--out", f"{folder}-command", "--keep-learners", "--tensorboard"]
     words += ["--tasks", "2", "--seed", "0", "--epochs", "1", "--hidden", "4", "--no-cache", "--driver", "host"]
     assert cli.main(words) == 0
     with pytest.raises(ValueError, match=r"there are 4 in 2 processes, which must all have a part: ask for 4."):
         drive(seeds, vectorize=True, devices=2)
+
+
+def lost(source, rows):
+    raise FileNotFoundError("it is gone")
 
 
 def same(found, alone):

@@ -292,10 +292,13 @@ def alternatives(options: Options, shape: tuple[int, ...], *, by_name: bool) -> 
 def choose_driver(options: Options) -> str:
     """The driver: where `--driver auto`, 'host' for data that as an array would take half of the memory or more.
 
+    Of several processes, which call this together, the first one's memory decides.
+
     Raises:
       UsageError: the host driver with seeds side by side.
     """
     from cljax import data
+    from cljax.training import mesh
     from cljax.training.bounds import available_memory
 
     chosen = options.training.driver
@@ -303,7 +306,7 @@ def choose_driver(options: Options) -> str:
         memory = available_memory()
         names = options.data.data if len(options.data.data) == 1 else ()  # several are made one array
         size = sum(data.decoded_bytes(name, **data_options(options)) for name in names)
-        chosen = "scan" if memory is None or size < memory / 2 else "host"
+        chosen = "host" if mesh.agreed(memory is not None and size >= memory / 2) else "scan"
     if chosen == "host" and options.training.vectorize == "yes":
         raise UsageError(
             f"--vectorize yes needs the data on the device, but they are read from disk as the run goes on "

@@ -151,6 +151,13 @@ def agreed(value: int, after: Tree = ()) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def anywhere(condition: bool) -> bool:
+    """Whether a condition holds in any process; they call this together."""
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.int32(condition)).any())
+
+
 def gathered(tree: Tree) -> Tree:
     """The tree, of any devices, on JAX's usual one, and in every process."""
     alone = lambda leaf: leaf if len(leaf.sharding.device_set) == 1 else jnp.asarray(host(leaf))

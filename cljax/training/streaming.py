@@ -25,7 +25,7 @@ from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as Spec
 
-from cljax.data.on_demand import Images, batches
+from cljax.data.on_demand import Images, ReadError, batches
 from cljax.streams import BATCH_AXIS
 from cljax.streams.sampling import batch_parts
 from cljax.training import mesh
@@ -102,15 +102,17 @@ class Feed:
     """Reads a stream's examples for programs, and measures for how long they had to wait.
 
     Args:
-      devices: of this process, that share each batch.
+      where: how a chunk is spread over devices, perhaps of several processes; None: one device.
 
     Attributes:
       waiting: seconds in which a device had nothing to do but to wait for examples; at most, as what ends within such
         a wait is counted from the wait's beginning.
     """
 
-    def __init__(self, devices: int = 1) -> None:
-        self.waiting, self._devices, self._lock = 0.0, devices, threading.Lock()
+    def __init__(self, where: Sharding | None = None) -> None:
+        self.waiting, self._lock = 0.0, threading.Lock()
+        self._devices = 1 if where is None else len(where.addressable_devices)  # of this process
+        self._alone = where is None or where.is_fully_addressable
         self._images: Any = None
         self._asked: Asked | None = None
         self._under_way: deque[Any] = deque()
@@ -169,6 +171,7 @@ class Feed:
 
         Raises:
           Exception: what reading raised, which cannot pass through a program.
+          ReadError: it raised in another process; what the program has computed is of no use here either.
         """
         self._sequences, self._error = sequences, None
         try:
@@ -176,8 +179,11 @@ class Feed:
         finally:
             for part in list(self._open):
                 self._close(part)
-        if self._error is not None:
-            raise self._error
+        failed = self._error is not None
+        if not self._alone:
+            failed = mesh.anywhere(failed)
+        if failed:
+            raise self._error or ReadError("Another process could not read an example: its own message names it.")
 
     def _answer(self, part: Any, rows: Any) -> np.ndarray:
         """Called by a program for a device's part of a batch; the device has nothing to do meanwhile."""
@@ -227,9 +233,9 @@ class Streamed:
     """
 
     def __init__(self, programs: Programs, settings: Settings, devices: Mesh | None = None) -> None:
-        self._feed, self._settings = Feed(1 if devices is None else devices.local_mesh.size), settings
-        self._parts = mesh.shares(devices)[1]
+        self._parts, self._settings = mesh.shares(devices)[1], settings
         self._where = None if devices is None else NamedSharding(devices, Spec(None, BATCH_AXIS))
+        self._feed = Feed(self._where)
 
         def program(function: Callable, donate: tuple[int, ...] = ()) -> Program:
             if devices is None:
