@@ -168,6 +168,17 @@ def test_an_epoch_taken_up_in_its_middle_ends_with_the_same_bits(stop):
     assert bits(again) == bits(whole)
 
 
+def test_an_epoch_without_jit_is_the_same():
+    """A chunk's first step is not 0 where Python's own loop does the steps."""
+    _, _, _, entries, _, read, key, run = finetuned()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "STEPS", 2)
+        whole = streamed_in_twos().epoch(copied(run), entries[0], read, key, nothing)
+        with jax.disable_jit():
+            found = streamed_in_twos().epoch(copied(run), entries[0], read, key, nothing)
+    assert_close(found.state.learner.params, whole.state.learner.params, 1e-4)
+
+
 @functools.cache
 def streamed_in_twos():
     """The programs of `finetuned`, compiled for chunks of two steps."""

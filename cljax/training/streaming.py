@@ -291,7 +291,7 @@ class Streamed:
         with self._measured(), contextlib.closing(self._feed.chunks(rows, where)) as source:
             for place, inputs in zip(range(first, last, steps), source, strict=True):
                 given = bare._replace(examples=Chunk(inputs, np.int32(place)))
-                run, under_way = self._steps(run, epoch, given, np.int32(place + steps))
+                run, under_way = self._steps(run, epoch, given, jnp.int32(place + steps))  # no length known to Python
                 self._feed.started(under_way)
                 pause(run)
             jax.block_until_ready(run)
