@@ -30,7 +30,7 @@ Runs = Mapping[str, Run]
 """The runs of a table, by the names that its systems have there."""
 Decide = Callable[[Runs], tuple[str, str]]
 """What was found about a claim, and its verdict."""
-UNREAD = ("attention", "config", "facts")
+UNREAD = ("attention", "config", "confusion", "facts")
 """Of a run what no table reads."""
 
 

@@ -20,10 +20,8 @@ import jax
 import torch
 import tyro
 
-from cljax.cli.process import use_threads
-from experiments.benchmark.cases import CASES, Theirs, arrays, as_torch
+from experiments.benchmark.cases import CASES, Theirs, arrays, as_torch, write_rows
 from experiments.benchmark.ours import NETWORKS, Ours, Size, apart
-from experiments.saving import command_line, write_result
 
 ROUNDING = 2e-4
 """Of float32 sums in another order, after two steps."""
@@ -85,12 +83,7 @@ def set_precise(full: bool) -> None:
 
 def main(config: Config) -> None:
     """Times every case and writes the rows."""
-    use_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    rows = [row_of(name, config) for name in config.only]
-    facts = {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
-    write_result(config, "steps_benchmark", {"rows": rows, **facts}, command_line("experiments.benchmark"))
+    write_rows(config, row_of, "steps_benchmark", "experiments.benchmark")
 
 
 if __name__ == "__main__":

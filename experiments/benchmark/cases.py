@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from cljax import methods, task_params
+from cljax.cli.process import use_threads
 from cljax.types import Method, Network
 from experiments.benchmark import reference
 from experiments.benchmark.ours import RATE, SLIGHTLY, Found, Ours, leaves, named
+from experiments.saving import command_line, write_result
 
 
 class Case(NamedTuple):
@@ -77,6 +79,16 @@ class Theirs:
             loss = self.reference.step(self.images[rows], self.labels[rows])
         loss.item()
         return (time.perf_counter() - begun) / self.size.steps
+
+
+def write_rows(config: Any, row_of: Callable[[str, Any], dict], name: str, module: str) -> None:
+    """Times the cases that `config.only` names, all threads at work, and writes their rows."""
+    use_threads()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    rows = [row_of(case, config) for case in config.only]
+    facts = {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
+    write_result(config, name, {"rows": rows, **facts}, command_line(module))
 
 
 def arrays(params: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

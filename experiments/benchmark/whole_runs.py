@@ -33,16 +33,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from cljax import data, methods, networks, streams, training
-from cljax.cli.process import use_threads
 from cljax.keys import make_key
 from cljax.training.plan import init_key
 from cljax.training.state import EVALUATION_BATCH
 from cljax.types import Learner, Method, Network, Stream
 from experiments.benchmark import reference
-from experiments.benchmark.cases import arrays, as_torch
+from experiments.benchmark.cases import arrays, as_torch, write_rows
 from experiments.benchmark.ours import RATE, apart, named
 from experiments.benchmark.reference import Tensors
-from experiments.saving import command_line, write_result
 
 
 class Case(NamedTuple):
@@ -250,13 +248,7 @@ def row_of(name: str, config: Config) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     """Times every case and writes the rows."""
-    use_threads()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    rows = [row_of(name, config) for name in config.only]
-    facts = {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
-    command = command_line("experiments.benchmark.whole_runs")
-    write_result(config, "whole_runs_benchmark", {"rows": rows, **facts}, command)
+    write_rows(config, row_of, "whole_runs_benchmark", "experiments.benchmark.whole_runs")
 
 
 if __name__ == "__main__":
