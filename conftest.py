@@ -136,10 +136,9 @@ def row_of(item):
 def pytest_collection_modifyitems(items):
     """In a test a warning is an error; what is not slow is quick; a row's tests come one after the other.
 
-    A module's tests, or a row's, go to one worker: what one has compiled the next one uses.
+    A module's tests go to one worker (`--dist loadfile`): what one has compiled the next one uses.
     """
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(row_of(item) or item.nodeid.partition("::")[0]))
         item.add_marker(pytest.mark.filterwarnings("error"), append=False)  # a test's own filters come after it
         if not item.nodeid.startswith(SLOW) and row_of(item) in ("", *QUICK_ROWS):
             item.add_marker("quick")
