@@ -23,7 +23,6 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from cljax import augmentation, cli, methods, streams, task_params, training
 from cljax.data.on_demand import Images
@@ -706,12 +705,10 @@ COMMAND += ["--hidden", "8", "--keep-learners", "--quiet"]
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """Kills a process of the command as soon as it has saved in mid-visit; the rest is done in this process."""
-    place, kept = tmp_path_factory.mktemp("killed"), jax.config.jax_compilation_cache_dir
+    place = tmp_path_factory.mktemp("killed")
     with pytest.MonkeyPatch.context() as patch, open(place / "err", "w+") as stderr:
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         patch.chdir(place)
-        compilation_cache.reset_cache()
         assert cli.main([*COMMAND, "--out", "whole"]) == 0
         code = "import sys, cljax.cli; sys.exit(cljax.cli.main(sys.argv[1:]))"
         process = subprocess.Popen([sys.executable, "-c", code, *COMMAND, "--checkpoint-seconds", "0"])
@@ -725,8 +722,6 @@ def killed(tmp_path_factory):
         assert not (run / "record.json").exists()
         patch.setattr(sys, "stderr", stderr)
         assert cli.main([*COMMAND, "--resume"]) == 0
-    jax.config.update("jax_compilation_cache_dir", kept)
-    compilation_cache.reset_cache()
     return Killed(place / "whole", run, (place / "err").read_text())
 
 

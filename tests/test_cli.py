@@ -69,15 +69,10 @@ SCHEMA = {
 
 @pytest.fixture(scope="module", autouse=True)
 def private_cache(tmp_path_factory):
-    kept = jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("TFDS_DATA_DIR", raising=False)
-        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-        compilation_cache.reset_cache()
         yield
-    jax.config.update("jax_compilation_cache_dir", kept)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -364,9 +359,18 @@ def test_event_files_and_how_to_make_a_report(compared):
     assert (out / "report/report.html").exists()
 
 
-def test_compiled_programs_are_kept(compared):
+def test_compiled_programs_are_kept_in_the_user_s_cache(monkeypatch):
     place = pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "cljax" / "compiled" / process.processor()
-    assert list(place.glob("*epoch*-cache"))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    kept = jax.config.jax_compilation_cache_dir
+    try:
+        process.set_up(cache=True)
+        compilation_cache.reset_cache()
+        jax.jit(lambda x: x + 1)(np.arange(3))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
+        compilation_cache.reset_cache()
+    assert list(place.glob("*-cache"))
 
 
 def test_a_finished_folder_is_refused_before_anything_else(compared, capsys, monkeypatch):

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 
-import jax
 import numpy as np
 
 from cljax import report, streams
@@ -31,12 +30,7 @@ def test_what_holds_on_eight_devices_holds():
 
 def test_two_processes_find_what_one_finds(tmp_path, monkeypatch):
     """`two_processes.py`, twice; what they have saved together is taken up by this one, at its end."""
-    kept = {
-        "COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     environment = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {TWO}"}
-    environment |= {f"JAX_{name}": value for name, value in kept.items()}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
