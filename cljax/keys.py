@@ -68,7 +68,7 @@ def make_key(seed: int) -> Array:
       ([0, 3], [1, 3])
     """
     high, low = divmod(whole("seed", seed, most=LARGEST_SEED), 2**32)
-    return jax.random.wrap_key_data(jnp.asarray(np.array([high, low], np.uint32)), impl=_IMPL)
+    return jax.random.wrap_key_data(jnp.asarray(np.array([high, low], np.uint32), jnp.uint32), impl=_IMPL)
 
 
 def as_own(key: Array) -> Array:

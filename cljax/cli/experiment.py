@@ -113,8 +113,8 @@ class Experiment(NamedTuple):
 
         tables = self.seeds[0][1].tables
         most = streams.max_examples(tables)
-        make = lambda key: training.make_learner(method, self.optimizer, tables, 1.0, key, most)
-        return jax.eval_shape(make, jax.random.key(0))
+        make = lambda: training.make_learner(method, self.optimizer, tables, 1.0, jax.random.key(0), most)
+        return jax.eval_shape(make)
 
     def shares(self, curve: Curve) -> tuple[int, int]:
         """Among how many devices a curve's seeds are shared, and each batch.

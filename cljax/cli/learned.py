@@ -113,8 +113,9 @@ def kept(folder: str, name: str, seed: int) -> Kept:
         asked = dataclasses.replace(options.network, network=facts["name"], normalization=facts["normalization"])
         method = build(name, make_network(asked, stream), parameters_of([name], options.training)[name])
         found.update(method=method, stream=stream)
-        make = lambda key: training.make_learner(method, optimizer, stream.tables, 1.0, key, notes["max_examples"])
-        return jax.eval_shape(make, jax.random.key(0))
+        most = notes["max_examples"]
+        make = lambda: training.make_learner(method, optimizer, stream.tables, 1.0, jax.random.key(0), most)
+        return jax.eval_shape(make)
 
     try:
         restored = checkpoints.restore(place, like)

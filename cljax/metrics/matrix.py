@@ -92,7 +92,7 @@ def first_visits(accuracy: ArrayLike, tasks: ArrayLike) -> Array:
             f"numbers. Number the tasks by first visit (0, 1, 2, ...), and of an unfinished run pass only the columns "
             f"of the tasks visited."
         )
-    return accuracy[..., last_rounds(tasks), :]
+    return jnp.take(accuracy, last_rounds(tasks), axis=-2)
 
 
 def last_rounds(tasks: np.ndarray) -> np.ndarray:

@@ -356,7 +356,7 @@ def _first_step(init: Any, update: Any) -> float | None:
 
     try:
         with jax.numpy_dtype_promotion("standard"):  # Optax needs it
-            return float(jnp.max(jax.jit(jax.vmap(rate))(jnp.asarray([[0.0], [1.0]], jnp.float32))))
+            return float(np.asarray(jax.jit(jax.vmap(rate))(np.array([[0.0], [1.0]], np.float32))).max())
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None
 

@@ -131,7 +131,7 @@ def init_shapes(method: Method) -> tuple[Tree, Tree, Tree, Tree]:
     """The shapes and dtypes of what a method's `init` makes for a stream of one task; nothing is drawn."""
     check_kind("The method", method, Method, BUILT)
     sizes = Sizes(1, method.network.outputs, dict.fromkeys(("train", "validation", "test"), 1))
-    return jax.eval_shape(lambda key: method.init(key, sizes), jax.random.key(0))
+    return jax.eval_shape(lambda: method.init(jax.random.key(0), sizes))
 
 
 def phase_learning_rate(method: Method, clock: Clock) -> Array:

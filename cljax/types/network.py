@@ -115,7 +115,7 @@ class Network(NamedTuple):
           >>> params['head']['kernel'].shape, collections['gates']['dense_0'].shape
           ((16, 2), (16,))
         """
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.eval_shape(self.init, jax.eval_shape(jax.random.key, 0))
 
     def apply(self, params: Tree, collections: Tree, inputs: AnyArray, *, key: Array | None = None) -> Output:
         """Encodes and decodes; in training mode where a key is given, in evaluation mode where it is None."""
