@@ -25,6 +25,7 @@ from experiments.benchmark import ours, plain
 from experiments.clnp import figure_3 as clnp_figure_3
 from experiments.clnp import figure_4 as clnp_figure_4
 from experiments.df_cnn import figure_3, tables_1_2
+from experiments.lwf import __main__ as lwf
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
 from experiments.lwm import figure_4
@@ -287,6 +288,20 @@ def test_lwfs_claims_are_judged_by_old_and_new_tasks():
     found = results[0].found
     np.testing.assert_allclose(found["old_minus_lwf"]["similar/finetune"], -0.05)
     np.testing.assert_allclose(found["new_minus_lwf"]["dissimilar/feature_extraction"], -0.04)
+
+
+def test_no_class_of_lwfs_fifty_is_learned_anew_and_their_claims_have_their_own_words(tmp_path):
+    parts_of_fifty, (first, second) = lwf.OF_FIFTY, runs.FORMS["fifty"].first
+    assert {first, second} < set(runs.GROUPS)
+    tasks = {task for part in parts_of_fifty for case in parts.RUNS[part] for task in runs.CASES[case].tasks}
+    assert tasks == {"mammals", "mnist"}
+    words = lambda *after: {
+        one["claim"] for part in parts_of_fifty for one in lwf.PARTS[part](accuracies, *after).claims
+    }
+    both = words() & words(lwf.AFTER["fifty"])
+    assert {one.partition(":")[0] for one in both} == {"table 1b", "table 1c"}
+    with pytest.raises(SystemExit, match="--form fifty has table_1, figure_5, table_2, and no other part"):
+        lwf.main(lwf.Config(form="fifty", only=("figure_4",), runs=str(tmp_path)))
 
 
 def test_kept_results_are_those_of_the_whole_configuration(tmp_path, monkeypatch):

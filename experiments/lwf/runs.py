@@ -29,8 +29,6 @@ GROUPS = {
 """CIFAR-100's superclasses, divided by similarity as the paper divides VOC and Scenes: 25 classes each."""
 GROWTH = 0.25
 """New units of network expansion in both dense layers, as a part of the trained ones: the paper's 1,024 of 4,096."""
-OUTPUTS = 25
-"""Logits of every head, so that one trained network serves all cases."""
 
 
 class Size(NamedTuple):
@@ -41,7 +39,8 @@ class Size(NamedTuple):
       dropout, new_dropout: of its dense layers, as it learns the first task, and new ones.
       hidden: of feature extraction's classifier.
       fraction: of a new task's training images.
-      first_fraction, first_epochs, first_learning_rate: of CIFAR-10's training images, and how they are learned.
+      first: the old task: data sets and groups of CIFAR-100.
+      first_fraction, first_epochs, first_learning_rate: of its training images, and how they are learned.
       epochs: of a new task, with all of `fraction`.
       learning_rate: of new tasks.
       batch_size: of steps.
@@ -54,6 +53,7 @@ class Size(NamedTuple):
     new_dropout: float = 0.0
     hidden: int = 512
     fraction: float = 0.4
+    first: tuple[str, ...] = ("cifar10",)
     first_fraction: float = 1.0
     first_epochs: int = 10
     first_learning_rate: float = 0.02
@@ -76,6 +76,13 @@ FORMS = {
         augment=True,
     ),
     "dropout": Size(new_dropout=0.5),
+    "fifty": Size(
+        channels=((24,), (48,), (96,)),
+        dense=(256, 256),
+        first=("other_animals", "outdoors"),
+        first_epochs=30,
+        augment=True,
+    ),
     "tiny": Size(
         channels=((2,), (4,)), dense=(8, 8), hidden=8, fraction=0.02, first_fraction=0.01, first_epochs=1, epochs=2
     ),
@@ -83,11 +90,12 @@ FORMS = {
 """'full': all images, 18 epochs times 4 as the paper's code has for CUB and Scenes, a tenth of the first rate. The
 reduced form takes an eighteenth of those steps, and so a higher rate. 'tiny' is a trial. 'dropout' is the reduced form
 with dropout in new tasks too: the student's responses, of 128 units of which half are dropped, are then so noisy beside
-the teacher's that following them costs more of the old task than it keeps."""
+the teacher's that following them costs more of the old task than it keeps. 'fifty' has as the old task fifty classes of
+CIFAR-100, which are like the new ones and of as many images each, and a larger network, trained for longer."""
 
 
 class Case(NamedTuple):
-    """What is learned after CIFAR-10: groups of CIFAR-100 or 'mnist', and which part of `Size.fraction` is used."""
+    """What is learned after the old task: groups of CIFAR-100 or 'mnist', and which part of `Size.fraction` is used."""
 
     tasks: tuple[str, ...]
     part: float = 1.0
@@ -158,8 +166,13 @@ class Runs:
         self.size, self.seeds = FORMS[form], list(range(seeds))
         self._folder, self._data_dir = folder / form, data_dir
 
+    @property
+    def outputs(self) -> int:
+        """Logits of every head, so that one trained network serves all cases."""
+        return 25 * len(self.size.first)
+
     def accuracy(self, case: str, label: str) -> np.ndarray:
-        """`[S, R, T]`: a fraction a seed, after each task, on each task; the first task is CIFAR-10."""
+        """`[S, R, T]`: a fraction a seed, after each task, on each task; the first task is the old one."""
         return np.asarray(self.record(case, label)["accuracy"], np.float64)
 
     def seconds(self, case: str, label: str) -> float:
@@ -172,8 +185,8 @@ class Runs:
 
     def decides(self, case: str, label: str) -> dict[str, Any]:
         """All that a record depends on."""
-        parts = {task: GROUPS.get(task) for task in CASES[case].tasks}
-        own = {"label": label, "case": CASES[case]._asdict(), "parts": parts, "outputs": OUTPUTS}
+        parts = {task: GROUPS.get(task) for task in (*self.size.first, *CASES[case].tasks)}
+        own = {"label": label, "case": CASES[case]._asdict(), "parts": parts, "outputs": self.outputs}
         return {**own, "size": self.size._asdict(), "seeds": self.seeds}
 
     def _run(self, case: str, label: str) -> dict[str, Any]:
@@ -194,25 +207,25 @@ class Runs:
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
-        """CIFAR-10, CIFAR-100 and MNIST as one, standardised as CIFAR-10."""
+        """CIFAR-10, CIFAR-100 and MNIST as one, standardised as the old task."""
         return data.combine([data.load(name, self._data_dir) for name in ("cifar10", "cifar100", "mnist")])
 
     @functools.cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of CIFAR-10's training images, a channel."""
-        own = np.isin(self.dataset.train_labels, self._classes("cifar10"))
+        """Mean and standard deviation of the old task's training images, a channel."""
+        own = np.isin(self.dataset.train_labels, self._classes(*self.size.first))
         return channel_statistics([self.dataset.train_images[own]])
 
     @functools.cached_property
     def network(self) -> Network:
         """The CNN that all runs have."""
-        return self.make_network(OUTPUTS, self.size._replace(dropout=self.size.new_dropout))
+        return self.make_network(self.outputs, self.size._replace(dropout=self.size.new_dropout))
 
     @functools.cached_property
     def wide_network(self) -> Network:
         """The same with dense layers that have room for a new task's units."""
         dense = tuple(round(width * (1 + GROWTH)) for width in self.size.dense)
-        return self.make_network(OUTPUTS, self.size._replace(dropout=self.size.new_dropout, dense=dense))
+        return self.make_network(self.outputs, self.size._replace(dropout=self.size.new_dropout, dense=dense))
 
     def make_network(self, outputs: int, size: Size | None = None) -> Network:
         """The CNN of this form, or of another's size, its head with so many logits."""
@@ -223,17 +236,17 @@ class Runs:
 
     @functools.cached_property
     def first_networks(self) -> list[dict[str, np.ndarray]]:
-        """The parameters of the network trained on CIFAR-10, for each seed; trained where they are not kept yet."""
+        """The parameters of the network trained on the old task, for each seed; trained where they are not kept yet."""
         folder = self._folder / f"first-{digest(self.decides_first())}"
         places = {seed: folder / f"seed-{seed}" for seed in self.seeds}
         missing = [seed for seed, place in places.items() if not any(place.glob("*/manifest.json"))]
         if missing:
             begun = time.perf_counter()
             make = lambda seed: self._split(
-                [self._classes("cifar10")], seed, [self.size.first_fraction], [self.size.first_epochs]
+                [self._classes(*self.size.first)], seed, [self.size.first_fraction], [self.size.first_epochs]
             )
             pairs = [(seed, make(seed)) for seed in missing]
-            method = training.with_milestones(methods.finetune(self.make_network(OUTPUTS)), pairs[0][1].schedule)
+            method = training.with_milestones(methods.finetune(self.make_network(self.outputs)), pairs[0][1].schedule)
             outcome = self._drive(method, pairs, self.size.first_learning_rate)
             for seed, learner in zip(missing, outcome.learners, strict=True):
                 checkpoints.save(places[seed], learner.params)
@@ -255,7 +268,7 @@ class Runs:
 
     def _stream(self, case: str, seed: int) -> Stream:
         tasks, part = CASES[case]
-        parts = [self._classes("cifar10"), *map(self._classes, tasks)]
+        parts = [self._classes(*self.size.first), *map(self._classes, tasks)]
         fraction = self.size.fraction * part
         images = np.bincount(self.dataset.train_labels)
         wanted = sum(images[label] for label in self._classes("mammals"))  # of MNIST as many images as of a group
@@ -268,19 +281,20 @@ class Runs:
         sizes = [len(part) for part in parts]
         chosen: dict[str, Any] = {"class_order": order, "sizes": sizes, "seed": seed}
         chosen |= {"fraction": fraction, "schedule": streams.lifelong(len(parts), epochs)}
-        return widen(streams.split(self.dataset, tasks=len(parts), **chosen), OUTPUTS)
+        return widen(streams.split(self.dataset, tasks=len(parts), **chosen), self.outputs)
 
-    def _classes(self, task: str) -> list[int]:
-        """The classes of a data set or of a group, as the combined data set numbers them."""
+    def _classes(self, *tasks: str) -> list[int]:
+        """The classes of data sets and of groups, as the combined data set numbers them."""
         own = {name: list(classes) for name, classes in self.dataset.groups}
-        if task in own:
-            return own[task]
         hundred = own["cifar100"]
         names = [self.dataset.classes[label].removeprefix("cifar100/") for label in hundred]
         members = dict(groups_of(names, name="cifar100"))
-        return [hundred[label] for name in GROUPS[task].split() for label in members[name]]
+        for task, parts in GROUPS.items():
+            own[task] = [hundred[label] for name in parts.split() for label in members[name]]
+        return [label for task in tasks for label in own[task]]
 
     def decides_first(self) -> dict[str, Any]:
         """All that a seed's first network depends on."""
         later = ("new_dropout", "hidden", "fraction", "epochs", "learning_rate")
-        return {"outputs": OUTPUTS} | {name: value for name, value in self.size._asdict().items() if name not in later}
+        own = {"outputs": self.outputs, "parts": {task: GROUPS.get(task) for task in self.size.first}}
+        return own | {name: value for name, value in self.size._asdict().items() if name not in later}
