@@ -54,6 +54,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/networks/test_gates.py",
     "tests/networks/test_gradients.py",
     "tests/networks/test_layers.py",
+    "tests/networks/test_mixed_precision.py",
     "tests/networks/test_networks.py",
     "tests/networks/test_own_networks.py",
     "tests/networks/test_resnet.py",
@@ -79,6 +80,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_imm.py",
     "tests/test_keys.py::test_a_run_and_its_stream",
     "tests/test_learned.py",
+    "tests/test_loop.py::test_a_run_is_its_visits",
     "tests/test_losses.py::test_an_l1_loss",
     "tests/test_lwf.py",
     "tests/test_lwf_baselines.py",
@@ -111,6 +113,7 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
     "tests/test_tensor_factorization.py",
     "tests/test_tfm.py",
     "tests/test_training.py",
+    "tests/test_tuning.py",
     "tests/test_voc.py",
 )
 QUICK_ROWS = ("finetune",)
