@@ -359,18 +359,18 @@ def test_event_files_and_how_to_make_a_report(compared):
     assert (out / "report/report.html").exists()
 
 
-def test_compiled_programs_are_kept_in_the_user_s_cache(monkeypatch):
+def test_compiled_programs_are_kept_in_the_user_s_cache(monkeypatch, tmp_path):
     place = pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "cljax" / "compiled" / process.processor()
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.chdir(tmp_path)
     kept = jax.config.jax_compilation_cache_dir
     try:
-        process.set_up(cache=True)
         compilation_cache.reset_cache()
-        jax.jit(lambda x: x + 1)(np.arange(3))
+        assert cli.main(["run", "finetune", "--tasks", "2", "--epochs", "1", "--hidden", "4", "--quiet"]) == 0
     finally:
         jax.config.update("jax_compilation_cache_dir", kept)
         compilation_cache.reset_cache()
-    assert list(place.glob("*-cache"))
+    assert list(place.glob("*epoch*-cache"))
 
 
 def test_a_finished_folder_is_refused_before_anything_else(compared, capsys, monkeypatch):

@@ -91,7 +91,7 @@ FORMS = {
 reduced form takes an eighteenth of those steps, and so a higher rate. 'tiny' is a trial. 'dropout' is the reduced form
 with dropout in new tasks too: the student's responses, of 128 units of which half are dropped, are then so noisy beside
 the teacher's that following them costs more of the old task than it keeps. 'fifty' has as the old task fifty classes of
-CIFAR-100, which are like the new ones and of as many images each, and a larger network, trained for longer."""
+CIFAR-100, of the data set that the new ones are of, and a larger network, trained for longer."""
 
 
 class Case(NamedTuple):
