@@ -19,15 +19,23 @@ from cljax.numbers import show, whole
 from cljax.types import Array
 
 LARGEST_SEED = 2**63 - 1
+LONG = 128
+"""From here on rows are hashed as they are: dropout's masks, which are drawn at each step, so take less time."""
 
 
 def _hash(key: Array, shape: tuple[int, ...]) -> list[Array]:
-    """Two words for each place of an array, from the number of the place."""
+    """Two words for each place of an array, from the number of the place.
+
+    Hashed in one row, unless it is a matrix of long ones: of a short row a compiler unrolls every hash, which for the
+    weights of a convolution takes it four times as long.
+    """
     size = math.prod(shape)
     if size > 2**32:
         raise ValueError(f"An array of shape {shape} needs more than 2**32 random numbers. Draw it in parts.")
-    low = lax.iota(jnp.uint32, size).reshape(shape)
-    return threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(low), low)
+    low = lax.iota(jnp.uint32, size)
+    if len(shape) == 2 and shape[1] >= LONG:
+        low = low.reshape(shape)
+    return [words.reshape(shape) for words in threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(low), low)]
 
 
 def _split(key: Array, shape: tuple[int, ...]) -> Array:
