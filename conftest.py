@@ -133,8 +133,7 @@ MUCH, MUCH_IN_TABLE = 2**30, 1.4 * 2**30
 """Bytes of a worker beyond which it gives its compiled programs up; rows of the table share many with one another."""
 
 gc.disable()
-if hasattr(mlir, "make_ir_context"):
-    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+mlir.make_ir_context = functools.cache(getattr(mlir, "make_ir_context", int))
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -189,7 +188,7 @@ def pytest_runtest_teardown(item, nextitem):
         give_back()
     if resident() > much:
         jax.clear_caches()
-        getattr(getattr(mlir, "make_ir_context", None), "cache_clear", int)()
+        mlir.make_ir_context.cache_clear()
         give_back()
 
 
