@@ -51,7 +51,8 @@ def compare(
     found = metrics.paired_difference(ours, theirs)
     mean, half = float(found.mean), float(found.half_width)
     verdict = REPRODUCED if mean - half > at_least else NOT_REPRODUCED
-    apart = "" if abs(mean - at_least) > half else ", not apart beyond the interval"
+    told = f"from {scale * at_least:+.1f}" if at_least else "beyond the interval"
+    apart = "" if abs(mean - at_least) > half else f", not apart {told}"
     text = f"{mine[0]} {scale * ours.mean():.1f}, {other[0]} {scale * theirs.mean():.1f}: {scale * mean:+.1f} "
     return f"{text}±{scale * half:.1f} {unit}{apart}", verdict
 
@@ -106,8 +107,8 @@ def as_text(claims: Iterable[Claim]) -> str:
       >>> print(as_text([claim('Li and Hoiem 2016, table 1', 'LwF forgets less', '1.0', '+2.0 points', REPRODUCED)]))
       # What the papers claim, and what was found
       <BLANKLINE>
-      Percent and points ±95% over seeds, paired by seed; a claim whose interval includes 0 fails. What fails at
-      the size of the paper is "not reproduced"; what fails on less, "not tested at scale".
+      Percent and points ±95% over seeds, paired by seed; an 'above' fails where the interval includes 0.
+      What fails at the size of the paper is "not reproduced"; what fails on less, "not tested at scale".
       <BLANKLINE>
       ## Li and Hoiem 2016
       <BLANKLINE>
@@ -122,8 +123,8 @@ def as_text(claims: Iterable[Claim]) -> str:
     lines = [
         "# What the papers claim, and what was found",
         "",
-        "Percent and points ±95% over seeds, paired by seed; a claim whose interval includes 0 fails. What fails at",
-        'the size of the paper is "not reproduced"; what fails on less, "not tested at scale".',
+        "Percent and points ±95% over seeds, paired by seed; an 'above' fails where the interval includes 0.",
+        'What fails at the size of the paper is "not reproduced"; what fails on less, "not tested at scale".',
     ]
     for paper, own in papers.items():
         lines += ["", f"## {paper}", "", "| claim | published | found | |", "|---|---|---|---|"]

@@ -41,15 +41,17 @@ DF_CNN_PAPER = (
 )
 """Its network, initialisation and dropout, its factors, 17 images a class, and its steps."""
 SMALL = "--channels 16 32 --hidden 64"
+CE_NEW = "--set lwm.classification=ce_new"
+"""A softmax over the new classes; the paper's binary terms are in `experiments.lwm`."""
 COMMANDS = {
-    "digits": f"--methods {ALL} --seeds 5 --epochs 10 {SMALL}",
+    "digits": f"--methods {ALL} --seeds 5 --epochs 10 {SMALL} {CE_NEW}",
     "permuted_mnist": f"--methods {ALL} --data mnist --scenario permuted --fraction 0.05 --validation 0.02 --seeds 3 "
-    "--epochs 4 --channels 8 16 --hidden 64",
-    "cifar100": f"--methods {ALL} --data cifar100 --tasks 10 --seeds 3 --epochs 5 {SMALL}",
+    f"--epochs 4 --channels 8 16 --hidden 64 {CE_NEW}",
+    "cifar100": f"--methods {ALL} --data cifar100 --tasks 10 --seeds 3 --epochs 5 {SMALL} {CE_NEW}",
     "tfm_cifar100": "--methods finetune freezing joint lfl lwf imm ewc hat packnet tfm --data cifar100 --tasks 10 "
     f"--seeds 3 --fraction 0.4 --epochs 5 {SMALL} --tune 0.05 --set ewc.fisher=sampled imm.fisher=sampled",
     "class_incremental": f"--methods finetune lwf_mc lwm --data cifar100 --tasks 10 --scenario class --seeds 3 "
-    f"--epochs 4 {SMALL}",
+    f"--epochs 4 {SMALL} {CE_NEW}",
     "clnp_permuted_mnist": "--methods single_task clnp --data mnist --scenario permuted --seeds 3 --epochs 2 "
     "--hidden 1000 1000 --batch-size 256 --optimizer adam --lr 0.002 --set clnp.margin=0.005 clnp.l1=2e-4",
     "df_cnn_cifar100": f"{DF_CNN_PAPER} --tasks 5 --class-order {DF_CNN_FIRST} --seeds 3 --epochs 80 "
@@ -78,22 +80,22 @@ LWF, LWM, TFM = "Li and Hoiem 2016, table 1", "Dhar et al. 2019, figure 5", "Mas
 CLNP, DF_CNN = "Golkar et al. 2019, table 1 and figure 4", "Lee et al. 2019, table 3"
 BETTER = {"tfm": "3 to 13 points in the average over all tasks", "clnp": "in figure 4, for transfer by the last layer"}
 CLAIMS: list[tuple[str, str, str, str, Callable]] = [
-    (LWF, "LwF forgets less than fine-tuning", "1.0 to 9.1 points", case, margin(kept, "lwf", "finetune"))
+    (LWF, "LwF forgets less than fine-tuning", "1.4 to 9.1 points", case, margin(kept, "lwf", "finetune"))
     for case in ("digits", "permuted_mnist", "cifar100")
 ]
 CLAIMS += [
     (
         LWM,
-        "LwM is above LwF-MC, class-incremental",
+        "LwM (ce_new) is above LwF-MC, class-incremental",
         "in a figure",
         "class_incremental",
         margin(average, "lwm", "lwf_mc"),
     ),
-    (LWM, "LwM forgets less than LwF-MC", "in a figure", "class_incremental", margin(kept, "lwm", "lwf_mc")),
+    (LWM, "LwM (ce_new) forgets less than LwF-MC", "in a figure", "class_incremental", margin(kept, "lwm", "lwf_mc")),
     (
         LWM,
-        "LwM is above fine-tuning",
-        "in table 4, 11 to 41 points",
+        "LwM (ce_new) is above fine-tuning",
+        "in table 4, 15.8 to 29.7 points",
         "class_incremental",
         margin(average, "lwm", "finetune"),
     ),
@@ -107,7 +109,7 @@ for case in ("digits", "permuted_mnist", "cifar100"):
         ]  # fmt: skip
 TABLE_4 = "Masana et al. 2021, table 4, tinyImageNet, random split"
 CLAIMS += [
-    (TABLE_4, f"{method} is above {other}, all tuned", published, "tfm_cifar100", margin(average, method, other))
+    (TABLE_4, f"{method} is above {other}, strengths chosen", published, "tfm_cifar100", margin(average, method, other))
     for method, other, published in (
         ("tfm", "hat", "56.0 to 54.2"),
         ("packnet", "hat", "56.4 to 54.2"),
@@ -119,7 +121,7 @@ CLAIMS += [
     )
 ]
 CLAIMS += [
-    (TABLE_4, "tfm is at most a point below packnet, all tuned", "56.0 to 56.4", "tfm_cifar100",
+    (TABLE_4, "tfm is at most a point below packnet, strengths chosen", "56.0 to 56.4", "tfm_cifar100",
      margin(average, "tfm", "packnet", at_least=-0.01)),
     *((TABLE_4, f"{method} forgets nothing", "0.0 forgetting", "tfm_cifar100", zero_forgetting(method))
       for method in ("tfm", "packnet", "freezing")),
