@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from cljax.numbers import whole
+from cljax.trees import pick, put
 from cljax.types import Array, Learner, Tree
 
 TASK_SLOTS = "task_slots"
@@ -231,7 +231,7 @@ def take_row(tree: Tree, task: Array, rows: Rows) -> Tree:
         if not has_rows(path, rows):
             return leaf
         check_task(task, leaf.shape[0])
-        return of_task(lax.dynamic_index_in_dim(leaf, task, keepdims=False), task, leaf.shape[0])
+        return of_task(pick(leaf, task), task, leaf.shape[0])
 
     return map_leaves(row, tree)
 
@@ -280,7 +280,7 @@ def focus_tree(tree: Tree, task: Array, rows: Rows) -> Tree:
     """
 
     def row(path: str, leaf: Array) -> Array:
-        return lax.dynamic_index_in_dim(leaf, task, keepdims=False) if is_focused(path, rows) else leaf
+        return pick(leaf, task) if is_focused(path, rows) else leaf
 
     return map_leaves(row, tree)
 
@@ -334,10 +334,10 @@ def merge_row(tree: Tree, stacks: Tree, task: Array) -> Tree:
       {'dense': [5], 'head': [[1, 2], [7, 8]]}
     """
 
-    def put(stack: Array | None, leaf: Array) -> Array:
-        return leaf if stack is None else lax.dynamic_update_index_in_dim(stack, leaf, task, 0)
+    def own(stack: Array | None, leaf: Array) -> Array:
+        return leaf if stack is None else put(stack, leaf, task)
 
-    return jax.tree.map(put, stacks, tree, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(own, stacks, tree, is_leaf=lambda leaf: leaf is None)
 
 
 def write_back(learner: Learner, task: Array) -> Learner:

@@ -12,6 +12,7 @@ from jax import lax
 
 from cljax import losses, task_params
 from cljax.numbers import check_option, real, show
+from cljax.trees import pick
 from cljax.types import (
     Array,
     Batch,
@@ -154,8 +155,8 @@ def each_task(one: Callable[[Tree, Tree, Array], Output], params: Tree, learner:
     axes = (task_params.row_axes(tree, learner.rows) for tree in (params, learner.collections))
     tasks = jnp.arange(learner.rows.tasks, dtype=jnp.int32)
     output = jax.vmap(one, in_axes=(*axes, 0))(params, learner.collections, tasks)
-    pick = lambda path, leaf: leaf if task_params.ends_with(path, learner.rows.stacked) else leaf[clock.task]
-    return output._replace(collections=task_params.map_leaves(pick, output.collections))
+    own = lambda path, leaf: leaf if task_params.ends_with(path, learner.rows.stacked) else pick(leaf, clock.task)
+    return output._replace(collections=task_params.map_leaves(own, output.collections))
 
 
 def all_outputs(scope: Scope, clock: Clock, logits: Array) -> bool:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cljax import task_params
 from cljax.numbers import check_option
+from cljax.trees import pick, put
 from cljax.types import Array, Clock, Fold, Learner, Method, Tree
 
 Source = Literal["first", "last"]
@@ -42,7 +43,7 @@ def copy_at_begin(method: Method, *, source: Source = "first", drawn: tuple[str,
         def copy(path: str, leaf: Array, stack: Array | None) -> Array:
             if not task_params.has_rows(path, learner.rows) or task_params.ends_with(path, drawn):
                 return leaf
-            return leaf.at[clock.task].set(leaf[row]) if stack is None else stack[row]
+            return put(leaf, pick(leaf, row), clock.task) if stack is None else pick(stack, row)
 
         def copied(tree: Tree, stacks: Tree) -> Tree:
             return task_params.map_leaves(copy, tree, stacks)

@@ -9,6 +9,7 @@ from jax import lax
 from cljax import losses, task_params
 from cljax.methods.common import depends_on_own, outputs_of, own_task, seen_tasks
 from cljax.task_params import flatten_heads
+from cljax.trees import pick
 from cljax.types import Array, Batch, Clock, Fold, Learner, Network, Output, Respond, Sizes, Teacher, Term, Tree
 
 
@@ -20,7 +21,7 @@ def old_tasks(learner: Learner, clock: Clock) -> Array:
 def own_output(output: Output, clock: Clock) -> Output:
     """The current task's output, `[B, ...]`, of one that may be all tasks', `[T, B, ...]`; without collections."""
     output = output._replace(collections={})
-    return output if output.logits.ndim == 2 else jax.tree.map(lambda leaf: leaf[clock.task], output)
+    return output if output.logits.ndim == 2 else pick(output, clock.task)
 
 
 def old_scores(student: Output, teacher: Output, learner: Learner, clock: Clock) -> Array:

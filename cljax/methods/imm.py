@@ -13,6 +13,7 @@ from cljax.methods.common import own_task, plain, seen_tasks
 from cljax.methods.measuring import Fisher, fisher_information
 from cljax.methods.terms import quadratic
 from cljax.numbers import check_option, real
+from cljax.trees import put
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Sizes, Tree
 
 Merge = Literal["mode", "mean"]
@@ -110,14 +111,13 @@ def imm(
 
     def end_phase(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         respond = lambda params, batch: base.loss(params, learner, clock, batch, None)[1][0]
-        put = lambda rows, row: rows.at[clock.task].set(row)
         state, own = learner.method_state, kept(learner.params, learner.collections)
-        means = jax.tree.map(put, state.means, own)
+        means = put(state.means, own, clock.task)
         alpha = jnp.where(own_task(learner, clock), learner.hyper["mixing"], 1.0)
         alpha = jnp.where(seen_tasks(learner, clock), alpha, 0.0)
         precisions = state.precisions
         if merge == "mode":
-            precisions = jax.tree.map(put, precisions, measure(learner, clock, fold, key, respond))
+            precisions = put(precisions, measure(learner, clock, fold, key, respond), clock.task)
         merged = (
             importance.moment_matching(means[0], alpha, precisions, otherwise=own[0]),
             importance.moment_matching(means[1], alpha, otherwise=own[1]),

@@ -12,6 +12,7 @@ from cljax import importance, losses
 from cljax.methods.distilling import own_output
 from cljax.methods.terms import Importance, shared
 from cljax.numbers import check_option, whole
+from cljax.trees import pick
 from cljax.types import Array, Batch, Clock, Fold, Learner, Respond, Tree
 
 Fisher = Literal["exact", "sampled", "empirical", "batched"]
@@ -41,7 +42,7 @@ def over_task(measure: Measure) -> Importance:
                 return own_output(respond(put, some._replace(inputs=inputs)), clock).logits
 
             total, examples, number = carry
-            found = measure(outputs, clock.classes[clock.task], start, batch, jax.random.fold_in(key, number))
+            found = measure(outputs, pick(clock.classes, clock.task), start, batch, jax.random.fold_in(key, number))
             count = jnp.sum(batch.weights)
             total = jax.tree.map(lambda sum, leaf: sum + count.astype(sum.dtype) * leaf.astype(sum.dtype), total, found)
             return total, examples + count, number + 1

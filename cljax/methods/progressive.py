@@ -12,6 +12,7 @@ from cljax import networks, task_params
 from cljax.methods.common import each_task, plain, task_loss
 from cljax.networks.adjusting import Layer
 from cljax.numbers import check_option, real
+from cljax.trees import pick, put
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Output, Sizes, Tree
 
 LATERALS = "laterals"
@@ -148,10 +149,10 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
         tasks = len(jax.tree.leaves(columns)[0])
 
         def add(number: Array, seen: Tree) -> Tree:
-            take = lambda leaf, like: lax.dynamic_index_in_dim(leaf, number, keepdims=False).astype(like.dtype)
-            own, others = jax.tree.map(take, columns, (params, collections))
+            as_given = lambda leaf, like: leaf.astype(like.dtype)
+            own, others = jax.tree.map(as_given, pick(columns, number), (params, collections))
             _, entering = compute(own, others, inputs, number, seen, None)
-            return {name: seen[name].at[number].set(values) for name, values in entering.items()}
+            return put(seen, entering, number)
 
         shapes = jax.eval_shape(lambda: compute(params, collections, inputs, task, {}, None)[1])
         nothing = {name: jnp.zeros((tasks, *leaf.shape), leaf.dtype) for name, leaf in shapes.items()}

@@ -10,6 +10,7 @@ from jax import lax
 
 from cljax import importance, metrics
 from cljax.ownership import Owner, masks
+from cljax.trees import pick
 from cljax.types import Array, Batch, Clock, Fold, Learner, Output, single_label_of
 
 
@@ -57,7 +58,7 @@ def prune_within_margin(
         return jax.tree.map(free, owner, sums)  # sums serve as well as means: both sides have the same factor
 
     def count(carry: tuple[Array, Array], batch: Batch) -> tuple[Array, Array]:
-        classes, single = clock.classes[clock.task], single_label_of(clock, clock.task)
+        classes, single = pick(clock.classes, clock.task), single_label_of(clock, clock.task)
 
         def right(learner: Learner, sums: Owner, multiple: Array) -> Array:
             logits = look(learner, release(learner.method_state.owner, sums, multiple), batch.inputs).logits

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cljax import losses, task_params
 from cljax.methods.distilling import old_tasks
 from cljax.numbers import real
+from cljax.trees import put
 from cljax.types import Array, Batch, Clock, Fold, Learner, Output, Respond, Sizes, Teacher, Term, TermInit, Tree
 
 Importance = Callable[[Learner, Clock, Fold, Array, Respond], Tree]
@@ -140,7 +141,6 @@ def separate_quadratic(*, strength: float, measure: Importance, name: str = "qua
             "importance": measure(learner, clock, fold, key, respond),
             "anchors": shared(learner.params, learner),
         }
-        put = lambda rows, row: rows.at[clock.task].set(row)
-        return learner._replace(method_state=jax.tree.map(put, learner.method_state, found))
+        return learner._replace(method_state=put(learner.method_state, found, clock.task))
 
     return Term(name, init, loss=loss, end_visit=end_visit, strengths=("strength",))

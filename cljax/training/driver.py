@@ -27,7 +27,7 @@ from cljax.training.checks import check, check_optimizer, raise_failure
 from cljax.training.cost import step_flops, tree_bytes
 from cljax.training.engine import make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
-from cljax.training.loop import Entry, Programs, Run, agenda, choose, make_programs, pick, span_entries, span_of
+from cljax.training.loop import Entry, Programs, Run, agenda, make_programs, span_entries, span_of
 from cljax.training.plan import epoch_table
 from cljax.training.programs import Program
 from cljax.training.resume import Keeper
@@ -36,6 +36,7 @@ from cljax.training.start import Past, Start, check_given
 from cljax.training.state import EpochLog, Failure, Origin, Settings, origin, reveal
 from cljax.training.streaming import Streamed, is_streamed
 from cljax.training.together import fitting, possible
+from cljax.trees import pick, select
 from cljax.types import Array, Learner, Method, Schedule, Stream, Tables, Tree
 
 
@@ -178,7 +179,7 @@ class Compiled:
             after = programs.epoch(run, entry, with_even_size(tables, size), key)
             if axes is None:
                 return after  # side by side, one that is done waits for the others
-            state, visit = choose(run.state.done, (run.state, run.visit), (after.state, after.visit))
+            state, visit = select(run.state.done, (run.state, run.visit), (after.state, after.visit))
             return run._replace(state=state, visit=visit)
 
         self.start = program(programs.start, (0, axes, 0, None))

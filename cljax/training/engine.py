@@ -44,6 +44,7 @@ from cljax.training.step import (
     strengthen,
 )
 from cljax.training.stopping import snapshot, wait
+from cljax.trees import pick, select
 from cljax.types import Array, Batch, Clock, Learner, Method, Tables, Tree
 
 
@@ -180,8 +181,7 @@ def make_engine(
             renew = clock.first & jnp.asarray(fresh)[clock.phase]
             anew = learner._replace(opt_state=optimizer.init(learner.params))
             anew = keep_signature(learner, anew, "the optimizer's init")
-            select = lambda new, old: jnp.where(renew, new, old)
-            learner = learner._replace(opt_state=jax.tree.map(select, anew.opt_state, learner.opt_state))
+            learner = learner._replace(opt_state=select(renew, anew.opt_state, learner.opt_state))
         mask = strengthen(method.update_mask(learner, clock))
         best = snapshot(learner) if stopping else None
         zero, false = jnp.int32(0), jnp.bool_(False)
@@ -246,8 +246,7 @@ def make_engine(
         failed, leaf = progress.failed, first_not_finite((learner.params, learner.collections))
         broken = (failed >= 0) | (leaf >= 0)
         where = jnp.where(failed >= 0, failed, epoch.steps - 1), jnp.where(failed >= 0, -1, leaf)
-        here = Failure(clock.round, clock.task, clock.phase, clock.epoch, *where)
-        here = jax.tree.map(lambda value: jnp.where(broken, value, -1), here)
+        here = select(broken, Failure(clock.round, clock.task, clock.phase, clock.epoch, *where), no_failure())
         return state._replace(failure=earlier(state.failure, here), done=state.done | broken), log
 
     def validation_loss(learner: Learner, clock: Clock, tables: Tables) -> Array:
@@ -294,8 +293,7 @@ def make_engine(
         after = keep_signature(learner, after, f"end_phase of {method.name}")
         leaf = first_not_finite((after.params, after.collections))
         here = Failure(clock.round, clock.task, clock.phase, clock.epoch, jnp.int32(-1), leaf)
-        here = jax.tree.map(lambda value: jnp.where(leaf >= 0, value, -1), here)
-        return after, earlier(state.failure, here)
+        return after, earlier(state.failure, select(leaf >= 0, here, no_failure()))
 
     def choose(tried: tuple[Array, Learner], clock: Clock, tables: Tables, key: Array) -> tuple[Array, Learner]:
         del key
@@ -305,8 +303,7 @@ def make_engine(
         clock = in_stream(clock, tables, scenario)
         index, after = method.search.choose(scores, focused, clock, make_fold(tables, clock))
         after = keep_signature(focused, after, f"choose of {method.name}")
-        learner = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), after)
-        return index, task_params.write_back(learner, clock.task)
+        return index, task_params.write_back(pick(after, index), clock.task)
 
     def end_visit(learner: Learner, clock: Clock) -> Learner:
         return task_params.write_back(learner, clock.task)

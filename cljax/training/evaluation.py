@@ -12,7 +12,8 @@ from jax import lax
 from cljax import metrics, streams, task_params
 from cljax.numbers import check_kind
 from cljax.text import brief
-from cljax.training.state import Failure, unknown
+from cljax.training.state import Failure, no_failure, unknown
+from cljax.trees import pick, select
 from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables
 
 
@@ -137,13 +138,13 @@ def add_batch(
     classes = jnp.asarray(tables.classes)
     tasks, outputs = classes.shape
     everything = jnp.arange(tasks, dtype=jnp.int32)
-    own_classes = classes[task]
-    single = None if tables.single_label is None else jnp.asarray(tables.single_label)[task]
+    own_classes = pick(classes, task)
+    single = None if tables.single_label is None else pick(tables.single_label, task)
     correct = functools.partial(metrics.correct, single_label=single)
     if scenario == "class":
         seen = classes & (everything <= newest)[:, None]
         stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
-        own = lax.dynamic_index_in_dim(stacked, task, keepdims=False)
+        own = pick(stacked, task)
         flat = task_params.flatten_heads(stacked)
         if batch.labels.ndim == 1:
             labels = jnp.where(task <= newest, task * outputs + batch.labels, -1)
@@ -158,9 +159,10 @@ def add_batch(
         raise TypeError(
             f"predict of {method.name} gives shape {own.shape}, but must give the logits of a batch, {shape}."
         )
-    right += jnp.sum(batch.weights * correct(*asked))
+    by_own_head = correct(own, batch.labels, own_classes)
+    right += jnp.sum(batch.weights * (correct(*asked) if scenario == "class" else by_own_head))
     top5 += jnp.sum(batch.weights * correct(*asked, top=5))
-    aware += jnp.sum(batch.weights * correct(own, batch.labels, own_classes))
+    aware += jnp.sum(batch.weights * by_own_head)
     lost = own_classes[None, :] & (batch.weights > 0)[:, None] & (jnp.isnan(own) | jnp.isposinf(own))
     right, aware, top5 = (jnp.where(jnp.any(lost), jnp.nan, value) for value in (right, aware, top5))
     return right, aware, top5, fingerprint + bits_sum(own, batch.weights, first)
@@ -178,7 +180,7 @@ def lost_logits(found: Evaluation, clock: Clock, evaluated: Array, tables: Table
     visited = jnp.arange(found.accuracy.shape[0], dtype=jnp.int32) <= clock.newest
     lost = evaluated & jnp.any(visited & (jnp.asarray(tables.test.size) > 0) & jnp.isnan(found.accuracy))
     here = Failure(clock.round, clock.task, clock.phase, clock.epoch, jnp.int32(-1), jnp.int32(-1))
-    return jax.tree.map(lambda value: jnp.where(lost, value, -1), here)
+    return select(lost, here, no_failure())
 
 
 def evaluate(

@@ -26,7 +26,8 @@ from cljax.training.plan import clocks, epoch_table, in_stream
 from cljax.training.search import Tried, offer, repeats, without_examples
 from cljax.training.start import Past, Start, begin_with, put_corner
 from cljax.training.state import EpochLog, Failure, PhaseState, earlier, no_failure, unknown
-from cljax.types import Array, Clock, HostArray, Learner, Method, Schedule, Stream, Tables, Tree
+from cljax.trees import pick, put, select
+from cljax.types import Array, Clock, HostArray, Learner, Method, Schedule, Stream, Tables
 
 
 class Entry(NamedTuple):
@@ -227,10 +228,10 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
             numbers, offered = found.tried.numbers, (entry.round < rounds) & (entry.candidate < search.size)
             options = offer(method, learner, clock, pick(found.tried.scores, entry.round))
             given = pick(options, entry.candidate)
-            hyper = {name: jnp.where(offered, value, learner.hyper[name]) for name, value in given.items()}
+            hyper = select(offered, given, {name: learner.hyper[name] for name in given})
             learner = learner._replace(hyper={**learner.hyper, **hyper})
             clock = clock._replace(first=clock.first & offered)
-            row = choose(offered, options, pick(numbers, entry.round))
+            row = select(offered, options, pick(numbers, entry.round))
             found = found._replace(tried=found.tried._replace(numbers=put(numbers, row, entry.round)))
         return engine.begin_visit(learner, clock, tables, key), found
 
@@ -289,7 +290,7 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         accuracy = engine.evaluate(engine.end_visit(state.learner, clock), clock, tables).accuracy
         known = jnp.where(state.failure.round < 0, accuracy, unknown())
         written = put(curves, known, entry.phase, (state.epoch - 1) // cadence)
-        return run._replace(visit=run.visit._replace(curves=choose(state.epoch % cadence == 0, written, curves)))
+        return run._replace(visit=run.visit._replace(curves=select(state.epoch % cadence == 0, written, curves)))
 
     def epoch(run: Run, entry: Entry, tables: Tables, key: Array) -> Run:
         now = open(run, entry, tables, key)
@@ -305,7 +306,7 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
             run = run._replace(search=run.search._replace(tried=tried._replace(epochs=epochs)))
         focused, failure = engine.end_phase(run.state, clock, own, key)
         if run.search is not None:
-            focused = choose(repeated, run.state.learner, focused)
+            focused = select(repeated, run.state.learner, focused)
         logs = run._replace(state=None)  # type: ignore[arg-type]
 
         def another_visit() -> tuple[Learner, Failure, Run]:
@@ -320,10 +321,10 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
             if candidates is not None:
                 goes_on = ~round_ends & (following.candidate == candidates.tried.scores.shape[1])
                 origin = candidates.origin, candidates.failure
-                learner, lost = choose(round_ends | goes_on, (learner, lost), origin)
-                origin = choose(round_ends, (learner, lost), origin)
+                learner, lost = select(round_ends | goes_on, (learner, lost), origin)
+                origin = select(round_ends, (learner, lost), origin)
                 candidates = candidates._replace(origin=origin[0], failure=origin[1])
-                blank = choose(goes_on, visit.log, blank)
+                blank = select(goes_on, visit.log, blank)
             learner, candidates = begin_visit(learner, candidates, following, tables, key)
             return learner, lost, logs._replace(visit=blank, search=candidates, visits=visits, evaluation=evaluation)
 
@@ -361,7 +362,7 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
 
         found = lax.cond(asked, evaluate, lambda: row)
         failure = earlier(visit.failure, lost_logits(found, clock, asked, tables))
-        evaluation = put(run.evaluation, choose(failure.round < 0, found, row), entry.round)
+        evaluation = put(run.evaluation, select(failure.round < 0, found, row), entry.round)
         return failure, put(run.visits, visit.log, entry.round), evaluation
 
     def rest(run: Run) -> Learner:
@@ -374,23 +375,3 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         return lax.map(of, jax.tree.map(lambda *leaves: jnp.stack(leaves), *pair))
 
     return Programs(start, epoch, open, steps, close, observe, turn, rest, compare_with_past)
-
-
-def pick(tree: Tree, index: Array) -> Tree:
-    """The entry `index` of a tree whose leaves have a leading axis."""
-    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(jnp.asarray(leaf), index, keepdims=False), tree)
-
-
-def put(tree: Tree, value: Tree, *index: Array) -> Tree:
-    """A tree with one entry, at an index of its first axes, replaced."""
-
-    def one(leaf: Array, new: Array) -> Array:
-        places = (*index, *[jnp.int32(0)] * (leaf.ndim - len(index)))
-        return lax.dynamic_update_slice(leaf, new.reshape(*[1] * len(index), *new.shape), places)
-
-    return jax.tree.map(one, tree, value)
-
-
-def choose(condition: Array, one: Tree, other: Tree) -> Tree:
-    """One tree where a scalar condition holds, else the other."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)

@@ -21,12 +21,13 @@ from cljax.training.bounds import settle
 from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, raise_failure
 from cljax.training.engine import changing, make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
-from cljax.training.loop import Entry, agenda, choose, make_programs, pick, span_of
+from cljax.training.loop import Entry, agenda, make_programs, span_of
 from cljax.training.loop import Run as State
 from cljax.training.search import Tried
 from cljax.training.start import Past, Start
 from cljax.training.state import EpochLog, Failure, Origin, Settings, debugging, origin, reveal
 from cljax.training.step import TrainStep
+from cljax.trees import pick, select
 from cljax.types import Array, Learner, Method, Stream, Tables
 
 
@@ -238,7 +239,7 @@ def make_run(
 
         def one(place: Array, run: State) -> State:
             entry = pick(entries, place)
-            following = choose(place + 1 < places[1], pick(entries, place + 1), end)
+            following = select(place + 1 < places[1], pick(entries, place + 1), end)
             return programs.turn(train(run, entry, tables, key, size), entry, following, tables, key)
 
         last: State = lax.fori_loop(places[0], places[1], one, start)

@@ -13,6 +13,7 @@ import numpy as np
 from cljax.augmentation import Augment
 from cljax.numbers import FLOAT32
 from cljax.text import brief
+from cljax.trees import select
 from cljax.types import Array, HostArray, Method, Network, Schedule, Stream, Tree
 
 
@@ -161,7 +162,7 @@ def no_failure() -> Failure:
 
 def earlier(first: Failure, second: Failure) -> Failure:
     """The first failure, or the second where there is no first."""
-    return jax.tree.map(lambda one, other: jnp.where(first.round >= 0, one, other), first, second)
+    return select(first.round >= 0, first, second)
 
 
 @brief

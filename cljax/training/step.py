@@ -12,6 +12,7 @@ from jax import lax
 
 from cljax import task_params, transforms
 from cljax.numbers import check_kind, check_shape, show
+from cljax.trees import pick
 from cljax.types import Array, Batch, Clock, Learner, Memory, Method, Sizes, Tables, Tree
 
 BUILT = "one of cljax.methods, built, such as methods.finetune(network)"
@@ -137,7 +138,7 @@ def init_shapes(method: Method) -> tuple[Tree, Tree, Tree, Tree]:
 def phase_learning_rate(method: Method, clock: Clock) -> Array:
     """The learning-rate factor of the current phase, a float32 scalar."""
     factors = [jnp.asarray(phase.learning_rate(clock), jnp.float32) for phase in method.phases]
-    return jnp.stack(factors)[clock.phase] if len(factors) > 1 else factors[0]
+    return pick(jnp.stack(factors), clock.phase) if len(factors) > 1 else factors[0]
 
 
 class TrainStep:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from cljax.training.state import Patience, PhaseState
+from cljax.trees import select
 from cljax.types import Array, Learner, Tree
 
 
@@ -17,14 +17,13 @@ def snapshot(learner: Learner) -> dict[str, Tree]:
 def wait(state: PhaseState, loss: Array, learning_rate: Array, stopping: Patience) -> PhaseState:
     """The patience schedule, after an epoch with this validation loss at this undiminished rate."""
     improved = loss < state.best_loss
-    best = jax.tree.map(lambda new, old: jnp.where(improved, new, old), snapshot(state.learner), state.best)
+    best = select(improved, snapshot(state.learner), state.best)
     patience = jnp.where(improved, jnp.int32(stopping.patience), state.patience - 1)
     drop = patience <= 0
     factor = jnp.where(drop, state.factor / stopping.factor, state.factor)
     learner = state.learner
     if stopping.restore_at_drop:
-        restored = learner._replace(**best)
-        learner = jax.tree.map(lambda new, old: jnp.where(drop, new, old), restored, learner)
+        learner = select(drop, learner._replace(**best), learner)
     return state._replace(
         learner=learner,
         best=best,

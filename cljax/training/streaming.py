@@ -34,6 +34,7 @@ from cljax.training.loop import Entry, Programs, Run
 from cljax.training.programs import Program
 from cljax.training.start import Start
 from cljax.training.state import Settings
+from cljax.trees import pick
 from cljax.types import Array, HostArray, Learner, Table, Tables
 
 STEPS, BYTES = 8, 2**23
@@ -50,7 +51,7 @@ class Chunk(NamedTuple):
 
     def of_step(self, index: Array) -> Given:
         """The examples of a step."""
-        return Given(jax.lax.dynamic_index_in_dim(self.inputs, index - self.first, keepdims=False))
+        return Given(pick(self.inputs, index - self.first))
 
 
 class Given(NamedTuple):
