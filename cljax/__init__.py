@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cljax import text as text
     from cljax import training as training
     from cljax import transforms as transforms
+    from cljax import trees as trees
     from cljax import tucker as tucker
     from cljax import types as types
 
@@ -73,6 +74,7 @@ __all__ = [
     "text",
     "training",
     "transforms",
+    "trees",
     "tucker",
     "types",
 ]

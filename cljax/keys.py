@@ -2,6 +2,7 @@
 
 They are threefry keys, hashed counter by counter as JAX does by default (`jax_threefry_partitionable`): the same bits,
 with any `jax_default_prng_impl`, on any device, and for seeds side by side under `vmap` as for seeds in turn.
+`jax.random.poisson` refuses them: it takes JAX's own.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ def _places(shape: tuple[int, ...]) -> Array:
     return lax.iota(jnp.uint32, size).reshape(shape)
 
 
+def _by_loop(key: Array, low: Array) -> tuple[Array, Array]:
+    """By JAX's loop, where numbers have many users: rounds that are written out are compiled into each of them."""
+    return tuple(threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(low), low))
+
+
 def _split(key: Array, shape: tuple[int, ...]) -> Array:
-    """By JAX's loop: a key has several users, and rounds without one are compiled into each of them."""
-    low = _places(shape)
-    return jnp.stack(threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(low), low), axis=-1)
+    return jnp.stack(_by_loop(key, _places(shape)), axis=-1)
 
 
 @jax.jit
@@ -53,7 +57,8 @@ def _threefry(key: Array, low: Array) -> tuple[Array, Array]:
 
 
 def _random_bits(key: Array, width: int, shape: tuple[int, ...]) -> Array:
-    first, second = _threefry(key, _places(shape))
+    hashed = _by_loop if width == 8 else _threefry  # as float8, the other did not compile in a minute (jaxlib 0.12)
+    first, second = hashed(key, _places(shape))
     if width == 64:
         return (first.astype(jnp.uint64) << jnp.uint64(32)) | second.astype(jnp.uint64)
     return (first ^ second).astype({8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32}[width])

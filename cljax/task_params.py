@@ -280,7 +280,10 @@ def focus_tree(tree: Tree, task: Array, rows: Rows) -> Tree:
     """
 
     def row(path: str, leaf: Array) -> Array:
-        return pick(leaf, task) if is_focused(path, rows) else leaf
+        if not is_focused(path, rows):
+            return leaf
+        check_task(task, leaf.shape[0])
+        return pick(leaf, task)
 
     return map_leaves(row, tree)
 
@@ -335,7 +338,10 @@ def merge_row(tree: Tree, stacks: Tree, task: Array) -> Tree:
     """
 
     def own(stack: Array | None, leaf: Array) -> Array:
-        return leaf if stack is None else put(stack, leaf, task)
+        if stack is None:
+            return leaf
+        check_task(task, stack.shape[0])
+        return put(stack, leaf, task)
 
     return jax.tree.map(own, stacks, tree, is_leaf=lambda leaf: leaf is None)
 

@@ -18,28 +18,34 @@ def pick(tree: Tree, index: Array) -> Tree:
     """The entry `index`, from 0, of a tree whose leaves have a leading axis; the nearest one beyond its ends.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.trees import pick
       >>> pick({'a': jnp.array([[1, 2], [3, 4]])}, jnp.int32(1))['a'].tolist()
       [3, 4]
     """
+    place = jnp.asarray(index, jnp.int32)
 
     def one(leaf: Array) -> Array:
         leaf = jnp.asarray(leaf)
-        sizes, places = (1, *leaf.shape[1:]), [index, *[jnp.int32(0)] * (leaf.ndim - 1)]
+        sizes, places = (1, *leaf.shape[1:]), [place, *[jnp.int32(0)] * (leaf.ndim - 1)]
         return lax.squeeze(lax.dynamic_slice(leaf, places, sizes, allow_negative_indices=False), (0,))
 
     return jax.tree.map(one, tree)
 
 
 def put(tree: Tree, value: Tree, *index: Array) -> Tree:
-    """A tree with one entry, at an index of its first axes, from 0, replaced.
+    """A tree with one entry replaced, at an index of its first axes, from 0; the nearest one beyond their ends.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.trees import put
       >>> put({'a': jnp.zeros([2, 2])}, {'a': jnp.float32(5.0)}, jnp.int32(1), jnp.int32(0))['a'].tolist()
       [[0.0, 0.0], [5.0, 0.0]]
     """
+    first = [jnp.asarray(number, jnp.int32) for number in index]
 
     def one(leaf: Array, new: Array) -> Array:
-        places = [*index, *[jnp.int32(0)] * (leaf.ndim - len(index))]
+        places = [*first, *[jnp.int32(0)] * (leaf.ndim - len(index))]
         entry = lax.expand_dims(new, range(len(index)))
         return lax.dynamic_update_slice(leaf, entry, places, allow_negative_indices=False)
 
@@ -50,6 +56,8 @@ def select(condition: Array, one: Tree, other: Tree) -> Tree:
     """One tree where a scalar condition holds, else the other, of the same shapes and dtypes.
 
     Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.trees import select
       >>> select(jnp.bool_(False), [jnp.int32(1)], [jnp.int32(2)])
       [Array(2, dtype=int32)]
     """

@@ -28,6 +28,15 @@ def test_an_entry_is_numpy_s_with_and_without_compilation(index):
     assert bits(pick(TREE, jnp.int32(index))) == bits(jax.jit(pick)(TREE, jnp.int32(index))) == expected
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "int64"])
+def test_an_index_is_of_any_dtype(dtype):
+    with jax.enable_x64(dtype == "int64"):
+        index = np.array([2, 0], dtype)
+        picked = jax.vmap(pick, in_axes=(None, 0))(TREE, index)
+        assert bits(picked) == bits(jax.tree.map(lambda leaf: leaf[[2, 0]], TREE))
+        assert bits(put(TREE, pick(TREE, index[0]), index[0])) == bits(TREE)
+
+
 def test_entries_side_by_side_and_beyond_the_ends():
     picked = jax.vmap(pick, in_axes=(None, 0))(TREE, indices(2, 0, 2))
     assert bits(picked) == bits(jax.tree.map(lambda leaf: leaf[[2, 0, 2]], TREE))

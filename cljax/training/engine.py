@@ -31,6 +31,7 @@ from cljax.training.state import (
     Progress,
     Settings,
     earlier,
+    failure_at,
     no_failure,
     no_progress,
     unknown,
@@ -246,7 +247,7 @@ def make_engine(
         failed, leaf = progress.failed, first_not_finite((learner.params, learner.collections))
         broken = (failed >= 0) | (leaf >= 0)
         where = jnp.where(failed >= 0, failed, epoch.steps - 1), jnp.where(failed >= 0, -1, leaf)
-        here = select(broken, Failure(clock.round, clock.task, clock.phase, clock.epoch, *where), no_failure())
+        here = select(broken, failure_at(clock, *where), no_failure())
         return state._replace(failure=earlier(state.failure, here), done=state.done | broken), log
 
     def validation_loss(learner: Learner, clock: Clock, tables: Tables) -> Array:
@@ -292,8 +293,8 @@ def make_engine(
         after = method.end_phase(learner, clock, make_fold(tables, clock), visit_key(key, clock, 1))
         after = keep_signature(learner, after, f"end_phase of {method.name}")
         leaf = first_not_finite((after.params, after.collections))
-        here = Failure(clock.round, clock.task, clock.phase, clock.epoch, jnp.int32(-1), leaf)
-        return after, earlier(state.failure, select(leaf >= 0, here, no_failure()))
+        here = select(leaf >= 0, failure_at(clock, -1, leaf), no_failure())
+        return after, earlier(state.failure, here)
 
     def choose(tried: tuple[Array, Learner], clock: Clock, tables: Tables, key: Array) -> tuple[Array, Learner]:
         del key

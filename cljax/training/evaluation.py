@@ -12,7 +12,7 @@ from jax import lax
 from cljax import metrics, streams, task_params
 from cljax.numbers import check_kind
 from cljax.text import brief
-from cljax.training.state import Failure, no_failure, unknown
+from cljax.training.state import Failure, failure_at, no_failure, unknown
 from cljax.trees import pick, select
 from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables
 
@@ -179,8 +179,7 @@ def lost_logits(found: Evaluation, clock: Clock, evaluated: Array, tables: Table
     """
     visited = jnp.arange(found.accuracy.shape[0], dtype=jnp.int32) <= clock.newest
     lost = evaluated & jnp.any(visited & (jnp.asarray(tables.test.size) > 0) & jnp.isnan(found.accuracy))
-    here = Failure(clock.round, clock.task, clock.phase, clock.epoch, jnp.int32(-1), jnp.int32(-1))
-    return select(lost, here, no_failure())
+    return select(lost, failure_at(clock, -1, -1), no_failure())
 
 
 def evaluate(

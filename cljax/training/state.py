@@ -14,7 +14,7 @@ from cljax.augmentation import Augment
 from cljax.numbers import FLOAT32
 from cljax.text import brief
 from cljax.trees import select
-from cljax.types import Array, HostArray, Method, Network, Schedule, Stream, Tree
+from cljax.types import Array, Clock, HostArray, Method, Network, Schedule, Stream, Tree
 
 
 def debugging(*modes: str) -> bool:
@@ -158,6 +158,12 @@ class Failure(NamedTuple):
 def no_failure() -> Failure:
     """That of a learner that has not diverged."""
     return Failure(*[jnp.int32(-1)] * len(Failure._fields))
+
+
+def failure_at(clock: Clock, step: HostArray, leaf: HostArray) -> Failure:
+    """That of a learner that has diverged where the clock stands."""
+    found = clock.round, clock.task, clock.phase, clock.epoch, step, leaf
+    return Failure(*(jnp.asarray(value, jnp.int32) for value in found))
 
 
 def earlier(first: Failure, second: Failure) -> Failure:
