@@ -2,12 +2,10 @@
 
 A run does these to every leaf of a learner, and each operation is traced, lowered and compiled. `leaf[index]` and
 `jnp.where` are four to six operations a leaf, for they count negative indices from the end, broadcast and promote;
-these are one or two; outside of other programs, a tree is one.
+these are one or two.
 """
 
 from __future__ import annotations
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +13,7 @@ from jax import lax
 
 from cljax.types import Array, Tree
 
-_inline = functools.partial(jax.jit, inline=True)
 
-
-@_inline
 def pick(tree: Tree, index: Array) -> Tree:
     """The entry `index`, from 0, of a tree whose leaves have a leading axis; the nearest one beyond its ends.
 
@@ -38,7 +33,6 @@ def pick(tree: Tree, index: Array) -> Tree:
     return jax.tree.map(one, tree)
 
 
-@_inline
 def put(tree: Tree, value: Tree, *index: Array) -> Tree:
     """A tree with one entry replaced, at an index of its first axes, from 0; the nearest one beyond their ends.
 
@@ -58,7 +52,6 @@ def put(tree: Tree, value: Tree, *index: Array) -> Tree:
     return jax.tree.map(one, tree, value)
 
 
-@_inline
 def select(condition: Array, one: Tree, other: Tree) -> Tree:
     """One tree where a scalar condition holds, else the other, of the same shapes and dtypes.
 

@@ -18,6 +18,10 @@ TREE = {
 OTHER = jax.tree.map(lambda leaf: leaf[::-1].copy(), TREE)
 
 
+def indices(*numbers):
+    return np.array(numbers, np.int32)
+
+
 @pytest.mark.parametrize("index", range(3))
 def test_an_entry_is_numpy_s_with_and_without_compilation(index):
     expected = bits(jax.tree.map(lambda leaf: leaf[index], TREE))
@@ -34,7 +38,7 @@ def test_an_index_is_of_any_dtype(dtype):
 
 
 def test_entries_side_by_side_and_beyond_the_ends():
-    picked = jax.vmap(pick, in_axes=(None, 0))(TREE, np.array([2, 0, 2], np.int32))
+    picked = jax.vmap(pick, in_axes=(None, 0))(TREE, indices(2, 0, 2))
     assert bits(picked) == bits(jax.tree.map(lambda leaf: leaf[[2, 0, 2]], TREE))
     assert bits([pick(TREE, jnp.int32(place)) for place in (-1, 3)]) == bits([pick(TREE, jnp.int32(p)) for p in (0, 2)])
 

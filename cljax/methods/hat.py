@@ -13,7 +13,6 @@ from cljax.methods.common import check_network, everything, forward, plain, task
 from cljax.methods.owned import check_statistics
 from cljax.numbers import flag, real
 from cljax.ownership import hard_attention
-from cljax.trees import select
 from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Sizes, Tree
 
 EMBEDDING = "task_embedding"
@@ -118,7 +117,7 @@ def hat(network: Network, *, strength: float = 0.75, max_scale: float = 400.0, b
             """The current task's gates at its scale; those of others, which a term may ask for, are settled."""
             given = params, collections, state, task, newest
             (shown, settled), (_, soft) = view(*given), view(*given, scale)
-            return shown, select(task == clock.task, soft, settled)
+            return shown, jax.tree.map(lambda now, then: jnp.where(task == clock.task, now, then), soft, settled)
 
         output = forward(network, annealed, params, learner, clock, batch.inputs, key=key)
         own = task_params.focus_tree(params, clock.task, task_params.resting(learner.rows.stacked))
