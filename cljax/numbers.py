@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any, TypeGuard, get_args
 
 INT32 = 2**31 - 1
 FLOAT32 = 3.4028234663852886e38
@@ -134,6 +135,18 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether a value is a list, a tuple, a range or an array of one axis.
+
+    Example:
+      >>> import numpy as np
+      >>> from cljax.numbers import is_list
+      >>> [is_list(value) for value in ((0.5, 1), np.ones(2), np.array(0.5), 0.5, "ab")]
+      [True, True, False, False, False]
+    """
+    return isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) == 1
+
+
 def several(name: str, value: Any, such: str, *, least: int = 0, most: int = INT32) -> list[Any]:
     """The members of a list, a tuple or an array of one axis.
 
@@ -153,8 +166,7 @@ def several(name: str, value: Any, such: str, *, least: int = 0, most: int = INT
       ...
       ValueError: shares is 5, but must be several numbers, such as (5, 1).
     """
-    listed = isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) == 1
-    if not listed or not least <= len(value) <= most:
+    if not is_list(value) or not least <= len(value) <= most:
         raise ValueError(f"{name} is {show(value)}, but must be {such}.")
     return list(value)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cljax import data, streams
 from cljax.cli import main
 from cljax.cli.learned import added, kept, options_of
 from tests import conformance
+from tests.shared import bits
 
 SMALL = [
     "--hidden",
@@ -54,6 +58,8 @@ def folders(tmp_path_factory):
         place / "first",
         "--add-task",
         place / "late",
+        "--fraction",
+        "0.3",
         "--keep-learners",
         "--quiet",
         "--no-cache",
@@ -83,6 +89,17 @@ def test_a_run_goes_on_with_a_task_that_nobody_had_planned(folders):
     np.testing.assert_array_equal(new.params["dense_0"]["kernel"], old.params["dense_0"]["kernel"])
 
 
+def test_images_are_standardised_as_they_were_whatever_part_of_them_is_read(folders):
+    """By the first seed's numbers, as the one network of all seeds has been trained."""
+    stream = streams.split(data.load("digits"), tasks=2, class_order=range(4), seed=3, validation=0.1)
+    runs = [kept(str(folders / name), "freezing", seed) for name in ("first", "second") for seed in (3, 4)]
+    assert {(run.stream.mean, run.stream.std) for run in runs} == {(stream.mean, stream.std)}
+    images = stream.tables.examples[:9]
+    for first, second in zip(runs[:2], runs[2:], strict=True):
+        old, new = (run.method.predict(run.learner, images, 1)[:, :2] for run in (first, second))
+        assert bits(old) == bits(new)
+
+
 def test_what_was_added_before_stays(folders):
     options = options_of(str(folders / "second"))
     assert added(options) == (str(folders / "late"),)
@@ -109,6 +126,8 @@ def test_predict_prints_the_classes_of_a_task(folders, capsys):
         (("predict", "second", "IMAGE"), "Which task? Give --task and its number: 0: 0, 1; 1: 2, 3; 2: digit 7"),
         (("predict", "second", "IMAGE", "--task", "0", "--seed", "9"), "There is no learner in"),
         (("predict", "second", "IMAGE", "--task", "0", "--method", "lwf"), "There is no learner in"),
+        (("predict", "permuted", "IMAGE", "--task", "0"), "permute the pixels, each in its own way"),
+        (("predict", "domain", "IMAGE"), "Which task? Give --task and its number: 0: 0, 1; 1: 2, 3; 2: digit 7"),
         (("predict", "second", "--task", "0"), "Of which images? Name them: cljax predict"),
         (("predict", "nowhere", "IMAGE", "--task", "0"), "has no learners. Run a method there with --keep-learners"),
         (("predict", "second", "second/config.json", "--task", "0"), "config.json"),
@@ -135,6 +154,10 @@ def test_predict_prints_the_classes_of_a_task(folders, capsys):
 )
 def test_what_cannot_be_is_told_in_a_line(folders, words, told, monkeypatch, capsys):
     monkeypatch.chdir(folders)
+    if words[1] in ("permuted", "domain"):  # a run of that scenario has kept the same
+        shutil.copytree("second", words[1])
+        path = pathlib.Path(words[1]) / "config.json"
+        path.write_text(path.read_text().replace('"scenario": "task"', f'"scenario": "{words[1]}"'))
     image = str(next((folders / "late" / "test" / "digit 8").glob("*.png")))
     assert (
         command(*(image if word == "IMAGE" else word for word in words), *(["--quiet"] if words[0] == "run" else []))

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax import methods, networks
 from cljax.numbers import real, show, whole
+from cljax.streams import division
+from cljax.training.step import init_shapes
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3), jnp.int32(3)])
@@ -56,3 +59,11 @@ def test_what_float32_takes_for_nothing_is_refused(value):
     with pytest.raises(ValueError, match=r"rate is .*, which float32 cannot tell from 0"):
         real("rate", value, least=None)
     assert real("rate", 0) == 0.0
+
+
+def test_one_number_in_an_array_is_one_number():
+    network = networks.mlp((4,), 2, hidden=(8,))
+    for make, option in ((methods.tfm, "growth"), (methods.packnet, "prune"), (methods.clnp, "l1")):
+        hyper = init_shapes(make(network, **{option: np.array(0.5)}))[3]
+        assert option in hyper
+    assert division.fractions(np.array(0.5), 2) == [0.5, 0.5]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cljax.cli.asked import Curve, constructors
-from cljax.cli.learned import check_past
+from cljax.cli.learned import check_past, standardised
 from cljax.cli.making import (
     add_tasks,
     amend,
@@ -176,7 +176,8 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
     def streams_of(head: Literal["auto", "shared", "task"]) -> list[tuple[int, Stream]]:
         chosen = dataclasses.replace(options, data=dataclasses.replace(options.data, head=head))
         made = [(seed, make_stream(dataset, chosen, seed)) for seed in seed_numbers(options.training)]
-        return [(seed, add_tasks(stream, options, seed)) for seed, stream in made]
+        made = [(seed, add_tasks(stream, options, seed)) for seed, stream in made]
+        return standardised(made, options.data.past, names[0])
 
     def fitted(kind: str, head: Literal["auto", "shared", "task"]) -> Experiment:
         seeds = streams_of(head)

@@ -143,6 +143,26 @@ def past_of(folder: str, name: str, seed: int) -> training.Past:
     return training.Past(found.learner, evaluation)
 
 
+def standardised(made: list[tuple[int, Stream]], folder: str | None, name: str) -> list[tuple[int, Stream]]:
+    """The streams of all seeds, with the mean and the standard deviation by which one network standardises all images.
+
+    They are those of the run that is gone on from, whatever part of its examples is read now; else the first seed's.
+
+    Args:
+      made: pairs of a seed and its stream.
+      folder: of the run that is gone on from, or None.
+      name: of one of its methods.
+    """
+    from cljax.files import expand
+    from cljax.storage import checkpoints
+    from cljax.storage.folders import LEARNERS
+
+    seed, first = made[0]
+    notes = {} if folder is None else checkpoints.notes(expand(folder) / LEARNERS / name / f"seed-{seed}")
+    mean, std = (tuple(notes.get(key, own)) for key, own in (("mean", first.mean), ("std", first.std)))
+    return [(number, stream._replace(mean=mean, std=std)) for number, stream in made]
+
+
 def added(options: Options) -> tuple[str, ...]:
     """The data sets that have been added, one after the other, to what a run began with: its own last.
 
@@ -218,7 +238,13 @@ def predict(command: Predict) -> int:
         raise UsageError("Of which images? Name them: cljax predict runs/first --task 2 picture.png.")
     learner, method, stream, notes = kept(command.folder, *_which(command))
     classes, names = np.asarray(stream.tables.classes), notes["names"]
-    if command.task is None and stream.scenario == "task":
+    scenario = options_of(command.folder).data.scenario
+    if scenario == "permuted":
+        raise UsageError(
+            f"The tasks of {command.folder} permute the pixels, each in its own way, and a picture is as it is: ask "
+            f"its learners from Python."
+        )
+    if command.task is None and scenario != "class":
         raise UsageError(f"Which task? Give --task and its number: {_tasks(names)}.")
     try:
         tasks = range(len(classes)) if command.task is None else [whole("--task", command.task, most=len(classes) - 1)]
@@ -243,17 +269,17 @@ def predict(command: Predict) -> int:
 def _which(command: Predict) -> tuple[str, int]:
     """The method and the seed of the learner that is asked, where the command does not say them all."""
     from cljax.files import expand
-    from cljax.storage.folders import LEARNERS
+    from cljax.storage.folders import LEARNERS, SEED
 
     place = expand(command.folder) / LEARNERS
-    names = sorted(path.name for path in place.glob("*") if any(path.glob("seed-*")))
+    numbers = lambda path: [int(own.name.removeprefix("seed-")) for own in path.glob("*") if SEED.fullmatch(own.name)]
+    names = sorted(path.name for path in place.glob("*") if numbers(path))
     if not names:
         raise UsageError(f"{command.folder} has no learners. Run a method there with --keep-learners first.")
     if command.method is None and len(names) > 1:
         raise UsageError(f"{command.folder} has learners of {', '.join(names)}: name one with --method.")
     name = command.method or names[0]
-    seeds = sorted(int(path.name.removeprefix("seed-")) for path in (place / name).glob("seed-*"))
-    return name, command.seed if command.seed is not None else next(iter(seeds), 0)
+    return name, command.seed if command.seed is not None else min(numbers(place / name), default=0)
 
 
 def _tasks(names: list[list[str]]) -> str:

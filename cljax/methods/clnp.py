@@ -6,15 +6,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from cljax import ownership, task_params
 from cljax.methods.common import check_network
 from cljax.methods.owned import Owned, check_statistics, owned
 from cljax.methods.pruning import prune_within_margin
-from cljax.numbers import real, several
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Search, Sizes, Tree
+from cljax.numbers import is_list, real, several
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Phase, Search, Tree
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 """Multiples of a layer's mean activity, among which the pruning threshold is sought."""
@@ -101,11 +100,7 @@ def clnp(
     fine_tune_factor = real("clnp's fine_tune_factor", fine_tune_factor, least=0)
     thresholds = several("clnp's thresholds", thresholds, "several numbers, such as (0.1, 1.0)")
     multiples = (0.0, *sorted(real("clnp's threshold", multiple, least=0) for multiple in thresholds))
-    base = owned("clnp", network, layout, rule="pruning")
-
-    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        *rest, _ = base.init(key, sizes)
-        return *rest, {name: jnp.float32(value) for name, value in {**strengths, "margin": margin}.items()}
+    base = owned("clnp", network, layout, rule="pruning", numbers={**strengths, "margin": margin})
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         owner, (params, collections) = learner.method_state.owner, network.init(key)
@@ -153,7 +148,6 @@ def clnp(
     offer = lambda learner, clock, scores: {name: jnp.asarray(values, jnp.float32) for name, values in offered.items()}
     tuning = Phase("fine-tune", fine_tune, lambda clock: jnp.float32(fine_tune_factor), searched=False)
     return base._replace(
-        init=init,
         begin_task=begin_task,
         adjust_gradients=adjust_gradients,
         end_phase=base.end_phase if options else end_phase,
@@ -164,7 +158,7 @@ def clnp(
 
 def _strengths(l1: float | Sequence[float], kernels: int) -> dict[str, float]:
     """L1's strengths as hyper-parameters: one for all kernels, or one each."""
-    if not isinstance(l1, Sequence | np.ndarray):
+    if not is_list(l1):
         return {"l1": real("clnp's l1", l1, least=0)}
     if len(l1) != kernels:
         raise ValueError(f"clnp's l1 has {len(l1)} numbers for {kernels} kernels (the head's last): give one, or all.")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from cljax import losses, task_params
-from cljax.numbers import check_option, real, show
+from cljax.numbers import check_option, is_list, real, show
 from cljax.trees import pick
 from cljax.types import (
     Array,
@@ -51,6 +51,7 @@ def plain(
     warm_up: float = 0.0,
     joint_phase: str = "train",
     scope: Scope = "auto",
+    numbers: Mapping[str, float] = MappingProxyType({}),
 ) -> Method:
     """Fine-tuning through a view, every field filled: the method that all others are, with a few fields replaced.
 
@@ -63,6 +64,7 @@ def plain(
       scope: which classes an example's softmax is over: of its own task, 'per_task'; of all tasks seen, 'concatenated',
         whose heads then train together, stacked. 'auto': of all tasks seen where the scenario is class-incremental and
         there is a memory of exemplars, else of its own.
+      numbers: the hyper-parameters, kept as float32 in `hyper`.
 
     Returns:
       The method.
@@ -83,7 +85,7 @@ def plain(
     phases = warm_up_phases(name, warm_up, network, joint_phase)
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        return *network.init(key), {}, {}
+        return *network.init(key), {}, {name: jnp.float32(value) for name, value in numbers.items()}
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         output = forward(network, view, params, learner, clock, batch.inputs, key=key)
@@ -304,8 +306,7 @@ def scheduled(method: str, option: str, given: float | Sequence[float], **bounds
       >>> scheduled('tfm', 'growth', (0.5, 0.25), least=0), scheduled('tfm', 'growth', 0.5)
       ({'growth_0': 0.5, 'growth_1': 0.25}, {'growth': 0.5})
     """
-    each = given if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else [given]
-    numbers = [real(f"{method}'s {option}", one, **bounds) for one in each]
+    numbers = [real(f"{method}'s {option}", one, **bounds) for one in (given if is_list(given) else [given])]
     if not numbers:
         raise ValueError(f"{method}'s {option} has no number; give one, or one for each of the first tasks.")
     names = [option] if len(numbers) == 1 else [f"{option}_{task}" for task in range(len(numbers))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
@@ -29,6 +31,7 @@ def owned(
     *,
     rule: Literal["ternary", "pruning"],
     sees: Literal["own", "older", "all"] = "older",
+    numbers: Mapping[str, float] = MappingProxyType({}),
 ) -> Method:
     """Fine-tuning of the features that a task owns, through gates that hide what later tasks own.
 
@@ -39,6 +42,7 @@ def owned(
       rule: which shared weights a task trains, see `masks.weight_mask`.
       sees: which features a task sees: its own alone; those of older tasks too, except in a layer that feeds a shared
         head; or all that are not free, whoever made them, and these it also trains.
+      numbers: the hyper-parameters, as of `plain`.
 
     Returns:
       The method, all features being free. What claims and releases them is for its hooks to say.
@@ -61,7 +65,7 @@ def owned(
             return params, ownership.apply_gates(collections, of_first(method_state.owner), 0, own=own)
         return params, ownership.apply_gates(collections, method_state.owner, task, newest=newest, own=own)
 
-    base = plain(name, network, view=view)
+    base = plain(name, network, view=view, numbers=numbers)
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         params, collections, _, hyper = base.init(key, sizes)
@@ -75,6 +79,25 @@ def owned(
         return mask, everything(learner.collections)
 
     return base._replace(init=init, update_mask=update_mask, zero_forgetting=sees != "all")
+
+
+def check_heads(name: str, layout: ownership.Layout, why: str) -> None:
+    """Checks that each task has a head of its own.
+
+    Args:
+      name: the method's.
+      layout: of `ownership.layout`.
+      why: it needs one.
+
+    Raises:
+      ValueError: tasks share it.
+    """
+    if layout.shared_head:
+        raise ValueError(
+            f"{name} needs a head for each task, {why}. Let the head belong to a task: "
+            f"network._replace(per_task=('head/kernel', 'head/bias')); or choose clnp, which can divide a shared "
+            f"head's inputs among tasks."
+        )
 
 
 def check_statistics(name: str, network: Network) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.numbers import INT32, real, several, whole
+from cljax.numbers import INT32, is_list, real, several, whole
 
 _ORDER, _VALIDATION, _FRACTION = 0, 1, 2
 
@@ -146,11 +146,7 @@ def fractions(fraction: float | Sequence[float], tasks: int) -> list[float]:
       >>> fractions(0.3, 2), fractions([1, 0.3], 2)
       ([0.3, 0.3], [1.0, 0.3])
     """
-    given: Any = (
-        fraction
-        if isinstance(fraction, Sequence | np.ndarray) and not isinstance(fraction, str)
-        else [fraction] * tasks
-    )
+    given: Any = fraction if is_list(fraction) else [fraction] * tasks
     if len(given) != tasks:
         raise ValueError(f"{len(given)} fractions were given for {tasks} tasks; give one for all tasks, or one a task.")
     return [real("The fraction of training examples", one, above=0, most=1) for one in given]
