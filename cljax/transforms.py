@@ -74,10 +74,8 @@ def with_update_mask(inner: optax.GradientTransformation) -> optax.GradientTrans
 
 def _keep_slots(old: Tree, new: Tree, params: Tree, mask: Tree) -> Tree:
     """An optimizer's new state, but its old values where they are a parameter's and that is frozen."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    found = {
-        task_params.path_name(path): (leaf, m) for (path, leaf), m in zip(leaves, jax.tree.leaves(mask), strict=True)
-    }
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True)
+    found = dict(zip(task_params.leaf_paths(params), pairs, strict=True))
 
     def keep(path: str, now: Array, before: Array) -> Array:
         parts = path.split("/")

@@ -7,7 +7,7 @@ import pytest
 
 from cljax import methods, networks, task_params
 from cljax.training import evaluation
-from cljax.types import Batch, Learner, Table, Tables, make_clock
+from cljax.types import Learner, Table, Tables, make_clock
 from tests import conformance
 
 CLASSES = np.array([[True, True, False], [True, True, True]])
@@ -97,65 +97,37 @@ def test_a_logit_that_is_no_number_is_no_accuracy(scenario, task, example, outpu
     assert np.isnan(result.task_il_accuracy).tolist() == [lost, False]
 
 
-def add(logits, labels, weights, *, task=0, scenario="task", classes=None, single_label=None, first=0, start=None):
-    logits = jnp.asarray(logits, jnp.float32)
+def of_task(logits, labels, *, task=0, scenario="task", classes=None, single_label=None):
+    """The evaluation of a task that all examples are of."""
+    logits = np.asarray(logits, np.float32)
     classes = np.ones((len(logits), logits.shape[-1]), bool) if classes is None else classes
-    size = logits.shape[1]
-    batch = Batch(
-        jnp.arange(size, dtype=jnp.int32)[:, None],
-        jnp.asarray(labels),
-        jnp.full(size, task, jnp.int32),
-        jnp.arange(size, dtype=jnp.int32),
-        jnp.asarray(weights, jnp.float32),
+    sizes = [logits.shape[1] * (number == task) for number in range(len(logits))]
+    given = tables(np.asarray(labels), sizes)._replace(classes=classes, single_label=single_label)
+    evaluate = lambda given: evaluation.evaluate_task(
+        told(logits), learner(), given, jnp.int32(task), scenario=scenario, batch_size=2
     )
-    answers = evaluation.no_answers() if start is None else start
-
-    def compiled(logits, tables, batch, answers):
-        return evaluation.add_batch(
-            told(logits),
-            learner(),
-            tables,
-            jnp.int32(task),
-            answers,
-            batch,
-            scenario=scenario,
-            newest=jnp.int32(1),
-            first=jnp.int32(first),
-        )
-
-    given = tables()._replace(classes=classes, single_label=single_label)
-    return jax.jit(compiled)(logits, given, batch, answers)
+    return jax.jit(evaluate)(given)
 
 
 def test_five_of_seven_logits_count():
     ranked = np.arange(7.0)[None, None].repeat(3, 1)  # the largest is the last
-    assert [leaf.dtype.name for leaf in evaluation.no_answers()] == ["float32"] * 3 + ["uint32"]
-    right, aware, top5, fingerprint = add(ranked, np.array([6, 2, 1]), [1, 1, 1])
-    assert (float(right), float(aware), float(top5)) == (1, 1, 2)
-    assert int(fingerprint) == printed(ranked[0])
-
-
-def test_answers_add_up_and_surplus_examples_have_no_part():
-    logits, labels = [[[0.0, 1.0], [1.0, 0.0]]], np.array([1, 0])
-    begun = (jnp.float32(10), jnp.float32(20), jnp.float32(30), jnp.uint32(40))
-    right, aware, top5, fingerprint = add(logits, labels, [1, 0], first=3, start=begun)
-    assert (float(right), float(aware), float(top5)) == (11, 21, 31)
-    assert int(fingerprint) == (40 + printed([[0.0, 1.0]], first=3)) % 2**32
+    result = of_task(ranked, [6, 2, 1])
+    np.testing.assert_allclose([result.accuracy, result.task_il_accuracy, result.top5], [1 / 3, 1 / 3, 2 / 3])
+    assert int(result.fingerprint) == printed(ranked[0])
 
 
 def test_several_labels_of_an_example_stand_at_its_task():
     logits = [[[-1.0, 1.0, 9.0]], [[-1.0, 1.0, -1.0]]]
-    right, aware, *_ = add(logits, np.array([[0.0, 1.0, 0.0]], np.float32), [1], scenario="class", classes=CLASSES)
-    np.testing.assert_allclose([right, aware], [4 / 5, 1])
+    result = of_task(logits, np.array([[0.0, 1.0, 0.0]], np.float32), scenario="class", classes=CLASSES)
+    np.testing.assert_allclose([result.accuracy, result.task_il_accuracy], [4 / 5, 1])
     labels = np.array([[1.0, 0.0, 0.0]], np.float32)
-    right, aware, *_ = add(logits, labels, [1], task=1, scenario="class", classes=CLASSES)
-    np.testing.assert_allclose([right, aware], [(1 + 0 + 0 + 0 + 1) / 5, 1 / 3])
+    result = of_task(logits, labels, task=1, scenario="class", classes=CLASSES)
+    np.testing.assert_allclose([result.accuracy, result.task_il_accuracy], [(1 + 0 + 0 + 0 + 1) / 5, 1 / 3])
     one_hot = np.array([[0.0, 1.0, 0.0]], np.float32)
-    kinds = jnp.array([True, False])
-    right, aware, *_ = add(logits, one_hot, [1], scenario="class", classes=CLASSES, single_label=kinds)
-    np.testing.assert_allclose([right, aware], [1, 1])
-    right, *_ = add(logits, one_hot, [1], classes=CLASSES, single_label=~kinds, task=1)
-    assert float(right) == 1
+    kinds = np.array([True, False])
+    result = of_task(logits, one_hot, scenario="class", classes=CLASSES, single_label=kinds)
+    np.testing.assert_allclose([result.accuracy, result.task_il_accuracy], [1, 1])
+    assert float(of_task(logits, one_hot, classes=CLASSES, single_label=~kinds, task=1).accuracy) == 1
 
 
 def test_batches_that_cover_so_many_examples():

@@ -69,7 +69,7 @@ def test_two_processes_find_what_one_finds(tmp_path, monkeypatch):
 def test_fingerprints_before_a_checkpoint_of_other_devices():
     """Made equal to later ones where bits are kept; of tasks visited since, those of the first evaluation after."""
     schedule = streams.visits(((0, 1), (1, 1), (2, 1), (3, 1)))
-    driven = driver.Driven(None, schedule, None, driver.Seeds([0], np.zeros(1), NOTHING, None), (0, 4), 0, 0, 1)
+    driven = driver.Driven(None, schedule, None, driver.Seeds([0], np.zeros(1), NOTHING, None), (0, 4), [], 0, 0, 1)
     found = np.arange(1, 17, dtype=np.uint32).reshape(1, 4, 4)
     pair = np.array([[[7, 7, 7, 7], [7, 8, 7, 8]]], np.uint32)
     after = driven._joined(found, 2, 4, pair)

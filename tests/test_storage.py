@@ -23,7 +23,7 @@ from flax.training import train_state
 
 from cljax import cli, methods, networks, training
 from cljax.storage import checkpoints, stored, trained
-from cljax.training import driver
+from cljax.training.programs import Watch
 from cljax.training.resume import Keeper
 
 LIKE = {"x": np.zeros(3, np.float32)}
@@ -411,7 +411,7 @@ def test_a_parameter_called_value_keeps_its_name():
 @pytest.mark.parametrize("notes", [{"place": -1}, {"place": 4}, {"place": 1.5}, {"place": None}, {"seconds": -1.0}])
 def test_a_place_where_a_run_never_stands_is_refused(notes, tmp_path):
     keeper = Keeper(checkpoints.Saving(tmp_path), 0, lambda: {"computation": 1, "examples": 2, "division": 3})
-    watch = driver.Watch(types.SimpleNamespace(seconds=0.0))
+    watch = Watch(types.SimpleNamespace(seconds=0.0))
     keeper.offer(0, LIKE, watch, ended=False)
     assert keeper.take_up(LIKE, watch, 4) is None
     whole = {"run": {"computation": 1, "examples": 2, "division": 3}, "place": 3, "seconds": 5.0}

@@ -15,6 +15,13 @@ from cljax.storage import old_names
 if TYPE_CHECKING:
     from cljax.types import Method
 
+LATER = {
+    "data": ("first_classes",),
+    "training": ("memory", "memory_selection", "tune", "milestones", "cosine"),
+    "network": ("width", "precision"),
+}
+"""What a configuration has only where it is not the default: runs that were begun before there was such an option."""
+
 
 class Curve(NamedTuple):
     """A method and the values of one of its numbers, driven together; without a parameter the method as it is."""
@@ -139,19 +146,10 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
         del parts["training"][name]
     if options.data.past is None:  # likewise, and before one could go on
         del parts["data"]["past"], parts["data"]["add_task"]
-    if not options.training.memory:  # as runs have it that were begun before there was one
-        del parts["training"]["memory"]
-    if options.training.tune is None:  # likewise
-        del parts["training"]["tune"]
-    if options.network.width == 1:
-        del parts["network"]["width"]
-    if options.network.precision == "float32":
-        del parts["network"]["precision"]
-    if options.training.memory_selection == "balanced":  # likewise
-        del parts["training"]["memory_selection"]
-    for section, name in (("data", "first_classes"), ("training", "milestones"), ("training", "cosine")):
-        if not parts[section][name]:  # likewise
-            del parts[section][name]
+    for section, names in LATER.items():
+        for name in names:
+            if parts[section][name] == getattr(getattr(Options(), section), name):
+                del parts[section][name]
     parts["network"]["channels"] = options.network.blocks
     for part in parts.values():
         part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})

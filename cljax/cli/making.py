@@ -208,25 +208,22 @@ def _by_name(chosen: NetworkOptions, stream: Stream) -> Network:
         )
     per_task = () if stream.scenario == "domain" else None
     common: dict[str, Any] = {**given, "mean": stream.mean, "std": stream.std, "per_task": per_task}
-    if chosen.network not in ("mlp", "cnn"):
-        if len(shape) != 3:
-            raise UsageError(
-                f"--network {chosen.network} is for images, but the examples of {stream.name!r} have shape {shape}. "
-                f"Give --network mlp."
-            )
-        return getattr(networks, chosen.network)(shape, outputs, **common)
-    if chosen.network == "mlp":
-        return networks.mlp(shape, outputs, **common)
-    channels = [block for block in map(parse_block, chosen.blocks) if block]
-    side = 2 ** len(channels)
-    if not convolvable(chosen, shape):
+    if chosen.network not in ("mlp", "cnn") and len(shape) != 3:
         raise UsageError(
-            f"A cnn of {len(channels)} blocks halves its maps {len(channels)} times and needs images of at least "
-            f"{side}x{side} pixels, but the examples of {stream.name!r} have shape {shape}. Give fewer --channels, or "
+            f"--network {chosen.network} is for images, but the examples of {stream.name!r} have shape {shape}. Give "
             f"--network mlp."
         )
-    common |= {"channels": channels, "dense": common.pop("hidden"), "dense_dropout": chosen.dropout}
-    return networks.cnn(shape, outputs, **common)
+    if chosen.network == "cnn":
+        channels = [block for block in map(parse_block, chosen.blocks) if block]
+        side = 2 ** len(channels)
+        if not convolvable(chosen, shape):
+            raise UsageError(
+                f"A cnn of {len(channels)} blocks halves its maps {len(channels)} times and needs images of at least "
+                f"{side}x{side} pixels, but the examples of {stream.name!r} have shape {shape}. Give fewer --channels, "
+                f"or --network mlp."
+            )
+        common |= {"channels": channels, "dense": common.pop("hidden"), "dense_dropout": chosen.dropout}
+    return getattr(networks, chosen.network)(shape, outputs, **common)
 
 
 def _given(chosen: NetworkOptions) -> dict[str, Any]:

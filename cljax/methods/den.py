@@ -10,7 +10,7 @@ from jax import lax
 
 from cljax import ownership, proximal, task_params
 from cljax.methods.common import check_network
-from cljax.methods.owned import owned
+from cljax.methods.owned import check_heads, owned
 from cljax.numbers import real, whole
 from cljax.ownership import masks
 from cljax.ownership.usage import reused
@@ -124,7 +124,7 @@ def den(
         "group_lasso": real("den's group_lasso", group_lasso, least=0),
         "drift_penalty": real("den's drift_penalty", drift_penalty, least=0),
     }
-    base = owned("den", network, layout, rule="ternary")
+    base = owned("den", network, layout, rule="ternary", numbers=numbers)
 
     def shared(params: Tree) -> Tree:
         own = lambda path, leaf: None if task_params.ends_with(path, network.per_task) else leaf
@@ -137,8 +137,7 @@ def den(
         return {name: masks.learnable(leaf, clock.task) for name, leaf in learner.method_state.owner.items()}
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        params, collections, state, _ = base.init(key, sizes)
-        hyper = {name: jnp.float32(value) for name, value in numbers.items()}
+        params, collections, state, hyper = base.init(key, sizes)
         return params, collections, Stamped(state.owner, shared(params)), hyper
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
@@ -235,11 +234,7 @@ def den(
 
 
 def _check(network: Network, layout: ownership.Layout) -> None:
-    if layout.shared_head:
-        raise ValueError(
-            "den needs a head for each task, from which it finds the units that are relevant to it. Let the head "
-            "belong to a task: network._replace(per_task=('head/kernel', 'head/bias'))."
-        )
+    check_heads("den", layout, "from which it finds the units that are relevant to it")
     _, collections = network.shapes
     if layout.affines or "batch_stats" in collections:
         raise ValueError(

@@ -108,7 +108,7 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
     """
     check_network(network)
     like, collections = network.shapes
-    shapes = {path: leaf.shape for path, leaf in zip(task_params.leaf_paths(like), jax.tree.leaves(like), strict=True)}
+    shapes = {path: leaf.shape for path, leaf in task_params.by_path(like).items()}
     chosen = {path: filters.default_sizes(shape, kind=kind) for path, shape in shapes.items() if len(shape) == 4}
     if not chosen:
         raise ValueError(

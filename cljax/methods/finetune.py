@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from cljax import task_params
 from cljax.methods.common import Scope, plain
 from cljax.numbers import real
-from cljax.types import Array, Clock, Learner, Method, Network, Sizes, Tree
+from cljax.types import Clock, Learner, Method, Network, Tree
 
 
 def finetune(
@@ -42,14 +42,11 @@ def finetune(
     Reference: the baseline of Li and Hoiem, Learning without Forgetting, 2016, section 2; with
     `shared_learning_rate`, table 2(d). Their code starts it from a warm-up, of which the paper says nothing.
     """
-    base = plain("finetune", network, warm_up=warm_up, scope=scope)
     if shared_learning_rate is None:
-        return base
+        return plain("finetune", network, warm_up=warm_up, scope=scope)
     factor = real("finetune's shared_learning_rate", shared_learning_rate, least=0, most=1)
-
-    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        *rest, _ = base.init(key, sizes)
-        return *rest, {"shared_learning_rate": jnp.float32(factor)}
+    numbers = {"shared_learning_rate": factor}
+    base = plain("finetune", network, warm_up=warm_up, scope=scope, numbers=numbers)
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
         params, collections = base.update_mask(learner, clock)
@@ -57,4 +54,4 @@ def finetune(
         slow = lambda path, mask: mask if task_params.has_rows(path, learner.rows) else slower * mask
         return task_params.map_leaves(slow, params), collections
 
-    return base._replace(init=init, update_mask=update_mask)
+    return base._replace(update_mask=update_mask)

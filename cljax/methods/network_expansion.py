@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from cljax import ownership, task_params
 from cljax.methods.common import check_network, is_warm_up, warm_up_phases
-from cljax.methods.owned import Owned, check_statistics, owned
+from cljax.methods.owned import Owned, check_heads, check_statistics, owned
 from cljax.numbers import check_option, real, whole
 from cljax.ownership import masks
-from cljax.types import Array, Clock, Fold, Learner, Method, Network, Sizes, Tree
+from cljax.types import Array, Clock, Fold, Learner, Method, Network, Tree
 
 Old = Literal["frozen", "trained"]
 
@@ -65,20 +65,12 @@ def network_expansion(
     phases = warm_up_phases("network_expansion", warm_up, network)
     layout = ownership.layout("network_expansion", network)
     check_statistics("network_expansion", network)
-    if layout.shared_head:
-        raise ValueError(
-            "network_expansion needs a head for each task, for a new one is trained on old and new units. Let the head "
-            "belong to a task: network._replace(per_task=('head/kernel', 'head/bias')); or choose clnp, which can "
-            "divide a shared head's inputs among tasks."
-        )
+    check_heads("network_expansion", layout, "for a new one is trained on old and new units")
     wires = layout.wires
     gates = dict.fromkeys(wires[path].outputs for path in layout.kernels if wires[path].outputs is not None)
     growing = tuple(gates)[-layers:]
-    base = owned("network_expansion", network, layout, rule="pruning", sees="all" if old == "trained" else "older")
-
-    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        *rest, _ = base.init(key, sizes)
-        return *rest, {"growth": jnp.float32(growth)}
+    sees: Literal["all", "older"] = "all" if old == "trained" else "older"
+    base = owned("network_expansion", network, layout, rule="pruning", sees=sees, numbers={"growth": growth})
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         others, growth = learner.rows.tasks - 1, learner.hyper["growth"]
@@ -105,4 +97,4 @@ def network_expansion(
         params, collections = base.update_mask(learner, clock)
         return task_params.map_leaves(keep, params), task_params.map_leaves(keep, collections)
 
-    return base._replace(init=init, begin_task=begin_task, update_mask=update_mask, phases=phases)
+    return base._replace(begin_task=begin_task, update_mask=update_mask, phases=phases)

@@ -94,16 +94,15 @@ def packnet(
             collections = {**collections, "frozen": jax.tree.map(later, collections["frozen"])}
         return masked(params, method_state.owner, jnp.asarray(task, jnp.int32)), collections
 
-    base = plain("packnet", network, view=view)
+    base = plain("packnet", network, view=view, numbers=schedule)
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         def free(path: str, leaf: Array) -> Array | None:
             own = leaf.ndim < 2 or task_params.ends_with(path, network.per_task)
             return None if own else jnp.full(leaf.shape, masks.FREE, jnp.int32)
 
-        params, collections = network.init(key)
-        numbers = {name: jnp.float32(value) for name, value in schedule.items()}
-        return params, collections, Packed(task_params.map_leaves(free, params)), numbers
+        params, collections, _, hyper = base.init(key, sizes)
+        return params, collections, Packed(task_params.map_leaves(free, params)), hyper
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         claim = lambda own: jnp.where(own == masks.FREE, clock.task, own)

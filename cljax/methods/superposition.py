@@ -56,14 +56,8 @@ def superposition(network: Network) -> Method:
     check_network(network)
     like, _ = network.shapes
 
-    def is_bound(path: str, leaf: Array) -> bool:
-        return leaf.ndim > 1 and not task_params.ends_with(path, network.per_task)
-
-    bound = [
-        path
-        for path, leaf in zip(task_params.leaf_paths(like), jax.tree.leaves(like), strict=True)
-        if is_bound(path, leaf)
-    ]
+    own = lambda path: task_params.ends_with(path, network.per_task)
+    bound = [path for path, leaf in task_params.by_path(like).items() if leaf.ndim > 1 and not own(path)]
     if not bound:
         raise ValueError(
             "superposition gives a context to every kernel that tasks share, but in this network they share none. Give "

@@ -58,11 +58,7 @@ def tensor_factorization(network: Network, *, ranks: float | Mapping[str, Sequen
     """
     check_network(network)
     like, collections = network.shapes
-    kernels = {
-        path: leaf.shape
-        for path, leaf in zip(task_params.leaf_paths(like), jax.tree.leaves(like), strict=True)
-        if leaf.ndim == 4
-    }
+    kernels = {path: leaf.shape for path, leaf in task_params.by_path(like).items() if leaf.ndim == 4}
     if not kernels:
         raise ValueError(
             "tensor_factorization factorises convolution kernels, but this network has none (no leaf of rank 4 in its "

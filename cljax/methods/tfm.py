@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from cljax import ownership, task_params
 from cljax.methods.common import check_network, number_of_task, scheduled
-from cljax.methods.owned import owned
+from cljax.methods.owned import check_heads, owned
 from cljax.numbers import check_option, flag, real, several, show
-from cljax.types import Array, Clock, Fold, Learner, Method, Network, Search, Sizes, Tree
+from cljax.types import Array, Clock, Fold, Learner, Method, Network, Search, Tree
 
 Connections = Literal["ternary", "into_new", "binary"]
 
@@ -101,11 +101,8 @@ def tfm(
     own = layout.affines if feature_normalization else ()
     made_for = network._replace(per_task=tuple(dict.fromkeys((*network.per_task, *own))))
     rule: Literal["ternary", "pruning"] = "pruning" if connections == "into_new" else "ternary"
-    base = owned("tfm", made_for, layout, rule=rule, sees="own" if connections == "binary" else "older")
-
-    def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
-        *rest, _ = base.init(key, sizes)
-        return *rest, {name: jnp.float32(value) for name, value in {**schedule, "margin": margin}.items()}
+    sees: Literal["own", "older"] = "own" if connections == "binary" else "older"
+    base = owned("tfm", made_for, layout, rule=rule, sees=sees, numbers={**schedule, "margin": margin})
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         part = number_of_task(learner.hyper, schedule, clock.task)
@@ -133,16 +130,11 @@ def tfm(
         return jnp.argmax(within).astype(jnp.int32), learners
 
     search = Search(offer, choose, len(options)) if options else None
-    return base._replace(init=init, begin_task=begin_task, update_mask=update_mask, search=search, network=network)
+    return base._replace(begin_task=begin_task, update_mask=update_mask, search=search, network=network)
 
 
 def _check(network: Network, layout: ownership.Layout) -> None:
-    if layout.shared_head:
-        raise ValueError(
-            "tfm needs a head for each task, for new features would change the logits of a shared one. Let the head "
-            "belong to a task: network._replace(per_task=('head/kernel', 'head/bias')); or choose clnp, which can "
-            "divide a shared head's inputs among tasks."
-        )
+    check_heads("tfm", layout, "for new features would change the logits of a shared one")
     _, collections = network.shapes
     if "batch_stats" in collections:
         raise ValueError(

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from cljax.networks.convolution import Padding, max_pool
-from cljax.networks.layers import Convolution, Normalization, activate, make_norm
+from cljax.networks.layers import Convolution, Cut, Normalization, activate, make_norm
 from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
 from cljax.numbers import real
 from cljax.types import Network
@@ -25,7 +25,7 @@ CONVOLUTIONS: tuple[tuple[int, int, int, Padding, bool], ...] = (
 DENSE = (4096, 4096)
 
 
-class _AlexNet(nn.Module):
+class _AlexNet(Cut):
     outputs: int
     channels: tuple[int, ...]
     dense_features: tuple[int, ...]
@@ -66,10 +66,6 @@ class _AlexNet(nn.Module):
             activations[name] = features
             values = self.drop(features, deterministic=not train)
         return (self.head(values), features), activations
-
-    def __call__(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
-        maps, _ = self.encode(inputs, gates, frozen, train=train)
-        return self.decode(maps, gates, frozen, train=train)
 
 
 def alexnet(

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cljax.networks.layers import Convolution, Normalization, activate, make_norm
+from cljax.networks.layers import Convolution, Cut, Normalization, activate, make_norm
 from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
 from cljax.numbers import real
 from cljax.types import Network
@@ -17,7 +17,7 @@ LAYERS = ((128, 1, "SAME"), (256, 2, "VALID"), (512, 1, "VALID"), (1024, 2, "SAM
 """Features, stride and padding of the 3x3 convolutions before the head's."""
 
 
-class _Wide(nn.Module):
+class _Wide(Cut):
     outputs: int
     channels: tuple[int, ...]
     normalization: Normalization
@@ -43,10 +43,6 @@ class _Wide(nn.Module):
         means = [maps[:, y : y + height, x : x + width].mean((1, 2)) for y in range(3) for x in range(3)]
         features = jnp.concatenate(means, axis=1)
         return (self.head(features), features), {}
-
-    def __call__(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
-        maps, _ = self.encode(inputs, gates, frozen, train=train)
-        return self.decode(maps, gates, frozen, train=train)
 
 
 def clnp_wide(

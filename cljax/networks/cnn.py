@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from cljax.networks.convolution import Padding, convolve, max_pool
 from cljax.networks.layers import (
     Convolution,
+    Cut,
     Initializer,
     Normalization,
     activate,
@@ -41,7 +42,7 @@ class Pool(NamedTuple):
     padding: Padding = "VALID"
 
 
-class _CNN(nn.Module):
+class _CNN(Cut):
     outputs: int
     channels: tuple[tuple[int, ...], ...]
     windows: tuple[int, ...]
@@ -94,10 +95,6 @@ class _CNN(nn.Module):
             activations[name] = features
             values = self.dense_drop(features, deterministic=not train)
         return (self.head(values), features), activations
-
-    def __call__(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
-        maps, _ = self.encode(inputs, gates, frozen, train=train)
-        return self.decode(maps, gates, frozen, train=train)
 
 
 def cnn(

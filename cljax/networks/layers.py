@@ -1,6 +1,6 @@
 """Layers whose state and gates are explicit: convolution, normalisation, and the unit that a gate closes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
@@ -16,6 +16,15 @@ Initializer = Callable[..., Array]
 Normalization = Literal["batch", "feature"] | None
 
 default_kernel_init = nn.initializers.lecun_normal()
+
+
+class Cut(nn.Module):
+    """A network that is cut in two at its last maps: `encode`, then `decode`, as `linen.make_network` asks."""
+
+    def __call__(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
+        """The logits, the features and what `decode` has activated."""
+        maps, _ = self.encode(inputs, gates, frozen, train=train)
+        return self.decode(maps, gates, frozen, train=train)
 
 
 class Convolution(nn.Module):

@@ -6,14 +6,14 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from cljax.networks.layers import Normalization, activate, make_norm
+from cljax.networks.layers import Cut, Normalization, activate, make_norm
 from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
 from cljax.types import Network
 
 Array = jax.Array
 
 
-class _MLP(nn.Module):
+class _MLP(Cut):
     outputs: int
     hidden: tuple[int, ...]
     normalization: Normalization
@@ -41,10 +41,6 @@ class _MLP(nn.Module):
     def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
         del gates, frozen
         return (self.head(self.drop(maps, deterministic=not train)), maps), {}
-
-    def __call__(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
-        maps, _ = self.encode(inputs, gates, frozen, train=train)
-        return self.decode(maps, gates, frozen, train=train)
 
 
 def mlp(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cljax.networks.convolution import max_pool
 from cljax.networks.layers import (
     Convolution,
+    Cut,
     Initializer,
     Normalization,
     activate,
@@ -96,7 +97,7 @@ def _convolution(
     return Convolution(features, window, stride, ((window // 2,) * 2,) * 2, normalization is None, init)
 
 
-class _ResNet(nn.Module):
+class _ResNet(Cut):
     outputs: int
     stem_features: int
     stem_kind: Stem
@@ -132,10 +133,6 @@ class _ResNet(nn.Module):
         del gates, frozen, train
         features = jnp.mean(maps, axis=(1, 2))
         return (self.head(features), features), {}
-
-    def __call__(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
-        maps, _ = self.encode(inputs, gates, frozen, train=train)
-        return self.decode(maps, gates, frozen, train=train)
 
 
 def resnet(

@@ -67,9 +67,7 @@ def layout(name: str, network: Network) -> Layout:
       (('dense_0/kernel', 'head/kernel'), ('norm_0/scale', 'norm_0/bias'), None)
     """
     params, collections = network.shapes
-    shapes = {
-        path: leaf.shape for path, leaf in zip(task_params.leaf_paths(params), jax.tree.leaves(params), strict=True)
-    }
+    shapes = {path: leaf.shape for path, leaf in task_params.by_path(params).items()}
     wires = {wire.path: wire for wire in network.wiring}
     if not wires or "gates" not in collections:
         raise ValueError(
@@ -312,9 +310,7 @@ def _replace(params: Tree, values: Tree, where: Callable[[str], Array | None]) -
         mask = where(path)
         return leaf if mask is None else jnp.where(shaped(leaf, mask), value.astype(leaf.dtype), leaf)
 
-    return jax.tree_util.tree_map_with_path(
-        lambda path, *both: choose(task_params.path_name(path), *both), params, values
-    )
+    return task_params.map_leaves(choose, params, values)
 
 
 def cut_interference(

@@ -36,22 +36,18 @@ def draw(section: Section) -> Iterator[Drawing]:
 
 
 def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
-    said = "; ".join(f"{label(run)} {interval(summarise(run)['average_accuracy'])}" for run in runs)
-    words = f"Average accuracy of each method in percent, with 95% intervals over seeds: {said}."
+    said = lambda metric: "; ".join(f"{label(run)} {interval(summarise(run)[metric])}" for run in runs)
+    words = f"Average accuracy of each method in percent, with 95% intervals over seeds: {said('average_accuracy')}."
     yield Drawing("average_accuracy", "", words, _figure(plots.comparison(runs)))
     if runs[0]["scenario"] == "class":
-        said = "; ".join(f"{label(run)} {interval(summarise(run)['task_il_accuracy'])}" for run in runs)
-        words = f"Average accuracy when the task is told, in percent, with 95% intervals: {said}."
+        words = f"Average accuracy when the task is told, in percent, with 95% intervals: {said('task_il_accuracy')}."
         yield Drawing("task_il_accuracy", "", words, _figure(plots.comparison(runs, metric="task_il_accuracy")))
     if len(runs[0]["accuracy"][0]) > 1:
-        said = "; ".join(f"{label(run)} {interval(summarise(run)['average_incremental_accuracy'])}" for run in runs)
-        words = (
-            f"Accuracy on the tasks seen so far, after each task, a line a method: over the tasks its mean is {said}."
-        )
+        words = "Accuracy on the tasks seen so far, after each task, a line a method: over the tasks its mean is "
+        words += f"{said('average_incremental_accuracy')}."
         yield Drawing("seen_accuracy", "", words, _figure(plots.seen_accuracy(runs)))
-        said = "; ".join(f"{label(run)} {interval(summarise(run)['forgetting'])}" for run in runs)
         both = ", with intervals both ways" if len(runs) <= plots.CROWD else ""
-        words = f"Average accuracy against forgetting{both}: forgetting in percent is {said}."
+        words = f"Average accuracy against forgetting{both}: forgetting in percent is {said('forgetting')}."
         yield Drawing("accuracy_against_forgetting", "", words, _figure(plots.accuracy_against_forgetting(runs)))
     has = lambda kind: [len(learning_curve(run, kind)[0]) > 0 for run in runs]
     if not (any(has("loss")) or all(has("curves")) or all(has("validation_accuracy"))):

@@ -44,23 +44,11 @@ def accuracy_matrix(result: Any, ax: Axes | None = None, *, task_il_accuracy: bo
       >>> [text.get_text() for text in ax.texts]
       ['87.5', '25.0', '50.0', '75.0']
     """
-    from matplotlib import colormaps
-    from matplotlib.ticker import MaxNLocator
-
     run = one(result)
     values = 100 * known_mean_and_interval(_floats(run["task_il_accuracy" if task_il_accuracy else "accuracy"])).mean
-    count = len(values)
-    ax = frame.axes(ax, (5.2, 4.4)) if count <= 12 else frame.axes(ax, (7.6, 6.6))
-    colours = colormaps["cividis"].with_extremes(bad=(0.5, 0.5, 0.5, 0.25))
-    edge = count + 0.5
-    image = ax.imshow(values, cmap=colours, vmin=0, vmax=100, extent=(0.5, edge, edge, 0.5), interpolation="nearest")
+    ax, count = _squares(ax, values, "accuracy (%)"), len(values)
     stairs = np.arange(count + 1) + 0.5
     ax.step(stairs, stairs, where="post", color="#ffffff", linewidth=1.5 if count <= 30 else 0.6)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
-    ax.set_xlim(0.5, edge)
-    ax.set_ylim(edge, 0.5)
-    ax.figure.colorbar(image, ax=ax, label="accuracy (%)", shrink=0.85)
     what = "task-IL accuracy" if task_il_accuracy else "accuracy"
     frame.dress(ax, f"{label(run)}: {what} on each task (%)", "on task", "after task", grid="")
     frame.write(ax, values)
@@ -85,23 +73,15 @@ def confusion_matrix(counts: Any, classes: Any, ax: Axes | None = None, *, title
       >>> [text.get_text() for text in ax.texts]
       ['25.0', '75.0', '0.0', '100.0']
     """
-    from matplotlib import colormaps
-
     there = np.asarray(classes, bool)
     kept = np.flatnonzero(there.ravel())
     found = np.asarray(counts, np.float64)[np.ix_(kept, kept)]
     whole, count = found.sum(axis=1, keepdims=True), len(kept)
     values = np.divide(100 * found, whole, out=np.full(found.shape, np.nan), where=whole > 0)
-    ax, edge = frame.axes(ax, (5.2, 4.4) if count <= 12 else (7.6, 6.6)), count + 0.5
-    colours = colormaps["cividis"].with_extremes(bad=(0.5, 0.5, 0.5, 0.25))
-    image = ax.imshow(values, cmap=colours, vmin=0, vmax=100, extent=(0.5, edge, edge, 0.5), interpolation="nearest")
+    ax = _squares(ax, values, "examples of the class (%)")
     for end in there.sum(axis=1).cumsum()[:-1] + 0.5:
         for line in (ax.axhline, ax.axvline):
             line(end, color="#ffffff", linewidth=1.0 if count <= 30 else 0.5)
-    ax.figure.colorbar(image, ax=ax, label="examples of the class (%)", shrink=0.85)
-    frame.whole(ax, "x", 1, count)
-    frame.whole(ax, "y", 1, count)
-    ax.invert_yaxis()
     words = "classes in the order of the tasks (%)"
     frame.dress(ax, f"{title}: {words}" if title else words.capitalize(), "taken for", "class", grid="")
     frame.write(ax, values)
@@ -442,6 +422,21 @@ def attention(result: Any, ax: Axes | None = None) -> Axes:
     ax.tick_params(length=0)
     frame.dress(ax, f"{label(run)}: where the network looks", "after task", "", grid="")
     ax.spines[:].set_visible(False)
+    return ax
+
+
+def _squares(ax: Axes | None, values: np.ndarray, what: str) -> Axes:
+    """A square matrix of percentages in colours, with what they stand for."""
+    from matplotlib import colormaps
+
+    count = len(values)
+    ax = frame.axes(ax, (5.2, 4.4) if count <= 12 else (7.6, 6.6))
+    colours, ends = colormaps["cividis"].with_extremes(bad=(0.5, 0.5, 0.5, 0.25)), (0.5, count + 0.5, count + 0.5, 0.5)
+    image = ax.imshow(values, cmap=colours, vmin=0, vmax=100, extent=ends, interpolation="nearest")
+    ax.figure.colorbar(image, ax=ax, label=what, shrink=0.85)
+    frame.whole(ax, "x", 1, count)
+    frame.whole(ax, "y", 1, count)
+    ax.invert_yaxis()
     return ax
 
 

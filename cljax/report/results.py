@@ -11,7 +11,7 @@ import numpy as np
 
 from cljax.numbers import show
 from cljax.report.record import run_record
-from cljax.training.driver import Outcome, members
+from cljax.training.driver import Outcome, Results, members
 from cljax.training.run import Result
 from cljax.training.state import reveal
 
@@ -131,18 +131,25 @@ def _outcome(result: Result) -> Outcome:
         raise ValueError("A result can be shown outside jit and vmap only: return it, and show what comes out.")
     several = np.ndim(result.evaluation.accuracy) == 3
     lead = lambda leaf: reveal(leaf) if several else reveal(leaf)[None]
-    names = ("evaluation", "epochs", "curves", "failure", "search", "untrained")
-    evaluation, epochs, curves, failure, search, untrained = (
-        jax.tree.map(lead, getattr(result, name)) for name in names
-    )
-    count, _, tasks = evaluation.accuracy.shape
+    found = Results(*(jax.tree.map(lead, getattr(result, name)) for name in Results._fields))
+    count, _, tasks = found.evaluation.accuracy.shape
     points, at = np.zeros([0, 3], np.int32), np.zeros([count, 0, tasks], np.float32)
-    if curves is not None:  # `[S, R, P, E // every, T]`, NaN where no epoch was trained
-        places = np.argwhere(np.isfinite(curves).any(axis=(0, -1)))
+    if found.curves is not None:  # `[S, R, P, E // every, T]`, NaN where no epoch was trained
+        places = np.argwhere(np.isfinite(found.curves).any(axis=(0, -1)))
         points = (places + np.array([0, 0, 1])) * [1, 1, result.origin.curves_every]
-        at = curves[:, *places.T]
+        at = found.curves[:, *places.T]
     pick = lambda number: jax.tree.map(lambda leaf: leaf[number], result.learner) if several else result.learner
     learners, unknown = [pick(number) for number in range(count)], np.full(count, np.nan)
     whence = dataclasses.replace(result.origin, facts=result.origin.facts * count, seeds=tuple(range(count)))
-    rest = (points, unknown, float("nan"), None, None, None, (1, 1), whence)
-    return Outcome(learners, evaluation, epochs, at, failure, search, untrained, *rest)
+    return Outcome(
+        learners=learners,
+        **found._replace(curves=at)._asdict(),
+        curve_epochs=points,
+        seconds=unknown,
+        compile_seconds=float("nan"),
+        traces=None,
+        flops=None,
+        share_waiting=None,
+        shares=(1, 1),
+        origin=whence,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from cljax.report import frame, palette
 from cljax.report.sections import title
 from cljax.report.series import known_mean_and_interval
 from cljax.report.tables import caption, cost, interval, summarise
+from cljax.report.writing import picture
 from cljax.text import markdown, printable
 
 if TYPE_CHECKING:
@@ -174,13 +174,10 @@ def write_sweep(runs: Sequence[Run], folder: str | os.PathLike) -> tuple[pathlib
       >>> [path.name for path in report.write_sweep(runs, tempfile.mkdtemp())]
       ['sweep.md', 'sweep.png']
     """
-    words, picture = (pathlib.Path(folder) / name for name in FILES)
+    words, image = (pathlib.Path(folder) / name for name in FILES)
     rows = [list(COLUMNS), ["---", *["---:"] * (len(COLUMNS) - 1)]]
     rows += [[markdown(cell) for cell in row] for row in sweep_rows(runs)]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     files.write_text(words, f"# {markdown(title(runs[0]))}\n\n{lines}\n\n{caption(runs)}\n")
-    figure: Any = stability_plasticity(runs).figure
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    files.write_bytes(picture, content.getvalue())
-    return words, picture
+    files.write_bytes(image, picture(stability_plasticity(runs).figure, "png"))
+    return words, image

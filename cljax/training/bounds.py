@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import pathlib
 
 import jax
 import numpy as np
 
-from cljax import task_params
+from cljax import files, task_params
 from cljax.numbers import INT32, real, show, whole
 from cljax.training.plan import epoch_table
 from cljax.training.state import EVALUATION_BATCH, Patience, Settings
@@ -23,11 +21,7 @@ def available_memory() -> int | None:
     if device.platform != "cpu":
         found = device.memory_stats() or {}
         return found["bytes_limit"] - found.get("bytes_in_use", 0) if "bytes_limit" in found else None
-    try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return files.free_memory()
 
 
 def check_settings(settings: Settings) -> None:

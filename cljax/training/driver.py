@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from cljax.training.engine import make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, Programs, Run, agenda, make_programs, span_entries, span_of
 from cljax.training.plan import epoch_table
-from cljax.training.programs import Program
+from cljax.training.programs import Program, Watch
 from cljax.training.resume import Keeper
 from cljax.training.search import Tried
 from cljax.training.start import Past, Start, check_given
@@ -329,14 +328,14 @@ def drive(
     counts = {count for stream in aligned for count in np.asarray(stream.tables.train.size).tolist()}
     even = counts.pop() if len(counts) == 1 else None
     examples = first.tables.examples if streamed else mesh.place(first.tables.examples, shared)
-    begin = Entry(*map(np.int32, span_entries(agenda(method, first.schedule), *span)[0]))
+    entries = [Entry(*map(np.int32, entry)) for entry in span_entries(agenda(method, first.schedule), *span)]
     while True:
         groups, axes = divide([number for number, _ in seeds], aligned, given, sizes[0])
         placed = functools.partial(place, examples=examples, shared=shared, axes=axes)
         compiled: Any = Streamed(programs, settings, shared) if streamed else Compiled(programs, axes, shared, even)
         if len(sizes) == 1:
             break
-        needed, kept = compiled.needs(placed(groups[0]), begin)
+        needed, kept = compiled.needs(placed(groups[0]), entries[0])
         size = mesh.agreed(fitting(sizes, len(seeds), needed, kept, available_memory()))
         if size == sizes[0]:
             break
@@ -350,7 +349,8 @@ def drive(
             keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts), mesh.shares(shared))
         places = settings.curves_every, number * len(group.numbers), len(seeds)
         here = placed(group)
-        parts.append(Driven(method, first.schedule, compiled, here, span, *places).run(report, visited, keeper))
+        driven = Driven(method, first.schedule, compiled, here, span, entries, *places)
+        parts.append(driven.run(report, visited, keeper))
     learners, results, seconds, waits = zip(*parts, strict=True)
     joined: Results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
     if (joined.failure.round >= 0).all():
@@ -358,25 +358,20 @@ def drive(
         called = [f"seed {seed}, {text}".removesuffix(", ") for (seed, _), text in zip(seeds, values, strict=True)]
         raise_failure(joined.failure, method, called)
     leading = 0 if axes is None else 1  # axes of seeds
-    shapes = compiled.like(here.key, here.tables, here.given, begin).state
+    shapes = compiled.like(here.key, here.tables, here.given, entries[0]).state
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[leading:], leaf.dtype), shapes)
     points = curve_epochs(epoch_table(method, first.schedule), settings.curves_every)
     return Outcome(
-        [learner for part in learners for learner in part],
-        joined.evaluation,
-        joined.epochs,
-        curves_at(joined, points, settings.curves_every),
-        joined.failure,
-        joined.search,
-        joined.untrained,
-        points,
-        np.concatenate(seconds),
-        spent + compiled.seconds,
-        engine.step.traces,
-        step_flops(engine, settings, first, state),
-        np.concatenate(waits) if streamed else None,
-        mesh.shares(shared),
-        origin(method, settings, seeds),
+        learners=[learner for part in learners for learner in part],
+        **joined._replace(curves=curves_at(joined, points, settings.curves_every))._asdict(),
+        curve_epochs=points,
+        seconds=np.concatenate(seconds),
+        compile_seconds=spent + compiled.seconds,
+        traces=engine.step.traces,
+        flops=step_flops(engine, settings, first, state),
+        share_waiting=np.concatenate(waits) if streamed else None,
+        shares=mesh.shares(shared),
+        origin=origin(method, settings, seeds),
     )
 
 
@@ -409,34 +404,35 @@ def place(seeds: Seeds, examples: Any, shared: Mesh | None, axes: Tables | None)
     return seeds._replace(key=mesh.place(seeds.key, shared, own), given=mesh.place(seeds.given, shared, own))
 
 
-class Driven:
+class Driven(NamedTuple):
     """Drives the seeds that run side by side, or a single one, through their agenda.
 
-    Args:
+    Attributes:
       method: the method.
       schedule: the rounds.
       compiled: the programs.
       seeds: with tables on the device.
       span: the first round, and that at which it ends.
+      entries: of the agenda, in this span.
       cadence: `settings.curves_every`.
       before: how many seeds have been driven already.
       total: how many there are in all.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        schedule: Schedule,
-        compiled: Any,
-        seeds: Seeds,
-        span: tuple[int, int],
-        cadence: int,
-        before: int,
-        total: int,
-    ):
-        self._method, self._schedule, self._compiled, self._seeds = method, schedule, compiled, seeds
-        self._span = span
-        self._cadence, self._before, self._total, self._batched = cadence, before, total, seeds.key.ndim == 1
+    method: Method
+    schedule: Schedule
+    compiled: Any
+    seeds: Seeds
+    span: tuple[int, int]
+    entries: list[Entry]
+    cadence: int
+    before: int
+    total: int
+
+    @property
+    def batched(self) -> bool:
+        """Whether arrays have an axis of seeds."""
+        return self.seeds.key.ndim == 1
 
     def run(
         self,
@@ -445,11 +441,11 @@ class Driven:
         keeper: Keeper | None,
     ) -> tuple[list[Learner], Results, np.ndarray, np.ndarray]:
         """From the beginning or from a checkpoint to the end: learners, results, seconds, fractions of waiting."""
-        (numbers, key, given, tables), compiled = self._seeds, self._compiled
+        (numbers, key, given, tables), compiled = self.seeds, self.compiled
         waited, ran = getattr(compiled, "waiting", 0.0), getattr(compiled, "running", 0.0)
         watch = Watch(compiled)
         found = self._take_up(keeper, watch) if keeper else None
-        entries = self._entries()
+        entries = self.entries
         place, run = found or (0, compiled.start(key, tables, given, entries[0]))
         begin, earlier = int(entries[place].round), None
         if keeper and keeper.compared != keeper.shares and begin:
@@ -464,14 +460,14 @@ class Driven:
 
             while _epochs(run) < entry.epochs and not np.all(mesh.host(run.state.done)):
                 run = compiled.epoch(run, entry, tables, key, pause)
-                if self._cadence and _epochs(run) % self._cadence == 0:
+                if self.cadence and _epochs(run) % self.cadence == 0:
                     run = compiled.observe(run, entry, tables)
                 if report:
                     self._tell(report, run, entry, ahead[place], ahead[0])
                 pause(run)
             run, place = compiled.turn(run, entry, following, tables, key), place + 1
             ended = following.round > entry.round
-            if keeper and earlier is not None and ended and self._schedule.evaluate[entry.round]:
+            if keeper and earlier is not None and ended and self.schedule.evaluate[entry.round]:
                 run, earlier = self._compare_with_checkpoint(run, earlier, begin, int(following.round)), None
                 keeper.compared = keeper.shares
             if ended and visited:
@@ -485,7 +481,7 @@ class Driven:
         results = self._compare_with_past(results, learner)
         learner = mesh.gathered(learner)
         seconds = np.full(len(numbers), watch.tick() / len(numbers))
-        learners = [pick(learner, jnp.int32(index)) for index in range(len(numbers))] if self._batched else [learner]
+        learners = [pick(learner, jnp.int32(index)) for index in range(len(numbers))] if self.batched else [learner]
         waits = getattr(compiled, "waiting", 0.0) - waited, getattr(compiled, "running", 0.0) - ran
         return learners, results, seconds, np.full(len(numbers), waits[0] / max(waits[1], 1e-9))
 
@@ -494,18 +490,18 @@ class Driven:
 
         Without a past, or an evaluation after it, there is nothing to compare.
         """
-        (_, key, given, tables), (begin, end) = self._seeds, self._span
-        if not begin or not np.any(self._schedule.evaluate[begin:end]):
+        (_, key, given, tables), (begin, end) = self.seeds, self.span
+        if not begin or not np.any(self.schedule.evaluate[begin:end]):
             return results
-        pair = self._lead(self._compiled.compare(learner, key, tables, given))
+        pair = self._lead(self.compiled.compare(learner, key, tables, given))
         found = self._joined(results.evaluation.fingerprint, begin, end, pair)
         return results._replace(evaluation=results.evaluation._replace(fingerprint=found))
 
     def _compare_with_checkpoint(self, run: Run, earlier: Learner, begin: int, end: int) -> Run:
         """The same for the rounds before a checkpoint of programs that were shared otherwise, whose bits may differ."""
-        (_, key, given, tables), known = self._seeds, run.evaluation.fingerprint
+        (_, key, given, tables), known = self.seeds, run.evaluation.fingerprint
         start = Start(given.hyper, {}, Past(earlier, run.evaluation))
-        pair = self._lead(self._compiled.compare_again(self._compiled.rest(run), key, tables, start))
+        pair = self._lead(self.compiled.compare_again(self.compiled.rest(run), key, tables, start))
         found = rebase(self._lead(known), begin, self._joined(self._lead(known), begin, end, pair)[:, begin - 1])
         known = mesh.put(found.reshape(known.shape), known.sharding)
         return run._replace(evaluation=run.evaluation._replace(fingerprint=known))
@@ -513,33 +509,28 @@ class Driven:
     def _joined(self, fingerprint: np.ndarray, begin: int, end: int, pair: np.ndarray) -> np.ndarray:
         """Fingerprints `[S, R, T]`, those of round `begin - 1` made comparable, by a pair of others `[S, 2, T]`."""
         found, (then, now) = np.array(fingerprint), np.moveaxis(pair, 1, 0)
-        evaluated = begin + np.flatnonzero(self._schedule.evaluate[begin:end])
-        visited = np.isin(np.arange(found.shape[-1]), self._schedule.task[begin:end])
+        evaluated = begin + np.flatnonzero(self.schedule.evaluate[begin:end])
+        visited = np.isin(np.arange(found.shape[-1]), self.schedule.task[begin:end])
         found[:, begin - 1] = np.where(visited, found[:, evaluated[0]], found[:, evaluated[-1]] ^ (then != now))
         return found
 
     def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
-        numbers, key, given, tables = self._seeds
-        entries = self._entries()
-        like = self._compiled.like(key, tables, given, entries[0])
+        (numbers, key, given, tables), entries = self.seeds, self.entries
+        like = self.compiled.like(key, tables, given, entries[0])
         found = keeper.take_up(like, watch, len(entries))
         if found and found[0] < len(entries) - 1:
-            (place, run), rounds = found, len(self._schedule.task)
+            (place, run), rounds = found, len(self.schedule.task)
             entry, epoch = entries[place], _epochs(run)
             after = f", after epoch {epoch} of phase {entry.phase + 1}"
             keeper.say(
-                f"Taking up {self._method.name}, seed {numbers[0]}, in round {entry.round + 1} of {rounds}{after}."
+                f"Taking up {self.method.name}, seed {numbers[0]}, in round {entry.round + 1} of {rounds}{after}."
             )
         return found
-
-    def _entries(self) -> list[Entry]:
-        entries = span_entries(agenda(self._method, self._schedule), *self._span)
-        return [Entry(*map(np.int32, entry)) for entry in entries]
 
     def _lead(self, tree: Tree) -> Tree:
         """On the host, with a leading axis of seeds."""
         found = jax.tree.map(lambda leaf: reveal(mesh.host(leaf)), tree)
-        return found if self._batched else jax.tree.map(lambda leaf: leaf[None], found)
+        return found if self.batched else jax.tree.map(lambda leaf: leaf[None], found)
 
     def _read(self, run: Run) -> Results:
         tried = run.search and run.search.tried
@@ -549,14 +540,14 @@ class Driven:
         failed = self._lead(run.state.failure.round) >= 0
         if failed.all():
             return
-        count, size = _epochs(run), len(self._seeds.numbers)
+        count, size = _epochs(run), len(self.seeds.numbers)
         values = (run.visit.epochs.loss, run.visit.epochs.validation_accuracy)
         last = (np.where(failed, np.nan, self._lead(value)[:, entry.phase, count - 1]) for value in values)
-        task, phase = int(self._schedule.task[entry.round]), self._method.phases[entry.phase].name
-        here = (self._method.name, self._seeds.numbers[0], size, task, phase, count, int(entry.epochs))
-        done = int(self._before // size * whole + whole - ahead + count)
+        task, phase = int(self.schedule.task[entry.round]), self.method.phases[entry.phase].name
+        here = (self.method.name, self.seeds.numbers[0], size, task, phase, count, int(entry.epochs))
+        done = int(self.before // size * whole + whole - ahead + count)
         loss, accuracy = map(_mean, last)
-        report(Event(*here, loss, accuracy, done, int(whole * self._total // size)))
+        report(Event(*here, loss, accuracy, done, int(whole * self.total // size)))
 
 
 def past_of(past: Any, count: int) -> list[Past] | None:
@@ -594,25 +585,6 @@ def rebase(fingerprint: np.ndarray, begin: int, row: np.ndarray) -> np.ndarray:
     if evaluated.size:
         found[:, evaluated] ^= (found[:, evaluated[-1]] ^ row)[:, None]
     return found
-
-
-class Watch:
-    """Counts the seconds of a run, without compilation and what is left out."""
-
-    def __init__(self, compiled: Any) -> None:
-        self._compiled, self._seconds = compiled, 0.0
-        self._mark, self._apart = time.perf_counter(), compiled.seconds
-
-    def tick(self) -> float:
-        """The seconds so far."""
-        now, apart = time.perf_counter(), self._compiled.seconds
-        self._seconds += now - self._mark - (apart - self._apart)
-        self._mark, self._apart = now, apart
-        return self._seconds
-
-    def begin(self, seconds: float) -> None:
-        """Sets the seconds so far: what has gone by until now does not count."""
-        self._seconds, self._mark, self._apart = seconds, time.perf_counter(), self._compiled.seconds
 
 
 def identity_of(seeds: Seeds, facts: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -665,18 +637,12 @@ def _mean(values: np.ndarray) -> float:
 
 def members(outcome: Outcome, which: Sequence[int]) -> Outcome:
     """The outcome of some of the seeds, with their share of the compilation."""
-    cut, whence = lambda leaf: leaf[np.asarray(which, int)], outcome.origin
-    facts = tuple(whence.facts[number] for number in which)
+    cut = lambda tree: jax.tree.map(lambda leaf: leaf[np.asarray(which, int)], tree)
+    some = lambda values: [values[number] for number in which]
+    facts, seeds = (tuple(some(values)) for values in (outcome.origin.facts, outcome.origin.seeds))
     return outcome._replace(
-        learners=[outcome.learners[number] for number in which],
-        evaluation=jax.tree.map(cut, outcome.evaluation),
-        epochs=jax.tree.map(cut, outcome.epochs),
-        curves=cut(outcome.curves),
-        failure=jax.tree.map(cut, outcome.failure),
-        search=jax.tree.map(cut, outcome.search),
-        untrained=jax.tree.map(cut, outcome.untrained),
-        seconds=cut(outcome.seconds),
+        learners=some(outcome.learners),
         compile_seconds=outcome.compile_seconds * len(which) / len(outcome.learners),
-        share_waiting=None if outcome.share_waiting is None else cut(outcome.share_waiting),
-        origin=dataclasses.replace(whence, facts=facts, seeds=tuple(whence.seeds[number] for number in which)),
+        origin=dataclasses.replace(outcome.origin, facts=facts, seeds=seeds),
+        **{name: cut(getattr(outcome, name)) for name in (*Results._fields, "seconds", "share_waiting")},
     )

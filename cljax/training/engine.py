@@ -271,17 +271,9 @@ def make_engine(
         return jnp.where(weight > 0, total / jnp.maximum(weight, 1.0), unknown())
 
     def validate(learner: Learner, clock: Clock, tables: Tables) -> Array:
-        resting = task_params.write_back(learner, clock.task)
-        return evaluate_task(
-            method,
-            resting,
-            tables,
-            clock.task,
-            split="validation",
-            scenario=scenario,
-            newest=clock.newest,
-            batch_size=many,
-        ).accuracy
+        resting, newest = task_params.write_back(learner, clock.task), clock.newest
+        options: dict[str, Any] = {"split": "validation", "scenario": scenario, "newest": newest, "batch_size": many}
+        return evaluate_task(method, resting, tables, clock.task, **options).accuracy
 
     def epoch(state: PhaseState, clock: Clock, tables: Tables, key: Array) -> tuple[PhaseState, EpochLog]:
         now = begin_epoch(state, clock, tables, key)

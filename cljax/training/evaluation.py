@@ -14,7 +14,7 @@ from cljax.numbers import check_kind
 from cljax.text import brief
 from cljax.training.state import Failure, failure_at, no_failure, unknown
 from cljax.trees import pick, select
-from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Tables
+from cljax.types import Array, Clock, HostArray, Learner, Method, Tables
 
 
 @brief
@@ -84,88 +84,47 @@ def evaluate_task(
     table = getattr(tables, split)
     newest = jnp.int32(tables.classes.shape[0] - 1) if newest is None else newest
 
-    def body(step: Array, answers: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+    def add(step: Array, answers: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         batch = streams.sequential(tables, table, task, step, batch_size)
         first = jnp.int32(step) * batch_size
-        return add_batch(method, learner, tables, task, answers, batch, scenario=scenario, newest=newest, first=first)
+        right, aware, top5, fingerprint = answers
+        classes = jnp.asarray(tables.classes)
+        tasks, outputs = classes.shape
+        everything, own_classes = jnp.arange(tasks, dtype=jnp.int32), pick(classes, task)
+        single = None if tables.single_label is None else pick(tables.single_label, task)
+        correct = functools.partial(metrics.correct, single_label=single)
+        if scenario == "class":
+            seen = classes & (everything <= newest)[:, None]
+            stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
+            own = pick(stacked, task)
+            flat = task_params.flatten_heads(stacked)
+            if batch.labels.ndim == 1:
+                labels = jnp.where(task <= newest, task * outputs + batch.labels, -1)
+            else:
+                place = jax.nn.one_hot(task, tasks, dtype=batch.labels.dtype)
+                labels = (place[None, :, None] * batch.labels[:, None, :]).reshape(flat.shape)
+            asked = flat, labels, seen.reshape(-1)
+        else:
+            own = method.predict(learner, batch.inputs, task)
+            asked = own, batch.labels, own_classes
+        if own.shape != (shape := (len(batch.weights), outputs)):
+            raise TypeError(
+                f"predict of {method.name} gives shape {own.shape}, but must give the logits of a batch, {shape}."
+            )
+        by_own_head = correct(own, batch.labels, own_classes)
+        right += jnp.sum(batch.weights * (correct(*asked) if scenario == "class" else by_own_head))
+        top5 += jnp.sum(batch.weights * correct(*asked, top=5))
+        aware += jnp.sum(batch.weights * by_own_head)
+        lost = own_classes[None, :] & (batch.weights > 0)[:, None] & (jnp.isnan(own) | jnp.isposinf(own))
+        right, aware, top5 = (jnp.where(jnp.any(lost), jnp.nan, value) for value in (right, aware, top5))
+        return right, aware, top5, fingerprint + bits_sum(own, batch.weights, first)
 
     size = streams.size_of(table, task)
-    answers = lax.fori_loop(0, number_of_batches(size, batch_size), body, no_answers())
-    return judge(answers, size)
-
-
-def no_answers() -> tuple[Array, Array, Array, Array]:
-    """What `add_batch` starts from."""
-    return jnp.float32(0.0), jnp.float32(0.0), jnp.float32(0.0), jnp.uint32(0)
-
-
-def judge(answers: tuple[Array, Array, Array, Array], size: Array) -> Evaluation:
-    """The evaluation of a task with so many examples, from what `add_batch` has summed up."""
-    right, aware, top5, fingerprint = answers
+    zero = jnp.float32(0.0), jnp.float32(0.0), jnp.float32(0.0), jnp.uint32(0)
+    *found, fingerprint = lax.fori_loop(0, number_of_batches(size, batch_size), add, zero)
     share = lambda total: jnp.where(size > 0, total / jnp.maximum(size, 1).astype(jnp.float32), unknown())
-    return Evaluation(share(right), share(aware), share(top5), fingerprint)
-
-
-def add_batch(
-    method: Method,
-    learner: Learner,
-    tables: Tables,
-    task: Array,
-    answers: tuple[Array, Array, Array, Array],
-    batch: Batch,
-    *,
-    scenario: str,
-    newest: Array,
-    first: Array,
-) -> tuple[Array, Array, Array, Array]:
-    """Adds a batch of a task to its right answers, those by its own head, those among five, and the sum of its bits.
-
-    Args:
-      method: whose `predict` is asked.
-      learner: at rest.
-      tables: whose `classes` and `single_label` are read.
-      task: int32 scalar, the task of the whole batch.
-      answers: the sums so far.
-      batch: of `streams.sequential`.
-      scenario: 'task', 'class' or 'domain'.
-      newest: int32 scalar, the newest task visited.
-      first: int32 scalar, the place of the batch's first example among the task's.
-
-    Returns:
-      The sums.
-    """
-    right, aware, top5, fingerprint = answers
-    classes = jnp.asarray(tables.classes)
-    tasks, outputs = classes.shape
-    everything = jnp.arange(tasks, dtype=jnp.int32)
-    own_classes = pick(classes, task)
-    single = None if tables.single_label is None else pick(tables.single_label, task)
-    correct = functools.partial(metrics.correct, single_label=single)
-    if scenario == "class":
-        seen = classes & (everything <= newest)[:, None]
-        stacked = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
-        own = pick(stacked, task)
-        flat = task_params.flatten_heads(stacked)
-        if batch.labels.ndim == 1:
-            labels = jnp.where(task <= newest, task * outputs + batch.labels, -1)
-        else:
-            place = jax.nn.one_hot(task, tasks, dtype=batch.labels.dtype)
-            labels = (place[None, :, None] * batch.labels[:, None, :]).reshape(flat.shape)
-        asked = flat, labels, seen.reshape(-1)
-    else:
-        own = method.predict(learner, batch.inputs, task)
-        asked = own, batch.labels, own_classes
-    if own.shape != (shape := (len(batch.weights), outputs)):
-        raise TypeError(
-            f"predict of {method.name} gives shape {own.shape}, but must give the logits of a batch, {shape}."
-        )
-    by_own_head = correct(own, batch.labels, own_classes)
-    right += jnp.sum(batch.weights * (correct(*asked) if scenario == "class" else by_own_head))
-    top5 += jnp.sum(batch.weights * correct(*asked, top=5))
-    aware += jnp.sum(batch.weights * by_own_head)
-    lost = own_classes[None, :] & (batch.weights > 0)[:, None] & (jnp.isnan(own) | jnp.isposinf(own))
-    right, aware, top5 = (jnp.where(jnp.any(lost), jnp.nan, value) for value in (right, aware, top5))
-    return right, aware, top5, fingerprint + bits_sum(own, batch.weights, first)
+    right, aware, top5 = map(share, found)
+    return Evaluation(right, aware, top5, fingerprint)
 
 
 def lost_logits(found: Evaluation, clock: Clock, evaluated: Array, tables: Tables) -> Failure:
@@ -221,16 +180,6 @@ def evaluate(
     """
     check_kind("tables", tables, Tables, "a stream's: stream.tables")
 
-    def one(task: Array) -> Evaluation:
-        return evaluate_task(
-            method,
-            learner,
-            tables,
-            task,
-            split=split,
-            scenario=scenario,
-            newest=newest,
-            batch_size=batch_size,
-        )
-
+    options: dict[str, Any] = {"split": split, "scenario": scenario, "newest": newest, "batch_size": batch_size}
+    one = lambda task: evaluate_task(method, learner, tables, task, **options)
     return lax.map(one, jnp.arange(tables.classes.shape[0], dtype=jnp.int32))

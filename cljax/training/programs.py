@@ -72,6 +72,25 @@ class Program:
             self.seconds += time.perf_counter() - start
 
 
+class Watch:
+    """Counts the seconds of a run, without compilation and what is left out."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled, self._seconds = compiled, 0.0
+        self._mark, self._apart = time.perf_counter(), compiled.seconds
+
+    def tick(self) -> float:
+        """The seconds so far."""
+        now, apart = time.perf_counter(), self._compiled.seconds
+        self._seconds += now - self._mark - (apart - self._apart)
+        self._mark, self._apart = now, apart
+        return self._seconds
+
+    def begin(self, seconds: float) -> None:
+        """Sets the seconds so far: what has gone by until now does not count."""
+        self._seconds, self._mark, self._apart = seconds, time.perf_counter(), self._compiled.seconds
+
+
 def is_taken_apart() -> bool:
     """Whether JAX is in a mode that takes programs apart, as it cannot what is compiled ahead."""
     return debugging("debug_nans", "debug_infs", "disable_jit")

@@ -6,7 +6,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
@@ -15,6 +15,7 @@ from cljax.storage import checkpoints, folders
 from cljax.storage.checkpoints import CheckpointError
 from cljax.training import mesh
 from cljax.training.loop import Run
+from cljax.training.programs import Watch
 
 FIRST_COST = 0.1
 """Seconds that the first checkpoint is taken to cost."""
@@ -25,18 +26,6 @@ WORDS = {
     "division": "the division of the data",
 }
 """What the digests of an identity stand for."""
-
-
-class Clockwork(Protocol):
-    """Counts the seconds of a run; see `drive.Watch`."""
-
-    def tick(self) -> float:
-        """The seconds so far."""
-        ...
-
-    def begin(self, seconds: float) -> None:
-        """Sets the seconds so far."""
-        ...
 
 
 class Keeper:
@@ -72,7 +61,7 @@ class Keeper:
     def _identity(self) -> dict[str, Any]:
         return self._identify()
 
-    def take_up(self, like: Run, watch: Clockwork, places: int) -> tuple[int, Run] | None:
+    def take_up(self, like: Run, watch: Watch, places: int) -> tuple[int, Run] | None:
         """The last good checkpoint of this very run; None where none was ever saved. Says what is not as expected.
 
         Args:
@@ -105,7 +94,7 @@ class Keeper:
         watch.begin(self._saved_at)
         return place, found.tree
 
-    def offer(self, place: int, run: Run, watch: Clockwork, *, ended: bool) -> None:
+    def offer(self, place: int, run: Run, watch: Watch, *, ended: bool) -> None:
         """Saves if it is time to.
 
         Args:

@@ -349,7 +349,5 @@ def given_params(
 
 def _shapes(trees: tuple[Tree, Tree]) -> dict[str, tuple[int, ...]]:
     """The leaves of a single task's parameters and collections that can be given."""
-    found = {
-        task_params.path_name(path): leaf.shape for t in trees for path, leaf in jax.tree_util.tree_leaves_with_path(t)
-    }
+    found = {path: leaf.shape for tree in trees for path, leaf in task_params.by_path(tree).items()}
     return {path: shape for path, shape in found.items() if path.split("/")[0] not in METHODS_OWN}

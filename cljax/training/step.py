@@ -101,14 +101,8 @@ def make_learner(
     stacked = jax.vmap(lambda key: method.init(key, sizes))(keys)
 
     def choose(one: Tree, stack: Tree) -> Tree:
-        pairs = jax.tree_util.tree_map_with_path(
-            lambda path, leaf, row: (
-                row if task_params.has_rows(task_params.path_name(path), resting) else jnp.asarray(leaf)
-            ),
-            one,
-            stack,
-        )
-        return strengthen(pairs)
+        row = lambda path, leaf, rows: rows if task_params.has_rows(path, resting) else leaf
+        return strengthen(task_params.map_leaves(row, one, stack))
 
     params, collections, method_state = (
         choose(one, stack) for one, stack in zip((params, collections, method_state), stacked[:3], strict=True)
