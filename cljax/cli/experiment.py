@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cljax.cli.asked import Curve, constructors
-from cljax.cli.learned import check_past, standardised
+from cljax.cli.learned import check_past, like_of, past_of, standardised
 from cljax.cli.making import (
     add_tasks,
     amend,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import optax
 
     from cljax import training
-    from cljax.types import Learner, Method, Network, Stream
+    from cljax.types import Method, Network, Stream
 
 
 PAPER_NORMALIZATION = {"tfm": ("feature",)}
@@ -96,25 +96,15 @@ class Experiment(NamedTuple):
         """
         import jax
 
-        from cljax import training
-        from cljax.cli.learned import past_of
+        from cljax import streams, training
 
         if (folder := self.options.data.past) is None:
             return None
         pasts = [past_of(folder, method, seed) for seed, _ in self.seeds]
-        jax.eval_shape(training.extend, self.learner(self.methods[method]), pasts[0].learner)
-        return pasts
-
-    def learner(self, method: Method) -> Learner:
-        """The structure, shapes and dtypes of a method's learner."""
-        import jax
-
-        from cljax import streams, training
-
         tables = self.seeds[0][1].tables
-        most = streams.max_examples(tables)
-        make = lambda: training.make_learner(method, self.optimizer, tables, 1.0, jax.random.key(0), most)
-        return jax.eval_shape(make)
+        like = like_of(self.methods[method], self.optimizer, tables, streams.max_examples(tables))
+        jax.eval_shape(training.extend, like, pasts[0].learner)
+        return pasts
 
     def shares(self, curve: Curve) -> tuple[int, int]:
         """Among how many devices a curve's seeds are shared, and each batch.

@@ -9,8 +9,10 @@ import cljax
 from cljax.cli.options import Data, Options, Predict, UsageError, settle
 
 if TYPE_CHECKING:
+    import optax
+
     from cljax import training
-    from cljax.types import Learner, Method, Stream
+    from cljax.types import Learner, Method, Stream, Tables
 
 
 def notes_of(stream: Stream, evaluation: training.Evaluation, network: dict[str, Any]) -> dict[str, Any]:
@@ -88,9 +90,6 @@ def kept(folder: str, name: str, seed: int) -> Kept:
     Raises:
       UsageError: there is none, it cannot be read, or the run's configuration cannot.
     """
-    import jax
-
-    from cljax import training
     from cljax.cli.experiment import parameters_of
     from cljax.cli.making import make_network, make_optimizer
     from cljax.files import expand
@@ -114,8 +113,7 @@ def kept(folder: str, name: str, seed: int) -> Kept:
         method = build(name, make_network(asked, stream), parameters_of([name], options.training)[name])
         found.update(method=method, stream=stream)
         most = notes["max_examples"]
-        make = lambda: training.make_learner(method, optimizer, stream.tables, 1.0, jax.random.key(0), most)
-        return jax.eval_shape(make)
+        return like_of(method, optimizer, stream.tables, most)
 
     try:
         restored = checkpoints.restore(place, like)
@@ -124,6 +122,18 @@ def kept(folder: str, name: str, seed: int) -> Kept:
     if restored.tree is None:
         raise UsageError(f"The learner in {place} cannot be read. {restored.message}")
     return Kept(restored.tree, found["method"], found["stream"], restored.notes)
+
+
+def like_of(
+    method: Method, optimizer: optax.GradientTransformation, tables: Tables, max_examples: dict[str, int]
+) -> Learner:
+    """The structure, shapes and dtypes of a method's learner."""
+    import jax
+
+    from cljax import training
+
+    make = lambda: training.make_learner(method, optimizer, tables, 1.0, jax.random.key(0), max_examples)
+    return jax.eval_shape(make)
 
 
 def past_of(folder: str, name: str, seed: int) -> training.Past:

@@ -59,7 +59,8 @@ class Data:
     normalize: Literal["first", "each"] = "first"
     """Several data sets: standardise all by the first's mean and standard deviation, or each by its own."""
     tasks: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
-    """Number of tasks the classes are divided among (permuted: with all). Default: 5; one each data set, superclass."""
+    """Number of tasks the classes are divided among (permuted: with all). Default: 5; one each data set, superclass;
+    one-vs-all: 10."""
     division: Literal["class", "superclass", "one-vs-all"] = "class"
     """What is divided among tasks: classes, CIFAR-100's superclasses of five; or each class is told from all others."""
     scenario: Annotated[
@@ -113,10 +114,10 @@ class Network:
     norm_after: bool = False
     """Normalise after the activation instead of before it."""
     dropout: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
-    """Dropout rate, after each hidden layer (cnn: after each block and each dense layer). Default: 0; alexnet, vgg16:
-    0.5, after each dense layer."""
+    """Dropout rate, after each hidden layer (cnn: after each block and each dense layer). Default: 0; alexnet, vgg16,
+    vgg16_reduced: 0.5, after each dense layer."""
     width: float = 1.0
-    """alexnet, vgg16, resnets, clnp_wide: by which the features of all hidden layers are multiplied."""
+    """alexnet, vgg16, vgg16_reduced, resnets, clnp_wide: by which the features of all hidden layers are multiplied."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: layers compute in it, parameters, loss and updates stay in float32 (mixed precision)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,43 @@ def check_labels(labels: Any, images: np.ndarray, what: str, images_what: str, c
             f"{cure}"
         )
     return labels if multi_label else labels.astype(np.int32)
+
+
+PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def check_parts(
+    what: Sequence[str],
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any,
+    test_labels: Any,
+    classes: int | None = None,
+) -> tuple[Any, np.ndarray, Any, np.ndarray]:
+    """Checks the arrays of both parts, each by itself and the parts beside each other.
+
+    Args:
+      what: how errors call the four.
+      train_images, train_labels, test_images, test_labels: the arrays.
+      classes: as of `check_labels`.
+
+    Returns:
+      The four, as of `check_images` and `check_labels`.
+
+    Raises:
+      TypeError: as of these. ValueError: likewise; or parts of different shapes.
+    """
+    train_images, test_images = check_images(train_images, what[0]), check_images(test_images, what[2])
+    check_pair(train_images, test_images, what[0], what[2])
+    train_labels = check_labels(train_labels, train_images, what[1], what[0], classes)
+    check_several(train_labels, what[1])
+    test_labels = check_labels(test_labels, test_images, what[3], what[2], classes)
+    if train_labels.ndim != test_labels.ndim:
+        raise ValueError(
+            f"{what[1]} have shape {train_labels.shape}, but {what[3]} have shape {test_labels.shape}. Either both are "
+            f"whole numbers [n], or both are floats [n, K]."
+        )
+    return train_images, train_labels, test_images, test_labels
 
 
 def check_classes(labels: np.ndarray, count: int, what: str) -> None:

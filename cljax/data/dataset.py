@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax.data.arrays import check_classes, check_images, check_labels, check_pair, check_several
+from cljax.data.arrays import PARTS, check_classes, check_labels, check_parts
 from cljax.data.superclasses import Groups
 from cljax.text import brief
 
@@ -104,21 +104,13 @@ def from_arrays(
                 "or two pairs, (X, y), (X_test, y_test): where there is no test part, set one aside."
             )
         (train_images, train_labels), (test_images, test_labels) = pairs
-    train_images, test_images = check_images(train_images, "train_images"), check_images(test_images, "test_images")
-    check_pair(train_images, test_images, "train_images", "test_images")
-    count = None if classes is None else len(classes)
-    train_labels = check_labels(train_labels, train_images, "train_labels", "train_images", count)
-    check_several(train_labels, "train_labels")
+    count, given = None if classes is None else len(classes), (train_images, train_labels, test_images, test_labels)
+    train_images, train_labels, test_images, test_labels = check_parts(PARTS, *given, count)
     if count is None:
         count = train_labels.shape[1] if train_labels.ndim == 2 else int(train_labels.max()) + 1
         if train_labels.ndim == 1:
             check_classes(train_labels, count, "train_labels")
-    test_labels = check_labels(test_labels, test_images, "test_labels", "test_images", count)
-    if train_labels.ndim != test_labels.ndim:
-        raise ValueError(
-            f"train_labels have shape {train_labels.shape}, but test_labels have shape {test_labels.shape}. "
-            f"Either both are whole numbers [n], or both are floats [n, K]."
-        )
+        check_labels(test_labels, test_images, "test_labels", "test_images", count)
     images = np.concatenate([train_images, test_images])
     labels = np.concatenate([train_labels, test_labels])
     names = tuple(str(label) for label in (range(count) if classes is None else classes))

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax.data.arrays import check_classes, check_images, check_labels, check_pair, check_several
+from cljax.data.arrays import PARTS, check_classes, check_labels, check_pair, check_parts
 from cljax.data.dataset import Dataset
 from cljax.data.on_demand import join
 from cljax.keys import LARGEST_SEED, make_key
@@ -248,7 +248,7 @@ def from_tasks(
     """
     tasks = several("tasks", tasks, f"a list of {FOUR}", least=1)
     seed = check_options(len(tasks), scenario, validation, seed)
-    arrays = [_check_arrays(number, *_four(number, task)) for number, task in enumerate(tasks)]
+    arrays = [check_parts(_names(number), *_four(number, task)) for number, task in enumerate(tasks)]
     names = _classes_of_all([labels for _, labels, *_ in arrays])
     checked = [_check_task(number, own, *task) for number, (task, own) in enumerate(zip(arrays, names, strict=True))]
     used = fractions(fraction, len(tasks))
@@ -360,23 +360,7 @@ def _classes_of_all(labels: list[np.ndarray]) -> list[np.ndarray | None]:
 
 
 def _names(number: int) -> list[str]:
-    return [f"{part} of task {number}" for part in ("train_images", "train_labels", "test_images", "test_labels")]
-
-
-def _check_arrays(number: int, train_images: Any, train_labels: Any, test_images: Any, test_labels: Any) -> tuple:
-    """A task's arrays, each checked by itself."""
-    what = _names(number)
-    train_images, test_images = check_images(train_images, what[0]), check_images(test_images, what[2])
-    check_pair(train_images, test_images, what[0], what[2])
-    train_labels = check_labels(train_labels, train_images, what[1], what[0], None)
-    check_several(train_labels, what[1])
-    test_labels = check_labels(test_labels, test_images, what[3], what[2], None)
-    if train_labels.ndim != test_labels.ndim:
-        raise ValueError(
-            f"{what[1]} have shape {train_labels.shape}, but {what[3]} have shape {test_labels.shape}. Either both are "
-            f"whole numbers [n], or both are floats [n, K]."
-        )
-    return train_images, train_labels, test_images, test_labels
+    return [f"{part} of task {number}" for part in PARTS]
 
 
 def _check_task(

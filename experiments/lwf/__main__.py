@@ -8,7 +8,7 @@ FOLDER has CIFAR-10, CIFAR-100 and MNIST prepared by TFDS. A network is trained 
 - `table_1`: one new task, CIFAR-100's mammals, or MNIST as one unlike the old task
 - `figure_4`: four groups of CIFAR-100 one by one
 - `figure_5`: the mammals, with 100, 30, 10 and 3% of their images
-- `table_2`: own layers, the L2 constraint, the response loss, a lowered shared rate; without network expansion
+- `table_2`: own layers, the L2 constraint, the response loss, a lowered shared rate, network expansion
 - `figure_1`: time and storage, measured
 
 About an hour on two idle cores (`--form reduced`: 150,000 steps of a small CNN). `--only table_1 figure_4` picks parts;
