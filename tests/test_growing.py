@@ -63,6 +63,8 @@ def test_driven_in_parts_too_each_seed_from_its_own_past():
         drive(past=whole)
     with pytest.raises(ValueError, match="past has 1 learners, but there are 2 pairs of seeds"):
         drive(past=short[:1])
+    with pytest.raises(ValueError, match=r"past is of the seeds \[3, 4\] in the task-incremental scenario, but"):
+        training.drive(method, MOMENTUM, [(4, stream), (3, stream)], SETTINGS, past=first)
 
 
 def test_what_a_past_round_is_compared_with_was_evaluated():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from cljax import data, streams
-from cljax.cli import main
+from cljax.cli import main, making
 from cljax.cli.learned import added, kept, options_of
+from cljax.cli.options import settle
 from tests import conformance
 from tests.shared import bits
 
@@ -50,7 +52,7 @@ def folders(tmp_path_factory):
             folder = place / "late" / split / f"digit {labels[number]}"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(images[number, ..., 0]).save(folder / f"{number}.png")
-    words = ("freezing", *SMALL, "--class-order", 0, 1, 2, 3, "--tasks", 2, "--keep-learners")
+    words = ("freezing", *SMALL, "--tune", 0.01, "--class-order", 0, 1, 2, 3, "--tasks", 2, "--keep-learners")
     assert command("run", *words, "--out", place / "first") == 0
     went = command(
         "run",
@@ -100,6 +102,22 @@ def test_images_are_standardised_as_they_were_whatever_part_of_them_is_read(fold
         assert bits(old) == bits(new)
 
 
+def test_tasks_that_are_learned_keep_their_schedule(folders, tmp_path):
+    """Random rounds follow from the epochs and the first seed of the run that they were planned for."""
+    config = json.loads((folders / "first" / "config.json").read_text())
+    config["data"]["schedule"], config["training"] = "multi-task", {**config["training"], "epochs": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    planned = settle(options_of(str(tmp_path)))
+    later = dataclasses.replace(
+        planned,
+        data=dataclasses.replace(planned.data, past=str(tmp_path)),
+        training=dataclasses.replace(planned.training, epochs=6, seeds=(4, 3)),
+    )
+    alone = dataclasses.replace(later, data=planned.data)
+    first, second, other = (making.make_schedule(options).task.tolist() for options in (planned, later, alone))
+    assert first == second != other
+
+
 def test_what_was_added_before_stays(folders):
     options = options_of(str(folders / "second"))
     assert added(options) == (str(folders / "late"),)
@@ -135,7 +153,7 @@ def test_predict_prints_the_classes_of_a_task(folders, capsys):
         (("run", "--from", "first"), "--add-task is empty, but must be given with --from, and only then"),
         (("run", "freezing", "--add-task", "late"), "--add-task is"),
         (("run", "lwf", "--from", "first", "--add-task", "late"), "There is no learner in"),
-        (("run", "--from", "first", "--add-task", "late", "--hidden", "9"), "The leaf 'dense_0/bias' of the learner"),
+        (("run", "--from", "first", "--add-task", "late", "--hidden", "9"), "--hidden is 9, but was 8 in"),
         (
             ("run", "--from", "first", "--add-task", "late", "--class-order", "random"),
             "--class-order is random, but was",
@@ -144,20 +162,33 @@ def test_predict_prints_the_classes_of_a_task(folders, capsys):
             ("run", "--from", "first", "--add-task", "late", "--scenario", "class"),
             "--scenario is class, but was task in",
         ),
-        (("run", "--from", "first", "--add-task", "late", "--init", "x"), "--init is x, but was None in"),
+        (("run", "--from", "first", "--add-task", "late", "--init", "x"), "--init is x, but was not given in"),
         (
-            ("sweep", "ewc", "strength", "1", "2", "--from", "first", "--add-task", "late"),
+            ("sweep", "ewc", "strength", "1", "2", "--from", "untuned", "--add-task", "late"),
             "A sweep learns all tasks anew",
         ),
-        (("run", "--from", "first", "--add-task", "late", "--optimizer", "sgd"), "another structure of opt_state"),
+        (("run", "--from", "first", "--add-task", "late", "--optimizer", "sgd"), "--optimizer is sgd, but was adam in"),
+        (
+            ("run", "--from", "first", "--add-task", "late", "--norm-after"),
+            "--norm-after is True, but was not given in",
+        ),
+        (("run", "--from", "first", "--add-task", "late", "--clip", "0"), "--clip is not given, but was 1.0 in"),
+        (("run", "--from", "first", "--add-task", "late", "--driver", "host"), "Give --driver scan"),
+        (("run", "--from", "each", "--add-task", "late"), "begin with --normalize first"),
+        (("predict", "each", "IMAGE", "--task", "0"), "by the numbers of its data set (--normalize each)"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(folders, words, told, monkeypatch, capsys):
     monkeypatch.chdir(folders)
-    if words[1] in ("permuted", "domain"):  # a run of that scenario has kept the same
-        shutil.copytree("second", words[1])
-        path = pathlib.Path(words[1]) / "config.json"
-        path.write_text(path.read_text().replace('"scenario": "task"', f'"scenario": "{words[1]}"'))
+    changes = {"permuted": {"scenario": "permuted"}, "domain": {"scenario": "domain"}}
+    changes |= {"each": {"normalize": "each", "data": ["digits", "digits"]}, "untuned": {}}
+    for name in changes.keys() & words:  # a run told so would have kept the same
+        shutil.copytree("second", name, dirs_exist_ok=True)
+        path = pathlib.Path(name) / "config.json"
+        config = json.loads(path.read_text())
+        config["data"] |= changes[name]
+        config["training"]["tune"] = None if name == "untuned" else config["training"]["tune"]
+        path.write_text(json.dumps(config))
     image = str(next((folders / "late" / "test" / "digit 8").glob("*.png")))
     assert (
         command(*(image if word == "IMAGE" else word for word in words), *(["--quiet"] if words[0] == "run" else []))

@@ -100,7 +100,7 @@ class Experiment(NamedTuple):
 
         if (folder := self.options.data.past) is None:
             return None
-        pasts = [past_of(folder, method, seed) for seed, _ in self.seeds]
+        pasts = [past_of(folder, method, seed, stream) for seed, stream in self.seeds]
         tables = self.seeds[0][1].tables
         like = like_of(self.methods[method], self.optimizer, tables, streams.max_examples(tables))
         jax.eval_shape(training.extend, like, pasts[0].learner)
@@ -148,8 +148,8 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
     from cljax.methods.build import build
     from cljax.storage import checkpoints
 
-    check_past(options, swept="sweep" in config)
     names = tuple(config["methods"])
+    check_past(options, names, swept="sweep" in config)
     by_name = "sweep" in config or names not in (DEFAULT_METHODS, tuple(constructors()))
     anew = options.training.init is not None and options.data.past is None
     given = checkpoints.load_params(options.training.init) if anew else None  # type: ignore[arg-type]
@@ -298,6 +298,12 @@ def choose_driver(options: Options) -> str:
         names = options.data.data if len(options.data.data) == 1 else ()  # several are made one array
         size = sum(data.decoded_bytes(name, **data_options(options)) for name in names)
         chosen = "host" if mesh.agreed(memory is not None and size >= memory / 2) else "scan"
+    if chosen == "host" and options.data.past is not None:
+        raise UsageError(
+            f"With --from the examples of all tasks are joined on the device, but they are read from disk as the run "
+            f"goes on (--driver {options.training.driver}). Give --driver scan, and --image-size or --fraction where "
+            f"they do not fit."
+        )
     if chosen == "host" and options.training.vectorize == "yes":
         raise UsageError(
             f"--vectorize yes needs the data on the device, but they are read from disk as the run goes on "

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cljax
-from cljax.cli.options import Data, Options, Predict, UsageError, settle
+from cljax.cli.options import Options, Predict, UsageError, seed_numbers, settle
 
 if TYPE_CHECKING:
+    import pathlib
+
     import optax
 
     from cljax import training
@@ -79,6 +83,23 @@ class Kept(NamedTuple):
     notes: dict[str, Any]
 
 
+def kept_in(folder: str, name: str, seed: int) -> pathlib.Path:
+    """Where a run has kept a learner.
+
+    Raises:
+      UsageError: nowhere.
+    """
+    from cljax.files import expand
+    from cljax.storage.folders import LEARNERS
+
+    place = expand(folder) / LEARNERS / name / f"seed-{seed}"
+    if not place.is_dir():
+        raise UsageError(
+            f"There is no learner in {place}. Run {name} there with seed {seed} and --keep-learners first."
+        )
+    return place
+
+
 def kept(folder: str, name: str, seed: int) -> Kept:
     """The learner of a method and a seed that a run has kept.
 
@@ -91,17 +112,11 @@ def kept(folder: str, name: str, seed: int) -> Kept:
       UsageError: there is none, it cannot be read, or the run's configuration cannot.
     """
     from cljax.cli.experiment import parameters_of
-    from cljax.cli.making import make_network, make_optimizer
-    from cljax.files import expand
+    from cljax.cli.making import amend, make_network, make_optimizer
     from cljax.methods.build import build
     from cljax.storage import checkpoints
-    from cljax.storage.folders import LEARNERS
 
-    options, place = options_of(folder), expand(folder) / LEARNERS / name / f"seed-{seed}"
-    if not place.is_dir():
-        raise UsageError(
-            f"There is no learner in {place}. Run {name} there with seed {seed} and --keep-learners first."
-        )
+    options, place = options_of(folder), kept_in(folder, name, seed)
     optimizer = make_optimizer(options.training)
     found: dict[str, Any] = {}
 
@@ -111,6 +126,7 @@ def kept(folder: str, name: str, seed: int) -> Kept:
         stream, facts = stream_of(notes), notes["network"]
         asked = dataclasses.replace(options.network, network=facts["name"], normalization=facts["normalization"])
         method = build(name, make_network(asked, stream), parameters_of([name], options.training)[name])
+        method = amend(method, options.training, stream.schedule)
         found.update(method=method, stream=stream)
         most = notes["max_examples"]
         return like_of(method, optimizer, stream.tables, most)
@@ -136,17 +152,26 @@ def like_of(
     return jax.eval_shape(make)
 
 
-def past_of(folder: str, name: str, seed: int) -> training.Past:
+def past_of(folder: str, name: str, seed: int, stream: Stream) -> training.Past:
     """What a run has left of a method and a seed, for `drive`.
 
+    Args:
+      folder, name, seed: as of `kept`.
+      stream: that is gone on with.
+
     Raises:
-      UsageError: as of `kept`.
+      UsageError: as of `kept`; or the stream begins with other tasks.
     """
     import numpy as np
 
     from cljax import training
 
     found = kept(folder, name, seed)
+    was, now = found.notes["names"], stream.facts["classes"]
+    if was != [list(map(str, names)) for names in now[: len(was)]]:
+        raise UsageError(
+            f"The tasks learned in {folder} are {_tasks(was)}, but here they are {_tasks(now[: len(was)])}."
+        )
     known = {part: np.asarray(values, np.float64) for part, values in found.notes["evaluation"].items()}
     kinds = {part: np.uint32 if part == "fingerprint" else np.float32 for part in known}
     evaluation = training.Evaluation(**{part: values.astype(kinds[part]) for part, values in known.items()})
@@ -163,12 +188,10 @@ def standardised(made: list[tuple[int, Stream]], folder: str | None, name: str) 
       folder: of the run that is gone on from, or None.
       name: of one of its methods.
     """
-    from cljax.files import expand
     from cljax.storage import checkpoints
-    from cljax.storage.folders import LEARNERS
 
     seed, first = made[0]
-    notes = {} if folder is None else checkpoints.notes(expand(folder) / LEARNERS / name / f"seed-{seed}")
+    notes = {} if folder is None else checkpoints.notes(kept_in(folder, name, seed))
     mean, std = (tuple(notes.get(key, own)) for key, own in (("mean", first.mean), ("std", first.std)))
     return [(number, stream._replace(mean=mean, std=std)) for number, stream in made]
 
@@ -185,6 +208,15 @@ def added(options: Options) -> tuple[str, ...]:
     return (*added(options_of(data.past)), *data.add_task)
 
 
+def root_of(options: Options) -> Options:
+    """The options of the run that others have gone on from, one after the other: of this one, where it is the first.
+
+    Raises:
+      UsageError: as of `added`.
+    """
+    return options if options.data.past is None else root_of(settle(options_of(options.data.past)))
+
+
 def options_of(folder: str) -> Options:
     """The options of a run, by its folder.
 
@@ -196,36 +228,54 @@ def options_of(folder: str) -> Options:
     from cljax.storage.folders import CONFIG
 
     path = str(expand(folder) / CONFIG)
+    if not os.path.exists(path):
+        raise UsageError(f"There is no {path}. A run that another one goes on from must stay where it was.")
     command = parse(["compare", "--config", path])
     return command.options  # type: ignore[union-attr]
 
 
-def check_past(options: Options, *, swept: bool) -> None:
-    """Checks that the tasks that a run goes on from are those that were learned, and read as they were.
+LATER = {"data_dir", "fraction", "past", "add_task", "dropout"}
+"""Options of the data and the network that a run may have otherwise than the one that it goes on from."""
+BUILT = ("init", "optimizer", "optimizer_state", "memory")
+"""Options of the training that it may not, and those that may be other numbers, but not 0 where they were more."""
+WHETHER = ("weight_decay", "clip")
+
+
+def check_past(options: Options, methods: Sequence[str], *, swept: bool) -> None:
+    """Checks that a run goes on with the tasks that were learned, read as they were, and with the same learner.
 
     Args:
       options: settled.
+      methods: what is asked for.
       swept: whether numbers are varied.
 
     Raises:
-      UsageError: an option of theirs that differs, or a sweep.
+      UsageError: an option that differs, a method that was not kept, or a sweep.
     """
     folder = options.data.past
     if folder is None:
         return
     if swept:
         raise UsageError("A sweep learns all tasks anew with each value: leave out --from and --add-task, or use run.")
-    past, later = settle(options_of(folder)), ("data_dir", "fraction", "past", "add_task")
-    fields = [(field.name, past.data, options.data) for field in dataclasses.fields(Data) if field.name not in later]
-    for name, was, now in [*fields, ("init", past.training, options.training)]:
-        before, given = (
-            " ".join(map(str, value)) if isinstance(value, tuple) else value
-            for value in (getattr(was, name), getattr(now, name))
+    past = settle(options_of(folder))
+    if past.data.normalize == "each" and len(past.data.data) > 1:
+        raise UsageError(
+            f"The data sets of {folder} are each standardised by its own numbers (--normalize each), and those of "
+            f"later tasks have none: begin with --normalize first."
         )
+    for method in methods:
+        kept_in(folder, method, seed_numbers(options.training)[0])
+    shown = lambda value: (" ".join(map(str, value)) if isinstance(value, tuple) else str(value or "")) or "not given"
+    of = lambda name, was, now: (name, getattr(was, name), getattr(now, name))
+    sections, trained = ((past.data, options.data), (past.network, options.network)), (past.training, options.training)
+    pairs = [of(field.name, *pair) for pair in sections for field in dataclasses.fields(pair[0])]
+    pairs = [pair for pair in pairs if pair[0] not in LATER] + [of(name, *trained) for name in BUILT]
+    pairs += [(name, was, now) for name, was, now in (of(name, *trained) for name in WHETHER) if bool(was) != bool(now)]
+    for name, before, given in pairs:
         if before != given:
             raise UsageError(
-                f"--{name.replace('_', '-')} is {given}, but was {before} in {folder}, and says what the tasks are "
-                f"that were learned there. Leave it out with --from."
+                f"--{name.replace('_', '-')} is {shown(given)}, but was {shown(before)} in {folder}, and says what was "
+                f"learned there, or how it is computed. Leave it out with --from."
             )
 
 
@@ -239,6 +289,7 @@ def predict(command: Predict) -> int:
     import jax.numpy as jnp
     import numpy as np
 
+    from cljax import data
     from cljax.cli.printing import show
     from cljax.data import pictures
     from cljax.files import expand
@@ -246,32 +297,45 @@ def predict(command: Predict) -> int:
 
     if not command.images:
         raise UsageError("Of which images? Name them: cljax predict runs/first --task 2 picture.png.")
-    learner, method, stream, notes = kept(command.folder, *_which(command))
-    classes, names = np.asarray(stream.tables.classes), notes["names"]
-    scenario = options_of(command.folder).data.scenario
-    if scenario == "permuted":
+    name, seed = _which(command)
+    asked = options_of(command.folder).data
+    several = len(asked.data) > 1 or bool(asked.add_task)
+    why = "permute the pixels, each in its own way" if asked.scenario == "permuted" else ""
+    if asked.normalize == "each" and len(asked.data) > 1:
+        why = "are each standardised by the numbers of its data set (--normalize each)"
+    if why:
         raise UsageError(
-            f"The tasks of {command.folder} permute the pixels, each in its own way, and a picture is as it is: ask "
-            f"its learners from Python."
+            f"The tasks of {command.folder} {why}, and a picture is as it is: ask its learners from Python."
         )
-    if command.task is None and scenario != "class":
+    learner, method, stream, notes = kept(command.folder, name, seed)
+    classes, names = np.asarray(stream.tables.classes), notes["names"]
+    if command.task is None and asked.scenario != "class":
         raise UsageError(f"Which task? Give --task and its number: {_tasks(names)}.")
     try:
         tasks = range(len(classes)) if command.task is None else [whole("--task", command.task, most=len(classes) - 1)]
         whole("--top", command.top, least=1)
         height, width, channels = stream.tables.examples.shape[1:]
-        images = [pictures.decode(expand(path), path, channels, (height, width)) for path in command.images]
+        if several and channels == 1:  # as of `data.combine`
+            read = [pictures.decode(expand(path), path, 3) for path in command.images]
+            images = [data.images.resize(data.images.with_channels(one[None], 1), (height, width))[0] for one in read]
+        else:
+            images = [pictures.decode(expand(path), path, channels, (height, width)) for path in command.images]
     except ValueError as error:
         raise UsageError(str(error)) from None
     inputs = jnp.asarray(np.stack(images).astype(stream.tables.examples.dtype))
     shown = [(task, place) for task in tasks for place in np.flatnonzero(classes[task])]
     heads = {task: np.asarray(method.predict(learner, inputs, jnp.int32(task))) for task in tasks}
     logits = np.stack([heads[task][:, place] for task, place in shown], axis=-1)
-    several = stream.tables.train.labels.ndim == 2
-    probabilities = np.asarray(jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits, axis=-1))
+    multi_label = stream.tables.train.labels.ndim == 2
+    probabilities = np.asarray(jax.nn.sigmoid(logits) if multi_label else jax.nn.softmax(logits, axis=-1))
+    known = [names[task][place] for task, place in shown]
+    called = [
+        name if known.count(name) == 1 else f"{name} (task {task})"
+        for name, (task, _) in zip(known, shown, strict=True)
+    ]
     for path, row in zip(command.images, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[: command.top]
-        words = [f"{names[task][place]} {100 * row[one]:.1f}%" for one in best for task, place in [shown[one]]]
+        words = [f"{called[one]} {100 * row[one]:.1f}%" for one in best]
         show(f"{path}  {'  '.join(words)}")
     return 0
 

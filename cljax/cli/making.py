@@ -142,20 +142,24 @@ def add_tasks(stream: Stream, options: Options, seed: int) -> Stream:
     common: dict[str, Any] = {"seed": seed, "validation": chosen.validation, "scenario": stream.scenario}
     common |= {"fraction": chosen.fraction[0]} if len(chosen.fraction) == 1 else {}
     for name in added(options):
-        size = stream.tables.examples.shape[1:3] if stream.tables.examples.ndim == 4 else None
-        dataset = data.load(name, **{**data_options(options), "image_size": size})
+        shape = stream.tables.examples.shape[1:]
+        dataset = data.load(name, **{**data_options(options), "image_size": shape[:2] if len(shape) == 3 else None})
+        if len(shape) == dataset.images.ndim - 1 == 3:
+            dataset = dataset._replace(images=data.images.with_channels(dataset.images, shape[-1]))
         stream = streams.append(stream, streams.split(dataset, tasks=1, epochs=options.training.epochs, **common))
     return stream
 
 
 def make_schedule(options: Options) -> Schedule:
-    """The schedule, the same for all seeds.
+    """The schedule, the same for all seeds; of tasks that are learned already as it was.
 
     Raises:
       UsageError: a random schedule that never visits some task, or whose first round is to be longer.
     """
     from cljax import streams
+    from cljax.cli.learned import root_of
 
+    options = root_of(options)
     tasks, epochs, first = options.data.tasks or 0, options.training.epochs, options.training.first_epochs
     if options.data.schedule == "lifelong":
         return streams.lifelong(tasks, [epochs if first is None else first, *[epochs] * (tasks - 1)])

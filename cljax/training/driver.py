@@ -303,7 +303,7 @@ def drive(
     for _, stream in seeds:
         check_stream(stream)
     settings = settle(settings, seeds[0][1])
-    pasts = past_of(past, len(seeds))
+    pasts = past_of(past, seeds)
     span = span_of(pasts, rounds, seeds[0][1])
     for _, stream in seeds:
         check(method, stream, settings, span)
@@ -550,20 +550,29 @@ class Driven(NamedTuple):
         report(Event(*here, loss, accuracy, done, int(whole * self.total // size)))
 
 
-def past_of(past: Any, count: int) -> list[Past] | None:
+def past_of(past: Any, seeds: Sequence[tuple[int, Stream]]) -> list[Past] | None:
     """What each seed goes on from, of `drive`'s argument.
 
     Raises:
-      ValueError: another number of learners than of seeds.
+      ValueError: another number of learners than of seeds; an outcome of other seeds, or of another scenario.
     """
     if isinstance(past, Outcome):
+        (numbers, streams), origin = zip(*seeds, strict=True), past.origin
+        was, now = (list(origin.seeds), origin.scenario), (list(numbers), streams[0].scenario)
+        if was != now:
+            raise ValueError(
+                f"past is of the seeds {was[0]} in the {was[1]}-incremental scenario, but this run of {now[0]} in the "
+                f"{now[1]}-incremental one. Give the same, in the same order."
+            )
         evaluation = past.evaluation
         past = [Past(one, pick(evaluation, jnp.int32(seed))) for seed, one in enumerate(past.learners)]
     listed = isinstance(past, Sequence) and all(isinstance(one, Past) for one in past)
     if past is not None and not listed:
         raise ValueError(f"past is {show(past)}, but must be an outcome of drive, or a Past for each pair of seeds.")
-    if past is not None and len(past) != count:
-        raise ValueError(f"past has {len(past)} learners, but there are {count} pairs of seeds: give one for each.")
+    if past is not None and len(past) != len(seeds):
+        raise ValueError(
+            f"past has {len(past)} learners, but there are {len(seeds)} pairs of seeds: give one for each."
+        )
     return past if past is None else list(past)
 
 
