@@ -31,6 +31,7 @@ from cljax.cli.options import DEFAULT_METHODS, Compare, Data, Network, Options, 
 from cljax.cli.parameters import described, fits, parse_parameters
 from cljax.cli.rules import check_values
 from cljax.data.on_demand import ReadError
+from cljax.report import writing
 from cljax.storage import old_names
 from cljax.training import driver
 from cljax.training.driver import Event, drive
@@ -87,6 +88,7 @@ def compared(tmp_path_factory):
     ):
         patch.setattr(sys, "stdout", stdout)
         patch.setattr(sys, "stderr", stderr)
+        patch.setattr(writing, "FORMS", ("svg",))  # all of them: `test_report_files`
         named = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL]
         code = cli.main([*named, "--tensorboard", "--out", str(out)])
     return out, code, (place / "out").read_text(), (place / "err").read_text()

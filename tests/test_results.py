@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from cljax import methods, report, training
+from cljax.report import writing
 from tests import conformance
 from tests.shared import small
 
@@ -80,8 +81,9 @@ def test_several_results_and_their_names(both):
         report.table([])
 
 
-def test_a_page_of_results(both, tmp_path):
+def test_a_page_of_results(both, tmp_path, monkeypatch):
     outcome, alone, _ = both
+    monkeypatch.setattr(writing, "FORMS", ("svg",))  # all of them: `test_report_files`
     place = report.write({"driven": outcome, "one program": alone}, tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert place == tmp_path / "report.html"

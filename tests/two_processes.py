@@ -7,11 +7,13 @@ devices and of others that are read as the run goes on.
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 
 import jax
 import numpy as np
 import pytest
+from jax._src.interpreters import mlir
 from jax.experimental import multihost_utils
 
 from cljax import cli, methods, streams, training
@@ -35,6 +37,8 @@ def case():
 
 
 def main(port: str, number: str, folder: str) -> None:
+    gc.disable()  # as in conftest.py, and so is this
+    mlir.make_ir_context = functools.cache(getattr(mlir, "make_ir_context", int))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
     assert (jax.device_count(), jax.local_device_count()) == (4, 2)

@@ -15,7 +15,6 @@ from tests import conformance
 from tests.plain import make_visit
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
-RATES = np.array([learning_rate for _, learning_rate in conformance.OPTIMIZERS.values()], np.float32)
 
 orders = st.lists(st.integers(0, 4), min_size=1, max_size=5).map(lambda drawn: _by_first_visit([0, *drawn]))
 """Visits to up to five tasks, some of them more than once."""
@@ -26,9 +25,9 @@ def _by_first_visit(tasks):
     return [names.setdefault(task, len(names)) for task in tasks]
 
 
-def any_optimizer(which):
-    """The optimizer of `conformance.OPTIMIZERS` with this number, which may be traced; all states are kept."""
-    every = [optimizer for optimizer, _ in conformance.OPTIMIZERS.values()]
+def any_optimizer(which, names=tuple(conformance.OPTIMIZERS)):
+    """The optimizer of these names with this number, which may be traced; all states are kept."""
+    every = [conformance.OPTIMIZERS[name][0] for name in names]
 
     def update(updates, states, params=None):
         found = [one.update(updates, state, params) for one, state in zip(every, states, strict=True)]
@@ -44,9 +43,10 @@ def five_tasks():
 
 
 class Visits:
-    """A method on a stream: `start`, `visit` and `logits`, each compiled once."""
+    """A method on a stream: `start`, `visit` and `logits`, each compiled once, for any of these optimizers."""
 
-    def __init__(self, method, stream, *, epochs=1):
+    def __init__(self, method, stream, *, epochs=1, optimizers=tuple(conformance.OPTIMIZERS)):
+        rates = np.array([conformance.OPTIMIZERS[name][1] for name in optimizers], np.float32)
         self.method, self.stream = method, stream
         self.tables = jax.tree.map(jnp.asarray, stream.tables)
         fractions = [max(1, epochs) for _ in method.phases]
@@ -55,7 +55,7 @@ class Visits:
         def engine(which):
             return training.make_engine(
                 method,
-                any_optimizer(which),
+                any_optimizer(which, optimizers),
                 SETTINGS,
                 scenario=stream.scenario,
                 max_examples=streams.max_examples(stream.tables),
@@ -65,7 +65,7 @@ class Visits:
 
         def visit(learner, clock, which, tables, key):
             self.traces += 1
-            learner = learner._replace(hyper={**learner.hyper, "learning_rate": jnp.asarray(RATES)[which]})
+            learner = learner._replace(hyper={**learner.hyper, "learning_rate": jnp.asarray(rates)[which]})
             one = make_visit(engine(which), longest=max(fractions))
             return one(learner, clock, tables, key, jnp.asarray(fractions, jnp.int32))[0]
 
