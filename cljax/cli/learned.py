@@ -237,8 +237,9 @@ def options_of(folder: str) -> Options:
 LATER = {"data_dir", "fraction", "past", "add_task", "dropout"}
 """Options of the data and the network that a run may have otherwise than the one that it goes on from."""
 BUILT = ("init", "optimizer", "optimizer_state", "memory")
-"""Options of the training that it may not, and those that may be other numbers, but not 0 where they were more."""
+"""Options of the training that must be the same."""
 WHETHER = ("weight_decay", "clip")
+"""Options of the training of which it must be the same whether they are 0: the optimizer's state depends on it."""
 
 
 def check_past(options: Options, methods: Sequence[str], *, swept: bool) -> None:
