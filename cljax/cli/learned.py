@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -223,13 +224,21 @@ def options_of(folder: str) -> Options:
     Raises:
       UsageError: it has no configuration that can be read.
     """
-    from cljax.cli import parse
     from cljax.files import expand
     from cljax.storage.folders import CONFIG
 
     path = str(expand(folder) / CONFIG)
     if not os.path.exists(path):
         raise UsageError(f"There is no {path}. A run that another one goes on from must stay where it was.")
+    return _parsed(path, os.stat(path).st_mtime_ns)
+
+
+@functools.cache
+def _parsed(path: str, changed: int) -> Options:
+    """The options of a configuration that was last changed then: asked for by every seed, and slow to parse."""
+    from cljax.cli import parse
+
+    del changed
     command = parse(["compare", "--config", path])
     return command.options  # type: ignore[union-attr]
 
