@@ -16,7 +16,9 @@ from sklearn.datasets import load_digits
 from cljax import data, methods, networks, streams
 from cljax.types import Method, Network, Stream
 
-TASKS, HIDDEN = 3, (16, 12)
+TASKS = 3
+TWO = (16, 12)
+"""Hidden layers for what looks at them: which units feed which, which layers are shared, or grow."""
 
 
 class Row(NamedTuple):
@@ -27,6 +29,7 @@ class Row(NamedTuple):
 
     build: Callable[[Network], Method]
     normalization: str | None = "batch"
+    hidden: tuple[int, ...] = (16,)
     dropout: float = 0.2
     rounding: float = 1e-4
 
@@ -62,21 +65,22 @@ def _lwm(network: Network, **options: Any) -> Method:
 
 TABLE = {
     "finetune": Row(methods.finetune),
-    "duplicate_and_finetune": Row(methods.duplicate_and_finetune),
-    "feature_extraction": Row(functools.partial(methods.feature_extraction, hidden=8)),
+    "duplicate_and_finetune": Row(methods.duplicate_and_finetune, hidden=TWO),
+    "feature_extraction": Row(functools.partial(methods.feature_extraction, hidden=8), hidden=TWO),
     "freezing": Row(methods.freezing),
     "joint": Row(methods.joint),
     "joint_in_shares": Row(functools.partial(methods.joint, shares=(2, 1), own_part=True)),
     "l2_constraint": Row(methods.l2_constraint),
     "single_task": Row(methods.single_task),
-    "hard_sharing": Row(methods.hard_sharing),
-    "clnp": Row(functools.partial(methods.clnp, margin=0.05)),
+    "hard_sharing": Row(methods.hard_sharing, hidden=TWO),
+    "clnp": Row(functools.partial(methods.clnp, margin=0.05), hidden=TWO),
     "clnp_graceful": Row(
         functools.partial(methods.clnp, margin=0.05, candidates=((1e-4, 0.05), (1e-3, 0.02)), fine_tune=0.5),
         normalization=None,
+        hidden=TWO,
     ),
-    "clnp_single_head": Row(_clnp_single_head),
-    "den": Row(functools.partial(methods.den, expansion=2), normalization=None),
+    "clnp_single_head": Row(_clnp_single_head, hidden=TWO),
+    "den": Row(functools.partial(methods.den, expansion=2), normalization=None, hidden=TWO),
     "df_cnn": Row(functools.partial(_convolutional, methods.df_cnn)),
     "ewc": Row(functools.partial(methods.ewc, penalty="separate", fisher="sampled")),  # the other penalty is `mas`'s
     "lfl": Row(methods.lfl),
@@ -85,8 +89,8 @@ TABLE = {
     "replay": Row(functools.partial(methods.replay, memory_size=20)),
     "si": Row(methods.si),
     "lwf+l2_constraint": Row(functools.partial(methods.build, "lwf+l2_constraint")),
-    "hat": Row(methods.hat, normalization=None),
-    "hat_binarized": Row(functools.partial(methods.hat, binarize=True)),
+    "hat": Row(methods.hat, normalization=None, hidden=TWO),
+    "hat_binarized": Row(functools.partial(methods.hat, binarize=True), hidden=TWO),
     "lwf+replay": Row(
         functools.partial(
             methods.build, "lwf+replay", parameters={"replay.memory_size": 20, "replay.selection": "reservoir"}
@@ -98,15 +102,19 @@ TABLE = {
     "lwf_tuned": Row(lambda network: methods.tuned(methods.lwf(network), learning_rates=(0.05, 0.02), tries=2)),
     "lwm": Row(_lwm),
     "lwm_by_activation": Row(functools.partial(_lwm, beta=0.0, attention_map="activation")),
-    "network_expansion": Row(methods.network_expansion),
-    "packnet": Row(methods.packnet),
-    "progressive": Row(methods.progressive),
-    "superposition": Row(methods.superposition),
+    "network_expansion": Row(methods.network_expansion, hidden=TWO),
+    "packnet": Row(methods.packnet, hidden=TWO),
+    "progressive": Row(methods.progressive, hidden=TWO),
+    "superposition": Row(methods.superposition, hidden=TWO),
     "tensor_factorization": Row(functools.partial(_convolutional, methods.tensor_factorization)),
-    "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature"),
-    "tfm_binary": Row(functools.partial(methods.tfm, connections="binary", growth=(0.4, 0.3)), normalization=None),
+    "tfm": Row(functools.partial(methods.tfm, candidates=(0.2, 0.4, 0.6)), normalization="feature", hidden=TWO),
+    "tfm_binary": Row(
+        functools.partial(methods.tfm, connections="binary", growth=(0.4, 0.3)), normalization=None, hidden=TWO
+    ),
     "tfm_into_new": Row(
-        functools.partial(methods.tfm, connections="into_new", feature_normalization=False), normalization="feature"
+        functools.partial(methods.tfm, connections="into_new", feature_normalization=False),
+        normalization="feature",
+        hidden=TWO,
     ),
 }
 HOSTED = ("clnp", "finetune", "icarl", "joint", "lwf", "tfm")
@@ -165,7 +173,7 @@ def network(row: Row, like: Stream) -> Network:
     return networks.mlp(
         shape,
         outputs,
-        hidden=HIDDEN,
+        hidden=row.hidden,
         normalization=row.normalization,
         dropout=row.dropout,
         mean=like.mean,

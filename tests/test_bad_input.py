@@ -134,7 +134,7 @@ def test_a_term_has_the_numbers_that_it_names_as_strengths():
     ],
 )
 def test_a_loss_or_a_hook_of_another_form_is_named(method, words):
-    tables = jax.tree.map(jnp.asarray, STREAM.tables)
+    tables = jax.device_put(STREAM.tables)
     step = make_train_step(method, SGD)
     zero = jnp.int32(0)
 
@@ -152,7 +152,7 @@ def test_a_loss_or_a_hook_of_another_form_is_named(method, words):
 
 def test_logits_of_another_shape_are_named():
     method = METHOD._replace(predict=lambda learner, inputs, task: jnp.zeros((len(inputs), 7)))
-    tables = jax.tree.map(jnp.asarray, STREAM.tables)
+    tables = jax.device_put(STREAM.tables)
     with pytest.raises(TypeError, match=r"predict of finetune gives shape \(256, 7\), .*\(256, 2\)"):
         jax.eval_shape(lambda: evaluate(method, None, tables))
 
@@ -214,7 +214,7 @@ def test_a_teacher_must_be_asked_for(asked, read, words):
     asking = methods.features()  # another term's teacher is not this one's
     for terms in ([mine], [asking, mine]):
         method, key = methods.combine(METHOD, *terms), jax.random.key(0)
-        tables = jax.tree.map(jnp.asarray, STREAM.tables)
+        tables = jax.device_put(STREAM.tables)
         learner = training.make_learner(method, SGD, tables, 0.1, key)
         learner = task_params.focus(learner, jnp.int32(0))
         batch = streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), 2)

@@ -51,7 +51,7 @@ def in_float64(state):
 
 
 def seed_of(tree, seed):
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[seed]), tree)  # NumPy's rows are not compiled
+    return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[seed], tree))  # NumPy's rows are not compiled
 
 
 class Turn(NamedTuple):
@@ -153,7 +153,7 @@ def test_a_checkpoint_goes_on_by_bits(name, tmp_path):
     """Through the disk in the middle of the run, then through the same programs to its end."""
     _, _, outcome, compiled, turns, _ = driven(name)
     half = len(turns) // 2
-    run = jax.tree.map(jnp.array, turns[half].run)
+    run = jax.device_put(turns[half].run, may_alias=False)
     checkpoints.save(tmp_path, run)
     found = checkpoints.restore(tmp_path, run).tree
     assert signature(found) == signature(run)
@@ -171,22 +171,21 @@ def test_a_checkpoint_goes_on_by_bits(name, tmp_path):
 def test_steps_in_float64_are_the_same_in_one_vmapped_loop_and_plain(name):
     """Fifty steps of two learners in one program; the first of one and the last of the other also alone."""
     method, stream, *_ = driven(name)
-    engine, tables = engine_of(method, stream), jax.tree.map(jnp.asarray, stream.tables)
+    engine, tables = engine_of(method, stream), jax.device_put(stream.tables)
     clock = make_clock(round=1, task=1, newest=1, classes=tables.classes)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         states = [in_float64(second_visit(name, number).run.state) for number in (1, 4)]
         keys = jax.random.split(jax.random.key(0), 2)
 
-        def one(index, learner, mask, key):
+        @jax.jit
+        def plain(index, learner, mask, key):
             batch = streams.sequential(tables, tables.train, clock.task, index % 4, 8)
             return engine.step(learner, mask, clock, batch, jax.random.fold_in(key, index))[0]
-
-        plain = jax.jit(one)
 
         @jax.jit
         @functools.partial(jax.vmap, in_axes=(None, None, 0, 0, 0))
         def loop(start, stop, learner, mask, key):
-            return jax.lax.fori_loop(start, stop, lambda index, learner: one(index, learner, mask, key), learner)
+            return jax.lax.fori_loop(start, stop, lambda index, learner: plain(index, learner, mask, key), learner)
 
         together = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
         learners = [together.learner]
@@ -205,7 +204,7 @@ def test_an_epoch_of_examples_read_on_demand_is_the_same(name):
     examples = np.asarray(stream.tables.examples)
     read = tables._replace(examples=data.Images([examples], examples.shape[1:], name="digits"))
     streamed = Streamed(make_programs(method, engine_of(method, stream), stream.schedule), SETTINGS)
-    begun = lambda: jax.tree.map(jnp.array, run)  # an epoch takes its buffers
+    begun = lambda: jax.device_put(run, may_alias=False)  # an epoch takes its buffers
     found = streamed.epoch(begun(), entry, read, key, lambda run: None)
     expected = compiled.epoch(begun(), entry, tables, key, lambda run: None)
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -215,7 +214,7 @@ def test_an_epoch_of_examples_read_on_demand_is_the_same(name):
 def test_bits_stay_where_the_update_mask_is_zero(name):
     """With momentum and weight decay; `test_transforms` has the other optimizers."""
     _, entry, tables, key, run = second_visit(name)
-    after = driven(name).compiled.epoch(jax.tree.map(jnp.array, run), entry, tables, key, lambda run: None)
+    after = driven(name).compiled.epoch(jax.device_put(run, may_alias=False), entry, tables, key, lambda run: None)
     both = lambda run: (run.state.learner.params, run.state.learner.collections)
     moved = 0
     for old, new, mask in zip(*map(jax.tree.leaves, (both(run), both(after), run.state.mask)), strict=True):

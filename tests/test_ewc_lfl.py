@@ -177,7 +177,7 @@ def test_the_teacher_s_features_are_of_evaluation_mode_and_the_student_s_of_trai
     stream = conformance.stream()
     method = methods.lfl(small(stream, normalization="batch", dropout=0.5))
     learner = learner_of(method)
-    tables = jax.tree.map(jnp.asarray, stream.tables)
+    tables = jax.device_put(stream.tables)
     batch = streams.sequential(tables, tables.train, jnp.int32(1), jnp.int32(0), 16)
     clock = make_clock(task=1, classes=stream.tables.classes)
 

@@ -95,7 +95,7 @@ def visited():
     @jax.jit
     def end(learner, task, key):
         clock = make_clock(task=0, classes=stream.tables.classes)._replace(task=task, newest=task)
-        tables = jax.tree.map(jnp.asarray, stream.tables)
+        tables = jax.device_put(stream.tables)
         return method.end_phase(learner, clock, TaskFold(tables, task, most, 32), key)
 
     learner = learner_of(method, stream, 0)
@@ -138,7 +138,7 @@ def test_a_class_is_the_nearest_mean_of_its_exemplars_and_their_mirror_images(fl
     if not flips:
         plain = methods.icarl(method.network, memory_size=20, flips=False)
         clock = make_clock(task=2, classes=stream.tables.classes)
-        fold = TaskFold(jax.tree.map(jnp.asarray, stream.tables), jnp.int32(2), streams.max_examples(stream.tables), 32)
+        fold = TaskFold(jax.device_put(stream.tables), jnp.int32(2), streams.max_examples(stream.tables), 32)
         again = jax.jit(lambda learner: plain.end_phase(learner, clock, fold, jax.random.key(2)))(focus(learner, 2))
         learner = task_params.write_back(again, jnp.int32(2))
     memory, images = jax.tree.map(np.asarray, learner.memory), stream.tables.examples[-40:]

@@ -90,7 +90,7 @@ def test_no_program_changes_a_run_s_signature():
     most = streams.max_examples(stream.tables)
     engine = training.make_engine(method, SGD, SETTINGS._replace(curves_every=1), scenario="task", max_examples=most)
     programs = make_programs(method, engine, stream.schedule)
-    key, tables = jax.random.key(0), jax.tree.map(jnp.asarray, stream.tables)
+    key, tables = jax.random.key(0), jax.device_put(stream.tables)
     entry = Entry(*[jnp.int32(0)] * 4)
     signature = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
     run = jax.eval_shape(programs.start, key, tables, NOTHING)

@@ -242,7 +242,7 @@ def test_pruned_networks_need_no_gates():
 
 @pytest.mark.parametrize("task", [0, 1, 2])
 def test_an_extracted_network_has_the_same_logits(task):
-    params = jax.tree.map(jnp.asarray, random_params(0))
+    params = jax.device_put(random_params(0))
     gates = {name: np.asarray(masks.visible(owner, task)) for name, owner in OWNERS.items()}
     small = masks.extract(params, WIRING, gates)
     sizes = [gates["first"].sum(), gates["second"].sum()]

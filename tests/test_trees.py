@@ -54,7 +54,7 @@ def test_an_entry_is_replaced_and_no_other():
 
 
 def test_one_of_two_trees_alone_and_side_by_side():
-    first, second = (jax.tree.map(jnp.asarray, tree) for tree in (TREE, OTHER))
+    first, second = (jax.device_put(tree) for tree in (TREE, OTHER))
     assert bits([select(jnp.bool_(value), TREE, OTHER) for value in (True, False)]) == bits([first, second])
     both = jax.vmap(select, in_axes=(0, None, None))(np.array([False, True]), TREE, OTHER)
     assert bits(both) == bits(jax.tree.map(lambda *leaves: jnp.stack(leaves), second, first))

@@ -489,7 +489,7 @@ def _as(like: Any, value: Any) -> Any:
         if isinstance(value, jax.Array):
             return value
         placed = like.sharding if getattr(like, "committed", True) else None
-        return jnp.array(value) if placed is None else jax.device_put(value, placed)
+        return jax.device_put(value, placed, may_alias=False)
     return np.array(value) if hasattr(like, "dtype") else type(like)(value.item())
 
 
