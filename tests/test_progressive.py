@@ -74,8 +74,8 @@ def made(network, kind, dtype=jnp.float32):
         lambda key: make_learner(method, optax.sgd(1.0), Tables(*(None,) * 5, CLASSES_OF), 0.1, key), jax.random.key(0)
     )
     drawn = np.random.default_rng(1)
-    draw = lambda leaf: jnp.asarray(drawn.normal(size=leaf.shape) * 0.7, dtype)
-    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes.collections)
+    draw = lambda leaf: jax.device_put((drawn.normal(size=leaf.shape) * 0.7).astype(dtype))
+    ones = jax.tree.map(lambda leaf: jax.device_put(np.ones(leaf.shape, leaf.dtype)), shapes.collections)
     learner = shapes._replace(params=jax.tree.map(draw, shapes.params), collections=ones)
     inputs = np.random.default_rng(2).normal(size=(2, *network.inputs)).astype(np.float32)
     tasks = jnp.arange(TASKS, dtype=jnp.int32)
@@ -179,12 +179,13 @@ def test_gradients_are_finite_differences_and_none_reach_what_is_closed(kind):
         clock = make_clock(task=1, classes=CLASSES_OF)
         value = jax.jit(jax.value_and_grad(lambda params: method.loss(params, focused, clock, batch, None)[0]))
         _, gradients = value(focused.params)
-        masks, _ = method.update_mask(focused, clock)
+        masks, _ = jax.jit(method.update_mask)(focused, clock)
         for gradient, mask in zip(jax.tree.leaves(gradients), jax.tree.leaves(masks), strict=True):
             assert not np.any(np.asarray(gradient)[np.broadcast_to(mask, gradient.shape) == 0])
         assert all(np.any(leaf != 0) for leaf in gradients["laterals"]["dense_1"].values())
-        aside = jax.tree.map(lambda leaf: jnp.asarray(drawn.normal(size=leaf.shape)), focused.params)
-        moved = lambda step: value(jax.tree.map(lambda leaf, way: leaf + step * way, focused.params, aside))[0]
+        params = jax.device_get(focused.params)
+        aside = jax.tree.map(lambda leaf: drawn.normal(size=leaf.shape), params)
+        moved = lambda step: value(jax.tree.map(lambda leaf, way: leaf + step * way, params, aside))[0]
         slope = sum(np.vdot(*pair) for pair in zip(jax.tree.leaves(gradients), jax.tree.leaves(aside), strict=True))
         np.testing.assert_allclose((moved(1e-6) - moved(-1e-6)) / 2e-6, slope, rtol=1e-6)
 

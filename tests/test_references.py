@@ -179,8 +179,8 @@ def test_a_network_in_bfloat16_by_option():
     chosen = settle(Options(network=Network(network="lenet", normalization="none", precision="bfloat16"))).network
     network = make_network(chosen, fake_stream((28, 28, 1)))
     assert describe(chosen, network)["precision"] == "bfloat16"
-    params, collections = network.init(jax.random.key(0))
-    found = network.apply(params, collections, jnp.ones((1, 28, 28, 1))).logits
+    variables = jax.jit(network.init)(jax.random.key(0))
+    found = jax.jit(network.apply)(*variables, jnp.ones((1, 28, 28, 1))).logits
     np.testing.assert_array_equal(found, found.astype(jnp.bfloat16).astype(jnp.float32))
     assert found.dtype == jnp.float32
 

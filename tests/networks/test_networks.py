@@ -287,9 +287,10 @@ def test_initialisation():
 
 def test_clnp_wide_has_the_published_sizes_and_averages_the_last_convolution():
     network = clnp_wide((33, 32, 3), 4, width=1 / 64)  # one side of the last maps is longer
-    params, collections = network.init(jax.random.key(0))
+    params, collections = jax.jit(network.init)(jax.random.key(0))
+    apply = jax.jit(network.apply)
     images = jax.random.uniform(jax.random.key(1), (2, 33, 32, 3))
-    output = network.apply(params, collections, images)
+    output = apply(params, collections, images)
     sizes = {name: value.shape[1:] for name, value in output.activations.items()}
     assert sizes == {
         "conv_0": (33, 32, 2),
@@ -304,10 +305,10 @@ def test_clnp_wide_has_the_published_sizes_and_averages_the_last_convolution():
     unit = network.wiring[-2]
     assert (unit.path, unit.inputs, unit.repeat) == ("head/kernel", "conv_4", 9)
     off = dict(collections["gates"], conv_4=collections["gates"]["conv_4"].at[5].set(0))
-    without = network.apply(
+    without = apply(
         {**params, "head": {**params["head"], "kernel": kernel.at[:, :, 5].set(0).reshape(-1, 4)}}, collections, images
     )
-    np.testing.assert_array_equal(network.apply(params, {**collections, "gates": off}, images).logits, without.logits)
+    np.testing.assert_array_equal(apply(params, {**collections, "gates": off}, images).logits, without.logits)
 
 
 def test_clnp_cnn_has_the_published_sizes():
