@@ -129,8 +129,12 @@ SLOW = (  # starts of names, as `pytest -v` prints them: whole runs, other proce
 QUICK_ROWS = ("finetune",)
 """The rows of the conformance table that are quick."""
 
-MUCH, MUCH_IN_TABLE = 2**30, 1.4 * 2**30
-"""Bytes of a worker beyond which it gives its compiled programs up; rows of the table share many with one another."""
+MUCH, MUCH_IN_TABLE, MORE = 2**30, 1.4 * 2**30, 2**28
+"""Bytes of a worker beyond which it gives its compiled programs up; rows of the table share many with one another.
+
+Where as many are left then, it does so again when it has taken `MORE`: to look for what is free takes half a second.
+"""
+LEFT = pytest.StashKey[int]()
 
 gc.disable()
 mlir.make_ir_context = functools.cache(getattr(mlir, "make_ir_context", int))
@@ -184,12 +188,13 @@ def pytest_runtest_teardown(item, nextitem):
         if callable(getattr(value, "cache_clear", None)):
             value.cache_clear()
     much = MUCH_IN_TABLE if nextitem is not None and row_of(nextitem) else MUCH
-    if resident() > much:
+    if resident() > max(much, item.config.stash.get(LEFT, 0) + MORE):
         give_back()
-    if resident() > much:
-        jax.clear_caches()
-        mlir.make_ir_context.cache_clear()
-        give_back()
+        if resident() > much:
+            jax.clear_caches()
+            mlir.make_ir_context.cache_clear()
+            give_back()
+        item.config.stash[LEFT] = resident()
 
 
 def give_back():
