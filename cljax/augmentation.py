@@ -150,7 +150,7 @@ def colour_components(images: Any) -> tuple[np.ndarray, np.ndarray]:
       images: `[n, H, W, 3]` uint8 or float32, or `data.Images`, of which at most 100,000, evenly spaced, are read.
 
     Raises:
-      ValueError: another shape.
+      ValueError: another shape or dtype, or no image.
 
     Example:
       >>> import numpy as np
@@ -163,6 +163,11 @@ def colour_components(images: Any) -> tuple[np.ndarray, np.ndarray]:
     images = images if read_on_demand else np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"Colour needs images of three channels [n, H, W, 3], but the images have {images.shape}.")
+    if not (images.dtype == np.uint8 or jnp.issubdtype(images.dtype, jnp.floating)) or not len(images):
+        raise ValueError(
+            f"Colours are learned from images of uint8, or of floating point in [0, 1], but these are {len(images)} of "
+            f"{images.dtype}. Convert them: images.astype(np.uint8)."
+        )
     scale = 255.0 if images.dtype == np.uint8 else 1.0
     total, products, count = np.zeros(3), np.zeros((3, 3)), 0
     starts = range(0, len(images), 1024)

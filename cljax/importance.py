@@ -24,7 +24,12 @@ from cljax.types import AnyArray, Array, Tree
 def _mean_over_examples(tree: Tree, weights: AnyArray) -> Tree:
     """The weighted mean over the leading axis of every leaf; 0 where all weights are 0."""
     share = _share(weights)
-    return jax.tree.map(lambda leaf: jnp.tensordot(share.astype(leaf.dtype), leaf, axes=1), tree)
+    return jax.tree.map(lambda leaf: _sum(share, leaf), tree)
+
+
+def _sum(share: Array, leaf: Array) -> Array:
+    """The sum of the leading axis, each entry by its share, in full precision on any device."""
+    return jnp.tensordot(share.astype(leaf.dtype), leaf, axes=1, precision=lax.Precision.HIGHEST)
 
 
 def _share(weights: AnyArray) -> Array:
@@ -44,7 +49,7 @@ def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: Any
     def add(carry: Tree, parts: tuple) -> tuple[Tree, None]:
         share, *batch = parts
         values = jax.vmap(function)(*batch)
-        return jax.tree.map(lambda sum, v: sum + jnp.tensordot(share.astype(v.dtype), v, axes=1), carry, values), None
+        return jax.tree.map(lambda sum, leaf: sum + _sum(share, leaf), carry, values), None
 
     shapes = jax.eval_shape(function, *(part[0] for part in examples))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)

@@ -5,6 +5,8 @@ Features are scaled to unit length here, as in iCaRL; zero features stay zero.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -97,7 +99,8 @@ def herd_classes(features: AnyArray, labels: AnyArray, classes: int, count: int)
     member = labels[:, None] == jnp.arange(classes, dtype=labels.dtype)[None, :]
     features = unit(jnp.where(jnp.any(member, axis=1)[:, None], at_least_float32(features), 0))
     sizes = jnp.sum(member, axis=0, dtype=jnp.int32)
-    sums = member.T.astype(features.dtype) @ features
+    product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # what is near must not be rounded away
+    sums = product(member.T.astype(features.dtype), features)
     means = sums / jnp.maximum(sizes, 1).astype(features.dtype)[:, None]
     squares = jnp.sum(features**2, axis=-1)
 
@@ -105,7 +108,7 @@ def herd_classes(features: AnyArray, labels: AnyArray, classes: int, count: int)
         rank, chosen = carry
         candidates = member & (rank == UNPICKED)[:, None]
         wanted = (step + 1).astype(features.dtype) * means - chosen  # |wanted - x|^2 is k^2 times the squared distance
-        distances = squares[:, None] - 2 * features @ wanted.T
+        distances = squares[:, None] - 2 * product(features, wanted.T)
         best = jnp.argmin(jnp.where(candidates, distances, jnp.inf), axis=0)
         found = jnp.take_along_axis(candidates, best[None], axis=0)[0]
         rank = rank.at[jnp.where(found, best, len(features))].set(step, mode="drop")

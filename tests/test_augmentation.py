@@ -138,6 +138,8 @@ def test_a_batch_is_augmented_with_a_key_of_its_own_or_left_alone():
         (lambda: augmentation.colour_jitter(eigenvalues=[1], eigenvectors=np.eye(3)), r"shapes \(1,\)"),
         (lambda: augmentation.colour_jitter(images(), std=-1), "std is -1"),
         (lambda: augmentation.colour_jitter(images(shape=(4, 4, 1))), "three channels"),
+        (lambda: augmentation.colour_jitter(np.asarray(images(), np.int32)), r"of int32. Convert them"),
+        (lambda: augmentation.colour_jitter(images()[:0]), "these are 0 of uint8"),
         (lambda: augmentation.colour_jitter(images())(KEY, images(shape=(4, 4, 1))), "three channels"),
     ],
 )

@@ -164,6 +164,15 @@ def test_curves():
     assert metrics.epochs_to_converge(curves, starts, fraction=0.6).tolist() == [1, 1]
     validation = np.array([[0.1, 1.0], [0.2, 1.0], [0.3, 1.0], [0.9, 0.5], [0.9, 0.5]])
     close(metrics.peak_accuracy(curves, starts, validation=validation), [0.79, 0.3])
+    validation[1, 0] = NAN  # nothing tells that it was not the best
+    close(metrics.peak_accuracy(curves, starts, validation=validation), [NAN, 0.3])
+
+
+def test_what_is_just_near_enough_has_converged_whatever_the_rounding():
+    """Of 1000 test examples, where 98% of the peak is a whole number of them."""
+    for right in range(50, 1001, 50):
+        curves = np.array([[0.98 * right / 1000 - 1e-4], [round(0.98 * right) / 1000], [right / 1000]])
+        assert metrics.epochs_to_converge(curves, [0]).tolist() == [2]
 
 
 def test_curves_without_their_other_phases():

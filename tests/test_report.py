@@ -54,6 +54,11 @@ def test_metrics_by_hand():
     shared = {**FINETUNE, "untrained": [[0.5, 0.05], [0.5, 0.1]]}
     np.testing.assert_allclose(report.summarise(shared)["forward_transfer"], [0.05, 0.1], rtol=1e-5)
     assert report.tables.cells([shared])[0][3] == "forward transfer"
+    # One head has three classes and then one: .9 and (3 * .5 + .7) / 4.
+    facts = [{"classes": [["a", "b", "c"], ["d"]]}]
+    single = make_run("finetune", [[[0.9, 0.0], [0.5, 0.7]]], "class", facts=facts)
+    np.testing.assert_allclose(report.summarise(single)["average_incremental_accuracy"], [0.725], rtol=1e-6)
+    np.testing.assert_allclose(report.summarise(single)["average_accuracy"], [0.6], rtol=1e-6)
     assert "Forward transfer is against the network before" in report.tables.caption([shared])
 
 

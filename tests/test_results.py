@@ -1,5 +1,6 @@
 """Results of Python's runs are shown as they are: by the numbers that a run folder of the same run shows."""
 
+import dataclasses
 import json
 import pickle
 
@@ -10,6 +11,7 @@ import pytest
 
 from cljax import methods, report, training
 from cljax.report import writing
+from cljax.training import driver
 from tests import conformance
 from tests.shared import small
 
@@ -112,6 +114,16 @@ def test_seeds_that_diverged_are_left_out_and_said(both):
     assert report.tables.caption([run]).endswith(" tfm: seed 1 diverged, and is left out.")
     with pytest.raises(ValueError, match="nothing to show of tfm: all its learners diverged"):
         report.runs(outcome._replace(failure=outcome.failure._replace(round=np.zeros(2, np.int32))))
+
+
+def test_a_number_in_a_name_is_free_and_seeds_are_not_values(both):
+    entry = {"method": "tfm", "seeds": [0]}
+    named = report.runs([{**entry, "label": name} for name in ("a", "a (2)", "a", "a")])
+    assert [run["label"] for run in named] == ["a", "a (2)", "a (3)", "a (4)"]
+    swept = both[0]._replace(origin=dataclasses.replace(both[0].origin, seeds=(0, 0)))
+    with pytest.raises(ValueError, match=r"of tfm holds seed 0 several times, as with several hypers"):
+        report.markdown(swept)
+    assert report.runs(driver.members(swept, [1]))[0]["seeds"] == [0]
 
 
 def test_what_is_held_prints_in_a_few_lines(both):

@@ -59,6 +59,13 @@ def test_several_tasks_a_data_set_and_a_schedule():
     stream = streams.sequence([COLOUR, GREY], tasks=4, schedule=schedule, fraction=(1, 1, 0.5, 1), class_order="random")
     assert stream.facts["groups"] == [["grey"], ["colour"], ["colour"], ["grey"]]
     assert stream.facts["fraction"] == [0.5, 1.0, 1.0, 1.0]
+    longer = streams.append(stream, streams.split(COLOUR, tasks=1))
+    assert longer.facts["groups"][3:] == [["grey"], ["colour"]]
+    turned = streams.with_schedule(longer, streams.visits([(4, 1), (0, 1)]))
+    assert turned.facts["groups"][:3] == [["colour"], ["grey"], ["colour"]]
+    roomy = streams.pad(stream, tasks=5, examples=len(stream.tables.examples))
+    with pytest.raises(ValueError, match=r"has room for tasks to come .*, and pad it then"):
+        streams.with_schedule(roomy, schedule)
     assert stream.tables.train.size.tolist() == [10, 18, 18, 9]
     shown = {name for names in stream.facts["classes"][1:3] for name in names}
     assert shown == {f"colour/{label}" for label in range(4)}
@@ -288,7 +295,7 @@ def test_multi_label_tasks_of_shared_images_and_a_run():
     [
         ([COLOUR.labels[:5]], {}, "'colour' hold 80 examples, but the labels of task 0 hold 5"),
         ([COLOUR.labels - 2], {}, "labels of task 0 go down to -2"),
-        ([COLOUR.labels, np.full(80, -1)], {}, "Task 1 has no training examples"),
+        ([COLOUR.labels, np.full(80, -1)], {}, "Task 1 has no training examples: none has a label from 0, or all"),
         ([np.where(np.arange(80) == 79, 4, COLOUR.labels)], {}, "out of range: example 79 has label 4"),
         ([COLOUR.labels], {"names": [["a"]]}, r"names are of \[1\] classes, but the tasks have \[4\]"),
         ([], {}, "tasks is 0, but must be a whole number from 1"),

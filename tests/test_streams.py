@@ -224,6 +224,13 @@ def test_permuted_vectors_have_one_mean_and_deviation_for_all_elements():
     split = streams.split(made, tasks=2)
     shown = made.images[rows_of(split.tables.train, 0)].astype(np.float64)
     np.testing.assert_allclose(split.mean, shown.mean(axis=0), rtol=1e-12)
+    bytes_ = dataset(shape=(3,))
+    bytes_ = bytes_._replace(images=bytes_.images // np.uint8([1, 2, 3]))
+    each = data.combine([bytes_, bytes_], normalize="each")
+    with pytest.raises(ValueError, match=r"Each element of .* has its own mean and standard deviation"):
+        streams.permuted(each, tasks=2)
+    with pytest.raises(ValueError, match="first_identity is 'false', but must be True or False"):
+        streams.permuted(made, tasks=2, first_identity="false")
 
 
 @pytest.mark.parametrize(
@@ -767,6 +774,12 @@ def test_only_leaves_that_differ_get_a_seed_axis():
         for seed, stream in enumerate(streams.align(seeds("split"))):
             for leaf, axis, alone in zip(table, axes, getattr(stream.tables, name), strict=True):
                 np.testing.assert_array_equal(leaf if axis is None else leaf[seed], alone)
+
+
+def test_seeds_of_two_scenarios_are_refused():
+    parts = [streams.split(dataset(), tasks=2, scenario=scenario) for scenario in ("task", "class")]
+    with pytest.raises(ValueError, match="0 and 1 are of the scenarios 'task' and 'class'"):
+        streams.align(parts)
 
 
 def test_align_keeps_every_task_and_gives_one_shape():

@@ -40,7 +40,8 @@ def peak_accuracy(curves: ArrayLike, starts: ArrayLike, *, validation: ArrayLike
     Args:
       curves: `[..., epochs, T]`; needs each task's own phase.
       starts: `[T]` int, increasing: the row of the first epoch of each task's phase, which ends where the next begins.
-      validation: `[..., epochs, T]`, validation accuracies: the first epoch that is best by them is taken.
+      validation: `[..., epochs, T]`, validation accuracies: the first epoch that is best by them is taken. Where one of
+        a task's own phase is NaN, there is no best, and its peak is NaN.
 
     Returns:
       `[..., T]`; `jnp.mean(..., -1)` of it is the figure that DF-CNN's tables give.
@@ -59,8 +60,10 @@ def peak_accuracy(curves: ArrayLike, starts: ArrayLike, *, validation: ArrayLike
         return jnp.max(jnp.where(own, curves, -jnp.inf), axis=-2)
     validation = floating(validation)
     check_shape("validation", validation, *curves.shape)
-    chosen = jnp.argmax(jnp.where(own, validation, -jnp.inf), axis=-2, keepdims=True)
-    return jnp.take_along_axis(curves, chosen, axis=-2)[..., 0, :]
+    validation = jnp.where(own, validation, -jnp.inf)
+    chosen = jnp.argmax(validation, axis=-2, keepdims=True)
+    unknown = jnp.any(jnp.isnan(validation), axis=-2)
+    return jnp.where(unknown, jnp.nan, jnp.take_along_axis(curves, chosen, axis=-2)[..., 0, :])
 
 
 def forgetting_ratio(curves: ArrayLike, starts: ArrayLike) -> Array:
@@ -112,7 +115,7 @@ def epochs_to_converge(curves: ArrayLike, starts: ArrayLike, *, fraction: float 
     """
     curves, fraction = floating(curves), real("fraction", fraction, least=0, most=1)
     peak = jnp.broadcast_to(peak_accuracy(curves, starts)[..., None, :], curves.shape)
-    reached = _own_phase(curves, starts) & (curves >= fraction * peak)
+    reached = _own_phase(curves, starts) & (curves >= fraction * peak * (1 - 1e-6))  # but for the product's rounding
     first = jnp.argmax(reached, axis=-2).astype(jnp.int32)
     needed = first - jnp.broadcast_to(jnp.asarray(starts, jnp.int32), first.shape) + 1
     return jnp.where(jnp.any(reached, axis=-2), needed, 0)

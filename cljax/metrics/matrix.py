@@ -163,7 +163,7 @@ def average_incremental_accuracy(
     seen = np.tri(count, dtype=bool)
     share = jnp.where(seen, jnp.broadcast_to(weights, (count, count)), 0)
     share = share / jnp.sum(share, axis=-1, keepdims=True)
-    steps = jnp.einsum("ij,...ij->...i", share, jnp.where(seen, accuracy, 0))
+    steps = jnp.einsum("ij,...ij->...i", share, jnp.where(seen, accuracy, 0), precision=jax.lax.Precision.HIGHEST)
     return _mean(steps, per_task)
 
 

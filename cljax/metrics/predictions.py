@@ -9,7 +9,7 @@ from cljax.types import Array
 
 
 def correct(logits: Array, labels: Array, classes: Array, *, single_label: Array | None = None, top: int = 1) -> Array:
-    """How right each prediction is: `[B]` float32 in [0, 1]. Where a valid logit is NaN, there is none: 0.
+    """How right each prediction is: `[B]` float32 in [0, 1]. A valid logit that is NaN is wrong.
 
     Args:
       logits: `[B, K]`.

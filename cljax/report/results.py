@@ -27,7 +27,7 @@ def runs(results: Any) -> list[dict[str, Any]]:
       An entry a result, of the seeds that did not diverge; where two are called alike the second has a number.
 
     Raises:
-      ValueError: something else, nothing, or a result all of whose seeds diverged.
+      ValueError: something else, nothing, a result all of whose seeds diverged, or one that holds a seed twice.
 
     Example:
       >>> import jax, optax
@@ -44,11 +44,15 @@ def runs(results: Any) -> list[dict[str, Any]]:
     found = _entries(results)
     if not found:
         raise ValueError(f"There is nothing to show in {show(results)}: give at least one result.")
-    names, taken = [run.get("label", run["method"]) for run in found], set[str]()
-    for place, name in enumerate(names):
-        if name in taken:
-            number = names[:place].count(name) + 1
-            found[place] = {**found[place], "label": f"{name} ({number})"}
+    taken = set[str]()
+    for place, run in enumerate(found):
+        name = first = run.get("label", run["method"])
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{first} ({number})"
+        if number > 1:
+            found[place] = {**run, "label": name}
         taken.add(name)
     return found
 
@@ -118,11 +122,17 @@ def _entries(results: Any) -> list[dict[str, Any]]:
 
 def _entry(result: Result | Outcome) -> dict[str, Any]:
     outcome = result if isinstance(result, Outcome) else _outcome(result)
-    lost = np.asarray(outcome.failure.round) >= 0
+    lost, seeds = np.asarray(outcome.failure.round) >= 0, outcome.origin.seeds
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"The result of {outcome.origin.method} holds seed {max(seeds, key=seeds.count)} several times, as with "
+            f"several hypers: an interval over all would not be one over seeds. Show those of one value at a time: "
+            f"cljax.training.driver.members(outcome, [0, 1, ...])."
+        )
     if lost.all():
         raise ValueError(f"There is nothing to show of {outcome.origin.method}: all its learners diverged.")
     run = run_record(members(outcome, np.flatnonzero(~lost).tolist()))
-    return {**run, "lost": [outcome.origin.seeds[place] for place in np.flatnonzero(lost)]} if lost.any() else run
+    return {**run, "lost": [seeds[place] for place in np.flatnonzero(lost)]} if lost.any() else run
 
 
 def _outcome(result: Result) -> Outcome:

@@ -65,7 +65,7 @@ def summarise(run: dict[str, Any], runs: Sequence[dict[str, Any]] = ()) -> dict[
       array([-0.375])
     """
     accuracy = np.asarray(run["accuracy"], np.float32)
-    values = {name: np.asarray(value, np.float64) for name, value in _found(accuracy).items()}
+    values = {name: np.asarray(value, np.float64) for name, value in _found(accuracy, _weights(run)).items()}
     if run["scenario"] == "class":
         aware = metrics.average_accuracy(np.asarray(run["task_il_accuracy"], np.float32))
         values["task_il_accuracy"] = np.asarray(aware, np.float64)
@@ -80,9 +80,16 @@ def summarise(run: dict[str, Any], runs: Sequence[dict[str, Any]] = ()) -> dict[
 
 
 @jax.jit
-def _found(accuracy: Array) -> dict[str, Array]:
+def _found(accuracy: Array, weights: Array | None) -> dict[str, Array]:
     """In one program, for each of its operations would be one."""
-    return {name: getattr(metrics, name)(accuracy) for name in METRICS}
+    found = {name: getattr(metrics, name)(accuracy) for name in METRICS}
+    return {**found, "average_incremental_accuracy": metrics.average_incremental_accuracy(accuracy, weights)}
+
+
+def _weights(run: dict[str, Any]) -> np.ndarray | None:
+    """The tasks' numbers of classes where one head has them all: the accuracy after a task is that on all seen."""
+    classes = run["facts"][0].get("classes", []) if run["scenario"] == "class" else []
+    return np.asarray([len(own) for own in classes], np.float32) if len(classes) == len(run["accuracy"][0]) else None
 
 
 def cells(

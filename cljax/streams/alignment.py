@@ -122,6 +122,11 @@ def _check(streams: Sequence[Stream]) -> None:
     first: Any = streams[0].tables
     for number, stream in enumerate(streams[1:], 1):
         tables: Any = stream.tables
+        if stream.scenario != streams[0].scenario:
+            raise ValueError(
+                f"Streams 0 and {number} are of the scenarios {streams[0].scenario!r} and {stream.scenario!r}, but all "
+                f"seeds are trained and evaluated in one. Build them for the same scenario."
+            )
         if not _same_examples(tables.examples, first.examples):
             raise ValueError(
                 f"Streams 0 and {number} hold different examples, but seeds that run side by side share one array of "

@@ -17,7 +17,7 @@ from cljax.data.arrays import PARTS, check_classes, check_labels, check_pair, ch
 from cljax.data.dataset import Dataset
 from cljax.data.on_demand import join
 from cljax.keys import LARGEST_SEED, make_key
-from cljax.numbers import INT32, check_kind, real, several, show, whole
+from cljax.numbers import INT32, check_kind, flag, real, several, show, whole
 from cljax.streams.division import draw_class_order, fractions, group_classes, set_aside, subsample
 from cljax.streams.schedules import FIRST_TASK, MOST, lifelong, make_table, with_schedule
 from cljax.types import Schedule, Stream, Tables
@@ -173,9 +173,14 @@ def permuted(
         )
     channels = shape[-1] if len(shape) == 3 else 1
     pixels = int(np.prod(shape)) // channels
+    if dataset.statistics is not None and len(shape) == 1 and any(len(set(one)) > 1 for one in dataset.statistics):
+        raise ValueError(
+            f"Each element of {dataset.name!r} has its own mean and standard deviation, and once permuted would have "
+            f"another's. Join the data sets without normalize='each'."
+        )
     key = make_key(seed)
     moves = np.stack([jax.random.permutation(jax.random.fold_in(key, task), pixels) for task in range(tasks)])
-    if first_identity:
+    if flag("first_identity", first_identity):
         moves[0] = np.arange(pixels)
     permutation: Any = (moves[:, :, None] * channels + np.arange(channels)).reshape(tasks, -1).astype(np.int32)
     learn, validate = set_aside(dataset.train_labels, validation, seed)

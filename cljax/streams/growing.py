@@ -86,6 +86,8 @@ def append(stream: Stream, more: Stream) -> Stream:
     schedule = _then(stream.schedule, later)
     check_schedule(schedule, len(tables.classes))
     facts = {**stream.facts, "appended": [*stream.facts.get("appended", []), more.facts]}
+    if "groups" in facts:
+        facts["groups"] = [*facts["groups"], *more.facts.get("groups", [[more.name]] * len(second.classes))]
     for name in ("tasks", "classes", "fraction"):
         offset = tasks if name == "tasks" else None
         facts[name] = [*stream.facts[name], *(one if offset is None else one + offset for one in more.facts[name])]

@@ -127,7 +127,7 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
       schedule: in the stream's present task numbers.
 
     Raises:
-      ValueError: the schedule names a task that the stream has not.
+      ValueError: the schedule names a task that the stream has not; a stream with room for tasks to come.
 
     Example:
       >>> import numpy as np
@@ -141,6 +141,11 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
     """
     check_kind("The schedule", schedule, Schedule, "of streams.lifelong(...) or streams.visits(...)")
     tables, count = stream.tables, len(stream.tables.classes)
+    if len(stream.facts["tasks"]) < count:
+        raise ValueError(
+            f"The stream {stream.name!r} has room for tasks to come (streams.pad), which have no order yet. Give the "
+            f"stream as it was the schedule, and pad it then."
+        )
     schedule = _schedule(*schedule)
     if schedule.task.max() >= count:
         raise ValueError(
@@ -162,7 +167,7 @@ def with_schedule(stream: Stream, schedule: Schedule) -> Stream:
     facts, statistics = dict(stream.facts), (stream.mean, stream.std)
     if facts.get("standardised_by") == FIRST_TASK and (order[0] or not stream.mean):
         statistics = first_task_statistics(tables)
-    for name in ("tasks", "classes", "fraction"):
+    for name in {"tasks", "classes", "fraction", "groups"} & facts.keys():
         facts[name] = [facts[name][task] for task in order]
     facts["sizes"] = {part: [sizes[task] for task in order] for part, sizes in facts["sizes"].items()}
     new = np.argsort(order)

@@ -188,7 +188,8 @@ def relabelled(
         tables[part] = make_table(chosen, [values[own] for values, own in zip(shown, chosen, strict=True)])
     if not tables["train"].size.all():
         raise ValueError(
-            f"Task {int(np.argmin(tables['train'].size))} has no training examples: all its labels are -1."
+            f"Task {int(np.argmin(tables['train'].size))} has no training examples: none has a label from 0, or all "
+            f"that have one are set aside for validation. Give it labels, or a smaller validation."
         )
     classes: Any = np.arange(largest) < np.asarray(counts)[:, None]
     titles = (
@@ -212,8 +213,9 @@ def one_vs_all(
 ) -> Stream:
     """Tells one class from all others in each task: binary tasks that share their images, "homogeneous" ones.
 
-    Label 1 is the class, 0 any other. Of the others a task shows as many examples as the class has, drawn by the seed;
-    so it is in the training and in the test part. Disjoint pairs of classes, "heterogeneous" binary tasks, are
+    Label 1 is the class, 0 any other. Of the others a task shows as many examples as the class has, drawn by the seed,
+    or all there are; so it is in the training and in the test part, and of the training part some are set aside for
+    validation then. Disjoint pairs of classes, "heterogeneous" binary tasks, are
     `split(dataset, tasks=K // 2)`.
 
     Args:
