@@ -18,9 +18,10 @@ from cljax.cli import main
 from cljax.keys import make_key
 from cljax.storage import checkpoints
 from cljax.storage.checkpoints import Saving
-from cljax.training import driver, mesh, streaming
+from cljax.training import driver, identity, mesh, streaming
 from tests import conformance
 from tests.shared import assert_close, noted, small
+from tests.two_processes import of_one_process, share
 
 SETTINGS = training.Settings(batch_size=8, learning_rate=0.05, evaluation_batch=32)
 PASSED_ON = r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(-start)?\("
@@ -31,19 +32,11 @@ def tasks(*visits):
     return conformance.stream(schedule=streams.visits(visits))
 
 
-REMEMBERING = {"replay.memory_size": 20}
-CASES = {
-    "lwf+replay": {"normalization": "batch", "dropout": 0.2},
-    "tfm": {"normalization": "feature"},
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_run_shared_by_seeds_and_batches_is_that_of_one_device(name):
+def test_a_run_shared_by_seeds_and_batches_is_that_of_one_device():
     """Two seeds by two, batches by four: dropout's bits, batch statistics, exemplars, gradients, accuracies."""
     stream = tasks((0, 1), (1, 1))
-    parameters = REMEMBERING if "replay" in name else {}
-    method = methods.build(name, small(stream, **CASES[name]), parameters)
+    network = small(stream, normalization="batch", dropout=0.2)
+    method = methods.build("lwf+replay", network, {"replay.memory_size": 20})
     run = training.make_run(method, optax.sgd(1.0, momentum=0.9), stream, SETTINGS)
     seeds = jax.vmap(run, in_axes=(0, None))
     keys, tables = jnp.stack([make_key(seed) for seed in (0, 1)]), jax.tree.map(jnp.asarray, stream.tables)
@@ -57,8 +50,6 @@ def test_a_run_shared_by_seeds_and_batches_is_that_of_one_device(name):
     assert_close(found.epochs, alone.epochs)
     weights = found.learner.params["head"]["kernel"]
     assert weights.sharding.spec == jax.sharding.PartitionSpec("seed")
-    if method.zero_forgetting:
-        assert (found.evaluation.fingerprint[:, 0, 0] == found.evaluation.fingerprint[:, 1, 0]).all()
 
 
 def test_a_batch_is_shared_where_it_is_drawn_and_nothing_changes_on_one_device():
@@ -82,35 +73,27 @@ def test_a_batch_is_shared_where_it_is_drawn_and_nothing_changes_on_one_device()
 
 def test_a_run_that_was_begun_on_eight_devices_goes_on_on_two_and_ends_on_one(tmp_path, monkeypatch):
     stream = tasks((0, 1), (1, 2), (2, 2))
-    method, made = methods.freezing(small(stream, hidden=(4,))), {}
-    monkeypatch.setattr(driver, "step_flops", lambda *given: None)
+    method, made = methods.tfm(small(stream, hidden=(4,), normalization="feature")), share(monkeypatch)
 
     def drive(devices, epochs=math.inf, checkpoints=None):
         """So many epochs of both seeds, or all."""
-        seen, compiled = [], driver.Compiled
-
-        def make(*given):
-            made.setdefault(devices, compiled(*given))
-            return made[devices]
+        seen = []
 
         def end(event):
             seen.append(event)
             if len(seen) == epochs:
                 raise TimeoutError
 
-        seeds = [(seed, stream) for seed in (0, 1)]
-        with monkeypatch.context() as patch:
-            patch.setattr(driver, "Compiled", make)
-            return driver.drive(
-                method,
-                conformance.OPTIMIZERS["momentum"][0],
-                seeds,
-                SETTINGS,
-                vectorize=True,
-                devices=devices,
-                report=end,
-                checkpoints=checkpoints,
-            )
+        return driver.drive(
+            method,
+            conformance.OPTIMIZERS["momentum"][0],
+            [(seed, stream) for seed in (0, 1)],
+            SETTINGS,
+            vectorize=True,
+            devices=devices,
+            report=end,
+            checkpoints=checkpoints,
+        )
 
     said = []
     saving = Saving(tmp_path, 0.0, say=said.append)
@@ -119,8 +102,8 @@ def test_a_run_that_was_begun_on_eight_devices_goes_on_on_two_and_ends_on_one(tm
             drive(devices, epochs, saving)
     found = drive(1, checkpoints=saving)
     assert [line[: line.index(" of phase")] for line in said] == [
-        "Taking up freezing, seed 0, in round 2 of 3, after epoch 1",
-        "Taking up freezing, seed 0, in round 3 of 3, after epoch 0",
+        "Taking up tfm, seed 0, in round 2 of 3, after epoch 1",
+        "Taking up tfm, seed 0, in round 3 of 3, after epoch 0",
     ]
     alone = drive(1)
     assert_close(found.learners, alone.learners)
@@ -133,20 +116,21 @@ def test_a_run_that_was_begun_on_eight_devices_goes_on_on_two_and_ends_on_one(tm
     assert (marks[:, 1:, 1] == marks[:, 1:2, 1]).all()
     assert report.zero_forgetting(marks, stream.schedule.task)
     assert (marks != 0).all()
-    epochs = {devices: programs._epoch._compiled.as_text() for devices, programs in made.items()}
-    assert [bool(re.search(PASSED_ON, epochs[devices])) for devices in (8, 2, 1)] == [True, False, False]
+    eight, two, one = (programs._epoch._compiled.as_text() for programs in made.values())
+    assert [bool(re.search(PASSED_ON, epoch)) for epoch in (eight, two, one)] == [True, False, False]
 
 
 def test_streamed_examples_are_shared_and_an_epoch_begun_on_four_devices_ends_on_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "step_flops", lambda *given: None)
+    share(monkeypatch, "Streamed")
+    monkeypatch.setattr(identity, "computation", of_one_process)
     monkeypatch.setattr(streaming, "STEPS", 2)
     stream = tasks((0, 2), (1, 2))
     (streamed, asked), ends, said = noted(stream), [], []
     method, save = methods.freezing(small(stream, hidden=(4,))), checkpoints.save
 
-    def drive(stream, devices, **options):
+    def drive(devices, **options):
         optimizer = conformance.OPTIMIZERS["momentum"][0]
-        return driver.drive(method, optimizer, [(0, stream)], SETTINGS, devices=devices, **options)
+        return driver.drive(method, optimizer, [(0, streamed)], SETTINGS, devices=devices, **options)
 
     def stop(folder, run, notes):
         save(folder, run, notes)
@@ -157,7 +141,7 @@ def test_streamed_examples_are_shared_and_an_epoch_begun_on_four_devices_ends_on
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save", stop)
         with pytest.raises(TimeoutError):
-            drive(streamed, 4, report=lambda event: ends.append(len(asked)), checkpoints=saving)
+            drive(4, report=lambda event: ends.append(len(asked)), checkpoints=saving)
     epoch, task = asked[slice(*ends[:2])], stream.tables.train
     rows, expected = np.concatenate(epoch), task.index[: task.size[0]]
     np.testing.assert_array_equal(np.unique(rows), np.sort(expected))
@@ -165,7 +149,7 @@ def test_streamed_examples_are_shared_and_an_epoch_begun_on_four_devices_ends_on
     most = max(map(len, epoch)), max(map(len, asked[ends[1] :]))
     assert most == (4, 8)  # of two steps, and of an evaluation's batch, a fourth each
 
-    found, alone = drive(streamed, 1, checkpoints=saving), drive(stream, 1)
+    found, alone = drive(1, checkpoints=saving), drive(1)
     assert said == ["Taking up freezing, seed 0, in round 2 of 2, after epoch 1 of phase 1."]
     assert_close(found.learners, alone.learners)
     assert_close(found.evaluation[:3], alone.evaluation[:3])
@@ -188,7 +172,7 @@ def test_devices_that_cannot_be_had_are_refused(options, words):
 
 
 def test_the_command_takes_all_devices_or_so_many(tmp_path, capsys):
-    words = ["finetune", "--tasks", "2", "--epochs", "1", "--hidden", "4", "--no-cache", "--seeds"]
+    words = ["finetune", "--tasks", "2", "--epochs", "1", "--hidden", "4", "--fraction", "0.1", "--no-cache", "--seeds"]
 
     def run(*more):
         code = main(["run", *words, *more, "--out", str(tmp_path / "-".join(more))])

@@ -12,7 +12,7 @@ import numpy as np
 
 from cljax import report, streams
 from cljax.storage.checkpoints import Saving
-from cljax.training import driver
+from cljax.training import driver, identity
 from cljax.training.start import NOTHING
 from tests import two_processes
 
@@ -58,7 +58,8 @@ def test_two_processes_find_what_one_finds(tmp_path, monkeypatch):
     assert "freezing" in told[0]
     assert "freezing" not in told[1]
     assert (tmp_path / "run-command/learners/freezing/seed-0/00000001/manifest.json").exists()
-    monkeypatch.setattr(driver, "step_flops", lambda *given: None)
+    two_processes.share(monkeypatch)
+    monkeypatch.setattr(identity, "computation", two_processes.of_one_process)
     drive, seeds = two_processes.case()
     said = []
     found = drive(seeds, vectorize=True, checkpoints=Saving(tmp_path / "run", 0.0, say=said.append))

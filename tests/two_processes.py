@@ -21,7 +21,7 @@ from cljax.cli.experiment import choose_driver
 from cljax.cli.options import Options
 from cljax.data.on_demand import ReadError
 from cljax.storage.checkpoints import Saving
-from cljax.training import bounds, driver
+from cljax.training import bounds, driver, identity
 from tests import conformance
 from tests.shared import Noting, assert_close, noted, small
 
@@ -36,13 +36,22 @@ def case():
     return drive, [(seed, stream) for seed in (0, 1)]
 
 
+def share(patch, kind="Compiled"):
+    """What is driven again on the same devices goes through the same programs: those made so far, by mesh."""
+    made, make = {}, getattr(driver, kind)
+    patch.setattr(driver, kind, lambda *given: made.setdefault(given[2], make(*given)))
+    patch.setattr(driver, "step_flops", lambda *given: None)
+    return made
+
+
 def main(port: str, number: str, folder: str) -> None:
     gc.disable()  # as in conftest.py, and so is this
     mlir.make_ir_context = functools.cache(getattr(mlir, "make_ir_context", int))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
     assert (jax.device_count(), jax.local_device_count()) == (4, 2)
-    driver.step_flops = lambda *given: None
+    share(pytest.MonkeyPatch())
+    identity.computation = of_one_process
     drive, seeds = case()
     seen, said = [], []
 
@@ -90,10 +99,16 @@ def main(port: str, number: str, folder: str) -> None:
         with pytest.raises(ReadError, match=says):
             training.drive(method, conformance.OPTIMIZERS["momentum"][0], [(0, streamed)], SETTINGS, devices=4)
     words = ["run", "freezing", "--distributed", "--out", f"{folder}-command", "--keep-learners", "--tensorboard"]
-    words += ["--tasks", "2", "--seed", "0", "--epochs", "1", "--hidden", "4", "--no-cache", "--driver", "host"]
+    words += ["--tasks", "2", "--seed", "0", "--epochs", "1", "--hidden", "4", "--fraction", "0.1"]
+    words += ["--no-cache", "--driver", "host"]
     assert cli.main(words) == 0
     with pytest.raises(ValueError, match=r"there are 4 in 2 processes, which must all have a part: ask for 4."):
         drive(seeds, vectorize=True, devices=2)
+
+
+def of_one_process(*given):
+    """What a checkpoint is known by: `test_checkpoints` has that of two processes."""
+    return "of one process"
 
 
 def lost(source, rows):
