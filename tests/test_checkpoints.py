@@ -440,6 +440,7 @@ def test_in_mid_epoch_a_streamed_epoch_goes_on(tmp_path, monkeypatch):
     """Saved after each chunk of a step; thrown out after a chunk's save, it goes on with the next one."""
     monkeypatch.setattr(streaming, "STEPS", 1)
     monkeypatch.setattr(driver, "step_flops", lambda *arguments: None)
+    monkeypatch.setattr(identity, "computation", lambda *arguments: "tested by itself")
     (stream,) = [three_tasks(0, ((0, 1), (1, 1)))]
     examples = Images([np.asarray(stream.tables.examples)], (8, 8, 1), name="few digits")
     stream = stream._replace(tables=stream.tables._replace(examples=examples))
@@ -655,8 +656,10 @@ def test_a_first_task_without_training_nor_training_data():
 
 
 @pytest.mark.parametrize("vectorize", [False, True])
-def test_each_seed_begins_with_its_own_parameters_through_the_same_programs(vectorize, tmp_path):
+def test_each_seed_begins_with_its_own_parameters_through_the_same_programs(vectorize, tmp_path, monkeypatch):
     """They are data of the run: nothing is traced anew, and no checkpoint of other ones is taken up."""
+    monkeypatch.setattr(driver, "step_flops", lambda *arguments: None)
+    monkeypatch.setattr(identity, "computation", lambda *arguments: "tested by itself")
     stream, values = three_tasks(0, ((0, 0), (1, 1))), trained_leaves()
     method = methods.freezing(small(stream))
     starts = [values, {name: leaf + 1 for name, leaf in values.items()}]

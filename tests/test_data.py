@@ -87,18 +87,15 @@ assert "tensorflow" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("variable", ["TFDS_DATA_DIR", "XDG_CACHE_HOME"])
-def test_two_processes_prepare_at_once_in_silence(tmp_path, variable):
-    environment = {name: value for name, value in os.environ.items() if name != "TFDS_DATA_DIR"}
-    environment[variable] = str(tmp_path)
+def test_two_processes_prepare_at_once_in_silence(tmp_path):
+    environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path)}
     command = [sys.executable, "-W", "error", "-c", PREPARE]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     pair = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
     for process in pair:
         assert process.communicate(timeout=120) == (b"", b"")
         assert process.returncode == 0
-    root = tmp_path / "digits" if variable == "TFDS_DATA_DIR" else tmp_path / "cljax" / "digits"
-    assert [path.name for path in root.iterdir()] == ["1.0.0"]
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
 
 
 def test_prepare_that_loses_the_race_leaves_the_winner(tmp_path, monkeypatch):
@@ -315,7 +312,11 @@ def test_downloads_are_verified_and_their_lack_names_the_way_without_a_network(t
     assert capsys.readouterr().err.count("Downloading cifar-10-binary.tar.gz") == 3
 
 
-def test_digits_go_to_the_cache_where_the_data_folder_cannot_be_written(tmp_path, monkeypatch):
+def test_digits_go_to_the_cache_where_no_data_folder_is_named_or_it_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    assert data.load("digits").train_size == 1438
+    assert [path.name for path in (tmp_path / "own" / "cljax" / "digits").iterdir()] == ["1.0.0"]
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -22,13 +22,14 @@ UNKNOWN = {"seconds", "compile_seconds", "traces", "flops"}
 
 @pytest.fixture(scope="module")
 def both():
-    """Two seeds of TFM driven, and the same by one program: what it gives of each, and of both under vmap."""
+    """Two seeds of TFM driven, and the same by one program: what it gives of one, and of both under vmap."""
     stream = conformance.stream(epochs=2)
     method, sgd = methods.tfm(small(stream)), optax.sgd(1.0)
     outcome = training.drive(method, sgd, [(0, stream), (1, stream)], SETTINGS)
     run = training.make_run(method, sgd, stream, SETTINGS)
     keys = jax.numpy.stack([training.driver.make_key(seed) for seed in (0, 1)])
-    return outcome, run(keys[0], stream.tables), jax.vmap(run, in_axes=(0, None))(keys, stream.tables)
+    together = jax.vmap(run, in_axes=(0, None))(keys, stream.tables)
+    return outcome, jax.tree.map(lambda leaf: leaf[0], together), together
 
 
 def test_an_outcome_and_a_folder_of_it_show_the_same(both, tmp_path):

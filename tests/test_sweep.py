@@ -16,7 +16,7 @@ from cljax.storage.checkpoints import Saving
 from cljax.training import driver, together
 from cljax.training.driver import drive
 from tests import conformance
-from tests.shared import assert_close
+from tests.shared import assert_close, small
 
 MOMENTUM = optax.sgd(1.0, momentum=0.9)
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=64)
@@ -27,16 +27,11 @@ def stream():
     return conformance.stream(epochs=2)
 
 
-def plain(stream):
-    """A network whose runs differ by rounding alone."""
-    return conformance.network(conformance.TABLE["lwf"]._replace(dropout=0.0, normalization=None), stream)
-
-
 @functools.cache
 def alone(strength, learning_rate):
     """A run of one value, which needs no sweep."""
     stream = conformance.stream(epochs=2)
-    method = methods.lwf(plain(stream), strength=strength)
+    method = methods.lwf(small(stream), strength=strength)
     return drive(method, MOMENTUM, [(0, stream)], SETTINGS._replace(learning_rate=learning_rate))
 
 
@@ -49,7 +44,7 @@ def test_values_and_seeds_share_one_program_and_are_what_they_are_alone(stream, 
         for value, learning_rate in ((0.0, 0.05), (3.0, 0.02))
         for _ in seeds
     ]
-    method = methods.lwf(plain(stream))
+    method = methods.lwf(small(stream))
     together = drive(method, MOMENTUM, seeds * 2, SETTINGS, hypers=grid, vectorize=vectorize)
     assert together.traces == 1
     for place, (strength, learning_rate) in enumerate(((0.0, 0.05), (3.0, 0.02))):
@@ -97,7 +92,7 @@ def test_the_words_of_the_command():
 def test_as_many_go_side_by_side_as_measured_memory_takes_and_as_many_when_taken_up(stream, tmp_path, monkeypatch):
     other = conformance.stream(seed=1, epochs=2)
     seeds = [(0, stream), (1, stream), (2, other), (3, other)]
-    method, measured, events = methods.lwf(plain(stream), strength=0.0), [], []
+    method, measured, events = methods.lwf(small(stream), strength=0.0), [], []
     saving = Saving(tmp_path, interval=0.0)
 
     def fitting(sizes, count, needed, kept, free):

@@ -34,12 +34,12 @@ def runs(results: Any) -> list[dict[str, Any]]:
       >>> import numpy as np
       >>> from cljax import data, methods, networks, report, streams, training
       >>> stream = streams.split(data.load('digits'), tasks=5, epochs=1)
-      >>> method = methods.lwf(networks.mlp((8, 8, 1), 2, hidden=(16,)))
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 2, hidden=(16,)))
       >>> run = training.make_run(method, optax.adam(1e-3), stream)
       >>> result = jax.vmap(run, in_axes=(0, None))(jax.random.split(jax.random.key(0), 3), stream.tables)
-      >>> [entry] = report.runs({'LwF, one epoch': result})
+      >>> [entry] = report.runs({'one epoch': result})
       >>> entry['method'], entry['label'], np.shape(entry['accuracy'])
-      ('lwf', 'LwF, one epoch', (3, 5, 5))
+      ('finetune', 'one epoch', (3, 5, 5))
     """
     found = _entries(results)
     if not found:

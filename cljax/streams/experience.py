@@ -55,7 +55,7 @@ def experiences(stream: Stream) -> Iterator[Experience]:
       >>> import jax, optax
       >>> from cljax import data, methods, networks, streams, training
       >>> stream = streams.split(data.load("digits"), tasks=5)
-      >>> method = methods.lwf(networks.mlp((8, 8, 1), 2, hidden=(16,)))
+      >>> method = methods.finetune(networks.mlp((8, 8, 1), 2, hidden=(16,)))
       >>> run, result = training.make_run(method, optax.adam(1e-3), stream), None
       >>> for experience in streams.experiences(stream):
       ...     inputs, labels = experience.train
