@@ -39,7 +39,7 @@ from cljax.training.step import phase_learning_rate
 from cljax.types import Sizes, make_clock
 from tests import conformance
 
-SMALL = ["--epochs", "2", "--hidden", "16", "16"]
+SMALL = ["--epochs", "2", "--hidden", "16"]
 SCHEMA = {
     "method": str,
     "data": str,
@@ -229,10 +229,10 @@ def test_record_has_the_schema(compared):
         assert (run["traces"], run["curves"], run["rounds"]) == (1, None, None)
         assert run["epochs_trained"] == [[2] * 5] * 2
         assert run["config"] == config
-        size = {"name": "mlp", "hidden": [16, 16], "parameters": 64 * 16 + 16 + 16 * 16 + 16 + 16 * 2 + 2}
+        size = {"name": "mlp", "hidden": [16], "parameters": 64 * 16 + 16 + 16 * 2 + 2}
         assert run["network"] == {**size, "normalization": "none", "norm_after": False, "dropout": 0.0}
         assert run["schedule"] == {"task": [0, 1, 2, 3, 4], "epochs": [2] * 5, "evaluate": [True] * 5}
-        # Two dense layers of 16 are shared; a task has a head of 16 x 2 weights and 2 biases, float32.
+        # A dense layer of 16 is shared; a task has a head of 16 x 2 weights and 2 biases, float32.
         assert run["bytes_per_task"] == 4 * (16 * 2 + 2)
         assert len(run["seconds"]) == 2
         assert min(run["seconds"]) > 0
@@ -244,15 +244,15 @@ def test_record_has_the_schema(compared):
 def test_the_command_computes_what_the_library_does(compared):
     dataset = data.load("digits")
     seeds = [(seed, streams.split(dataset, tasks=5, seed=seed, epochs=2)) for seed in (0, 1)]
-    network = networks.mlp((8, 8, 1), 2, hidden=(16, 16), mean=seeds[0][1].mean, std=seeds[0][1].std)
+    network = networks.mlp((8, 8, 1), 2, hidden=(16,), mean=seeds[0][1].mean, std=seeds[0][1].std)
     settings = training.Settings(batch_size=32, learning_rate=0.05, validate=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0, momentum=0.9))
     outcome = drive(methods.finetune(network), optimizer, seeds, settings)
     run = json.loads((compared[0] / "record.json").read_text())["runs"][0]
     np.testing.assert_array_equal(np.asarray(run["accuracy"], np.float32), outcome.evaluation.accuracy)
     assert run["flops"] == outcome.flops
-    first, *others = [32 * size for size in (64 * 16, 16 * 16, 16 * 2)]
-    products = 2 * (2 * first + 3 * sum(others))  # forwards, for weights, and but for the first layer for its inputs
+    first, head = [32 * size for size in (64 * 16, 16 * 2)]
+    products = 2 * (2 * first + 3 * head)  # forwards, for weights, and but for the first layer for its inputs
     assert products < run["flops"] < 1.6 * products, (run["flops"], products)
 
 

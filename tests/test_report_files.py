@@ -216,8 +216,9 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path):
     assert report.gather([folder])[0].notes == ["The run is not finished: tfm is missing."]
 
 
-def test_hard_records_are_written_whole(tmp_path):
+def test_hard_records_are_written_whole(tmp_path, monkeypatch):
     """One seed with an unknown accuracy and one task; class-incremental; revisits."""
+    monkeypatch.setattr(writing, "FORMS", ("svg",))  # all of them: `test_the_files_of_a_report`
     single = save(tmp_path / "single", make_run("finetune", [[[None]]], epochs=make_run("a", [[[1.0]]])["epochs"]))
     rounds = {
         "accuracy": [[[0.9, 0.1], [0.5, 0.7], [0.8, 0.6]]],
@@ -241,8 +242,8 @@ def test_hard_records_are_written_whole(tmp_path):
         ("3", "1", "1", "0.8"),
     ]
     assert rows(place / "results.csv")[0]["accuracy"] == ""
-    assert not (place / "plots" / "1-accuracy_matrix-finetune.png").exists()
-    assert (place / "plots" / "2-task_il_accuracy.png").exists()
+    assert not (place / "plots" / "1-accuracy_matrix-finetune.svg").exists()
+    assert (place / "plots" / "2-task_il_accuracy.svg").exists()
     Reader((place / "report.html").read_text())
 
 

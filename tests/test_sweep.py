@@ -13,7 +13,7 @@ from cljax import cli, methods, report, training
 from cljax.cli.asked import Curve, curves_of
 from cljax.cli.options import Sweep, UsageError
 from cljax.storage.checkpoints import Saving
-from cljax.training import driver, together
+from cljax.training import driver, identity, together
 from cljax.training.driver import drive
 from tests import conformance
 from tests.shared import assert_close, small
@@ -106,6 +106,7 @@ def test_as_many_go_side_by_side_as_measured_memory_takes_and_as_many_when_taken
             raise KeyboardInterrupt
 
     monkeypatch.setattr(driver, "fitting", fitting)
+    monkeypatch.setattr(identity, "computation", lambda *given: "of one process")
     run = lambda: drive(method, MOMENTUM, seeds, SETTINGS, vectorize=True, report=report, checkpoints=saving)
     with pytest.raises(KeyboardInterrupt):
         run()
