@@ -308,8 +308,8 @@ class Memory:
         leaves, notes = self.series[folder.name]
         wanted, structure = jax.tree.flatten(like(notes))
         assert [(leaf.shape, leaf.dtype) for leaf in leaves] == [(leaf.shape, leaf.dtype) for leaf in wanted]
-        kinds = [np.array if isinstance(leaf, np.ndarray) else jnp.array for leaf in wanted]
-        tree = structure.unflatten([kind(leaf) for kind, leaf in zip(kinds, leaves, strict=True)])
+        kinds = [np.asarray if isinstance(leaf, np.ndarray) else jax.device_put for leaf in wanted]
+        tree = structure.unflatten([kind(np.array(leaf)) for kind, leaf in zip(kinds, leaves, strict=True)])
         return checkpoints.Restored(tree, notes, "")
 
 

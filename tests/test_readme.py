@@ -23,9 +23,15 @@ def run(page, names, code):
     exec(compile(code, page, "exec"), names)
 
 
-def test_python_of_the_readme_and_the_quick_start(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+@pytest.fixture(scope="module", autouse=True)
+def private_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("TFDS_DATA_DIR", raising=False)
+        yield
+
+
+def test_python_of_the_readme_and_the_quick_start(capsys):
     names: dict = {}
     first, trained = blocks()
     run("README.md", names, first)
@@ -47,9 +53,8 @@ def test_python_of_the_readme_and_the_quick_start(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs/guides").glob("*.md")))
-def test_python_of_the_guides(page, tmp_path, monkeypatch):
+def test_python_of_the_guides(page):
     """They assert themselves what they say."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     names: dict = {}
     for code in blocks(f"docs/guides/{page}"):
         run(page, names, code)
@@ -61,8 +66,7 @@ def test_the_readme_is_short_and_names_all_notebooks():
     assert set(re.findall(r"\((notebooks/\w+\.ipynb)\)", text)) == {f"notebooks/{path.name}" for path in NOTEBOOKS}
 
 
-def test_the_skeletons_of_a_new_method_run_and_learn(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_the_skeletons_of_a_new_method_run_and_learn(capsys):
     names: dict = {}
     term, view = blocks("docs/new_method.md")
     run("docs/new_method.md", names, term)
