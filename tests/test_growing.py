@@ -13,7 +13,7 @@ from cljax import data, methods, networks, ownership, report, streams, task_para
 from cljax.storage import checkpoints
 from cljax.training.start import Past
 from tests import conformance
-from tests.shared import bits
+from tests.shared import bits, small
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
 SETTINGS = training.Settings(batch_size=16, learning_rate=RATE, evaluation_batch=32)
@@ -28,6 +28,12 @@ def digits(classes, *, epochs=1, scenario="task", rows=slice(None)):
     return streams.split(part, tasks=1, class_order=list(classes), epochs=epochs, scenario=scenario)
 
 
+def build(name, like):
+    """The method of a row of the conformance table, for a network of one layer."""
+    row = conformance.TABLE[name]
+    return row.build(small(like, normalization=row.normalization))
+
+
 def close(one, other, rtol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5), one, other)
 
@@ -35,7 +41,7 @@ def close(one, other, rtol=1e-5):
 def test_rounds_in_parts_are_the_rounds_in_one_go():
     """Two programs, for one begins anew and the other goes on; bits are compared where the drives are the same ones."""
     name, stream = "lwf+replay", conformance.stream()
-    run = training.make_run(conformance.build(name, stream), MOMENTUM, stream, SETTINGS)
+    run = training.make_run(build(name, stream), MOMENTUM, stream, SETTINGS)
     whole = run(jax.random.key(5), stream.tables)
     part = run(jax.random.key(5), stream.tables, rounds=(0, 1))
     assert np.isnan(part.evaluation.accuracy[1:]).all()
@@ -47,7 +53,7 @@ def test_rounds_in_parts_are_the_rounds_in_one_go():
 
 
 def test_driven_in_parts_too_each_seed_from_its_own_past():
-    stream, method = conformance.stream(), conformance.build("finetune", conformance.stream())
+    stream, method = conformance.stream(), build("finetune", conformance.stream())
     drive = functools.partial(training.drive, method, MOMENTUM, [(3, stream), (4, stream)], SETTINGS)
     whole, first = drive(), drive(rounds=2)
     short = [
@@ -69,7 +75,7 @@ def test_driven_in_parts_too_each_seed_from_its_own_past():
 
 def test_what_a_past_round_is_compared_with_was_evaluated():
     """Nothing that forgets nothing is said to forget, where the rounds after the past are not all evaluated."""
-    stream, method = conformance.stream(), conformance.build("freezing", conformance.stream())
+    stream, method = conformance.stream(), build("freezing", conformance.stream())
     first = training.drive(method, MOMENTUM, [(3, stream)], SETTINGS, rounds=1)
     past = [Past(first.learners[0], jax.tree.map(lambda leaf: leaf[0, :1], first.evaluation))]
     for evaluate in ([True, True, False], [True, False, True], [True, False, False]):
@@ -81,7 +87,7 @@ def test_what_a_past_round_is_compared_with_was_evaluated():
 
 
 def test_a_checkpoint_is_not_taken_up_for_other_rounds(tmp_path):
-    stream, method = conformance.stream(), conformance.build("finetune", conformance.stream())
+    stream, method = conformance.stream(), build("finetune", conformance.stream())
     drive = functools.partial(training.drive, method, MOMENTUM, [(3, stream)], SETTINGS)
     saving = checkpoints.Saving(tmp_path, 0.0, say=lambda line: None)
     drive(rounds=1, checkpoints=saving)
@@ -93,8 +99,8 @@ def grown(name, more, past_stream=None):
     """The outcome of two tasks, then what driving one more after it gives, with the method for the longer stream."""
     short = streams.append(digits([4, 9, 1]), digits([7, 0]))
     longer = streams.append(past_stream(short) if past_stream else short, more)
-    old = training.drive(conformance.build(name, short), MOMENTUM, [(5, short)], SETTINGS)
-    method = conformance.build(name, longer)
+    old = training.drive(build(name, short), MOMENTUM, [(5, short)], SETTINGS)
+    method = build(name, longer)
     return short, longer, old, method, training.drive(method, MOMENTUM, [(5, longer)], SETTINGS, past=old)
 
 
@@ -104,7 +110,7 @@ def test_a_task_that_nobody_had_planned_moves_no_bit_of_old_logits():
     learner = new.learners[0]
     assert learner.rows.tasks == 3
     for task in range(2):
-        before = conformance.build("tfm", short).predict(old.learners[0], short.tables.examples[:40], task)
+        before = build("tfm", short).predict(old.learners[0], short.tables.examples[:40], task)
         after = method.predict(learner, short.tables.examples[:40], task)
         assert bits(before) == bits(after)
     np.testing.assert_array_equal(new.evaluation.accuracy[:, :2, :2], old.evaluation.accuracy)
@@ -138,7 +144,7 @@ def test_old_examples_may_be_gone_and_heads_may_grow():
     for leaf in ("kernel", "bias"):
         was, now = (np.asarray(run.learners[0].params["head"][leaf]) for run in (old, new))
         assert bits(now[:2, ..., :3]) == bits(was)
-    joint = conformance.build("joint", longer)
+    joint = build("joint", longer)
     with pytest.raises(ValueError, match="Task 0 has no train examples, and joint trains on all tasks so far"):
         training.drive(joint, MOMENTUM, [(5, longer)], SETTINGS, past=old)
 
