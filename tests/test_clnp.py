@@ -247,9 +247,9 @@ def test_the_candidate_chosen_is_pruned_before_it_is_fine_tuned_in_both_drivers(
 @functools.cache
 def visits(kind="mlp"):
     stream = five_tasks()
-    common = {"normalization": "batch", "dropout": 0.2, "mean": stream.mean, "std": stream.std}
+    common = {"normalization": "batch", "mean": stream.mean, "std": stream.std}
     if kind == "mlp":
-        network = networks.mlp((8, 8, 1), 2, hidden=(10, 8), **common)
+        network = networks.mlp((8, 8, 1), 2, hidden=(10, 8), dropout=0.2, **common)
     else:
         network = networks.cnn((8, 8, 1), 2, channels=((6, 5),), dense=(7,), **common)
     return network, Visits(clnp(network, fine_tune=0.5 if kind == "mlp" else 0.0), stream)
@@ -358,9 +358,8 @@ def test_a_shared_head_is_divided_among_tasks():
     data = conformance.digits()
     stream = streams.permuted(data, tasks=3, epochs=1)
     network = networks.mlp((8, 8, 1), 10, hidden=(24, 48), mean=stream.mean, std=stream.std, per_task=())
-    made = Visits(clnp(network, margin=0.3, l1=1e-3), stream, epochs=12)
-    order, which = [0, 1, 2, 0], list(conformance.OPTIMIZERS).index("adam")
-    learner = made.run(made.start(), order, which=which)
+    made = Visits(clnp(network, margin=0.3, l1=1e-3), stream, epochs=12, optimizers=("adam",))
+    learner = made.run(made.start(), [0, 1, 2, 0])
     owner = np.asarray(learner.method_state.owner["dense_1"])
     assert ((owner == 1).any(), (owner == 2).any()) == (True, True)
     assert (np.asarray(learner.params["head"]["bias"]) == 0).all()

@@ -19,7 +19,7 @@ from cljax.types import make_clock
 from tests import conformance, shared
 
 SGD = optax.sgd(1.0, momentum=0.9)
-small = functools.partial(shared.small, hidden=(24, 16))
+small = functools.partial(shared.small, hidden=(24,))
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=64)
 
 
@@ -36,7 +36,7 @@ def test_a_task_that_recurs_and_first_visits_out_of_order():
     assert stream.schedule.task.tolist() == [0, 1, 0, 2]
     assert stream.facts["tasks"] == [2, 0, 1]
     assert stream.tables.classes.sum(1).tolist() == [2, 3, 2]
-    base = methods.finetune(small(stream))
+    base = methods.finetune(small(stream, hidden=(24, 16)))
 
     def init(key, sizes):
         params, collections, _, hyper = base.init(key, sizes)
@@ -171,7 +171,7 @@ def test_a_memory_that_differs_by_seed_runs_side_by_side():
     They are chosen by chance: herding goes by features, which another program rounds otherwise.
     """
     made = [(seed, conformance.stream(seed=seed, epochs=2, scenario="class")) for seed in range(2)]
-    method = methods.replay(small(made[0][1], hidden=(8, 8)), memory_size=14)
+    method = methods.replay(small(made[0][1], hidden=(8,)), memory_size=14)
     turn, together = (drive(method, SGD, made, SETTINGS, vectorize=vectorize) for vectorize in (False, True))
     np.testing.assert_allclose(turn.evaluation.accuracy, together.evaluation.accuracy, atol=0.08)
     for one, many in zip(turn.learners, together.learners, strict=True):
@@ -184,7 +184,7 @@ def test_a_memory_that_differs_by_seed_runs_side_by_side():
 def test_side_by_side_seeds_leave_a_branch_a_branch():
     """The task is not batched, so `lax.cond` runs one branch a step, not both of them and a selection."""
     stream = conformance.stream()
-    method = conformance.build("feature_extraction", stream)
+    method = methods.feature_extraction(small(stream), hidden=8)
     engine = training.make_engine(
         method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
@@ -208,16 +208,13 @@ def test_side_by_side_seeds_leave_a_branch_a_branch():
 
 
 def test_growth_is_chosen_by_search_and_never_gives_a_feature_twice():
-    stream = conformance.stream(epochs=4)
-    network = small(stream, normalization="feature")
-    margins = {0.0: "best", 1.0: "least"}
-    owners = {}
-    for margin, name in margins.items():
-        learner = run(methods.tfm(network, candidates=(0.1, 0.3, 0.5), margin=margin), stream).learner
-        owners[name] = np.asarray(learner.method_state.owner["dense_0"])
-    least = [(owners["least"] == task).sum() for task in range(3)]
-    assert least == [3, 3, 3], "a margin of 1 accepts the lowest growth: 10% of 24 features"
-    assert (owners["best"] <= 2).sum() >= 9
+    stream, margins = conformance.stream(epochs=4), [{"margin": 0.0}, {"margin": 1.0}]
+    method = methods.tfm(small(stream, normalization="feature"), candidates=(0.1, 0.3, 0.5))
+    learners = drive(method, SGD, [(0, stream)] * 2, SETTINGS, hypers=margins, vectorize=False).learners
+    best, least = (np.asarray(learner.method_state.owner["dense_0"]) for learner in learners)
+    claimed = [(least == task).sum() for task in range(3)]
+    assert claimed == [3, 3, 3], "a margin of 1 accepts the lowest growth: 10% of 24 features"
+    assert (best <= 2).sum() >= 9
 
 
 def test_class_incremental_accuracy_and_the_task_il_one_come_from_the_same_run():

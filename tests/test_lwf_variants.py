@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import losses, networks, streams, task_params
+from cljax import losses, networks, task_params
 from cljax.methods.common import as_it_is, depends_on_own, forward
 from cljax.methods.lwf import lwf
 from cljax.types import Learner, Sizes, make_clock
 from tests import conformance
-from tests.shared import assert_close, bits, small
+from tests.shared import assert_close, bits, sequential, small
 from tests.test_lwf import STUDENT, TEACHER, batch_of, learner_of, phases_of, table
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
@@ -57,7 +57,8 @@ def test_the_cache_holds_the_teacher_s_logits_of_every_training_image():
     images = stream.tables.examples[stream.tables.train.index[start[1] : start[1] + size[1]]]
     before = learner.method_state.teacher
     learner = learner._replace(collections=before["collections"])
-    taught = forward(method.network, as_it_is, before["params"], learner, make_clock(task=1), images, key=None).logits
+    teach = lambda *given: forward(method.network, as_it_is, *given, make_clock(task=1), images, key=None).logits
+    taught = jax.jit(teach)(before["params"], learner)
     np.testing.assert_allclose(cache[:, : size[1]], taught, rtol=1e-5, atol=1e-6)
     assert np.abs(cache[:, size[1] :]).max() > 0, "what follows is still the first task's, of more images"
 
@@ -78,7 +79,7 @@ def test_training_on_cached_responses_is_training_on_recomputed_ones():
 def test_the_cache_is_read_in_training_at_a_first_visit_alone():
     method, learner, _ = cached_and_not()["cached"]
     stream = conformance.stream()
-    batch = streams.sequential(stream.tables, stream.tables.train, jnp.int32(1), jnp.int32(0), 8)
+    batch = sequential(stream.tables, stream.tables.train, 1, 0, 8)
     other = with_responses(learner, jnp.zeros((3, 400, 3)))
     clock = make_clock(task=1, phase=1, classes=stream.tables.classes)
 
@@ -102,12 +103,14 @@ def test_a_shared_head_s_responses_are_cached_once():
     learner, clock = learner_of(method, STUDENT, TEACHER, 3), make_clock(task=1, classes=np.ones([3, 3], bool))
     learner = with_responses(learner, cache)
     fold = lambda fn, carry: fn(carry, batch_of(1)._replace(weights=jnp.array([1.0, 0.0])))
-    learner = method.begin_task(learner, clock, fold, jax.random.key(0))
-    cache = learner.method_state.terms["lwf"]["responses"]
+    learner = jax.jit(lambda learner: method.begin_task(learner, clock, fold, jax.random.key(0)))(learner)
+    cache = np.asarray(learner.method_state.terms["lwf"]["responses"])
     np.testing.assert_array_equal(cache[0, 0], STUDENT[0])
     np.testing.assert_array_equal(cache[0, 1:], 0)
-    value, (_, metrics) = method.loss(learner.params, learner, clock, batch_of(1), jax.random.key(0))
-    expected = losses.distillation(STUDENT, jnp.stack([STUDENT[0], jnp.zeros(3)]), temperature=2.0).mean()
+    of = jax.jit(lambda learner, key: method.loss(learner.params, learner, clock, batch_of(1), key))
+    value, (_, metrics) = of(learner, jax.random.key(0))
+    distilled = jax.jit(functools.partial(losses.distillation, temperature=2.0))
+    expected = distilled(STUDENT, np.stack([STUDENT[0], np.zeros(3, np.float32)])).mean()
     np.testing.assert_allclose(metrics["response"], expected, rtol=1e-6)
     assert value > metrics["response"]
 

@@ -217,7 +217,7 @@ def test_joint_training_sees_only_tasks_up_to_now():
     other = stream.tables.train.labels.copy()
     other[stream.tables.train.start[2] :] = 0
     tables = stream.tables._replace(train=stream.tables.train._replace(labels=other))
-    run = training.make_run(methods.joint(small(stream)), SGD, stream, SETTINGS)
+    run = training.make_run(methods.joint(small(stream, hidden=(8,))), SGD, stream, SETTINGS)
     prints = [np.asarray(run(jax.random.key(0), given).evaluation.fingerprint) for given in (stream.tables, tables)]
     np.testing.assert_array_equal(prints[0][:2], prints[1][:2])
     assert (prints[0][2] != prints[1][2]).all()
@@ -226,7 +226,7 @@ def test_joint_training_sees_only_tasks_up_to_now():
 @pytest.mark.parametrize("normalization", [None, "batch", "feature"])
 def test_freezing_trains_own_leaves_only_after_the_first_task(normalization):
     stream = conformance.stream()
-    method = methods.freezing(small(stream, normalization=normalization, dropout=0.5))
+    method = methods.freezing(small(stream, hidden=(8,), normalization=normalization, dropout=0.5))
     optimizer, learning_rate = conformance.OPTIMIZERS["adamw"]
     settings = SETTINGS._replace(learning_rate=learning_rate)
     max_examples = streams.max_examples(stream.tables)
@@ -258,7 +258,7 @@ def test_freezing_and_others_need_something_to_learn():
 
 def test_single_task_learning_does_not_know_of_the_other_tasks():
     stream = conformance.stream()
-    method = methods.single_task(small(stream, normalization="batch"))
+    method = methods.single_task(small(stream, hidden=(8,), normalization="batch"))
     run = training.make_run(method, SGD, stream, SETTINGS)
     table = stream.tables.train
     other = table.labels.copy()

@@ -196,7 +196,7 @@ def visits(network="mlp"):
     stream = five_tasks()
     if network == "mlp":
         scale = {"normalization": "feature", "mean": stream.mean, "std": stream.std}
-        made = networks.mlp((8, 8, 1), 2, hidden=(8, 6), dropout=0.2, **scale)
+        made = networks.mlp((8, 8, 1), 2, hidden=(8, 6), **scale)
     else:
         own = ("classifier/kernel", "classifier/bias")
         made = networks.from_linen(Theirs(), (8, 8, 1), outputs=2, per_task=own, gates=("Conv_0", "Dense_0"))
