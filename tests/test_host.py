@@ -30,7 +30,7 @@ from tests.shared import assert_close, bits, small
 from tests.zero_forgetting import leaving
 
 MOMENTUM, RATE = conformance.OPTIMIZERS["momentum"]
-SETTINGS = training.Settings(batch_size=8, learning_rate=RATE, evaluation_batch=32, validate=True)
+SETTINGS = training.Settings(batch_size=8, learning_rate=RATE, evaluation_batch=8, validate=True)
 
 
 def lazily(array, name="few digits"):
@@ -63,7 +63,7 @@ def finetuned():
     """Fine-tuning with patience, at the beginning of its first task."""
     stream = conformance.stream()
     settings = SETTINGS._replace(stopping=training.Patience())
-    made = programs_of(methods.finetune(small(stream)), stream, settings)
+    made = programs_of(methods.finetune(small(stream, hidden=(3,))), stream, settings)
     key = jax.random.key(3)
     return *made, key, jax.jit(made[1].start)(key, made[4], NOTHING)
 
@@ -252,8 +252,7 @@ def digit_parts():
 def test_a_whole_stream_is_that_of_the_scan():
     """With folds that call back, exemplars, a revisit and class-incremental reading."""
     stream = conformance.stream(schedule=streams.visits([(0, 1), (1, 1), (0, 1)]), scenario="class")
-    row = conformance.TABLE["icarl"]._replace(normalization=None, dropout=0.0)
-    method = row.build(conformance.network(row, stream))
+    method = methods.icarl(small(stream), memory_size=20)
     settings = SETTINGS._replace(validate=False)
     scanned = drive(method, MOMENTUM, [(5, stream)], settings)
     fed = drive(method, MOMENTUM, [(5, lazy_stream(stream))], settings)

@@ -143,19 +143,25 @@ ORDER = [(0, 1), (1, 1), (2, 1), (0, 1)]
 
 
 @functools.cache
-def memories(memory_size=20, seed=0):
-    """The memory after each of four visits, the last one a second to task 0; through one trace."""
+def visits(memory_size):
+    """The engine, and programs that make a learner and that visit a task."""
     stream = conformance.stream()
     method = methods.replay(small(stream), memory_size=memory_size)
     engine = training.make_engine(
         method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
     )
-    fit = jax.jit(make_visit(engine, longest=1))
-    key, found = jax.random.key(seed), []
-    learner = jax.jit(engine.init)(key, stream.tables)
+    return engine, jax.jit(engine.init), jax.jit(make_visit(engine, longest=1))
+
+
+@functools.cache
+def memories(memory_size=20, seed=0):
+    """The memory after each of four visits, the last one a second to task 0; through one trace."""
+    engine, init, fit = visits(memory_size)
+    tables, key, found = conformance.stream().tables, jax.random.key(seed), []
+    learner = init(key, tables)
     for number, (task, epochs) in enumerate(ORDER):
         clock = make_clock(round=number, task=task, newest=min(number, 2), first=number < 3)
-        learner, _ = fit(learner, clock, stream.tables, key, jnp.asarray([epochs]))
+        learner, _ = fit(learner, clock, tables, key, jnp.asarray([epochs]))
         found.append(jax.tree.map(np.asarray, learner.memory))
     assert engine.step.traces == 1
     return found

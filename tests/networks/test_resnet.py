@@ -110,7 +110,7 @@ def randomized(network, seed=0):
     """Parameters, norms included, that are no round numbers."""
     params, collections = jax.jit(network.init)(KEY)
     generator = np.random.default_rng(seed)
-    moved = lambda leaf: leaf + jnp.asarray(generator.uniform(-0.2, 0.2, leaf.shape), leaf.dtype)
+    moved = lambda leaf: np.asarray(leaf) + generator.uniform(-0.2, 0.2, leaf.shape).astype(leaf.dtype)
     return jax.tree.map(moved, params), collections
 
 
