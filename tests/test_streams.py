@@ -215,7 +215,7 @@ def test_statistics_are_of_the_first_task_s_training_part(first):
         assert stream.facts["standardised_by"] == "the training part of the first task"
 
 
-def test_permuted_vectors_have_one_mean_and_deviation_for_all_elements():
+def test_vectors_of_bytes_or_permuted_have_one_mean_and_deviation_for_all_elements():
     made = dataset(shape=(3,), dtype=np.float32)
     made = made._replace(images=made.images * np.float32([1, 10, 100]))
     stream = streams.permuted(made, tasks=2)
@@ -227,6 +227,8 @@ def test_permuted_vectors_have_one_mean_and_deviation_for_all_elements():
     np.testing.assert_allclose(split.mean, shown.mean(axis=0), rtol=1e-12)
     bytes_ = dataset(shape=(3,))
     bytes_ = bytes_._replace(images=bytes_.images // np.uint8([1, 2, 3]))
+    shown = bytes_.images[rows_of(streams.split(bytes_, tasks=2).tables.train, 0)] / 255
+    np.testing.assert_allclose(streams.split(bytes_, tasks=2).mean, [shown.mean()] * 3, rtol=1e-12)
     each = data.combine([bytes_, bytes_], normalize="each")
     with pytest.raises(ValueError, match=r"Each element of .* has its own mean and standard deviation"):
         streams.permuted(each, tasks=2)

@@ -187,10 +187,11 @@ FIRST_TASK = "the training part of the first task"
 def first_task_statistics(tables: Tables) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation a channel of the first task's training part, without its validation part.
 
-    Of vectors whose elements are permuted, all elements have the same ones, which stay true in every task.
+    All elements of a vector have the same ones where they are bytes, which are of one unit, and an element that hardly
+    differs in the first task may in a later one; and where they are permuted, which leaves these true in every task.
     """
     start, size = int(tables.train.start[0]), int(tables.train.size[0])
-    pooled = tables.permutation is not None and tables.examples.ndim == 2
+    pooled = tables.examples.ndim == 2 and (tables.examples.dtype == np.uint8 or tables.permutation is not None)
     return statistics_of_rows(tables.examples, np.asarray(tables.train.index[start : start + size]), pooled=pooled)
 
 

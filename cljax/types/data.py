@@ -154,7 +154,8 @@ class Stream(NamedTuple):
       name: of the data, such as `'digits'`.
       scenario: how logits are read: `'task'`, `'class'` or `'domain'`-incremental.
       mean, std: per channel, of inputs scaled to [0, 1]; for the network's standardisation. Of the training part of the
-        first task, so that nothing is known of later ones, unless the data set has numbers of its own.
+        first task, so that nothing is known of later ones, unless the data set has numbers of its own. A vector's
+        elements are its channels; where they are bytes, or permuted, all have the same.
       facts: what a record should say: class order, permutation seed, split.
 
     Example:
