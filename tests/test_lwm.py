@@ -207,7 +207,7 @@ def digits_case(dense=()):
     """Method, a learner in task 2 whose student has moved away from its teacher, clock, and a batch."""
     stream = conformance.stream()
     network = networks.cnn(
-        (8, 8, 1), 3, channels=((4,), (6,)), dense=dense, pooled=not dense, mean=stream.mean, std=stream.std
+        (8, 8, 1), 3, channels=((6,),), dense=dense, pooled=not dense, mean=stream.mean, std=stream.std
     )
     method = lwm(network)
     engine = training.make_engine(

@@ -33,6 +33,12 @@ SGD = optax.sgd(1.0)
 small = functools.partial(shared.small, hidden=(8,))
 
 
+def engine_and_learner(method, stream):
+    most = streams.max_examples(stream.tables)
+    engine = training.make_engine(method, SGD, SETTINGS, scenario=stream.scenario, max_examples=most)
+    return engine, jax.jit(engine.init)(jax.random.key(0), stream.tables)
+
+
 def counting(network):
     """Fine-tuning that counts its steps per task, and adds up the positions and weights it saw."""
     base = methods.finetune(network)
@@ -308,11 +314,8 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
     found = training.make_run(method, SGD, stream, SETTINGS)(jax.random.key(0), stream.tables)
     assert float(found.learner.hyper["learning_rate"]) == float(tried[0])
 
-    engine = training.make_engine(
-        base, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
-    )
+    engine, learner = engine_and_learner(base, stream)
     fit = jax.jit(make_visit(engine, longest=2))
-    learner = jax.jit(engine.init)(jax.random.key(0), stream.tables)
     for task, index in enumerate([1, 2, 0]):
         learner = learner._replace(hyper={"learning_rate": tried[index]})
         clock = make_clock(round=task, task=task)
@@ -334,17 +337,14 @@ def test_search_keeps_the_learner_of_the_chosen_candidate():
 def test_evaluation_is_the_plain_way(scenario, newest):
     stream = conformance.stream(scenario=scenario)
     method = methods.finetune(small(stream))
-    engine = training.make_engine(
-        method, SGD, SETTINGS, scenario=scenario, max_examples=streams.max_examples(stream.tables)
-    )
-    learner = engine.init(jax.random.key(0), stream.tables)
+    _, learner = engine_and_learner(method, stream)
     of = functools.partial(evaluate, method, scenario=scenario, newest=jnp.int32(newest), batch_size=8)
-    found = jax.jit(of)(learner, stream.tables)
+    found, predict = jax.jit(of)(learner, stream.tables), jax.jit(method.predict)
     table, classes = stream.tables.test, stream.tables.classes
     for task in range(3):
         picked = slice(table.start[task], table.start[task] + table.size[task])
         images, labels = stream.tables.examples[table.index[picked]], table.labels[picked]
-        logits = [np.asarray(method.predict(learner, jnp.asarray(images), jnp.int32(other))) for other in range(3)]
+        logits = [np.asarray(predict(learner, images, jnp.int32(other))) for other in range(3)]
         own = np.where(classes[task], logits[task], -np.inf).argmax(1) == labels
         np.testing.assert_allclose(found.task_il_accuracy[task], own.mean(), rtol=1e-6)
         seen = range(newest + 1) if scenario == "class" else [task]
@@ -358,10 +358,7 @@ def test_evaluation_is_the_plain_way(scenario, newest):
 def test_a_fingerprint_tells_the_smallest_change_of_one_logit():
     stream = conformance.stream()
     method = methods.finetune(small(stream))
-    engine = training.make_engine(
-        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
-    )
-    learner = engine.init(jax.random.key(0), stream.tables)
+    engine, learner = engine_and_learner(method, stream)
     look = jax.jit(lambda learner: engine.evaluate(learner, make_clock(), stream.tables).fingerprint)
     before = look(learner)
     bias = learner.params["head"]["bias"].at[1, 0].set(1e-7)
@@ -371,15 +368,27 @@ def test_a_fingerprint_tells_the_smallest_change_of_one_logit():
     np.testing.assert_array_equal(look(learner), before)
 
 
+@functools.cache
+def with_curves():
+    """A run of which a visit has two points; its method, its stream, and a list that each batch evaluated adds to."""
+    stream, asked = conformance.stream(epochs=4), []
+    plain = methods.finetune(small(stream))
+
+    def predict(learner, inputs, task):
+        jax.debug.callback(lambda: asked.append(1))
+        return plain.predict(learner, inputs, task)
+
+    run = training.make_run(plain._replace(predict=predict), SGD, stream, SETTINGS._replace(curves_every=2))
+    return run, plain, stream, asked
+
+
 def test_curves_are_evaluations_at_the_cadence():
-    stream = conformance.stream(epochs=4)
-    method = methods.finetune(small(stream))
-    settings = SETTINGS._replace(curves_every=2)
-    result = training.make_run(method, SGD, stream, settings)(jax.random.key(0), stream.tables)
+    run, method, stream, _ = with_curves()
+    result = run(jax.random.key(0), stream.tables)
     curves = np.asarray(result.curves)[:, 0]
     assert curves.shape == (3, 2, 3)
     np.testing.assert_array_equal(curves[:, 1], result.evaluation.accuracy)
-    outcome = drive(method, SGD, [(0, stream)], settings)
+    outcome = drive(method, SGD, [(0, stream)], SETTINGS._replace(curves_every=2))
     np.testing.assert_array_equal(outcome.curves[0], curves.reshape(6, 3))
 
 
@@ -421,14 +430,8 @@ def test_tasks_of_one_size_have_a_counted_loop_of_steps_and_the_same_bits():
 
 
 def test_side_by_side_curves_cost_no_more_evaluations_than_in_turn():
-    stream, asked = conformance.stream(epochs=4), []
-    plain = methods.finetune(small(stream))
-
-    def predict(learner, inputs, task):
-        jax.debug.callback(lambda: asked.append(1))
-        return plain.predict(learner, inputs, task)
-
-    run = training.make_run(plain._replace(predict=predict), SGD, stream, SETTINGS._replace(curves_every=2))
+    run, _, stream, asked = with_curves()
+    asked.clear()
     jax.block_until_ready(run(jax.random.key(0), stream.tables))
     jax.effects_barrier()
     once, curves = len(asked), [run(jax.random.key(seed), stream.tables).curves for seed in range(2)]
@@ -611,7 +614,8 @@ def test_what_after_step_does_to_a_frozen_weight_is_undone():
 def test_the_tasks_of_a_balanced_draw_are_shuffled_apart():
     table = Table(jnp.arange(40), jnp.zeros(40, jnp.int32), jnp.array([0, 20]), jnp.array([20, 20]))
     clock = make_clock(task=1, newest=1)
-    order, count = streams.epoch_order(table, clock, jax.random.key(0), train_on="balanced", max_examples=20)
+    draw = jax.jit(functools.partial(streams.epoch_order, train_on="balanced", max_examples=20))
+    order, count = draw(table, clock, jax.random.key(0))
     first, second = np.asarray(order).reshape(20, 2).T
     assert int(count) == 40
     assert sorted(first.tolist()) == sorted((second - 20).tolist()) == list(range(20))
@@ -700,10 +704,7 @@ def test_failures_of_several_seeds_are_named():
 def test_evaluation_of_nothing_is_nan():
     stream = streams.split(conformance.digits(), tasks=5, validation=0.0)
     method = methods.finetune(small(stream))
-    engine = training.make_engine(
-        method, SGD, SETTINGS, scenario="task", max_examples=streams.max_examples(stream.tables)
-    )
-    learner = engine.init(jax.random.key(0), stream.tables)
+    _, learner = engine_and_learner(method, stream)
     found: Evaluation = evaluate(method, learner, stream.tables, split="validation")
     assert np.isnan(np.asarray(found.accuracy)).all()
     assert task_params.leaf_paths(found) == ("accuracy", "task_il_accuracy", "top5", "fingerprint")
