@@ -5,6 +5,7 @@ Light to import.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -162,7 +163,7 @@ def parse_json(content: bytes, name: str) -> Any:
 
 
 def free_memory() -> int:
-    """Bytes of the machine's memory that are free, or of all of it where the system does not tell.
+    """Bytes of memory that are free, of the machine or of its part that is this job's; of all where nothing tells.
 
     Example:
       >>> from cljax.files import free_memory
@@ -171,9 +172,17 @@ def free_memory() -> int:
     """
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # no such part, or "max"
+        most, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(most - used, 0))
+    return free
+
+
+CGROUP = pathlib.Path("/sys/fs/cgroup")
+"""Of a container, whose memory may be less than the machine's."""
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

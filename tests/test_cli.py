@@ -29,6 +29,7 @@ from cljax.cli.compare import confusion
 from cljax.cli.experiment import make_experiment, parameters_of
 from cljax.cli.options import DEFAULT_METHODS, Compare, Data, Network, Options, Output, Training, UsageError, settle
 from cljax.cli.parameters import described, fits, parse_parameters
+from cljax.cli.repeat import option_words
 from cljax.cli.rules import check_values
 from cljax.data.on_demand import ReadError
 from cljax.report import writing
@@ -297,6 +298,11 @@ def test_a_configuration_is_taken_back_and_overridden(compared, tmp_path):
     )
     found = configuration(curves_of(command), options, swept=True)
     assert json.loads(json.dumps(found)) == old_names.config(old)
+    for words in ("compare", "run"):
+        with pytest.raises(UsageError, match="it is of a sweep: give it to `cljax sweep`, or name the methods"):
+            cli.parse([words, "--config", str(file)])
+    assert curves_of(cli.parse(["run", "joint", "--config", str(file)])) == [Curve("joint")]
+    assert option_words({"network": {"network": "mine:make", "channels": ["8", "9"]}})[:3] == ["--channels", "8", "9"]
     assert curves_of(cli.parse(["sweep", "lwf", "strength", "3", "--config", str(file)])) == [
         Curve("lwf", "strength", (3.0,))
     ]
@@ -430,6 +436,10 @@ def test_what_ends_a_run_is_one_paragraph(stop, code, words, tmp_path, capsys, m
     command = ["run", "finetune", "--seeds", "1", *SMALL, "--quiet", "--no-cache", "--out", str(out)]
     assert cli.main(command) == code
     assert " ".join(capsys.readouterr().err.split()) == words
+    cli.main([*command, "--overwrite"])
+    assert " ".join(capsys.readouterr().err.split()) == words.replace(
+        "command with", "command without --overwrite with"
+    )
     assert (out / "config.json").exists()
 
 
@@ -801,6 +811,9 @@ def test_set_reaches_those_that_have_the_parameter():
     makers = {"first": first, "second": second}
     given = parse_parameters(["layers=3", "second.strength=4", "flag=true", "name=b"], makers)
     assert given == {"first": {"layers": 3}, "second": {"strength": 4, "flag": True, "name": "b"}}
+    for words in (["first.strength=3", "strength=4"], ["strength=4", "first.strength=3"]):
+        given = parse_parameters(words, {"first": first, "second": first})
+        assert given == {"first": {"strength": 3}, "second": {"strength": 4}}
     given = parse_parameters(["strength=1e2"], {"first": first})
     assert given == {"first": {"strength": 100.0}}
     with pytest.raises(UsageError, match="first has strength, layers; second has strength, flag, name"):

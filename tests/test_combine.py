@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cljax import methods, networks, streams, task_params, training
 from cljax.ownership import masks
-from cljax.training.step import init_shapes
+from cljax.training.step import init_shapes, make_learner
 from cljax.types import Sizes, Term, make_clock
 from tests import conformance
 from tests.shared import assert_close, bits, small
@@ -261,6 +261,23 @@ def test_a_teacher_is_kept_once_where_the_base_keeps_one():
     (anchor,) = teachers("l2_constraint")
     assert set(anchor) == {"params"}
     assert anchor["params"]["head"] == {"bias": None, "kernel": None}
+
+
+def test_a_visit_of_the_first_task_ends_too_where_the_last_phase_is_for_later_ones():
+    stream = conformance.stream()
+    method = methods.build("den+ewc+replay", small(stream), {"replay.memory_size": 20})
+    settings = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
+    learner = training.drive(method, optax.sgd(1.0), [(0, stream)], settings, rounds=1).learners[0]
+    assert learner.memory.valid.sum() == 20
+    assert np.asarray(learner.method_state.terms["ewc"]["importance"]["dense_0"]["kernel"]).any()
+
+
+@pytest.mark.parametrize(("base", "moves"), [("finetune", False), ("single_task", True)])
+def test_a_head_is_a_shared_one_where_the_base_gives_no_task_its_own(base, moves):
+    method = methods.build(f"{base}+lfl", small(conformance.stream())._replace(per_task=()))
+    init = lambda: make_learner(method, optax.sgd(1.0), conformance.stream().tables, 0.1, jax.random.key(0))
+    mask = jax.jit(lambda: method.update_mask(task_params.focus(init(), jnp.int32(1)), make_clock(task=1))[0])()
+    assert np.all(mask["head"]["kernel"]) == moves
 
 
 def test_a_term_s_hooks_get_its_own_state_and_numbers_and_what_they_change_is_kept():

@@ -360,6 +360,13 @@ def test_errors_name_the_cure():
         df_cnn(even, sizes={"conv_0_0/kernel": Sizes(2, 2)})
     with pytest.raises(ValueError, match="kind is 'df', 'direct' or 'tc2'"):
         df_cnn(network, kind="tf")
+    for base, kind, sizes in (
+        (cifar, "df", "cifar_direct"),
+        (cifar, "tc2", "cifar"),
+        (cifar, "df", "mnist_homogeneous"),
+    ):
+        with pytest.raises(ValueError, match=f"The sizes '{sizes}' are of the kind .*, but this is '{kind}', and the"):
+            df_cnn(base, kind=kind, sizes=sizes)
     with pytest.raises(ValueError, match=r"sizes of the DF-CNN paper are cifar, .*there are none of 'imagenet'"):
         df_cnn(network, sizes="imagenet")
     for wrong in ((0, 2), (2.5,), (), (1, 1, 1, 3, 2, 9)):

@@ -58,3 +58,14 @@ def test_files_are_for_those_whom_the_umask_lets_read(tmp_path):
 def test_a_path_with_a_null_is_refused_by_name():
     with pytest.raises(ValueError, match=r"'a\\x00b' can be no path"):
         files.expand("a\0b")
+
+
+def test_free_memory_is_that_of_the_container(tmp_path, monkeypatch):
+    whole = files.free_memory()
+    monkeypatch.setattr(files, "CGROUP", tmp_path)
+    (tmp_path / "memory.current").write_text("300\n")
+    for most, free in (("1000\n", 700), ("200\n", 0)):
+        (tmp_path / "memory.max").write_text(most)
+        assert files.free_memory() == free
+    (tmp_path / "memory.max").write_text("max\n")
+    assert files.free_memory() > whole / 2

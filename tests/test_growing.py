@@ -56,11 +56,8 @@ def test_driven_in_parts_too_each_seed_from_its_own_past():
     stream, method = conformance.stream(), build("finetune", conformance.stream())
     drive = functools.partial(training.drive, method, MOMENTUM, [(3, stream), (4, stream)], SETTINGS)
     whole, first = drive(), drive(rounds=2)
-    short = [
-        Past(one, jax.tree.map(lambda leaf, s=s: leaf[s, :2], first.evaluation)) for s, one in enumerate(first.learners)
-    ]
     for options in ({}, {"vectorize": True}):
-        rest = drive(past=short, **options)
+        rest = drive(past=first, **options)
         assert bits(rest.evaluation.accuracy[:, :2]) == bits(whole.evaluation.accuracy[:, :2])
         if not options:
             assert bits(rest.evaluation.accuracy) == bits(whole.evaluation.accuracy)
@@ -68,7 +65,7 @@ def test_driven_in_parts_too_each_seed_from_its_own_past():
     with pytest.raises(ValueError, match="There is nothing to go on with: 3 rounds are behind, and the run is to end"):
         drive(past=whole)
     with pytest.raises(ValueError, match="past has 1 learners, but there are 2 pairs of seeds"):
-        drive(past=short[:1])
+        drive(past=[Past(first.learners[0], jax.tree.map(lambda leaf: leaf[0, :2], first.evaluation))])
     with pytest.raises(ValueError, match=r"past is of the seeds \[3, 4\] in the task-incremental scenario, but"):
         training.drive(method, MOMENTUM, [(4, stream), (3, stream)], SETTINGS, past=first)
 
@@ -84,6 +81,24 @@ def test_what_a_past_round_is_compared_with_was_evaluated():
         marks = training.drive(method, MOMENTUM, seeds, SETTINGS, past=past).evaluation.fingerprint
         assert marks[0].any(axis=1).tolist() == [any(evaluate[1:]), *evaluate[1:]]
         assert report.zero_forgetting(marks, schedule.task)
+
+
+def test_a_run_that_goes_on_is_saved_and_taken_up(tmp_path):
+    stream, method, said = conformance.stream(), build("finetune", conformance.stream()), []
+    drive = functools.partial(training.drive, method, MOMENTUM, [(3, stream)], SETTINGS)
+    saving, first = checkpoints.Saving(tmp_path, 0.0, say=said.append), drive(rounds=1)
+
+    def stop(event):
+        if event.task == 2:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        drive(past=first, checkpoints=saving, report=stop)
+    found = drive(past=first, checkpoints=saving)
+    assert said == ["Taking up finetune, seed 3, in round 3 of 3, after epoch 0 of phase 1."]
+    assert bits(found.learners) == bits(drive(past=first).learners)
+    with pytest.raises(checkpoints.CheckpointError, match="another run, which differs in past"):
+        drive(past=drive(rounds=2), checkpoints=saving)
 
 
 def test_a_checkpoint_is_not_taken_up_for_other_rounds(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from cljax import report
 from cljax.storage import checkpoints, folders
 from tests.records import FIRST, make_run, make_usage
+from tests.shared import bits
 
 NAMES = {
     "task_il_accuracy": "task_aware",
@@ -53,6 +54,13 @@ def test_an_interrupted_run_of_old_names_is_taken_up(tmp_path):
     other = {**new, "training": {**new["training"], "learning_rate": 0.2}}
     with pytest.raises(folders.FolderError, match=r"differs in training.learning_rate \(0.1 there, 0.2 now\)"):
         folders.claim(place, other).__enter__()
+
+
+def test_a_leaf_that_is_called_as_another_was_is_read(tmp_path):
+    state = {"anchor": {"w": jnp.ones(2)}, "responses": jnp.ones(3)}
+    tree = {"hyper": {"rate": jnp.float32(0.1)}, "method_state": state}
+    checkpoints.save(tmp_path, tree)
+    assert bits(checkpoints.restore(tmp_path, tree).tree) == bits(tree)
 
 
 def test_a_checkpoint_of_a_learner_with_old_names_is_read(tmp_path):

@@ -229,3 +229,8 @@ class Small(nnx.Module):
 def test_a_network_without_layers_for_laterals_is_refused(make):
     with pytest.raises(ValueError, match="this network has none that it can see"):
         methods.progressive(make())
+
+
+def test_hidden_layers_that_would_train_again_at_a_revisit_are_refused():
+    with pytest.raises(ValueError, match=r"train again at a task's next visit: dense_1/bias, .* Let the head alone"):
+        methods.progressive(networks.own_last_layers(MLP, 2))

@@ -176,7 +176,8 @@ def test_the_lowest_growth_within_the_margin_is_chosen():
         np.testing.assert_allclose(offered, growth, rtol=1e-6)
         assert offered.dtype == jnp.float32
     stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 3), learner)
-    for scores, index in (([0.5, 0.79, 0.8], 1), ([0.79, 0.7, 0.8], 0), ([0.5, 0.6, 0.7], 2), ([np.nan] * 3, 0)):
+    cases = ([0.5, 0.79, 0.8], 1), ([0.79, 0.7, 0.8], 0), ([0.5, 0.78, 0.8], 1), ([0.5, 0.6, 0.7], 2), ([np.nan] * 3, 0)
+    for scores, index in cases:
         found, same = method.search.choose(jnp.asarray(scores, jnp.float32), stacked, make_clock(), None)
         assert (int(found), same) == (index, stacked)
 

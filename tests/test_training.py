@@ -390,6 +390,8 @@ def test_curves_are_evaluations_at_the_cadence():
     np.testing.assert_array_equal(curves[:, 1], result.evaluation.accuracy)
     outcome = drive(method, SGD, [(0, stream)], SETTINGS._replace(curves_every=2))
     np.testing.assert_array_equal(outcome.curves[0], curves.reshape(6, 3))
+    never = training.make_run(method, SGD, stream, SETTINGS._replace(curves_every=5))
+    assert jax.eval_shape(never.run, jax.random.key(0), stream.tables).curves.shape == (3, 1, 0, 3)
 
 
 def test_an_optimizer_has_its_own_learning_rate_or_that_of_the_settings_and_not_both():
@@ -403,6 +405,8 @@ def test_an_optimizer_has_its_own_learning_rate_or_that_of_the_settings_and_not_
     for unit in (optax.adafactor(1.0), optax.lars(1.0), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))):
         checks.check_optimizer(method, unit, 0.05)
     decayed = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.01))
+    for limit in (1e-3, 1e-4, 1.0):
+        assert training.checks.own_learning_rate(optax.chain(optax.clip_by_global_norm(limit), SGD)) == 1
     with pytest.raises(ValueError, match=r"a learning rate of its own, about 0.01, which the learning_rate 0.05 of"):
         checks.check_optimizer(method, decayed, 0.05)
     with pytest.raises(ValueError, match=r"a learning rate of its own, about 0.001, which the learning_rate 0.05 of"):

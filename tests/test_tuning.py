@@ -94,6 +94,7 @@ def test_what_diverges_is_not_chosen():
         place = standing(jnp.array([NONE, NONE, NONE, 0.1]), 2, jnp.float32(margin))
         assert (int(place.stable), bool(place.found)) == (1, True)
         assert not standing(jnp.array([NONE, NONE, NONE]), 1, jnp.float32(margin)).found
+    assert standing(jnp.array([10 / 200, 8 / 200]), 1, jnp.float32(0.2)).found, "just near enough"
 
 
 def test_the_strengths_of_a_combination_fall_together_and_of_a_method_without_any_the_rate_is_chosen():

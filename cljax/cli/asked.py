@@ -117,7 +117,8 @@ def split_parameter(key: str) -> tuple[str, str, str]:
 def _swept(command: Sweep) -> list[Curve]:
     if not (command.method and command.parameter):
         raise UsageError("What is swept? For example: cljax sweep lwf strength 0.1 1 10.")
-    found = [Curve(command.method, old_names.setting(command.parameter), tuple(command.values))]
+    renamed = lambda method, name: name if is_reference(method) else old_names.setting(name)  # one's own are new
+    found = [Curve(command.method, renamed(command.method, command.parameter), tuple(command.values))]
     for words in command.vs:
         key, equals, listed = words.partition("=")
         method, dot, parameter = split_parameter(key)
@@ -129,7 +130,7 @@ def _swept(command: Sweep) -> list[Curve]:
             raise UsageError(
                 f"--vs takes METHOD or METHOD.NAME=VALUE,VALUE..., such as lwm.beta=0.1,1,10; not {words!r}."
             )
-        found.append(Curve(method, old_names.setting(parameter) or None, values))
+        found.append(Curve(method, renamed(method, parameter) or None, values))
     return found
 
 

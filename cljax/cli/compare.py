@@ -109,13 +109,15 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
                 record["diverged"] += lost.values()
                 if record["runs"]:
                     folder.save(record)
+                    folder.forget(curve.name)
                 if method.zero_forgetting and not all(run["zero_forgetting"] for run in runs):
                     message = f"{curve.name} promises to forget nothing, but the logits of an earlier task changed."
                     errors.print(styled("red", message))
-                folder.forget(curve.name)
         order = [curve.name for curve in experiment.curves]
         record["runs"].sort(key=lambda run: order.index(_curve(run)))
         folder.save({**record, "complete": True})
+        for curve in experiment.curves:  # also what a killed process left, or all of whose seeds diverged
+            folder.forget(curve.name)
         if is_first():
             page = options.output.report and isinstance(command, Compare) and bool(record["runs"])
             tell_end(experiment, folder, record, errors, page=page)
@@ -161,7 +163,7 @@ def prepared(command: Compare | Run | Sweep) -> Iterator[tuple[Experiment, RunFo
             experiment = make_experiment(curves, options, config)
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(str(error)) from error
-        with what_ends_a_run(folder):
+        with what_ends_a_run(folder, " without --overwrite" if options.output.overwrite else ""):
             first_alone(folder.start)
             yield experiment, folder
 
@@ -382,8 +384,11 @@ def run_folder(curves: Sequence[Curve], options: Options, config: dict[str, Any]
 
 
 @contextlib.contextmanager
-def what_ends_a_run(folder: RunFolder) -> Iterator[None]:
-    """Raises: RunError, KeyboardInterrupt, with the way to go on, for whatever ends a run that has begun."""
+def what_ends_a_run(folder: RunFolder, without: str) -> Iterator[None]:
+    """Raises: RunError, KeyboardInterrupt, with the way to go on, for whatever ends a run that has begun.
+
+    `without` says which of the command's options would begin it anew.
+    """
     from cljax.data.on_demand import ReadError
     from cljax.storage.checkpoints import CheckpointError
     from cljax.training import NonFiniteLoss
@@ -399,10 +404,11 @@ def what_ends_a_run(folder: RunFolder) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"The run cannot go on: {' '.join(str(error).split())} What it saved so far is kept: once the cause is "
-            f"mended, the same command with --out {shell_word(folder.path)} goes on from there."
+            f"mended, the same command{without} with --out {shell_word(folder.path)} goes on from there."
         ) from error
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("The same command with --resume goes on from the last checkpoint.") from None
+        said = f"The same command{without} with --resume goes on from the last checkpoint."
+        raise KeyboardInterrupt(said) from None
 
 
 @contextlib.contextmanager

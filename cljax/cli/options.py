@@ -210,7 +210,7 @@ class Output:
     resume: bool = False
     """Take up an interrupted run: that in --out, or the newest one of the same configuration under runs/."""
     overwrite: bool = False
-    """Replace a finished run of the same configuration."""
+    """Replace a run of the same configuration, and begin an unfinished one anew."""
     checkpoint_seconds: float = 60.0
     """Save at least every so many seconds, besides after each visit to a task; 0: after every epoch."""
     keep_learners: bool = False

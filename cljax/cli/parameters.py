@@ -19,7 +19,7 @@ from cljax.text import did_you_mean
 
 
 def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
-    """What `--set` gives each method: NAME=VALUE to all that have such a parameter, METHOD.NAME=VALUE to one.
+    """What `--set` gives each method: NAME=VALUE to all that have such a parameter, METHOD.NAME=VALUE to one instead.
 
     Args:
       settings: words of `--set`.
@@ -42,7 +42,7 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
     keywords = lambda make: {name: one for name, one in inspect.signature(make).parameters.items() if one.kind is only}
     takes = {name: keywords(make) for name, make in makers.items()}
     keys: set[str] = set()
-    for setting in settings:
+    for setting in sorted(settings, key=lambda word: "." in word.partition("=")[0]):  # what is for one counts more
         key, equals, text = setting.partition("=")
         owner, dot, parameter = key.rpartition(".")
         if key in keys:

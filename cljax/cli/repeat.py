@@ -9,6 +9,7 @@ from typing import Any
 from cljax import files
 from cljax.cli.asked import split_parameter
 from cljax.cli.options import Compare, Data, Network, Run, Sweep, Training, UsageError
+from cljax.references import is_reference
 from cljax.storage import old_names
 
 SECTIONS = {"data": Data, "training": Training, "network": Network}
@@ -58,7 +59,8 @@ def option_words(config: dict[str, Any]) -> list[str]:
             if name == "seeds" and len(value) == 1:
                 singles += ["--seed", str(value[0])]
             elif isinstance(value, list):
-                if name != "channels" or config[section]["network"] == "cnn":  # others have the default there
+                network = config[section].get("network", "")  # what is neither has the default there
+                if name != "channels" or network == "cnn" or is_reference(network):
                     lists += [option, *map(str, value)]
             elif isinstance(value, bool):
                 singles.append(option if value else f"--no-{option[2:]}")
@@ -69,12 +71,18 @@ def option_words(config: dict[str, Any]) -> list[str]:
 
 def _what(config: dict[str, Any], command: Compare | Run | Sweep) -> list[str]:
     """The methods, or what is swept, where the command's own words do not say it."""
-    methods = config["methods"]
+    methods, swept = config["methods"], UsageError("it is of a sweep: give it to `cljax sweep`, or name the methods")
     if isinstance(command, Compare):
-        return ["--methods", *methods]  # those of the command's own words come later, and count
+        if command.methods != Compare().methods:
+            return []
+        if "sweep" in config:
+            raise swept
+        return ["--methods", *methods]
     if isinstance(command, Run):
         if command.name or command.method:
             return []
+        if "sweep" in config:
+            raise swept
         if len(methods) > 1:
             raise UsageError(f"it is of {len(methods)} methods: name one, or give it to `cljax compare`")
         return ["--method", *methods]

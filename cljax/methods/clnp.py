@@ -137,7 +137,7 @@ def clnp(
         return lax.cond(clock.first & (clock.phase == 0), prune_alone, lambda learner: learner, learner)
 
     def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
-        near = scores >= jnp.max(scores) - learners.hyper["margin"]
+        near = scores >= jnp.max(scores) - learners.hyper["margin"] - 1e-6  # the rounding of accuracies
         first = lambda learners: prune(learners, clock, fold, scores >= 0)
         learners, within = lax.cond(clock.first, first, lambda learners: (learners, near), learners)
         owner = learners.method_state.owner

@@ -83,11 +83,15 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         has = "a memory of its own" if base.memory_size else "the examples of earlier tasks anyway"
         raise ValueError(f"{base.name} has {has}: leave the memory of {name} out.")
     own_phases = len(base.phases)
-    if base.search and base.phases[-1].searched:  # a visit ends with the candidate chosen, as `choose` has left it
-        base = base._replace(phases=(*base.phases, Phase("end", 0.0, fresh_optimizer=False, searched=False)))
+    closing = base.phases[-1]
+    if (base.search and closing.searched) or closing.skip_first_task:
+        # Every visit ends in one phase: with the candidate chosen, as `choose` has left it; also of the first task.
+        end = Phase("end", 0.0, fresh_optimizer=False, searched=not base.search)
+        base = base._replace(phases=(*base.phases, end))
     readers = [term for term in terms if term.all_heads]
     widened = bool(readers) and base.stacked != base.per_task
-    frozen = [(term, term.freezes(base.network)) for term in terms if term.freezes is not None]
+    of_all = lambda paths: tuple(path for path in paths if not task_params.ends_with(path, base.per_task))
+    frozen = [(term, of_all(term.freezes(base.network))) for term in terms if term.freezes is not None]
     last, whole = len(base.phases) - 1, any(term.teacher for term in terms)
 
     def called(term: Term, key: str) -> str:

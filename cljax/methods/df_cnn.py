@@ -64,6 +64,18 @@ PAPER: dict[str, dict[str, Sizes]] = {
 """The constants above by name, as the command's `--set df_cnn.sizes=cifar` gives them."""
 
 
+def kind_of(sizes: str) -> Kind:
+    """The kind of synthesis that named sizes are of.
+
+    Example:
+      >>> from cljax.methods.df_cnn import kind_of
+      >>> kind_of('cifar_reduced'), kind_of('cifar_tc2')
+      ('df', 'tc2')
+    """
+    kinds: tuple[Kind, ...] = ("direct", "tc2")
+    return next((kind for kind in kinds if kind in sizes), "df")
+
+
 def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, Sequence[int]] | None = None) -> Method:
     r"""Deconvolutional factorised CNN: soft sharing of convolution kernels between tasks.
 
@@ -118,6 +130,11 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
     if isinstance(sizes, str) and sizes not in PAPER:
         raise ValueError(f"The sizes of the DF-CNN paper are {', '.join(PAPER)}; there are none of {sizes!r}.")
     given = PAPER[sizes] if isinstance(sizes, str) else {} if sizes is None else sizes
+    if isinstance(sizes, str) and (kind != kind_of(sizes) or given.keys() != chosen.keys()):
+        raise ValueError(
+            f"The sizes {sizes!r} are of the kind {kind_of(sizes)!r} and of the kernels {', '.join(given)}, but this "
+            f"is {kind!r}, and the network has {', '.join(chosen)}. Name others, or give them a kernel at a time."
+        )
     check_kind("df_cnn's sizes", given, Mapping, "{leaf path: sizes}, or the name of the paper's")
     if stray := [path for path in given if path not in chosen]:
         raise ValueError(

@@ -50,7 +50,8 @@ def icarl(
       memory_size: number of exemplars, for all classes together; 0, none, is for classifier 'network'.
       classifier: by the 'nearest_mean', negative squared distances being the logits, or by the 'network', as trained.
       distillation: whether old outputs are distilled; if not, all outputs seen learn the labels.
-      flips: whether the mean is also of mirrored images, as in the official code; vectors are never mirrored.
+      flips: whether the mean is also of mirrored images, as in the official code; vectors are never mirrored. False for
+        what means nothing in a mirror, such as permuted pixels.
       push_unseen: whether outputs of classes not yet seen are pushed to 0, as in the official code.
 
     Returns:

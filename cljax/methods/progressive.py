@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import networks, task_params
-from cljax.methods.common import each_task, plain, task_loss
+from cljax.methods.common import depends_on_own, each_task, plain, task_loss
 from cljax.networks.adjusting import Layer
 from cljax.numbers import check_option, real
 from cljax.trees import pick, put
@@ -52,7 +52,7 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
 
     Raises:
       ValueError: for an unknown option or a number out of range; where no layer can have laterals, as in a network of
-        NNX modules.
+        NNX modules; where leaves below the head are named as a task's own.
 
     Example:
       >>> import jax
@@ -68,6 +68,12 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
     Overcoming Catastrophic Forgetting with Hard Attention to the Task, 2018 (`joint`).
     """
     base, separate = plain("progressive", network), laterals == "separate"
+    if depends_on_own(network, lambda output: output.features):
+        raise ValueError(
+            f"progressive's later columns read the features of earlier ones, which must not change, but leaves below "
+            f"them would train again at a task's next visit: {', '.join(network.per_task)}. Let the head alone be "
+            f"per_task."
+        )
     check_option("progressive's laterals", laterals, Laterals)
     given = reduction if reduction is not None else 2.0 if separate else 1.0
     reduction = real("progressive's reduction", given, above=0)

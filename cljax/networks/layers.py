@@ -216,7 +216,7 @@ class FeatureNorm(nn.Module):
 def gate_features(activations: Array, gate: Array) -> Array:
     """Multiplies features by their gate: `activations[..., c] * gate[c]`.
 
-    A feature whose gate is 0 is 0, so that nothing downstream depends on it.
+    A feature whose gate is 0 is 0, so that nothing downstream depends on it, unless it overflows (float16 from 65,504).
 
     Args:
       activations: `[B, ..., C]`.

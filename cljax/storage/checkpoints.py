@@ -452,7 +452,7 @@ def _read(path: pathlib.Path, manifest: dict[str, Any], like: Tree) -> Tree:
     """The tree of a verified checkpoint."""
     escaped = manifest["format"] > 1  # the first format did not
     wanted = {name if escaped else stored.readable(name): leaf for name, leaf in _leaves(like).items()}
-    stored_as = {old_names.leaf(name): name for name in manifest["leaves"]}
+    stored_as = {name if name in wanted else old_names.leaf(name): name for name in manifest["leaves"]}
     there = {name: manifest["leaves"][old] for name, old in stored_as.items()}
     gone = {name: there.pop(name) for name in set(there) - set(wanted) if old_names.is_gone(name)}
     for name in {**wanted, **there}:

@@ -342,8 +342,9 @@ def _first_step(init: Any, update: Any) -> float | None:
         return jnp.abs(step(gradient) - step(-gradient))[0] / 2
 
     def rate(param: Array) -> Array:
-        small, large = after(param, 1e-3), after(param, 1.0)
-        return jnp.where(small > 0.5 * large, small, small / 1e-3)
+        tiny, small, large = after(param, 1e-6) / 1e-6, after(param, 1e-3), after(param, 1.0)
+        own = jnp.where(small > 0.5 * large, small, small / 1e-3)
+        return jnp.where(jnp.abs(tiny - 1) < 0.01, 1.0, own)  # whatever clips larger ones
 
     try:
         with jax.numpy_dtype_promotion("standard"):  # Optax needs it

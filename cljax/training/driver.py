@@ -371,7 +371,7 @@ def drive(
         flops=step_flops(engine, settings, first, state),
         share_waiting=np.concatenate(waits) if streamed else None,
         shares=mesh.shares(shared),
-        origin=origin(method, settings, seeds),
+        origin=origin(method, settings, seeds, span[1]),
     )
 
 
@@ -448,7 +448,9 @@ class Driven(NamedTuple):
         entries = self.entries
         place, run = found or (0, compiled.start(key, tables, given, entries[0]))
         begin, earlier = int(entries[place].round), None
-        if keeper and keeper.compared != keeper.shares and begin:
+        if keeper and not begin:  # nothing was evaluated on other devices
+            keeper.compared = keeper.shares
+        if keeper and keeper.compared != keeper.shares:
             earlier = compiled.rest(run)
         ahead = np.cumsum([entry.epochs for entry in entries[::-1]])[::-1]  # epochs from here to the end
         while place < len(entries) - 1:
@@ -565,7 +567,8 @@ def past_of(past: Any, seeds: Sequence[tuple[int, Stream]]) -> list[Past] | None
                 f"{now[1]}-incremental one. Give the same, in the same order."
             )
         evaluation = past.evaluation
-        past = [Past(one, pick(evaluation, jnp.int32(seed))) for seed, one in enumerate(past.learners)]
+        behind = lambda seed: jax.tree.map(lambda leaf: leaf[seed, : origin.rounds], evaluation)
+        past = [Past(one, behind(seed)) for seed, one in enumerate(past.learners)]
     listed = isinstance(past, Sequence) and all(isinstance(one, Past) for one in past)
     if past is not None and not listed:
         raise ValueError(f"past is {show(past)}, but must be an outcome of drive, or a Past for each pair of seeds.")
@@ -603,7 +606,7 @@ def identity_of(seeds: Seeds, facts: Callable[[], Mapping[str, Any]]) -> dict[st
         "division": identity.division(seeds.tables),
         "hyper": {name: jnp.ravel(value).tolist() for name, value in seeds.given.hyper.items()},
         "start": identity.parameters(seeds.given.params),
-        "past": None if seeds.given.past is None else identity.examples(seeds.given.past),
+        "past": None if seeds.given.past is None else identity.tree(seeds.given.past),
     }
     return json.loads(json.dumps({**own, **facts()}, default=str))
 

@@ -79,9 +79,14 @@ def examples(values: Any) -> str:
     return _of_arrays([values])
 
 
+def tree(values: Tree) -> str:
+    """A digest of the arrays of a tree."""
+    return _of_arrays(jax.tree.leaves(values))
+
+
 def division(tables: Tables) -> str:
     """A digest of a stream's labels, division among tasks, permutations."""
-    return _of_arrays(jax.tree.leaves(tables._replace(examples=None)))
+    return tree(tables._replace(examples=None))
 
 
 def parameters(given: Mapping[str, Any]) -> str | None:

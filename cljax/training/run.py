@@ -201,7 +201,7 @@ def make_run(
     most = {**streams.max_examples(stream.tables), **check_max_examples(max_examples)}
     engine = make_engine(method, optimizer, settings, scenario=stream.scenario, max_examples=most)
     programs = make_programs(method, engine, stream.schedule)
-    whence = origin(method, settings, [(0, stream)])
+    whence = origin(method, settings, [(0, stream)], len(stream.schedule.task))
 
     def train(run: State, entry: Entry, tables: Tables, key: Array, size: int | None) -> State:
         """All epochs of a phase; only what they change is carried."""
@@ -228,7 +228,8 @@ def make_run(
             return lax.cond(is_due(after), observe, lambda now: now, after)
 
         is_due = lambda carry: carry.state.epoch % cadence == 0
-        return full(lax.while_loop(unfinished, observed if cadence else body, thin(run)))
+        points = run.visit.curves is not None and run.visit.curves.shape[1]
+        return full(lax.while_loop(unfinished, observed if points else body, thin(run)))
 
     def run(key: Array, tables: Tables, given: Start, rounds: tuple[Array, Array], size: int | None) -> Result:
         listed = np.asarray(agenda(method, stream.schedule), np.int32)
@@ -267,6 +268,7 @@ def make_run(
         sizes = tables.train.size
         known = max_examples is None and not isinstance(sizes, jax.core.Tracer) and np.all(sizes == most["train"])
         size = most["train"] if known else None
-        return jitted(key, tables, Start({}, params or {}, past), span, size, debugging("debug_nans"))
+        found = jitted(key, tables, Start({}, params or {}, past), span, size, debugging("debug_nans"))
+        return found._replace(origin=dataclasses.replace(found.origin, rounds=end))
 
     return Run(carry_out, engine.step, method, most)

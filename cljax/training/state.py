@@ -115,6 +115,7 @@ class Origin:
       facts: of the streams, one a seed.
       seeds: their numbers; 0, 1, ... where a run was given keys.
       curves_every: of the settings.
+      rounds: how many are behind: a run may end before the last.
     """
 
     method: str
@@ -125,16 +126,17 @@ class Origin:
     facts: tuple[dict[str, Any], ...] = dataclasses.field(compare=False, repr=False)
     seeds: tuple[int, ...] = dataclasses.field(compare=False)
     curves_every: int
+    rounds: int = dataclasses.field(compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "network": None}  # of closures, which cannot be pickled
 
 
-def origin(method: Method, settings: Settings, seeds: Sequence[tuple[int, Stream]]) -> Origin:
-    """Of a method over some seeds' streams."""
+def origin(method: Method, settings: Settings, seeds: Sequence[tuple[int, Stream]], rounds: int) -> Origin:
+    """Of a method over so many rounds of some seeds' streams."""
     (numbers, streams), first = zip(*seeds, strict=True), seeds[0][1]
     facts, names = tuple(stream.facts for stream in streams), (method.name, first.name, first.scenario)
-    return Origin(*names, method.network, first.schedule, facts, numbers, settings.curves_every)
+    return Origin(*names, method.network, first.schedule, facts, numbers, settings.curves_every, rounds)
 
 
 class Failure(NamedTuple):
