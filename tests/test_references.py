@@ -112,6 +112,10 @@ def test_one_s_own_network_and_method_are_a_run_s_like_any(own):
     again = cli.parse(["compare", "--config", "config.json"])
     assert again.methods == names
     assert settle(again.options).network == settle(asked).network
+    asked = settle(dataclasses.replace(asked, network=dataclasses.replace(asked.network, channels=("8,8",))))
+    (own / "config.json").write_text(json.dumps(configuration([Curve("finetune")], asked)))
+    again = cli.parse(["compare", "--config", "config.json"])
+    assert settle(again.options).network == asked.network
     swept = cli.parse(["sweep", "mine.parts:careful", "slowdown", "0.1", "--vs", f"{names[1]}.strength=1,2"])
     assert [curve.name for curve in curves_of(swept)] == [f"{names[0]}.slowdown", f"{names[1]}.strength"]
 

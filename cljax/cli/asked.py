@@ -151,7 +151,8 @@ def configuration(curves: Sequence[Curve], options: Options, *, swept: bool = Fa
         for name in names:
             if parts[section][name] == getattr(getattr(Options(), section), name):
                 del parts[section][name]
-    parts["network"]["channels"] = options.network.blocks
+    if not is_reference(options.network.network):  # which is given those alone that are asked for
+        parts["network"]["channels"] = options.network.blocks
     for part in parts.values():
         part.update({key: list(value) for key, value in part.items() if isinstance(value, tuple)})
     varied = {"sweep": [[curve.name, list(curve.values)] for curve in curves]} if swept else {}
