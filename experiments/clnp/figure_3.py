@@ -48,7 +48,7 @@ def draw(used: np.ndarray) -> Axes:
     places = np.arange(1, used.shape[-1] + 1)
     for layer, name in enumerate(("first hidden layer", "second")):
         found = metrics.mean_and_interval(100 * used[:, layer])
-        low, high = (np.asarray(found.mean) + sign * np.asarray(found.half_width) for sign in (-1, 1))
+        low, high = (np.clip(found.mean + sign * found.half_width, 0, 100) for sign in (-1, 1))
         color = palette.style(layer).color
         ax.plot(places, found.mean, color=color, label=name)
         ax.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
