@@ -197,6 +197,15 @@ def pytest_runtest_teardown(item, nextitem):
         item.config.stash[LEFT] = resident()
 
 
+@pytest.fixture(scope="module")
+def private_cache(tmp_path_factory):
+    """The user's cache and data folder are none of this machine's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("TFDS_DATA_DIR", raising=False)
+        yield
+
+
 def give_back():
     """Gives freed memory back to the system: glibc keeps it, here most of a gigabyte."""
     gc.collect()

@@ -40,6 +40,7 @@ from cljax.training.step import phase_learning_rate
 from cljax.types import Sizes, make_clock
 from tests import conformance
 
+pytestmark = pytest.mark.usefixtures("private_cache")
 SMALL = ["--epochs", "2", "--hidden", "16"]
 SCHEMA = {
     "method": str,
@@ -67,14 +68,6 @@ SCHEMA = {
     "device": dict,
     "parameters": dict,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def private_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("TFDS_DATA_DIR", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import cljax
 from cljax import methods
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("private_cache")
 NOTEBOOKS = (ROOT / "notebooks").glob("*.ipynb")
 
 
@@ -21,14 +22,6 @@ def blocks(page="README.md"):
 
 def run(page, names, code):
     exec(compile(code, page, "exec"), names)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def private_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("TFDS_DATA_DIR", raising=False)
-        yield
 
 
 def test_python_of_the_readme_and_the_quick_start(capsys):
