@@ -118,6 +118,13 @@ def test_tasks_that_are_learned_keep_their_schedule(folders, tmp_path):
     assert first == second != other
 
 
+def test_a_sweep_s_folder_has_options_as_any(folders, tmp_path):
+    config = json.loads((folders / "second" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "sweep": [["lwf.strength", [1.0]]]}))
+    found, other = options_of(str(tmp_path)), options_of(str(folders / "second"))
+    assert (found.data, found.training, found.network) == (other.data, other.training, other.network)
+
+
 def test_what_was_added_before_stays(folders):
     options = options_of(str(folders / "second"))
     assert added(options) == (str(folders / "late"),)

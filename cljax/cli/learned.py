@@ -239,7 +239,7 @@ def _parsed(path: str, changed: int) -> Options:
     from cljax.cli import parse
 
     del changed
-    command = parse(["compare", "--config", path])
+    command = parse(["run", "finetune", "--config", path])
     return command.options  # type: ignore[union-attr]
 
 
