@@ -334,9 +334,10 @@ def test_the_share_of_waiting_is_measured():
     slow = data.Images([Slow(np.asarray(tables.examples), None)], (8, 8, 1), name="slow")
     fractions = []
     for examples in (read.examples, slow):
-        waiting, running = streamed.waiting, streamed.running
+        before = streamed.reading
         streamed.epoch(copied(run), entries[0], tables._replace(examples=examples), key, nothing)
-        fractions.append((streamed.waiting - waiting) / (streamed.running - running))
+        waiting, running = streamed.reading - before
+        fractions.append(waiting / running)
     assert 0 <= fractions[0] <= 1
     assert 0.5 < fractions[1] <= 1
 

@@ -23,19 +23,19 @@ from cljax.text import brief
 from cljax.training import identity, mesh
 from cljax.training.bounds import available_memory, settle
 from cljax.training.checks import check, check_optimizer, raise_failure
-from cljax.training.cost import step_flops, tree_bytes
-from cljax.training.engine import make_engine, with_even_size
+from cljax.training.cost import step_flops
+from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation
-from cljax.training.loop import Entry, Programs, Run, agenda, make_programs, span_entries, span_of
+from cljax.training.loop import Entry, Run, agenda, make_programs, span_entries, span_of
 from cljax.training.plan import epoch_table
-from cljax.training.programs import Program, Watch
+from cljax.training.programs import Compiled, Watch
 from cljax.training.resume import Keeper
 from cljax.training.search import Tried
 from cljax.training.start import Past, Start, check_given
 from cljax.training.state import EpochLog, Failure, Origin, Settings, origin, reveal
 from cljax.training.streaming import Streamed, is_streamed
 from cljax.training.together import fitting, possible
-from cljax.trees import pick, select
+from cljax.trees import pick
 from cljax.types import Array, Learner, Method, Schedule, Stream, Tables, Tree
 
 
@@ -146,78 +146,6 @@ class Seeds(NamedTuple):
     key: Array
     given: Start
     tables: Tables
-
-
-class Compiled:
-    """The programs of a run with its examples on the device, compiled at their first call.
-
-    Args:
-      programs: of `make_programs`.
-      axes: None: one seed; or the `vmap` axes of the tables, several seeds side by side.
-      devices: of `mesh.make_mesh`; None: one device.
-      size: how many training examples every task of every seed has, where it is one number; else None.
-
-    Attributes:
-      start: as of `Programs`.
-      observe: as of `Programs`.
-      turn: as of `Programs`.
-      rest: as of `Programs`.
-      compare: as of `Programs`.
-      compare_again: the same, of what a checkpoint had.
-    """
-
-    def __init__(self, programs: Programs, axes: Tables | None, devices: Mesh | None, size: int | None) -> None:
-        def program(function: Callable, given: tuple, donate: tuple[int, ...] = ()) -> Program:
-            mapped = function if axes is None else jax.vmap(function, in_axes=given)
-            if devices is None:
-                return Program(mapped, donate)
-            spread = mesh.across(mapped, devices, None if axes is None else given)
-            return Program(spread, donate, mesh.sharding(devices, seeds=axes is not None))
-
-        def epoch(run: Run, entry: Entry, tables: Tables, key: Array) -> Run:
-            after = programs.epoch(run, entry, with_even_size(tables, size), key)
-            if axes is None:
-                return after  # side by side, one that is done waits for the others
-            state, visit = select(run.state.done, (run.state, run.visit), (after.state, after.visit))
-            return run._replace(state=state, visit=visit)
-
-        self.start = program(programs.start, (0, axes, 0, None))
-        self.turn = program(programs.turn, (0, None, None, axes, 0), (0,))
-        self.rest = program(programs.rest, (0,))
-        self.observe = program(programs.observe, (0, None, axes), (0,))
-        self.compare = program(programs.compare, (0, 0, axes, 0))
-        self.compare_again = program(programs.compare, (0, 0, axes, 0))
-        self._epoch = program(epoch, (0, None, axes, 0), (0,))
-
-    @property
-    def seconds(self) -> float:
-        """Spent compiling."""
-        programs = (self.start, self.observe, self.turn, self.rest, self.compare, self.compare_again, self._epoch)
-        return sum(program.seconds for program in programs)
-
-    def needs(self, seeds: Seeds, entry: Entry) -> tuple[int, int]:
-        """Bytes that a device needs for these seeds beside the examples, and those of their learners in the end.
-
-        What every run calls is compiled.
-        """
-        _, key, given, tables = seeds
-        run = self.like(key, tables, given, entry)
-        sizes = (
-            self.start.needs(key, tables, given, entry),
-            self._epoch.needs(run, entry, tables, key),
-            self.turn.needs(run, entry, entry, tables, key),
-            self.rest.needs(run),
-        )
-        return max(max(sizes) - tree_bytes(tables.examples), 0), tree_bytes(self.rest.shape(run))
-
-    def like(self, key: Array, tables: Tables, given: Start, entry: Entry) -> Run:
-        """The structure, shapes and dtypes of every run of these programs."""
-        return self.start.shape(key, tables, given, entry)
-
-    def epoch(self, run: Run, entry: Entry, tables: Tables, key: Array, pause: Callable[[Run], None]) -> Run:
-        """As of `Programs`; `pause` is for epochs in chunks."""
-        del pause
-        return self._epoch(run, entry, tables, key)
 
 
 def drive(
@@ -332,10 +260,13 @@ def drive(
     while True:
         groups, axes = divide([number for number, _ in seeds], aligned, given, sizes[0])
         placed = functools.partial(place, examples=examples, shared=shared, axes=axes)
-        compiled: Any = Streamed(programs, settings, shared) if streamed else Compiled(programs, axes, shared, even)
+        compiled: Compiled = (
+            Streamed(programs, settings, shared) if streamed else Compiled(programs, axes, shared, even)
+        )
         if len(sizes) == 1:
             break
-        needed, kept = compiled.needs(placed(groups[0]), entries[0])
+        here = placed(groups[0])
+        needed, kept = compiled.needs(here.key, here.tables, here.given, entries[0])
         size = mesh.agreed(fitting(sizes, len(seeds), needed, kept, available_memory()))
         if size == sizes[0]:
             break
@@ -358,7 +289,7 @@ def drive(
         called = [f"seed {seed}, {text}".removesuffix(", ") for (seed, _), text in zip(seeds, values, strict=True)]
         raise_failure(joined.failure, method, called)
     leading = 0 if axes is None else 1  # axes of seeds
-    shapes = compiled.like(here.key, here.tables, here.given, entries[0]).state
+    shapes = compiled.start.shape(here.key, here.tables, here.given, entries[0]).state
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[leading:], leaf.dtype), shapes)
     points = curve_epochs(epoch_table(method, first.schedule), settings.curves_every)
     return Outcome(
@@ -421,7 +352,7 @@ class Driven(NamedTuple):
 
     method: Method
     schedule: Schedule
-    compiled: Any
+    compiled: Compiled
     seeds: Seeds
     span: tuple[int, int]
     entries: list[Entry]
@@ -442,8 +373,7 @@ class Driven(NamedTuple):
     ) -> tuple[list[Learner], Results, np.ndarray, np.ndarray]:
         """From the beginning or from a checkpoint to the end: learners, results, seconds, fractions of waiting."""
         (numbers, key, given, tables), compiled = self.seeds, self.compiled
-        waited, ran = getattr(compiled, "waiting", 0.0), getattr(compiled, "running", 0.0)
-        watch = Watch(compiled)
+        watch, before = Watch(compiled), compiled.reading
         found = self._take_up(keeper, watch) if keeper else None
         entries = self.entries
         place, run = found or (0, compiled.start(key, tables, given, entries[0]))
@@ -484,8 +414,8 @@ class Driven(NamedTuple):
         learner = mesh.gathered(learner)
         seconds = np.full(len(numbers), watch.tick() / len(numbers))
         learners = [pick(learner, jnp.int32(index)) for index in range(len(numbers))] if self.batched else [learner]
-        waits = getattr(compiled, "waiting", 0.0) - waited, getattr(compiled, "running", 0.0) - ran
-        return learners, results, seconds, np.full(len(numbers), waits[0] / max(waits[1], 1e-9))
+        waiting, running = compiled.reading - before
+        return learners, results, seconds, np.full(len(numbers), waiting / max(running, 1e-9))
 
     def _compare_with_past(self, results: Results, learner: Learner) -> Results:
         """Gives the last past round the end's fingerprint, of tasks whose logits have kept their bits, else another.
@@ -518,7 +448,7 @@ class Driven(NamedTuple):
 
     def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
         (numbers, key, given, tables), entries = self.seeds, self.entries
-        like = self.compiled.like(key, tables, given, entries[0])
+        like = self.compiled.start.shape(key, tables, given, entries[0])
         found = keeper.take_up(like, watch, len(entries))
         if found and found[0] < len(entries) - 1:
             (place, run), rounds = found, len(self.schedule.task)

@@ -11,6 +11,7 @@ what a process reads is what its own devices need.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 import weakref
@@ -31,11 +32,10 @@ from cljax.streams.sampling import batch_parts
 from cljax.training import mesh
 from cljax.training.engine import Epoch
 from cljax.training.loop import Entry, Programs, Run
-from cljax.training.programs import Program
-from cljax.training.start import Start
+from cljax.training.programs import Compiled, Program
 from cljax.training.state import Settings
 from cljax.trees import pick
-from cljax.types import Array, HostArray, Learner, Table, Tables
+from cljax.types import Array, HostArray, Table, Tables, Tree
 
 STEPS, BYTES = 8, 2**23
 """The most steps of a chunk, and the bytes after which a chunk takes no further step."""
@@ -106,12 +106,13 @@ class Feed:
       where: how a chunk is spread over devices, perhaps of several processes; None: one device.
 
     Attributes:
+      running: seconds in programs that get examples, without compilation.
       waiting: seconds in which a device had nothing to do but to wait for examples; at most, as what ends within such
         a wait is counted from the wait's beginning.
     """
 
     def __init__(self, where: Sharding | None = None) -> None:
-        self.waiting, self._lock = 0.0, threading.Lock()
+        self.running, self.waiting, self._lock = 0.0, 0.0, threading.Lock()
         self._devices = 1 if where is None else len(where.addressable_devices)  # of this process
         self._alone = where is None or where.is_fully_addressable
         self._images: Any = None
@@ -165,6 +166,20 @@ class Feed:
         self._under_way.append(result)
         if len(self._under_way) >= AHEAD:
             self._under_way.popleft().block_until_ready()
+
+    @contextlib.contextmanager
+    def measured(self, program: Program) -> Iterator[None]:
+        """While a program runs, whose compilation does not count."""
+        begun = time.perf_counter() - program.seconds
+        yield
+        self.running += time.perf_counter() - program.seconds - begun
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """While something else is done, which does not count."""
+        begun = time.perf_counter()
+        yield
+        self.running -= time.perf_counter() - begun
 
     @contextlib.contextmanager
     def answering(self, sequences: Sequence[np.ndarray]) -> Iterator[None]:
@@ -221,27 +236,54 @@ class Feed:
             self._open.pop(part)[2].close()
 
 
-class Streamed:
-    """The programs of a run over `data.Images`, one seed at a time; as `driver.Compiled`.
+class Asking(Program):
+    """A program that calls back for examples, if it is given tables whose examples are `data.Images`.
+
+    Args:
+      feed: what reads them.
+      batch_size: of folds and evaluation, which go through a task in the order of its table.
+      parts: among how many devices a batch is shared.
+      of: as of `Program`.
+    """
+
+    def __init__(self, feed: Feed, batch_size: int, parts: int, *of: Any) -> None:
+        super().__init__(*of)
+        self._feed, self._batch_size, self._padding = feed, batch_size, -batch_size % parts  # as of `Asked.read`
+
+    def shape(self, *arguments: Tree) -> Tree:
+        """As of `Program`."""
+        return super().shape(*map(self._given, arguments))
+
+    def __call__(self, *arguments: Tree) -> Any:
+        """Calls the function."""
+        tables = [argument for argument in arguments if self._given(argument) is not argument]
+        if not tables:
+            return super().__call__(*arguments)
+        splits = [(table, task) for one in tables for table in one[1:4] for task in range(one.classes.shape[0])]
+        orders = [sequence(table, task, self._batch_size) for table, task in splits]
+        orders = [np.pad(rows, ((0, 0), (0, self._padding)), constant_values=-1) for rows in orders]
+        with self._feed.measured(self), self._feed.answering(orders):
+            return jax.block_until_ready(super().__call__(*map(self._given, arguments)))
+
+    def _given(self, argument: Tree) -> Tree:
+        return self._feed.asking(argument) if isinstance(argument, Tables) and is_streamed(argument) else argument
+
+
+class Streamed(Compiled):
+    """The programs of a run over `data.Images`, one seed at a time.
 
     Args:
       programs: of `make_programs`.
       settings: of the run.
       devices: of `mesh.make_mesh`, that share each batch; None: one device.
-
-    Attributes:
-      running: seconds in programs that get examples, without compilation.
     """
 
     def __init__(self, programs: Programs, settings: Settings, devices: Mesh | None = None) -> None:
-        self._parts, self._settings = mesh.shares(devices)[1], settings
+        assert settings.evaluation_batch is not None, "settled by drive"
         self._where = None if devices is None else NamedSharding(devices, Spec(None, BATCH_AXIS))
-        self._feed = Feed(self._where)
-
-        def program(function: Callable, donate: tuple[int, ...] = ()) -> Program:
-            if devices is None:
-                return Program(function, donate)
-            return Program(mesh.across(function, devices), donate, mesh.sharding(devices, seeds=False))
+        self._feed, self._batch_size = Feed(self._where), settings.batch_size
+        self.make = functools.partial(Asking, self._feed, settings.evaluation_batch, mesh.shares(devices)[1])
+        super().__init__(programs, devices=devices)
 
         def open(run: Run, entry: Entry, tables: Tables, key: Array) -> tuple[Epoch, Array]:
             epoch = programs.open(run, entry, tables, key)
@@ -253,35 +295,17 @@ class Streamed:
             run = programs.steps(run, epoch, tables, stop)
             return run, run.state.progress.weight + 0
 
-        self._start, self._open, self.rest = program(programs.start), program(open), program(programs.rest)
-        self._steps, self._close = program(steps, (0,)), program(programs.close, (0,))
-        self._turn, self._observe = program(programs.turn, (0,)), program(programs.observe, (0,))
-        self._compare, self._compare_again = program(programs.compare), program(programs.compare)
-        self.running = 0.0
-
-    def like(self, key: Array, tables: Tables, given: Start, entry: Entry | None = None) -> Run:
-        """The structure, shapes and dtypes of every run of these programs."""
-        return self._start.shape(key, self._feed.asking(tables), given, entry)
+        self._open, self._steps = self.program(open), self.program(steps, donate=(0,))
+        self._close = self.program(programs.close, donate=(0,))
 
     @property
-    def seconds(self) -> float:
-        """Spent compiling."""
-        programs = (self._start, self._open, self._steps, self._close, self._turn, self._observe, self.rest)
-        return sum(program.seconds for program in (*programs, self._compare, self._compare_again))
-
-    @property
-    def waiting(self) -> float:
-        """Seconds in which the device waited for examples, at most."""
-        return self._feed.waiting
-
-    def start(self, key: Array, tables: Tables, given: Start, entry: Entry | None = None) -> Run:
-        """As of `Programs`."""
-        return self._answered(self._start, tables, key, tables, given, entry)
+    def reading(self) -> np.ndarray:
+        """As of `Compiled`."""
+        return np.array([self._feed.waiting, self._feed.running])
 
     def epoch(self, run: Run, entry: Entry, tables: Tables, key: Array, pause: Callable[[Run], None]) -> Run:
         """As of `Programs`; `pause(run)` is called after each chunk, and has the run until it returns."""
-        size = self._settings.batch_size
-        bare = tables._replace(examples=None)
+        size, bare = self._batch_size, tables._replace(examples=None)
         self._feed.asking(tables)
         epoch, order = self._open(run, entry, bare, key)
         steps = max(1, min(STEPS, BYTES // (size * tables.examples[:1].nbytes)))
@@ -289,48 +313,15 @@ class Streamed:
         rows = wrap(np.asarray(order)[: int(epoch.examples)], first, last, size)
         rows = np.pad(rows, ((0, -len(rows) % steps), (0, 0)), constant_values=-1).reshape(-1, steps, size)
         where = self._where or order.sharding
-        with self._measured(), contextlib.closing(self._feed.chunks(rows, where)) as source:
+        with self._feed.measured(self._steps), contextlib.closing(self._feed.chunks(rows, where)) as source:
             for place, inputs in zip(range(first, last, steps), source, strict=True):
                 given = bare._replace(examples=Chunk(inputs, np.int32(place)))
                 run, under_way = self._steps(run, epoch, given, jnp.int32(place + steps))  # no length known to Python
                 self._feed.started(under_way)
-                pause(run)
+                with self._feed.apart():
+                    pause(run)
             jax.block_until_ready(run)
-        return self._answered(self._close, tables, run, epoch, entry, tables)
-
-    def observe(self, run: Run, entry: Entry, tables: Tables) -> Run:
-        """As of `Programs`."""
-        return self._answered(self._observe, tables, run, entry, tables)
-
-    def turn(self, run: Run, entry: Entry, following: Entry, tables: Tables, key: Array) -> Run:
-        """As of `Programs`."""
-        return self._answered(self._turn, tables, run, entry, following, tables, key)
-
-    def compare(self, learner: Learner, key: Array, tables: Tables, given: Start) -> Array:
-        """As of `Programs`."""
-        return self._answered(self._compare, tables, learner, key, tables, given)
-
-    def compare_again(self, learner: Learner, key: Array, tables: Tables, given: Start) -> Array:
-        """The same, of what a checkpoint had."""
-        return self._answered(self._compare_again, tables, learner, key, tables, given)
-
-    def _answered(self, program: Program, tables: Tables, *arguments: Any) -> Any:
-        """Calls a program that may call back for the examples of any task, in the order of its table."""
-        size, splits = self._settings.evaluation_batch, (tables.train, tables.validation, tables.test)
-        assert size is not None, "settled by drive"
-        orders = [sequence(table, task, size) for table in splits for task in range(tables.classes.shape[0])]
-        padding = ((0, 0), (0, -size % self._parts))  # as of `Asked.read`
-        parts = [np.pad(rows, padding, constant_values=-1) for rows in orders]
-        asking = self._feed.asking(tables)
-        given = [asking if argument is tables else argument for argument in arguments]
-        with self._measured(), self._feed.answering(parts):
-            return jax.block_until_ready(program(*given))
-
-    @contextlib.contextmanager
-    def _measured(self) -> Iterator[None]:
-        begun = time.perf_counter() - self.seconds
-        yield
-        self.running += time.perf_counter() - self.seconds - begun
+        return self._close(run, epoch, entry, tables)
 
 
 def sequence(table: Table, task: int, batch_size: int) -> np.ndarray:
