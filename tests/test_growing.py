@@ -223,6 +223,9 @@ def test_what_does_not_fit_is_refused():
     learner = make(wide, key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"The leaf 'dense_0/bias' of the learner to go on from is float32 of shape"):
         training.extend(make(narrow, key=jax.random.key(0)), learner)
+    alone, wider = (methods.single_task(networks.mlp((8, 8, 1), 2, hidden=(width,))) for width in (4, 5))
+    with pytest.raises(ValueError, match=r"The leaf 'head/kernel' of the learner to go on from .* \(1, 4, 2\)"):
+        training.extend(make(wider, key=jax.random.key(0)), make(alone, key=jax.random.key(0)))
     adam = make(wide, key=jax.random.key(0), optimizer=optax.adam(1.0))
     with pytest.raises(ValueError, match="has another structure of opt_state than this run's"):
         training.extend(adam, learner)

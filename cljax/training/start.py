@@ -151,10 +151,11 @@ def extend(new: Learner, old: Learner) -> Learner:
 
         def place(path: str, leaf: Array, before: Array, state: bool = part == "method_state") -> Array:
             same = before.ndim == leaf.ndim and before.dtype == leaf.dtype
-            pairs = list(zip(before.shape, leaf.shape, strict=False))
-            rows = task_params.has_rows(path, new.rows)
+            # Tasks and classes are first and last; a hidden layer of another width is in the middle of the next one's.
+            grows = (0, leaf.ndim - 1) if task_params.has_rows(path, new.rows) else ()
+            axes = enumerate(zip(before.shape, leaf.shape, strict=False))
             # In what a method keeps, places an example are as many as a task has at most, which may be fewer now.
-            if not (same and all(a == b or state or (rows and a < b) for a, b in pairs)):
+            if not (same and all(a == b or state or (axis in grows and a < b) for axis, (a, b) in axes)):
                 raise ValueError(
                     f"The leaf '{path}' of the learner to go on from is {before.dtype} of shape {before.shape}, but "
                     f"this run's is {leaf.dtype} of shape {leaf.shape}. Build the method and its network as they were "
