@@ -118,6 +118,9 @@ def weighted_mean(values: AnyArray, weights: AnyArray) -> Array:
     Returns:
       A scalar, of the values' dtype.
 
+    Raises:
+      ValueError: of other shapes, such as values of all tasks, `[T, B]`.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from cljax.losses import weighted_mean
@@ -125,6 +128,7 @@ def weighted_mean(values: AnyArray, weights: AnyArray) -> Array:
       2.0
     """
     values = jnp.asarray(values)
+    check_shape("values", values, *weights.shape)
     wide = at_least_float32(values)
     parts = jnp.where(weights == 0, 0, wide * weights.astype(wide.dtype))
     return (jnp.sum(parts) / jnp.sum(weights).astype(wide.dtype)).astype(values.dtype)
