@@ -76,6 +76,7 @@ class Table(NamedTuple):
       metrics: `{name: function of a run}`, a number a seed, beside those of the report.
       pairs: `{row: (system, other)}`: rows of differences, paired by seed, the system minus the other.
       stands_in: whether other data stand for the paper's, so that no form is at its scale.
+      in_form: `{form: {system: arguments}}` that some systems have in a form, behind those.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Table(NamedTuple):
     metrics: Mapping[str, Callable[[Run], np.ndarray]] = {}
     pairs: Mapping[str, tuple[str, str]] = {}
     stands_in: bool = False
+    in_form: Mapping[str, Mapping[str, str]] = {}
 
 
 def accuracy(run: Run) -> np.ndarray:
@@ -196,11 +198,13 @@ def ran(
     call = "import sys; from cljax.cli import main; sys.exit(main(sys.argv[1:]))"
     left = until - time.monotonic()
     try:
-        subprocess.run(
-            [sys.executable, "-c", call, "compare", *words], check=True, timeout=None if left == float("inf") else left
+        done = subprocess.run(
+            [sys.executable, "-c", call, "compare", *words], check=False, timeout=None if left == float("inf") else left
         )
     except subprocess.TimeoutExpired:
         return None
+    if not finished():  # where some seeds diverged it ends with 1, and is complete
+        done.check_returncode()
     return report.read(folder)
 
 
@@ -214,6 +218,9 @@ def run_of(table: Table, system: str, config: Config, until: float = float("inf"
     record = ran(pathlib.Path(config.runs) / name, arguments, config.data_dir, until)
     if record is None:
         return None
+    if not record["runs"]:
+        print(f"{system}: every seed diverged.")
+        return None
     (run,) = record["runs"]
     if config.form != "tiny":
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +230,8 @@ def run_of(table: Table, system: str, config: Config, until: float = float("inf"
 
 def arguments_of(table: Table, system: str, config: Config) -> str:
     """Of `cljax compare`, for one system of the table: what all have, its own in place of that, the seeds."""
-    return f"{table.forms[config.form]} {table.systems[system]} --seeds {config.seeds}"
+    more = table.in_form.get(config.form, {}).get(system, "")
+    return f"{table.forms[config.form]} {table.systems[system]} {more} --seeds {config.seeds}".replace("  ", " ")
 
 
 def found_of(table: Table, runs: Runs, config: Config) -> dict[str, Any]:
@@ -233,7 +241,11 @@ def found_of(table: Table, runs: Runs, config: Config) -> dict[str, Any]:
     found = {column: {name: own[column] for name, own in reported.items() if column in own} for column in columns}
     found |= {column: {name: own(run) for name, run in runs.items()} for column, own in table.metrics.items()}
     apart = {
-        column: {row: own[mine] - own[other] for row, (mine, other) in table.pairs.items() if {mine, other} <= set(own)}
+        column: {
+            row: own[mine] - own[other]
+            for row, (mine, other) in table.pairs.items()
+            if {mine, other} <= set(own) and runs[mine]["seeds"] == runs[other]["seeds"]
+        }
         for column, own in found.items()
     }
     steps = {name: after_each_task(run).mean(axis=0) for name, run in runs.items()}
@@ -273,11 +285,19 @@ def shown(table: Table, found: Mapping[str, Any]) -> str:
 
 
 def decided(table: Table, runs: Runs, form: str) -> list[claims.Claim]:
-    """The claims whose systems are all there; what fails below the paper's size is not tested at scale."""
+    """The claims whose systems are all there; what fails below the paper's size is not tested at scale.
+
+    Where a seed of one of them diverged they cannot be paired.
+    """
     found = []
     for what, published, systems, decide in table.claims:
         if set(systems) <= set(runs):
-            text, verdict = claims.at_scale(*decide(runs), form == "full" and not table.stands_in)
+            seeds = {name: runs[name]["seeds"] for name in systems}
+            if all(own == seeds[systems[0]] for own in seeds.values()):
+                text, verdict = claims.at_scale(*decide(runs), form == "full" and not table.stands_in)
+            else:
+                text = ", ".join(f"{name} {' '.join(map(str, own))}" for name, own in seeds.items())
+                text, verdict = f"some seeds diverged, there are: {text}", claims.NOT_TESTED
             found.append(claims.claim(table.source, f"{what} ({table.name}, {form})", published, text, verdict))
     return found
 

@@ -170,7 +170,8 @@ def test_a_run_is_kept_beside_the_results_without_what_no_table_reads(tmp_path, 
 
 
 def test_what_fails_below_the_papers_size_is_not_tested_at_scale():
-    run = lambda value: {"accuracy": np.full((3, 2, 2), value) + np.arange(3)[:, None, None] / 100}
+    values = np.arange(3)[:, None, None] / 100
+    run = lambda value: {"accuracy": np.full((3, 2, 2), value) + values, "seeds": [0, 1, 2]}
     runs_of = {"lwf": run(0.5), "lwf, strong": run(0.4)}
     table = table_of(claims=(tables.above("is above", "1", "lwf, strong", "lwf"),))
     for form, verdict in (("reduced", "not tested at scale"), ("full", "not reproduced")):
@@ -180,6 +181,10 @@ def test_what_fails_below_the_papers_size_is_not_tested_at_scale():
     (one,) = tables.decided(table._replace(stands_in=True), runs_of, "full")
     assert one["verdict"] == "not tested at scale", "other data stand for the paper's"
     assert tables.decided(table, {"lwf": runs_of["lwf"]}, "full") == [], "the other system was not run"
+    runs_of["lwf"] = {"accuracy": runs_of["lwf"]["accuracy"][[0, 2]], "seeds": [0, 2]}
+    (one,) = tables.decided(table, runs_of, "full")
+    assert one["verdict"] == "not tested"
+    assert one["found"] == "some seeds diverged, there are: lwf, strong 0 1 2, lwf 0 2"
 
 
 def test_accuracy_after_each_task_is_that_on_the_tasks_learned():

@@ -387,6 +387,11 @@ def test_l1_sparsity_by_hand():
     close(gradient["bias"], [0.0])
 
 
+def test_a_mean_over_examples_takes_no_values_of_all_tasks():
+    with pytest.raises(ValueError, match=r"values has shape \(5, 3\), but must be \[3\]"):
+        losses.weighted_mean(np.ones((5, 3), np.float32), np.ones(3, np.float32))
+
+
 def test_arrays_of_numpy_are_taken_as_they_are():
     logits, labels = np.array([[0.0, 2.0], [1.0, 1.0]], np.float32), np.array([1, 0])
     for name, arrays in (
