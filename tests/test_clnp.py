@@ -127,6 +127,21 @@ def test_l1_acts_on_the_free_weights_of_each_kernel_alone(l1):
     assert (mask["dense_0"]["kernel"][0] == [0, 1, 1, 0]).all()
 
 
+def test_l1_acts_on_what_a_norm_scales_and_shifts_by_with_the_strength_of_the_kernel_before():
+    """Behind batch normalisation the kernel's size changes nothing: a feature goes by its scale and its shift."""
+    network = small(normalization="batch")
+    method = clnp(network, l1=(0.1, 0.2, 0.3))
+    learner = single(method, network)
+    for name in ("norm_0", "norm_1"):
+        learner.params[name] = {"scale": jnp.full_like(learner.params[name]["scale"], -2.0), "bias": jnp.float32(3.0)}
+    zero = jax.tree.map(jnp.zeros_like, learner.params)
+    added = method.adjust_gradients(zero, learner, make_clock(classes=np.ones([2, 2], bool)), None)
+    for name, alpha in (("norm_0", 0.1), ("norm_1", 0.2)):
+        np.testing.assert_allclose(added[name]["scale"], -alpha)
+        np.testing.assert_allclose(added[name]["bias"], alpha)
+    assert not any(np.any(layer["bias"]) for layer in added.values() if "kernel" in layer)
+
+
 def two_layers(activity, head):
     layer = lambda kernel: {"kernel": np.array(kernel, np.float32), "bias": np.zeros(len(kernel[0]), np.float32)}
     return {"dense_0": layer(np.diag(activity)), "head": layer(head)}

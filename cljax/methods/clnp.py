@@ -44,7 +44,8 @@ def clnp(
     layer's mean activity: the largest k at which accuracy on the validation examples stays within the margin; dead
     units (theta = 0) go in any case. The penalty enters by its gradient, as weight decay does: the loss is the
     cross-entropy, in training and in validation. With batch normalisation, units of older tasks keep their frozen
-    statistics in training too. When an older task is visited again, only its head is trained.
+    statistics in training too; and as it undoes the size of the kernel before it, L1 acts on what it scales and shifts
+    by as well, on which a feature's activity depends. When an older task is visited again, only its head is trained.
 
     Multi-head or single-head is up to the network. With a shared head (`per_task=()`), a task sees only its own units
     of the last hidden layer, and the head's bias is fixed, as it would be shared. Where a layer has no free units left,
@@ -53,7 +54,8 @@ def clnp(
 
     Args:
       network: with gates; batch normalisation with `frozen` flags, as in those of `cljax.networks`, may be shared.
-      l1: alpha; a sequence gives each kernel its own, in the order of the wiring, the head last.
+      l1: alpha; a sequence gives each kernel its own, in the order of the wiring, the head last. A norm's scale and
+        shift have that of the kernel before them.
       margin: of validation accuracy, a fraction: how much pruning and the choice among candidates may cost.
       thresholds: the multiples k to try.
       candidates: pairs of l1 and learning rate to train with for each task (graceful forgetting). When all are trained,
@@ -100,6 +102,9 @@ def clnp(
     fine_tune_factor = real("clnp's fine_tune_factor", fine_tune_factor, least=0)
     thresholds = several("clnp's thresholds", thresholds, "several numbers, such as (0.1, 1.0)")
     multiples = (0.0, *sorted(real("clnp's threshold", multiple, least=0) for multiple in thresholds))
+    number = {path: index for index, path in enumerate(kernels)}
+    before = {wires[path].outputs: index for path, index in number.items()}
+    number |= {path: before[wires[path].outputs] for path in layout.affines if wires[path].outputs in before}
     base = owned("clnp", network, layout, rule="pruning", numbers={**strengths, "margin": margin})
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
@@ -113,9 +118,9 @@ def clnp(
 
     def adjust_gradients(gradients: Tree, learner: Learner, clock: Clock, batch: Batch) -> Tree:
         def shrink(path: str, gradient: Array, leaf: Array) -> Array:
-            if path not in kernels:
+            if path not in number:
                 return gradient
-            strength = learner.hyper["l1" if len(strengths) == 1 else f"l1_{kernels.index(path)}"]
+            strength = learner.hyper["l1" if len(strengths) == 1 else f"l1_{number[path]}"]
             return gradient + strength.astype(leaf.dtype) * jnp.sign(leaf)
 
         return task_params.map_leaves(shrink, gradients, learner.params)
