@@ -6,11 +6,11 @@ One head. CLNP with the capacity that each task takes, beside a network for each
 A: 120 epochs of half of the first task's images, 50 in a batch with 10 of each other task, each task reading a tenth of
 the last layer; the rate falls to 0.05 of what it was at each milestone, here to a tenth). The paper does not say CLNP's
 rate, epochs, batch and margin here: 0.001, 60, 256 and 1%. It chooses numbers for each task and stops early, by
-validation images; neither is done here. The reduced form has an eighth of the features, a
-tenth of CIFAR-100 and a twentieth of CIFAR-10, at four times the rate in batches of 16: rate times steps, which L1's
-reach goes with, is 4.5 for the first task and 2.2 for others (full: 10.6 and 1.1). Its alpha is 2e-3: of three that were
-tried with one seed, with 1e-3 three tasks filled the last layer, and with 4e-3 the first two tasks were learned 8 points
-worse. It takes an hour on two idle cores. FOLDER has both data sets as TFDS prepares them.
+validation images; neither is done here. The reduced form has an eighth of the features, a tenth of CIFAR-100 and a
+twentieth of CIFAR-10, at four times the rate in batches of 16: rate times steps, which L1's reach goes with, is 4.5 for
+the first task and 2.2 for others (full: 10.6 and 1.1). Its alpha is 2e-3: of others that were tried with one seed, at
+1e-3 three tasks filled the last layer, and at 4e-3 the first two tasks were learned 8 points worse. It takes an hour on
+two idle cores. FOLDER has both data sets as TFDS prepares them.
 """
 
 from __future__ import annotations
