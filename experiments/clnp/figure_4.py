@@ -79,7 +79,11 @@ TABLE = tables.Table(
     ),
     in_form={
         "full": {"CLNP, 4%, fine-tuned": "--epochs 80"},
-        "reduced": {"CLNP, 1%": REDUCED, "CLNP, 2%": REDUCED, "CLNP, 4%, fine-tuned": f"{REDUCED} --first-epochs 11 --epochs 27"},
+        "reduced": {
+            "CLNP, 1%": REDUCED,
+            "CLNP, 2%": REDUCED,
+            "CLNP, 4%, fine-tuned": f"{REDUCED} --first-epochs 11 --epochs 27",
+        },
     },
 )
 
