@@ -444,20 +444,20 @@ def test_in_mid_epoch_a_streamed_epoch_goes_on(tmp_path, monkeypatch):
     (stream,) = [three_tasks(0, ((0, 1), (1, 1)))]
     examples = Images([np.asarray(stream.tables.examples)], (8, 8, 1), name="few digits")
     stream = stream._replace(tables=stream.tables._replace(examples=examples))
-    method, made, places, kept = methods.finetune(small(stream)), [], [], resume.Keeper.offer
+    method, made, places, kept = methods.finetune(small(stream)), [], [], resume.Checkpoints.offer
 
     def compile_once(*arguments):
         made.append(made[0] if made else streaming.Streamed(*arguments))
         return made[0]
 
-    def offer(keeper, place, run, watch, *, ended):
-        kept(keeper, place, run, watch, ended=ended)
+    def offer(saved, place, run, watch, *, ended):
+        kept(saved, place, run, watch, ended=ended)
         places.append((place, int(run.state.progress.step)))
         if len(places) in (2, 5):
             raise TimeoutError
 
     monkeypatch.setattr(driver, "Streamed", compile_once)
-    monkeypatch.setattr(resume.Keeper, "offer", offer)
+    monkeypatch.setattr(resume.Checkpoints, "offer", offer)
     whole = driver.drive(method, MOMENTUM, [(0, stream)], SETTINGS)
     saving = Saving(tmp_path, 0.0, say=lambda line: None)
     for _ in range(2):

@@ -24,7 +24,7 @@ from flax.training import train_state
 from cljax import cli, methods, networks, training
 from cljax.storage import checkpoints, stored, trained
 from cljax.training.programs import Watch
-from cljax.training.resume import Keeper
+from cljax.training.resume import Checkpoints
 
 LIKE = {"x": np.zeros(3, np.float32)}
 
@@ -410,17 +410,17 @@ def test_a_parameter_called_value_keeps_its_name():
 
 @pytest.mark.parametrize("notes", [{"place": -1}, {"place": 4}, {"place": 1.5}, {"place": None}, {"seconds": -1.0}])
 def test_a_place_where_a_run_never_stands_is_refused(notes, tmp_path):
-    keeper = Keeper(checkpoints.Saving(tmp_path), 0, lambda: {"computation": 1, "examples": 2, "division": 3})
+    saved = Checkpoints(checkpoints.Saving(tmp_path), 0, lambda: {"computation": 1, "examples": 2, "division": 3})
     watch = Watch(types.SimpleNamespace(seconds=0.0))
-    keeper.offer(0, LIKE, watch, ended=False)
-    assert keeper.take_up(LIKE, watch, 4) is None
+    saved.offer(0, LIKE, watch, ended=False)
+    assert saved.take_up(LIKE, watch, 4) is None
     whole = {"run": {"computation": 1, "examples": 2, "division": 3}, "place": 3, "seconds": 5.0}
     checkpoints.save(tmp_path / "group-0", LIKE, whole)
-    assert keeper.take_up(LIKE, watch, 4)[0] == 3
+    assert saved.take_up(LIKE, watch, 4)[0] == 3
     assert 5.0 <= watch.tick() < 6.0
     checkpoints.save(tmp_path / "group-0", LIKE, {**whole, **notes})
     with pytest.raises(checkpoints.CheckpointError, match="must be a"):
-        keeper.take_up(LIKE, watch, 4)
+        saved.take_up(LIKE, watch, 4)
 
 
 RUN = ["run", "finetune", "--seeds", "1", "--tasks", "2", "--epochs", "1", "--hidden", "4", "--quiet", "--no-cache"]

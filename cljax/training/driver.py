@@ -29,7 +29,7 @@ from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, Run, agenda, make_programs, span_entries, span_of
 from cljax.training.plan import epoch_table
 from cljax.training.programs import Compiled, Watch
-from cljax.training.resume import Keeper
+from cljax.training.resume import Checkpoints
 from cljax.training.search import Tried
 from cljax.training.start import Past, Start, check_given
 from cljax.training.state import EpochLog, Failure, Origin, Settings, origin, reveal
@@ -275,13 +275,13 @@ def drive(
     facts = functools.cache(lambda: {**identity.facts_of(*what, streamed=streamed), "rounds": list(span)})
     parts = []
     for number, group in enumerate(groups):
-        keeper = None
+        saved = None
         if checkpoints is not None:
-            keeper = Keeper(checkpoints, number, functools.partial(identity_of, group, facts), mesh.shares(shared))
+            saved = Checkpoints(checkpoints, number, functools.partial(identity_of, group, facts), mesh.shares(shared))
         places = settings.curves_every, number * len(group.numbers), len(seeds)
         here = placed(group)
         driven = Driven(method, first.schedule, compiled, here, span, entries, *places)
-        parts.append(driven.run(report, visited, keeper))
+        parts.append(driven.run(report, visited, saved))
     learners, results, seconds, waits = zip(*parts, strict=True)
     joined: Results = jax.tree.map(lambda *arrays: np.concatenate(arrays), *results)
     if (joined.failure.round >= 0).all():
@@ -369,26 +369,26 @@ class Driven(NamedTuple):
         self,
         report: Callable[[Event], None] | None,
         visited: Callable[[list[int], int, Results], None] | None,
-        keeper: Keeper | None,
+        saved: Checkpoints | None,
     ) -> tuple[list[Learner], Results, np.ndarray, np.ndarray]:
         """From the beginning or from a checkpoint to the end: learners, results, seconds, fractions of waiting."""
         (numbers, key, given, tables), compiled = self.seeds, self.compiled
         watch, before = Watch(compiled), compiled.reading
-        found = self._take_up(keeper, watch) if keeper else None
+        found = self._take_up(saved, watch) if saved else None
         entries = self.entries
         place, run = found or (0, compiled.start(key, tables, given, entries[0]))
         begin, earlier = int(entries[place].round), None
-        if keeper and not begin:  # nothing was evaluated on other devices
-            keeper.compared = keeper.shares
-        if keeper and keeper.compared != keeper.shares:
+        if saved and not begin:  # nothing was evaluated on other devices
+            saved.compared = saved.shares
+        if saved and saved.compared != saved.shares:
             earlier = compiled.rest(run)
         ahead = np.cumsum([entry.epochs for entry in entries[::-1]])[::-1]  # epochs from here to the end
         while place < len(entries) - 1:
             entry, following = entries[place], entries[place + 1]
 
             def pause(run: Run, place: int = place) -> None:
-                if keeper:
-                    keeper.offer(place, run, watch, ended=False)
+                if saved:
+                    saved.offer(place, run, watch, ended=False)
 
             while _epochs(run) < entry.epochs and not np.all(mesh.host(run.state.done)):
                 run = compiled.epoch(run, entry, tables, key, pause)
@@ -399,13 +399,13 @@ class Driven(NamedTuple):
                 pause(run)
             run, place = compiled.turn(run, entry, following, tables, key), place + 1
             ended = following.round > entry.round
-            if keeper and earlier is not None and ended and self.schedule.evaluate[entry.round]:
+            if saved and earlier is not None and ended and self.schedule.evaluate[entry.round]:
                 run, earlier = self._compare_with_checkpoint(run, earlier, begin, int(following.round)), None
-                keeper.compared = keeper.shares
+                saved.compared = saved.shares
             if ended and visited:
                 visited(numbers, int(entry.round), self._read(run))
-            if keeper:
-                keeper.offer(place, run, watch, ended=ended or following.candidate > entry.candidate)
+            if saved:
+                saved.offer(place, run, watch, ended=ended or following.candidate > entry.candidate)
             if ended and np.all(mesh.host(run.state.failure.round) >= 0):
                 break
         learner, results = jax.block_until_ready(compiled.rest(run)), self._read(run)
@@ -446,15 +446,15 @@ class Driven(NamedTuple):
         found[:, begin - 1] = np.where(visited, found[:, evaluated[0]], found[:, evaluated[-1]] ^ (then != now))
         return found
 
-    def _take_up(self, keeper: Keeper, watch: Watch) -> tuple[int, Run] | None:
+    def _take_up(self, saved: Checkpoints, watch: Watch) -> tuple[int, Run] | None:
         (numbers, key, given, tables), entries = self.seeds, self.entries
         like = self.compiled.start.shape(key, tables, given, entries[0])
-        found = keeper.take_up(like, watch, len(entries))
+        found = saved.take_up(like, watch, len(entries))
         if found and found[0] < len(entries) - 1:
             (place, run), rounds = found, len(self.schedule.task)
             entry, epoch = entries[place], _epochs(run)
             after = f", after epoch {epoch} of phase {entry.phase + 1}"
-            keeper.say(
+            saved.say(
                 f"Taking up {self.method.name}, seed {numbers[0]}, in round {entry.round + 1} of {rounds}{after}."
             )
         return found

@@ -28,7 +28,7 @@ WORDS = {
 """What the digests of an identity stand for."""
 
 
-class Keeper:
+class Checkpoints:
     """Saves a run as it goes on, and takes up what an earlier process has saved.
 
     Args:
