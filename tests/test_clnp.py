@@ -127,19 +127,42 @@ def test_l1_acts_on_the_free_weights_of_each_kernel_alone(l1):
     assert (mask["dense_0"]["kernel"][0] == [0, 1, 1, 0]).all()
 
 
-def test_l1_acts_on_what_a_norm_scales_and_shifts_by_with_the_strength_of_the_kernel_before():
-    """Behind batch normalisation the kernel's size changes nothing: a feature goes by its scale and its shift."""
-    network = small(normalization="batch")
-    method = clnp(network, l1=(0.1, 0.2, 0.3))
+def test_l1_acts_on_the_affines_of_a_batch_normalisation_with_the_strength_of_the_kernel_before():
+    """It undoes the kernel's size: a feature goes by its scale and shift. In a residual network a gate has several."""
+    network = networks.resnet((8, 8, 1), 2, blocks=(1, 1), channels=(2, 4), normalization="batch")
+    kernels = [path for path in task_params.leaf_paths(network.shapes[0]) if path.endswith("kernel")]
+    kernels = [wire.path for wire in network.wiring if wire.path in kernels]
+    method = clnp(network, l1=tuple(range(1, len(kernels) + 1)))
     learner = single(method, network)
-    for name in ("norm_0", "norm_1"):
-        learner.params[name] = {"scale": jnp.full_like(learner.params[name]["scale"], -2.0), "bias": jnp.float32(3.0)}
+    signs = task_params.map_leaves(lambda path, leaf: jnp.where(path.endswith("bias"), -3.0, leaf), learner.params)
+    learner = learner._replace(params=signs)
+    zero = jax.tree.map(jnp.zeros_like, signs)
+    added = task_params.by_path(method.adjust_gradients(zero, learner, make_clock(classes=np.ones([2, 2], bool)), None))
+    for norm, kernel in (
+        ("stem_norm", "stem"),
+        ("block_0_0/norm_0", "block_0_0/conv_0"),
+        ("block_0_0/norm_1", "block_0_0/conv_1"),
+        ("block_1_0/shortcut_norm", "block_1_0/shortcut"),
+        ("block_1_0/norm_1", "block_1_0/conv_1"),
+    ):
+        alpha = 1 + kernels.index(f"{kernel}/kernel")
+        np.testing.assert_array_equal(added.pop(f"{norm}/scale"), alpha)
+        np.testing.assert_array_equal(added.pop(f"{norm}/bias"), -alpha)
+    assert not np.any(added["head/bias"])
+
+
+@pytest.mark.parametrize("kind", ["feature-wise", "a task's own"])
+def test_l1_leaves_other_norms_alone(kind):
+    """What a kernel's size still goes through, and what only one task sees."""
+    network = small(normalization="feature" if kind == "feature-wise" else "batch")
+    if kind == "a task's own":
+        network = network._replace(per_task=(*network.per_task, "norm_0/scale", "norm_0/bias"))
+    method = clnp(network, l1=0.5)
+    learner = single(method, network)
     zero = jax.tree.map(jnp.zeros_like, learner.params)
     added = method.adjust_gradients(zero, learner, make_clock(classes=np.ones([2, 2], bool)), None)
-    for name, alpha in (("norm_0", 0.1), ("norm_1", 0.2)):
-        np.testing.assert_allclose(added[name]["scale"], -alpha)
-        np.testing.assert_allclose(added[name]["bias"], alpha)
-    assert not any(np.any(layer["bias"]) for layer in added.values() if "kernel" in layer)
+    assert np.any(added["dense_0"]["kernel"])
+    assert not any(map(np.any, jax.tree.leaves(added["norm_0"])))
 
 
 def two_layers(activity, head):

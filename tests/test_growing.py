@@ -11,7 +11,7 @@ import pytest
 
 from cljax import data, methods, networks, ownership, report, streams, task_params, training
 from cljax.storage import checkpoints
-from cljax.training.start import Past
+from cljax.training.start import Past, Start, begin_with
 from tests import conformance
 from tests.shared import bits, small
 
@@ -204,6 +204,25 @@ def test_the_rows_and_labels_of_a_longer_stream_are_those_of_its_parts():
     assert (longer.mean, longer.std) == (parts[0].mean, parts[0].std)
 
 
+@pytest.mark.parametrize("name", ["single_task", "progressive", "progressive, joint", "lwf", "hat"])
+def test_there_is_room_for_a_further_task_whatever_leaves_go_by_the_number_of_tasks(name):
+    """Shapes only; a column's adapters see all earlier columns, which are more of a longer stream."""
+    build = functools.partial(methods.progressive, laterals="joint") if "joint" in name else getattr(methods, name)
+    method = build(networks.mlp((8, 8, 1), 2, hidden=(16, 12)))
+
+    def make(tasks):
+        tables = streams.split(conformance.digits(), tasks=tasks, class_order=range(2 * tasks)).tables
+        return lambda key: training.make_learner(method, MOMENTUM, tables, 0.1, key)
+
+    def longer(key, old):
+        return begin_with(method, make(4)(key), Start({}, {}, training.Past(old, None)))
+
+    key = jax.random.key(0)
+    old = jax.eval_shape(make(3), key)
+    found, new = jax.eval_shape(longer, key, old), jax.eval_shape(make(4), key)
+    assert jax.tree.map(lambda leaf: leaf.shape, found) == jax.tree.map(lambda leaf: leaf.shape, new)
+
+
 def test_what_does_not_fit_is_refused():
     short = digits([4, 9])
     colour = np.zeros((8, 8, 8, 3), np.uint8)
@@ -224,8 +243,10 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"The leaf 'dense_0/bias' of the learner to go on from is float32 of shape"):
         training.extend(make(narrow, key=jax.random.key(0)), learner)
     alone, wider = (methods.single_task(networks.mlp((8, 8, 1), 2, hidden=(width,))) for width in (4, 5))
-    with pytest.raises(ValueError, match=r"The leaf 'head/kernel' of the learner to go on from .* \(1, 4, 2\)"):
-        training.extend(make(wider, key=jax.random.key(0)), make(alone, key=jax.random.key(0)))
+    past = training.Past(make(alone, key=jax.random.key(0)), training.Evaluation(*np.zeros([4, 1, 1])))
+    longer = streams.append(short, digits([1, 7]))
+    with pytest.raises(ValueError, match=r"The leaf 'dense_0/bias' of the learner to go on from has shape \(4,\) a"):
+        training.drive(wider, MOMENTUM, [(0, longer)], past=[past])
     adam = make(wide, key=jax.random.key(0), optimizer=optax.adam(1.0))
     with pytest.raises(ValueError, match="has another structure of opt_state than this run's"):
         training.extend(adam, learner)

@@ -31,13 +31,6 @@ def _not_taken(net: Network) -> list[tuple[str, Any]]:
     return [(f"--{name.replace('_', '-')}", given[name]) for name in stray]
 
 
-def _of_patience(train: Training) -> list[tuple[str, Any]]:
-    """The options given that say how patience goes, where there is none."""
-    names = ("patience_factor", "patience_minimum_learning_rate", "patience_restore")
-    stray = [name for name in names if not train.patience and getattr(train, name) != getattr(Training(), name)]
-    return [(f"--{name.replace('_', '-')}", getattr(train, name)) for name in stray]
-
-
 def _divided(data: Data) -> bool:
     """Whether the classes of one data set are divided among tasks."""
     return data.division == "class" and data.scenario != "permuted" and len(data.data) == 1
@@ -85,7 +78,6 @@ def check_values(options: Options) -> None:
         ("--seeds", train.seeds, len(set(train.seeds)) == len(train.seeds), "different seeds"),
         ("--seeds", train.seeds, train.seed is None or train.seeds == Training().seeds, "left out with --seed"),
         *((name, value, False, f"left out with --network {net.network}") for name, value in _not_taken(net)),
-        *((name, value, False, "left out without --patience") for name, value in _of_patience(train)),
         ("--memory-selection", choice, choice == "balanced" or train.memory > 0, "left out without --memory"),
     ]
     for name, value, holds, rule in rules:

@@ -45,7 +45,8 @@ def clnp(
     units (theta = 0) go in any case. The penalty enters by its gradient, as weight decay does: the loss is the
     cross-entropy, in training and in validation. With batch normalisation, units of older tasks keep their frozen
     statistics in training too; and as it undoes the size of the kernel before it, L1 acts on what it scales and shifts
-    by as well, on which a feature's activity depends. When an older task is visited again, only its head is trained.
+    by as well, where tasks share that: a feature's activity goes by it. When an older task is visited again, only its
+    head is trained.
 
     Multi-head or single-head is up to the network. With a shared head (`per_task=()`), a task sees only its own units
     of the last hidden layer, and the head's bias is fixed, as it would be shared. Where a layer has no free units left,
@@ -54,8 +55,8 @@ def clnp(
 
     Args:
       network: with gates; batch normalisation with `frozen` flags, as in those of `cljax.networks`, may be shared.
-      l1: alpha; a sequence gives each kernel its own, in the order of the wiring, the head last. A norm's scale and
-        shift have that of the kernel before them.
+      l1: alpha; a sequence gives each kernel its own, in the order of the wiring, the head last. The scale and
+        the shift of a batch normalisation have that of the kernel before.
       margin: of validation accuracy, a fraction: how much pruning and the choice among candidates may cost.
       thresholds: the multiples k to try.
       candidates: pairs of l1 and learning rate to train with for each task (graceful forgetting). When all are trained,
@@ -102,9 +103,7 @@ def clnp(
     fine_tune_factor = real("clnp's fine_tune_factor", fine_tune_factor, least=0)
     thresholds = several("clnp's thresholds", thresholds, "several numbers, such as (0.1, 1.0)")
     multiples = (0.0, *sorted(real("clnp's threshold", multiple, least=0) for multiple in thresholds))
-    number = {path: index for index, path in enumerate(kernels)}
-    before = {wires[path].outputs: index for path, index in number.items()}
-    number |= {path: before[wires[path].outputs] for path in layout.affines if wires[path].outputs in before}
+    number = _penalised(network, layout)
     base = owned("clnp", network, layout, rule="pruning", numbers={**strengths, "margin": margin})
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
@@ -159,6 +158,19 @@ def clnp(
         phases=(Phase("train", 1 - fine_tune), tuning) if fine_tune else (Phase(),),
         search=Search(offer, choose, len(options)) if options else None,
     )
+
+
+def _penalised(network: Network, layout: ownership.Layout) -> dict[str, int]:
+    """The leaves that L1 acts on: kernels by their number, and of batch normalisations that tasks share the affines."""
+    module = lambda path: path.rpartition("/")[0]
+    normalised = {module(path).removeprefix("batch_stats/") for path in task_params.leaf_paths(network.shapes[1])}
+    found, last = {}, 0
+    for path in layout.wires:  # a norm's leaves follow the kernel before it
+        if path in layout.kernels:
+            found[path] = last = layout.kernels.index(path)
+        elif module(path) in normalised and not task_params.ends_with(path, network.per_task):
+            found[path] = last
+    return found
 
 
 def _strengths(l1: float | Sequence[float], kernels: int) -> dict[str, float]:

@@ -74,9 +74,32 @@ NOTHING = Start({}, {})
 def begin_with(method: Method, learner: Learner, given: Start) -> Learner:
     """The new learner with what is given."""
     if given.past is not None:
+        check_widths(method, given.past.learner)
         learner = extend(learner, given.past.learner)
     learner = learner._replace(hyper={**learner.hyper, **given.hyper})
     return start_from(method, learner, given.params) if given.params else learner
+
+
+def check_widths(method: Method, past: Learner) -> None:
+    """Checks that what was learned is of the method's network, but for logits, which may have been fewer.
+
+    Where every leaf belongs to a task, `extend` would fill up a hidden layer that is wider now.
+
+    Raises:
+      ValueError: naming the leaf.
+    """
+    outputs = method.network.outputs
+    for shapes, tree in zip(method.network.shapes, (past.params, past.collections), strict=True):
+        wanted = task_params.by_path(shapes)
+        for path, leaf in task_params.by_path(tree).items():
+            now, was = wanted[path].shape if path in wanted else (), leaf.shape
+            was = was[1:] if task_params.has_rows(path, past.rows) else was
+            fewer = len(now) == len(was) and now[:-1] == was[:-1] and was[-1:] < now[-1:] == (outputs,)
+            if path in wanted and now != was and not fewer:
+                raise ValueError(
+                    f"The leaf '{path}' of the learner to go on from has shape {was} a task, but that of this run's "
+                    f"network has {now}. Build the network as it was when it was trained."
+                )
 
 
 def check_given(
@@ -151,11 +174,10 @@ def extend(new: Learner, old: Learner) -> Learner:
 
         def place(path: str, leaf: Array, before: Array, state: bool = part == "method_state") -> Array:
             same = before.ndim == leaf.ndim and before.dtype == leaf.dtype
-            # Tasks and classes are first and last; a hidden layer of another width is in the middle of the next one's.
-            grows = (0, leaf.ndim - 1) if task_params.has_rows(path, new.rows) else ()
-            axes = enumerate(zip(before.shape, leaf.shape, strict=False))
+            pairs = list(zip(before.shape, leaf.shape, strict=False))
+            rows = task_params.has_rows(path, new.rows)
             # In what a method keeps, places an example are as many as a task has at most, which may be fewer now.
-            if not (same and all(a == b or state or (axis in grows and a < b) for axis, (a, b) in axes)):
+            if not (same and all(a == b or state or (rows and a < b) for a, b in pairs)):
                 raise ValueError(
                     f"The leaf '{path}' of the learner to go on from is {before.dtype} of shape {before.shape}, but "
                     f"this run's is {leaf.dtype} of shape {leaf.shape}. Build the method and its network as they were "

@@ -175,13 +175,6 @@ class Feed:
         self.running += time.perf_counter() - program.seconds - begun
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
-        """While something else is done, which does not count."""
-        begun = time.perf_counter()
-        yield
-        self.running -= time.perf_counter() - begun
-
-    @contextlib.contextmanager
     def answering(self, sequences: Sequence[np.ndarray]) -> Iterator[None]:
         """While a program runs that calls back, usually for the batches of one of these sequences in turn.
 
@@ -256,11 +249,11 @@ class Asking(Program):
 
     def __call__(self, *arguments: Tree) -> Any:
         """Calls the function."""
-        tables = [argument for argument in arguments if self._given(argument) is not argument]
-        if not tables:
+        tables = next((one for one in arguments if self._given(one) is not one), None)
+        if tables is None:
             return super().__call__(*arguments)
-        splits = [(table, task) for one in tables for table in one[1:4] for task in range(one.classes.shape[0])]
-        orders = [sequence(table, task, self._batch_size) for table, task in splits]
+        splits, tasks = (tables.train, tables.validation, tables.test), range(tables.classes.shape[0])
+        orders = [sequence(table, task, self._batch_size) for table in splits for task in tasks]
         orders = [np.pad(rows, ((0, 0), (0, self._padding)), constant_values=-1) for rows in orders]
         with self._feed.measured(self), self._feed.answering(orders):
             return jax.block_until_ready(super().__call__(*map(self._given, arguments)))
@@ -318,8 +311,7 @@ class Streamed(Compiled):
                 given = bare._replace(examples=Chunk(inputs, np.int32(place)))
                 run, under_way = self._steps(run, epoch, given, jnp.int32(place + steps))  # no length known to Python
                 self._feed.started(under_way)
-                with self._feed.apart():
-                    pause(run)
+                pause(run)
             jax.block_until_ready(run)
         return self._close(run, epoch, entry, tables)
 
