@@ -192,6 +192,20 @@ def test_the_table_is_a_table_and_sorts_by_its_keys(written):
     assert "aria-sort" in script
 
 
+def test_runs_on_other_divisions_of_the_classes_are_noted(tmp_path):
+    """For a seed that both have; another seed may well have another division."""
+    divided = lambda *tasks: [{"kind": "split", "classes": list(tasks)}] * 2
+    first = {**make_run("finetune", FIRST), "facts": divided(["0", "1"], ["2"])}
+    same = {**make_run("lwf", SECOND), "facts": divided(["0", "1"], ["2"])}
+    other = {**make_run("ewc", SECOND), "facts": divided(["0", "2"], ["1"])}
+    (section,) = report.gather([save(tmp_path / "one", first, same, other)])
+    assert section.notes == [
+        "ewc has learned other classes than finetune, in other tasks: their numbers are not to be compared."
+    ]
+    (section,) = report.gather([save(tmp_path / "two", first, {**other, "seeds": [7, 8]})])
+    assert section.notes == []
+
+
 def test_several_folders_side_by_side_and_in_sections(tmp_path):
     config = {**make_run("lwf", FIRST)["config"], "training": {"seeds": [0, 1], "learning_rate": 0.1}}
     first = save(tmp_path / "first", make_run("finetune", FIRST), make_run("lwf", SECOND))

@@ -26,7 +26,8 @@ class Section(NamedTuple):
       title: the data set, the number of tasks, how the data make tasks.
       runs: entries of records; `label` is how a run is called where its method is there more than once, `folder` where
         it came from, `place` its place among all the report's, by which plots choose its colour.
-      notes: what a reader should know: what is unfinished or left out, and how the folders' configurations differ.
+      notes: what a reader should know: what is unfinished or left out, how the folders' configurations differ, which
+        runs have other classes in their tasks.
 
     Example:
       >>> from cljax.report import Section
@@ -157,7 +158,19 @@ def _section(runs: list[dict[str, Any]], notes: dict[str, list[str]]) -> Section
         where = f"in {folders[0]}", f"in {folder}"
         if found := differences(configs[folders[0]], configs[folder], where=where):
             told.append(f"{folder} differs from {folders[0]} in {', '.join(found)}.")
+    told += [
+        f"{label(run)} has learned other classes than {label(named[0])}, in other tasks: their numbers are not to be "
+        f"compared."
+        for run in named[1:]
+        if _divided_otherwise(named[0], run)
+    ]
     return Section(title(runs[0]), named, [*told, *filter(None, map(chosen, named))])
+
+
+def _divided_otherwise(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two runs have other classes in their tasks, for a seed that both have."""
+    one, other = (dict(zip(run["seeds"], run["facts"], strict=False)) for run in (first, second))
+    return any(one[seed].get("classes") != other[seed].get("classes") for seed in one.keys() & other)
 
 
 def _without(config: dict[str, Any]) -> dict[str, Any]:
