@@ -108,7 +108,8 @@ def as_text(claims: Iterable[Claim]) -> str:
       # What the papers claim, and what was found
       <BLANKLINE>
       Percent and points ±95% over seeds, paired by seed; an 'above' fails where the interval includes 0.
-      What fails at the size of the paper is "not reproduced"; what fails on less, "not tested at scale".
+      What fails at the size of the paper is "not reproduced"; what fails on less, "not tested at scale",
+      also where the opposite is found. 'Not above' and 'level' hold where the two are not told apart.
       <BLANKLINE>
       ## Li and Hoiem 2016
       <BLANKLINE>
@@ -124,7 +125,8 @@ def as_text(claims: Iterable[Claim]) -> str:
         "# What the papers claim, and what was found",
         "",
         "Percent and points ±95% over seeds, paired by seed; an 'above' fails where the interval includes 0.",
-        'What fails at the size of the paper is "not reproduced"; what fails on less, "not tested at scale".',
+        'What fails at the size of the paper is "not reproduced"; what fails on less, "not tested at scale",',
+        "also where the opposite is found. 'Not above' and 'level' hold where the two are not told apart.",
     ]
     for paper, own in papers.items():
         lines += ["", f"## {paper}", "", "| claim | published | found | |", "|---|---|---|---|"]

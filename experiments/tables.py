@@ -233,7 +233,8 @@ def arguments_of(table: Table, system: str, config: Config) -> str:
 
 def found_of(table: Table, runs: Runs, config: Config) -> dict[str, Any]:
     """What a result says of the runs that are there: in percent, with intervals, the paper's numbers beside them."""
-    reported = {name: report.summarise(run) for name, run in runs.items()}
+    without = {"facts": [{}]}  # kept runs have none: their tasks have as many classes
+    reported = {name: report.summarise({**run, **without}) for name, run in runs.items()}
     columns = dict.fromkeys(column for values in reported.values() for column in values)
     found = {column: {name: own[column] for name, own in reported.items() if column in own} for column in columns}
     found |= {column: {name: own(run) for name, run in runs.items()} for column, own in table.metrics.items()}

@@ -89,8 +89,8 @@ FORMS = {
 }
 """'full': all images, 18 epochs times 4 as the paper's code has for CUB and Scenes, a tenth of the first rate. The
 reduced form takes an eighteenth of those steps, and so a higher rate. 'tiny' is a trial. 'dropout' is the reduced form
-with dropout in new tasks too: the student's responses, of 128 units of which half are dropped, are then so noisy beside
-the teacher's that following them costs more of the old task than it keeps. 'fifty' has as the old task fifty classes of
+with dropout in new tasks too, of half of 128 units: LwF then follows the teacher's responses with noisy ones, and after
+four new tasks keeps less of the old one than fine-tuning. 'fifty' has as the old task fifty classes of
 CIFAR-100, of the data set that the new ones are of, and a larger network, trained for longer."""
 
 
