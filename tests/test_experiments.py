@@ -313,6 +313,19 @@ def test_no_class_of_lwfs_fifty_is_learned_anew_and_their_claims_have_their_own_
         lwf.main(lwf.Config(form="fifty", only=("figure_4",), runs=str(tmp_path)))
 
 
+def test_lwfs_full_form_writes_beside_the_reduced_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(lwf, "use_threads", lambda: None)
+    monkeypatch.setattr(lwf, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(lwf, "full_form", lambda *_: {})
+    monkeypatch.setattr(runs.Runs, "accuracy", lambda self, case, method: accuracies(case, method))
+    for form in ("reduced", "full"):
+        lwf.main(lwf.Config(only=("table_1",), form=form, runs=str(tmp_path), out=str(tmp_path)))
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"lwf_table_1.json", "lwf_table_1_full.json"}
+    words = [one["claim"] for one in json.loads((tmp_path / "claims.json").read_text())["claims"]]
+    reduced, full = words[: len(words) // 2], words[len(words) // 2 :]
+    assert full == [f"{one}, full form" for one in reduced]
+
+
 def test_kept_results_are_those_of_the_whole_configuration(tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "SIDE", 8)
     for part in ("old/train", "old/val", "new/train", "new/val"):

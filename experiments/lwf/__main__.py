@@ -13,11 +13,11 @@ FOLDER has CIFAR-10, CIFAR-100 and MNIST prepared by TFDS. A network is trained 
 
 About an hour on two idle cores (`--form reduced`: 150,000 steps of a small CNN). `--only table_1 figure_4` picks parts;
 what was done already is taken from `runs/lwf`. `--form full` has all images and a larger network, for a GPU; `--form
-dropout` shows what dropout in new tasks does to LwF, and writes `lwf_PART_dropout.json` and no claims; `--form fifty`
-has as the old task fifty classes of CIFAR-100, and a larger network trained for longer. Expected:
-LwF clearly above fine-tuning on old tasks, and above feature extraction on new ones. Writes
-`experiments/results/lwf_PART.json`, percent, and each claim of the paper beside what was found into
-`experiments/claims.json`. The paper's own data sets are for `experiments.lwf.paper`.
+dropout` shows what dropout in new tasks does to LwF, and writes no claims; `--form fifty` has as the old task fifty
+classes of CIFAR-100, and a larger network trained for longer. Expected: LwF clearly above fine-tuning on old tasks, and
+above feature extraction on new ones. Writes `experiments/results/lwf_PART.json`, or `lwf_PART_FORM.json`, percent, and
+each claim of the paper beside what was found into `experiments/claims.json`. The paper's own data sets are for
+`experiments.lwf.paper`.
 """
 
 from __future__ import annotations
@@ -107,11 +107,12 @@ def main(config: Config) -> None:
             numbers, decided = {"published": result.published, **claims.in_percent(result.found)}, result.claims
             if config.form == "reduced":
                 numbers["full_form"] = full_form(part, runs)
-        name = f"lwf_{part}" if config.form in ("reduced", "full") else f"lwf_{part}_{config.form}"
+        name = f"lwf_{part}" if config.form == "reduced" else f"lwf_{part}_{config.form}"
         command = f"python -m experiments.lwf --only {part} --form {config.form} --seeds {config.seeds}"
         write_result(config, name, {**describe(part, config, runs), **numbers}, command)
         for one in decided:
             one["found"], one["verdict"] = claims.at_scale(one["found"], one["verdict"], config.form == "full")
+            one["claim"] += ", full form" if config.form == "full" else ""
             print(f"{one['verdict']:15s} {one['claim']}: {one['found']}")
         if config.form in ("reduced", "full", "fifty") and config.seeds > 1:  # one seed has no interval
             claims.merge(out, decided)
