@@ -31,6 +31,7 @@ from cljax.cli.options import DEFAULT_METHODS, Compare, Data, Network, Options, 
 from cljax.cli.parameters import described, fits, parse_parameters
 from cljax.cli.repeat import option_words
 from cljax.cli.rules import check_values
+from cljax.cli.typed import idle
 from cljax.data.on_demand import ReadError
 from cljax.report import writing
 from cljax.storage import old_names
@@ -319,6 +320,52 @@ def test_a_configuration_is_taken_back_and_overridden(compared, tmp_path):
             cli.parse(["compare", "--config", str(file)])
 
 
+def test_what_a_configuration_has_by_default_gives_way(tmp_path):
+    """To another data set, network or schedule of the rate; what was asked for, stays."""
+    file = tmp_path / "config.json"
+
+    def again(first, *words):
+        command = cli.parse(first)
+        file.write_text(json.dumps(configuration(curves_of(command), settle(command.options))))
+        options = settle(cli.parse(["run", "lwf", "--config", str(file), *words]).options)
+        check_values(options)
+        return options
+
+    plain, chosen = ["run", "lwf"], ["run", "lwf", "--tasks", "3", "--channels", "4", "--dropout", "0.25"]
+    assert again(plain, "--network", "alexnet").network == settle(Options(network=Network("alexnet"))).network
+    assert again(["run", "lwf", "--network", "vgg16"], "--network", "cnn").network.dropout == 0.0
+    found = again(chosen, "--network", "vgg16", "--data", "mnist")
+    assert (found.network.dropout, found.network.channels, found.data.tasks) == (0.25, None, 3)
+    assert again(chosen, "--network", "cnn", "--tasks", "4").network.channels == ("4",)
+    assert again(plain, "--division", "one-vs-all").data.tasks == 10
+    for first, then in (("--milestones=0.5", "--cosine"), ("--cosine", "--milestones=0.5")):
+        training = again([*plain, first], then).training
+        assert (training.cosine, training.milestones) == ((True, ()) if then == "--cosine" else (False, (0.5,)))
+    two = ["compare", "--methods", "lwf", "ewc", "--set", "lwf.temperature=3", "ewc.strength=100", "strength=2"]
+    assert again(two).training.set == ("lwf.temperature=3", "strength=2")
+
+
+def test_a_list_in_two_parts_is_refused_and_what_changes_nothing_is_told(tmp_path):
+    with pytest.raises(UsageError, match="--set is given 2 times: give all at once, --set ONE OTHER"):
+        cli.parse(["run", "lwf", "--set", "strength=2", "--set=temperature=3"])
+    told = lambda *words: idle(cli.parse(words), words)
+    assert told("run", "lwf", "--lr", "0.1", "--patience", "2", "--patience-factor", "2") == []
+    assert told("run", "lwf", "--patience-factor=2", "--patience-restore") == [
+        "--patience-factor changes nothing without --patience.",
+        "--patience-restore changes nothing without --patience.",
+    ]
+    assert told("run", "lwf", "--tune", "--lr", "0.1") == [
+        "--learning-rate changes nothing with --tune, which chooses it."
+    ]
+    swept = ["sweep", "lwf", "learning_rate", "0.1", "1", "--rate", "0.5"]
+    assert told(*swept) == ["--learning-rate changes nothing where it is swept."]
+    assert told(*swept, "--vs", "ewc") == []
+    file = tmp_path / "config.json"
+    command = cli.parse(["run", "lwf", "--tune", "--lr", "0.1"])
+    file.write_text(json.dumps(configuration(curves_of(command), settle(command.options))))
+    assert told("run", "lwf", "--config", str(file)) == []
+
+
 def test_one_seed_is_that_of_several(compared, tmp_path):
     """And old words are taken."""
     out = tmp_path / "run"
@@ -399,6 +446,42 @@ def test_an_interrupted_run_is_taken_up(compared, tmp_path, capsys):
     assert [run["method"] for run in again["runs"]] == ["finetune", "freezing"]
     assert again["runs"][1] == marked
     assert again["runs"][0]["accuracy"] == runs[0]["accuracy"]
+
+
+def test_results_that_stand_on_other_data_are_not_compared(compared, tmp_path, capsys):
+    """A folder of images, or a file of parameters, may have changed since."""
+    out, record = tmp_path / "run", json.loads((compared[0] / "record.json").read_text())
+    out.mkdir()
+    (out / "config.json").write_text((compared[0] / "config.json").read_text())
+    half = {**record, "complete": False, "runs": record["runs"][:1]}
+    same = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--no-report", "--out", str(out)]
+    for name, words in (("examples", "the examples"), ("division", "their division")):
+        text = json.dumps({**half, "basis": {**record["basis"], name: "0"}})
+        (out / "record.json").write_text(text)
+        told = refused(capsys, *same)
+        assert f"has results of finetune, since which {words} have changed" in told
+        assert (out / "record.json").read_text() == text
+    (out / "record.json").write_text(json.dumps({name: part for name, part in half.items() if name != "basis"}))
+    assert cli.main([*same, "--keep-learners"]) == 0, "of an earlier version"
+    assert "No learners are kept of finetune, finished without" in " ".join(capsys.readouterr().err.split())
+    assert json.loads((out / "record.json").read_text())["basis"] == record["basis"]
+
+
+def test_a_report_that_has_no_place_takes_no_result_away(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+
+    def write(folders):
+        (out / "report").mkdir()
+        (out / "report" / "notes.txt").write_text("mine")
+        return writing.write(folders)
+
+    monkeypatch.setattr(report, "write", write)
+    named = ["compare", "--methods", "finetune", "--seeds", "1", "--tasks", "2", *SMALL, "--quiet", "--out", str(out)]
+    assert cli.main(named) == 1
+    printed = capsys.readouterr()
+    assert "finetune" in printed.out
+    assert "The run is complete, but not its report" in " ".join(printed.err.split())
+    assert json.loads((out / "record.json").read_text())["complete"]
 
 
 def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_place(tmp_path, capsys):
@@ -496,6 +579,7 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "finetune", "--tune", "0.1", "0.1"], "--tune is 0.1 0.1, but must be different learning rates."),
         (["run", "tfm", "--tune", "--set", "candidates=0.1,0.2"], "tfm chooses its own numbers at each visit"),
         (["run", "lwf", "--tune", "--validation", "0"], "which the search of lwf needs"),
+        (["sweep", "lwf", "strength", "1", "2", "--set", "strength=7"], "lwf.strength is varied, and given by --set"),
         (["sweep", "lwf", "strength", "1", "--tune"], "--tune chooses the numbers that a sweep varies"),
         (["run", "finetune", "--memory-selection", "herding"], "--memory-selection is herding, but must be left out"),
         (["comprae"], "There is no command 'comprae'. Did you mean 'compare'?"),

@@ -160,7 +160,9 @@ def test_old_examples_may_be_gone_and_heads_may_grow():
         was, now = (np.asarray(run.learners[0].params["head"][leaf]) for run in (old, new))
         assert bits(now[:2, ..., :3]) == bits(was)
     joint = build("joint", longer)
-    with pytest.raises(ValueError, match="Task 0 has no train examples, and joint trains on all tasks so far"):
+    with pytest.raises(
+        ValueError, match=r"Task 0 \(classes .*\) has no train examples, and joint trains on all tasks so far. Give"
+    ):
         training.drive(joint, MOMENTUM, [(5, longer)], SETTINGS, past=old)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cljax import data, streams
+from cljax import cli, data, streams
 from cljax.cli import main, making
-from cljax.cli.learned import added, kept, options_of
+from cljax.cli.learned import added, kept, options_of, standardised
 from cljax.cli.options import settle
 from tests import conformance
 from tests.shared import bits
@@ -127,9 +127,50 @@ def test_a_sweep_s_folder_has_options_as_any(folders, tmp_path):
 
 def test_what_was_added_before_stays(folders):
     options = options_of(str(folders / "second"))
-    assert added(options) == (str(folders / "late"),)
+    assert added(options) == ((str(folders / "late"), options),)
     assert options.training.seeds == (3, 4)
     assert options.data.past == str(folders / "first")
+
+
+def test_what_was_learned_has_the_epochs_and_the_fraction_of_its_own_run(folders):
+    """Of a third run, which has others."""
+    second = settle(options_of(str(folders / "second")))
+    third = dataclasses.replace(
+        second,
+        data=dataclasses.replace(second.data, past=str(folders / "second"), fraction=(0.5,)),
+        training=dataclasses.replace(second.training, epochs=7),
+    )
+    stream = making.add_tasks(making.make_stream(making.load_data(third, "scan"), third, 3), third, 3)
+    first = streams.split(data.load("digits"), tasks=2, class_order=range(4), seed=3, validation=0.1)
+    late = data.load(str(folders / "late"))
+    added_first, added_now = (streams.split(late, tasks=1, seed=3, validation=0.1, fraction=f) for f in (0.3, 0.5))
+    sizes = [one.tables.train.size.tolist() for one in (first, added_first, added_now)]
+    assert stream.tables.train.size.tolist() == [size for own in sizes for size in own]
+    assert stream.schedule.epochs.tolist() == [1, 1, 1, 7]
+
+
+def test_a_learner_is_made_with_its_own_settings_among_those_of_others(folders, tmp_path):
+    shutil.copytree(folders / "first", tmp_path / "both")
+    config = json.loads((tmp_path / "both" / "config.json").read_text())
+    training = {**config["training"], "set": ["lwf.strength=2", "strength=3"]}
+    (tmp_path / "both" / "config.json").write_text(
+        json.dumps({**config, "methods": ["freezing", "lwf"], "training": training})
+    )
+    assert kept(str(tmp_path / "both"), "freezing", 3).method.name == "freezing"
+    again = cli.parse(["run", "freezing", "--from", str(tmp_path / "both"), "--add-task", "x"])
+    assert again.options.training.set == ()
+
+
+def test_a_network_that_is_begun_with_standardises_as_it_was_trained(folders):
+    options = options_of(str(folders / "first"))
+    place = str(folders / "first" / "learners" / "freezing" / "seed-4")
+    begun = dataclasses.replace(options, training=dataclasses.replace(options.training, init=place))
+    trained, other = kept(str(folders / "first"), "freezing", 3).stream, streams.split(data.load("digits"), tasks=5)
+    ((_, found),) = standardised([(0, other)], begun, "freezing")
+    assert (found.mean, found.std) == (trained.mean, trained.std) != (other.mean, other.std)
+    coloured = other._replace(mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1))
+    ((_, found),) = standardised([(0, coloured)], begun, "freezing")
+    assert (found.mean, found.std) == (coloured.mean, coloured.std)
 
 
 def test_predict_prints_the_classes_of_a_task(folders, capsys):

@@ -33,6 +33,7 @@ from cljax.cli.options import (
 )
 from cljax.cli.parameters import as_options, docstring, unknown
 from cljax.cli.printing import Closed, any_terminal, errors_console, show, standard_output, styled
+from cljax.cli.typed import check_once, idle
 
 __all__ = ["main"]
 
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if isinstance(command, Compare | Run | Sweep):
                 from cljax.cli.compare import compare
 
+                for line in idle(command, words):
+                    errors.print(styled("yellow", as_options(line, words)), soft_wrap=True)
                 return compare(command, errors, shlex.join(["cljax", *words]))
             if isinstance(command, Predict):
                 from cljax.cli.learned import predict
@@ -91,7 +94,7 @@ def parse(words: Sequence[str]) -> Command:
 
     Raises:
       SystemExit: with 2 where they cannot be read, with 0 after `--help`.
-      UsageError: the file of `--config` cannot be taken.
+      UsageError: the file of `--config` cannot be taken, or a list is given in parts.
 
     Example:
       >>> parse(['run', 'finetune', '--learning-rate', '0.1']).options.training.learning_rate
@@ -105,6 +108,7 @@ def parse(words: Sequence[str]) -> Command:
             f"`cljax run` does one method: {words[1]}+{words[2]} adds one to another, and `cljax compare --methods "
             f"{words[1]} {words[2]}` shows them side by side."
         )
+    check_once(words)
     command: Command = tyro.cli(COMMAND, prog="cljax", description=DESCRIPTION, args=words)
     if isinstance(command, Compare | Run | Sweep) and (path := config_of(command.options)):
         from cljax.cli.repeat import words_of

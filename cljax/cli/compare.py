@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cljax.training.state import Failure
     from cljax.types import Learner, Method, Stream
 
+BASIS = {"examples": "the examples", "division": "their division", "start": "the parameters given to begin with"}
+"""What the results of a record stand on, beside its configuration, which names files alone; a digest each."""
 MOST_CONFUSED = 200
 """Classes of which a record counts which is taken for which: their squares would fill it."""
 
@@ -62,7 +64,7 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         errors = errors if is_first() else Console(quiet=True)
         record: dict[str, Any] = {"format": 1, "complete": False, "command": before.get("command", line)}
         record |= {"left_out": experiment.left_out, "diverged": list(before.get("diverged", []))}
-        record |= {"runs": list(before.get("runs", []))}
+        record |= {"runs": list(before.get("runs", [])), "basis": basis_of(experiment, before, folder)}
         tell_beginning(experiment, folder, record["runs"], errors)
         todo = [curve for curve in experiment.curves if not told_of(curve, record)]
         say = lambda text: errors.print(Text(printable(text)), soft_wrap=True)
@@ -122,6 +124,27 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
             page = options.output.report and isinstance(command, Compare) and bool(record["runs"])
             tell_end(experiment, folder, record, errors, page=page)
         return 1 if record["diverged"] else 0
+
+
+def basis_of(experiment: Experiment, before: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Digests of what the results stand on, the data and what is given to begin with.
+
+    Raises:
+      UsageError: what an interrupted run has found stands on others.
+    """
+    from cljax.training import identity
+
+    tables = [stream.tables for _, stream in experiment.seeds]
+    basis: dict[str, Any] = {"examples": identity.examples(tables[0].examples)}
+    basis |= {"division": [*map(identity.division, tables)], "start": identity.parameters(experiment.start or {})}
+    there = before.get("basis", basis)
+    if before.get("runs") and (found := [words for name, words in BASIS.items() if there.get(name) != basis[name]]):
+        names = ", ".join(dict.fromkeys(run["method"] for run in before["runs"]))
+        raise UsageError(
+            f"{folder.path} has results of {names}, since which {' and '.join(found)} have changed: the others would "
+            f"not compare. Bring back what there was, begin anew with --overwrite, or choose another folder with --out."
+        )
+    return basis
 
 
 def tell_visit(told: Sequence[Any], seeds: list[int], number: int, results: Results) -> None:
@@ -205,7 +228,8 @@ def entries(
             continue
         part = members(outcome, [place * count + number for number in kept])
         run = report.run_record(part, network=network, config=experiment.config)
-        run |= {"parameters": report.plain(experiment.parameters[curve.method]), **entry}
+        given = {name: value for name, value in experiment.parameters[curve.method].items() if name != curve.parameter}
+        run |= {"parameters": report.plain(given), **entry}
         if run["attention"]:
             first = experiment.seeds[kept[0]][1]
             run["attention"]["images"] = report.looks.images_of(first, experiment.settings.attention_images)
@@ -272,22 +296,32 @@ def tell_beginning(experiment: Experiment, folder: RunFolder, runs: Sequence[dic
     if runs:
         names = ", ".join(dict.fromkeys(run["label" if experiment.swept else "method"] for run in runs))
         errors.print(styled("", f"Taking up {folder.path}, which has {names} already."))
+    if experiment.options.output.keep_learners and (lost := [run["method"] for run in runs if not folder.keeps(run)]):
+        text = f" of {', '.join(lost)}, finished without --keep-learners; with --overwrite all begin anew."
+        errors.print(styled("yellow", "No learners are kept", text), soft_wrap=True)
 
 
 def tell_end(experiment: Experiment, folder: RunFolder, record: dict[str, Any], errors: Console, *, page: bool) -> None:
-    """Prints the table, what was chosen, where all is, what diverged; writes the page, or a sweep's table and plot."""
+    """Prints the table, what was chosen, where all is, what diverged; writes the page, or a sweep's table and plot.
+
+    Raises:
+      RunError: there is no place for the page.
+    """
     from cljax import report
 
-    lines = [f"Record: {folder.path / 'record.json'}"]
-    if experiment.swept:
-        words, picture = report.write_sweep(record["runs"], folder.path)
-        lines += [f"Table: {words}", f"Plot: {picture}"]
-    lines.append(f"Report: {report.write([folder.path]) if page else f'cljax report {shell_word(folder.path)}'}")
     width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else 100
     table = report.sweep_table(record["runs"]) if experiment.swept else report.table(record, width=width)
     told = filter(None, map(report.chosen, record["runs"]))
-    show(table, *told, *lines, width=width)
+    show(table, *told, f"Record: {folder.path / 'record.json'}", width=width)
     tell_lost(record, errors)
+    if experiment.swept:
+        words, picture = report.write_sweep(record["runs"], folder.path)
+        show(f"Table: {words}", f"Plot: {picture}", width=width)
+    again = f"cljax report {shell_word(folder.path)}"
+    try:
+        show(f"Report: {report.write([folder.path]) if page else again}", width=width)
+    except ValueError as error:
+        raise RunError(f"The run is complete, but not its report, which `{again} --out` writes. {error}") from None
 
 
 def tell_lost(record: dict[str, Any], errors: Console) -> None:

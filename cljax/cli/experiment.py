@@ -167,7 +167,7 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
         chosen = dataclasses.replace(options, data=dataclasses.replace(options.data, head=head))
         made = [(seed, make_stream(dataset, chosen, seed)) for seed in seed_numbers(options.training)]
         made = [(seed, add_tasks(stream, options, seed)) for seed, stream in made]
-        return standardised(made, options.data.past, names[0])
+        return standardised(made, options, names[0])
 
     def fitted(kind: str, head: Literal["auto", "shared", "task"]) -> Experiment:
         seeds = streams_of(head)
@@ -242,6 +242,9 @@ def _check_values(curve: Curve, experiment: Experiment) -> None:
         grid = [{curve.parameter: value} for value in curve.values]
         training.check_hypers(method, grid, grid)
         part, _, parameter = curve.parameter.rpartition(".")
+        others = [one for one in experiment.curves if one.method == name and one.parameter != curve.parameter]
+        if curve.parameter in experiment.parameters[name] and not others:
+            raise ValueError(f"{curve.name} is varied, and given by --set as well. Leave it out of --set.")
         made = makers(name)
         if parameter in options_of(made[part or next(iter(made))]):
             for one in grid:
@@ -301,8 +304,7 @@ def choose_driver(options: Options) -> str:
     if chosen == "host" and options.data.past is not None:
         raise UsageError(
             f"With --from the examples of all tasks are joined on the device, but they are read from disk as the run "
-            f"goes on (--driver {options.training.driver}). Give --driver scan, and --image-size or --fraction where "
-            f"they do not fit."
+            f"goes on (--driver {options.training.driver}). Give --driver scan; they must fit."
         )
     if chosen == "host" and options.training.vectorize == "yes":
         raise UsageError(

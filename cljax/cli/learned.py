@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cljax
-from cljax.cli.options import Options, Predict, UsageError, seed_numbers, settle
+from cljax.cli.options import Compare, Options, Predict, UsageError, seed_numbers, settle
 
 if TYPE_CHECKING:
     import pathlib
@@ -117,7 +118,9 @@ def kept(folder: str, name: str, seed: int) -> Kept:
     from cljax.methods.build import build
     from cljax.storage import checkpoints
 
-    options, place = options_of(folder), kept_in(folder, name, seed)
+    place, asked_for = kept_in(folder, name, seed), command_of(folder)
+    options = asked_for.options
+    parameters = parameters_of(asked_for.methods, options.training)
     optimizer = make_optimizer(options.training)
     found: dict[str, Any] = {}
 
@@ -126,7 +129,7 @@ def kept(folder: str, name: str, seed: int) -> Kept:
             raise ValueError("an earlier version kept nothing beside it.")
         stream, facts = stream_of(notes), notes["network"]
         asked = dataclasses.replace(options.network, network=facts["name"], normalization=facts["normalization"])
-        method = build(name, make_network(asked, stream), parameters_of([name], options.training)[name])
+        method = build(name, make_network(asked, stream), parameters[name])
         method = amend(method, options.training, stream.schedule)
         found.update(method=method, stream=stream)
         most = notes["max_examples"]
@@ -179,26 +182,30 @@ def past_of(folder: str, name: str, seed: int, stream: Stream) -> training.Past:
     return training.Past(found.learner, evaluation)
 
 
-def standardised(made: list[tuple[int, Stream]], folder: str | None, name: str) -> list[tuple[int, Stream]]:
+def standardised(made: list[tuple[int, Stream]], options: Options, name: str) -> list[tuple[int, Stream]]:
     """The streams of all seeds, with the mean and the standard deviation by which one network standardises all images.
 
-    They are those of the run that is gone on from, whatever part of its examples is read now; else the first seed's.
+    They are those of the run that is gone on from, whatever part of its examples is read now, or of the learner that
+    all begin with (`--init`); else the first seed's.
 
     Args:
       made: pairs of a seed and its stream.
-      folder: of the run that is gone on from, or None.
+      options: of the run.
       name: of one of its methods.
     """
     from cljax.storage import checkpoints
 
-    seed, first = made[0]
-    notes = {} if folder is None else checkpoints.notes(kept_in(folder, name, seed))
+    (seed, first), past, start = made[0], options.data.past, options.training.init
+    notes = {} if start is None else checkpoints.notes(start)
+    notes = notes if past is None else checkpoints.notes(kept_in(past, name, seed))
     mean, std = (tuple(notes.get(key, own)) for key, own in (("mean", first.mean), ("std", first.std)))
+    if len(mean) != len(first.mean):  # of images of another kind
+        mean, std = first.mean, first.std
     return [(number, stream._replace(mean=mean, std=std)) for number, stream in made]
 
 
-def added(options: Options) -> tuple[str, ...]:
-    """The data sets that have been added, one after the other, to what a run began with: its own last.
+def added(options: Options) -> tuple[tuple[str, Options], ...]:
+    """The data sets that have been added to what a run began with, its own last, each with its run's options.
 
     Raises:
       UsageError: the configuration of a run that is gone on from cannot be read.
@@ -206,7 +213,7 @@ def added(options: Options) -> tuple[str, ...]:
     data = options.data
     if data.past is None:
         return ()
-    return (*added(options_of(data.past)), *data.add_task)
+    return (*added(options_of(data.past)), *((name, options) for name in data.add_task))
 
 
 def root_of(options: Options) -> Options:
@@ -222,6 +229,15 @@ def options_of(folder: str) -> Options:
     """The options of a run, by its folder.
 
     Raises:
+      UsageError: as of `command_of`.
+    """
+    return command_of(folder).options
+
+
+def command_of(folder: str) -> Compare:
+    """A run's configuration, as the command that compares its methods.
+
+    Raises:
       UsageError: it has no configuration that can be read.
     """
     from cljax.files import expand
@@ -234,13 +250,16 @@ def options_of(folder: str) -> Options:
 
 
 @functools.cache
-def _parsed(path: str, changed: int) -> Options:
-    """The options of a configuration that was last changed then: asked for by every seed, and slow to parse."""
+def _parsed(path: str, changed: int) -> Compare:
+    """The command of a configuration that was last changed then: asked for by every seed, and slow to parse."""
     from cljax.cli import parse
+    from cljax.files import read_json
 
     del changed
-    command = parse(["run", "finetune", "--config", path])
-    return command.options  # type: ignore[union-attr]
+    words = ["compare", "--config", path]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # `parse` says what is wrong
+        words += ["--methods", *map(str, read_json(path)["methods"])]  # also those of a sweep
+    return parse(words)  # type: ignore[return-value]
 
 
 LATER = {"data_dir", "fraction", "past", "add_task", "dropout"}

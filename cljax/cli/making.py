@@ -95,10 +95,11 @@ def make_augment(names: tuple[str, ...], images: Any) -> Callable[..., Any] | No
 def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
     """A seed's stream."""
     from cljax import streams
+    from cljax.cli.learned import root_of
 
-    chosen = options.data
+    chosen, fraction = options.data, root_of(options).data.fraction
     common: dict[str, Any] = {"tasks": chosen.tasks, "seed": seed, "validation": chosen.validation}
-    common |= {"fraction": chosen.fraction if len(chosen.fraction) > 1 else chosen.fraction[0]}
+    common |= {"fraction": fraction if len(fraction) > 1 else fraction[0]}
     common |= {"schedule": make_schedule(options)}
     if chosen.scenario == "permuted":
         if chosen.class_order != "fixed":
@@ -134,19 +135,23 @@ def first_and_others(first: int, tasks: int, classes: int) -> list[int]:
 
 
 def add_tasks(stream: Stream, options: Options, seed: int) -> Stream:
-    """The stream, then a task for each data set that was added to it, in this run and in those that it goes on from."""
+    """The stream, then a task for each data set that was added to it, in this run and in those that it goes on from.
+
+    Each has the epochs and the fraction of the run that learned it.
+    """
     from cljax import data, streams
     from cljax.cli.learned import added
 
     chosen = options.data
     common: dict[str, Any] = {"seed": seed, "validation": chosen.validation, "scenario": stream.scenario}
-    common |= {"fraction": chosen.fraction[0]} if len(chosen.fraction) == 1 else {}
-    for name in added(options):
+    for name, run in added(options):
         shape = stream.tables.examples.shape[1:]
         dataset = data.load(name, **{**data_options(options), "image_size": shape[:2] if len(shape) == 3 else None})
         if len(shape) == dataset.images.ndim - 1 == 3:
             dataset = dataset._replace(images=data.images.with_channels(dataset.images, shape[-1]))
-        stream = streams.append(stream, streams.split(dataset, tasks=1, epochs=options.training.epochs, **common))
+        fraction = run.data.fraction[0] if len(run.data.fraction) == 1 else 1.0
+        own = streams.split(dataset, tasks=1, epochs=run.training.epochs, fraction=fraction, **common)
+        stream = streams.append(stream, own)
     return stream
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import functools
 import inspect
 import re
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cljax.cli.options import Data, Network, Training, UsageError
+from cljax.cli.typed import aliases
 from cljax.numbers import show
 from cljax.text import did_you_mean
 
@@ -44,13 +46,13 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
     keys: set[str] = set()
     for setting in sorted(settings, key=lambda word: "." in word.partition("=")[0]):  # what is for one counts more
         key, equals, text = setting.partition("=")
-        owner, dot, parameter = key.rpartition(".")
+        owner, _, parameter = key.rpartition(".")
         if key in keys:
             raise UsageError(f"--set gives {key} twice. Give it once.")
         keys.add(key)
         if not equals or not parameter:
             raise UsageError(f"--set takes NAME=VALUE or METHOD.NAME=VALUE, such as strength=100, not {setting!r}.")
-        names = [name for name in makers if not dot or owner in (name.replace(" ", "."), *name.split(" "))]
+        names = meant_for(key, makers)
         if not names:
             raise UsageError(unknown("method of this run", owner, dict.fromkeys(key.split(" ")[0] for key in makers)))
         receivers = [name for name in names if parameter in takes[name]]
@@ -62,6 +64,17 @@ def parse_parameters(settings: Iterable[str], makers: dict[str, Callable[..., An
         for name in receivers:
             found[name][parameter] = _value(parameter, text, makers[name], takes[name][parameter].default)
     return found
+
+
+def meant_for(key: str, makers: Iterable[str]) -> list[str]:
+    """The methods, or parts of combinations, for which NAME or METHOD.NAME of `--set` is, as of `parse_parameters`.
+
+    Example:
+      >>> meant_for('ewc.strength', ['lwf+ewc lwf', 'lwf+ewc ewc', 'mas mas']), meant_for('strength', ['mas mas'])
+      (['lwf+ewc ewc'], ['mas mas'])
+    """
+    owner, dot, _ = key.rpartition(".")
+    return [name for name in makers if not dot or owner in (name.replace(" ", "."), *name.split(" "))]
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -177,18 +190,14 @@ def as_options(text: str, typed: Sequence[str] = ()) -> str:
       >>> as_options("--learning-rate is nan.", ["run", "lwf", "--lr", "nan"])
       '--lr is nan.'
     """
-    kinds = dict[str, Any]()
-    for group in (Data, Network, Training):
-        kinds |= typing.get_type_hints(group, include_extras=True)
-    names = "|".join(kinds)
+    names = "|".join(field.name for group in (Data, Network, Training) for field in dataclasses.fields(group))
     option = lambda name: f"--{name.replace('_', '-')}"
     text = re.sub(rf"(?:^|(?<=\. ))({names})(?= (?:is|are|has|must)\b)", lambda found: option(found[1]), text)
     text = re.sub(rf"(?<![\w.({{'-])({names})=(?=[0-9])", lambda found: f"{option(found[1])} ", text)
     given = {word.partition("=")[0] for word in typed}
-    for name, kind in kinds.items():
-        others = [other for note in getattr(kind, "__metadata__", ()) for other in note.aliases or ()]
-        for other in given.intersection(others):
-            text = re.sub(rf"(?<![\w-]){option(name)}(?![\w-])", other, text)
+    for other, name in aliases().items():
+        if other in given:
+            text = re.sub(rf"(?<![\w-]){name}(?![\w-])", other, text)
     return text
 
 

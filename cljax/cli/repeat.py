@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cljax import files
-from cljax.cli.asked import split_parameter
-from cljax.cli.options import Compare, Data, Network, Run, Sweep, Training, UsageError
+from cljax.cli.asked import curves_of, split_parameter
+from cljax.cli.options import NETWORKS, Compare, Data, Network, Options, Run, Sweep, Training, UsageError, settle
+from cljax.cli.parameters import meant_for
+from cljax.cli.typed import typed
 from cljax.references import is_reference
 from cljax.storage import old_names
 
@@ -29,9 +31,11 @@ def words_of(path: str, command: Compare | Run | Sweep, words: Sequence[str]) ->
     option = "--config" if command.options.config else "--from"
     try:
         found = old_names.config(files.read_json(files.expand(path)))
-        if any(word.partition("=")[0] in ("--seed", "--seeds") for word in words):
-            del found["training"]["seeds"]
-        return [*_what(found, command), *option_words(found)]
+        what = _what(found, command)
+        _give_way(found, set(typed(words)), command.options)
+        if not what and (settings := found.get("training", {}).get("set")):
+            found["training"]["set"] = _settings_of(command, settings)
+        return [*what, *option_words(found)]
     except OSError as error:
         raise UsageError(f"{option} is {path}, which cannot be read ({error.strerror}).") from None
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -67,6 +71,45 @@ def option_words(config: dict[str, Any]) -> list[str]:
             elif value is not None:
                 singles += [option, str(value)]
     return [*lists, *singles]
+
+
+def _give_way(config: dict[str, Any], names: set[str], options: Options) -> None:
+    """Takes out of a configuration what goes with options that the command's own words replace.
+
+    That is what a data set, its division or a network has by default, what another network does not take, and the one
+    of two schedules of the rate where the other is asked for.
+
+    Args:
+      config: the configuration.
+      names: the options that the command has.
+      options: what they are.
+    """
+    data, training, network = (config.get(section, {}) for section in ("data", "training", "network"))
+    sets, kind = tuple(data.get("data", Data.data)), network.get("network", Network.network)
+    usual = settle(Options(data=Data(sets, division=data.get("division", Data.division)), network=Network(kind)))
+    gone = [(training, "seeds")] if names & {"seed", "seeds"} else []
+    gone += [(training, "milestones")] if "cosine" in names else []
+    gone += [(training, "cosine")] if "milestones" in names else []
+    if names & {"data", "division"} and data.get("tasks") == usual.data.tasks:
+        gone.append((data, "tasks"))
+    own = options.network.network
+    if "network" in names and own != kind:
+        taken = NETWORKS["cnn"] if own == "auto" or is_reference(own) else NETWORKS.get(own, ())
+        stay = ("normalization", "precision", *taken)
+        gone += [(network, name) for name in network if name not in stay]
+        gone += [(network, "dropout")] if network.get("dropout") == usual.network.dropout else []
+    for section, name in gone:
+        section.pop(name, None)
+
+
+def _settings_of(command: Compare | Run | Sweep, settings: Sequence[str]) -> list[str]:
+    """Those of `--set` that one of the command's methods takes."""
+    from cljax.methods.build import makers, options_of
+
+    names = {curve.method for curve in curves_of(command)}
+    flat = {f"{name} {part}": make for name in names for part, make in makers(name).items()}
+    takes = lambda key: any(key.rpartition(".")[2] in options_of(flat[one]) for one in meant_for(key, flat))
+    return [setting for setting in settings if takes(setting.partition("=")[0])]
 
 
 def _what(config: dict[str, Any], command: Compare | Run | Sweep) -> list[str]:

@@ -64,7 +64,6 @@ class Images:
         self._ends = np.cumsum([len(source) for source in sources])
         self._window = range(int(self._ends[-1]))
         self._example = tuple(shape)
-        self._statistics: dict[range, Any] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,7 +92,7 @@ class Images:
         if window.step != 1:
             raise ValueError(f"The images of '{self._name}' are read on demand and have no slices with a step.")
         view = Images(self._sources, self._example, name=self._name)
-        view._window, view._statistics = window, self._statistics
+        view._window = window
         return view
 
     def __getitems__(self, rows: Sequence[int]) -> np.ndarray:
@@ -181,12 +180,6 @@ class Images:
             yield from batches(self.take, rows[:whole].reshape(-1, _PIECE))
         if whole < len(rows):
             yield self.take(rows[whole:])
-
-    def remembered(self, compute: Callable[[], Any]) -> Any:
-        """What `compute` returns for this view; computed once."""
-        if self._window not in self._statistics:
-            self._statistics[self._window] = compute()
-        return self._statistics[self._window]
 
 
 def join(parts: Sequence[Any], *, name: str) -> Any:

@@ -92,15 +92,13 @@ class Pieces:
         return self._read(self._rows[1024 * number : 1024 * (number + 1)])
 
 
-def count(array: np.ndarray | Images) -> np.ndarray:
+def count(array: np.ndarray) -> np.ndarray:
     """How often each channel has each of the values 0 to 255: `[C, 256]`.
 
     Example:
       >>> count(np.array([[3], [3], [0]], np.uint8))[0, :4]
       array([1., 0., 0., 2.])
     """
-    if isinstance(array, Images):
-        return array.remembered(lambda: sum(map(count, array.pieces())))
     found = np.zeros((array.shape[-1], 256))
     for channel in range(array.shape[-1]):
         found[channel] += np.bincount(array[..., channel].ravel(), minlength=256)

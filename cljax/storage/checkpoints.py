@@ -54,7 +54,7 @@ class Saving(NamedTuple):
 
     Attributes:
       folder: of the checkpoints, one series for each group of seeds that run together.
-      interval: seconds between checkpoints within a visit; 0: after every epoch (and step, where data are streamed).
+      interval: seconds between checkpoints within a visit; 0: after every epoch (streamed data: after every few steps).
       fraction: of the time, in (0, 1], that saving may take: where visits are so short that saving after each would
         take more, some are left out.
       say: called with a line where a run is taken up, or a checkpoint cannot be used.

@@ -105,6 +105,10 @@ class RunFolder:
         shutil.rmtree(place, ignore_errors=True)
         return place
 
+    def keeps(self, run: dict[str, Any]) -> bool:
+        """Whether the learners of an entry of the record are there."""
+        return all((self.path / LEARNERS / run["method"] / f"seed-{seed}").is_dir() for seed in run["seeds"])
+
     def forget(self, method: str) -> None:
         """Removes a method's checkpoints, as far as the system lets it."""
         with contextlib.suppress(OSError):

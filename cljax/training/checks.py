@@ -173,7 +173,11 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
         if missing.any():
             task = int(np.argmax(missing.reshape(-1))) % tables.classes.shape[-2]
             why = f", and {method.name} trains on all tasks so far" if past[task] else ""
-            raise ValueError(f"Task {task} has no {split} examples{why}.")
+            names = ", ".join(map(str, dict(enumerate(stream.facts.get("classes", []))).get(task, [])[:3]))
+            raise ValueError(
+                f"Task {task}{f' (classes {names})' if names else ''} has no {split} examples{why}. Give its classes some, or "
+                f"leave these classes out."
+            )
     if (epochs[1:] < 1).any() and method.train_on == "current":
         raise ValueError(
             f"Task 1 takes no epoch in this schedule (streams.together), which is for methods that train on all tasks "
