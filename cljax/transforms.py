@@ -44,8 +44,7 @@ def with_update_mask(inner: optax.GradientTransformation) -> optax.GradientTrans
       leaf in [0, 1], a scalar or of the parameter's rank with axes that broadcast. The state is the inner one's.
 
     Raises:
-      ValueError: where a mask does not broadcast to its parameter.
-      AssertionError: where the mask's structure is not that of the updates.
+      ValueError: where a mask does not broadcast to its parameter, or the structures differ.
 
     Example:
       >>> import jax.numpy as jnp
@@ -109,8 +108,7 @@ def keep_masked(old: Tree, new: Tree, mask: Tree) -> Tree:
       The parameters, in the dtypes of `new`.
 
     Raises:
-      ValueError: where a mask does not broadcast to its parameter.
-      AssertionError: where the structures differ.
+      ValueError: where a mask does not broadcast to its parameter, or the structures differ.
 
     Example:
       >>> import jax.numpy as jnp

@@ -12,6 +12,7 @@ import pytest
 
 from cljax import losses, methods, metrics, streams, training
 from cljax.methods.lwf import lwf
+from cljax.methods.replay import group_of
 from cljax.types import make_clock, single_label_of
 from tests import conformance, shared
 
@@ -140,3 +141,9 @@ def test_old_heads_are_distilled_by_their_own_kind():
     np.testing.assert_allclose(found["classification"], np.mean(whole), rtol=1e-5)
     with pytest.raises(ValueError, match=r"each needs a head of its own.*scope at 'per_task'"):
         jax.eval_shape(lwf(network, scope="concatenated").loss, learner.params, learner, clock, batch, None)
+
+
+def test_exemplars_of_a_single_label_task_are_grouped_by_class_where_others_have_several_labels():
+    here = make_clock(classes=np.ones((2, 3), bool), single_label=jnp.array([True, False]))
+    labels = jnp.array([[0, 0, 1], [1, 0, 0], [0, 1, 1], [1, 0, 1]], jnp.float32)
+    assert group_of(labels, jnp.array([0, 0, 1, 1]), here).tolist() == [2, 0, 3, 3]

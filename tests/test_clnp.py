@@ -431,3 +431,32 @@ def test_what_does_not_fit_is_refused_with_the_cure():
     bare = lambda key: (network.init(key)[0], {k: v for k, v in network.init(key)[1].items() if k != "frozen"})
     with pytest.raises(ValueError, match="frozen"):
         clnp(network._replace(init=bare))
+
+
+def test_surplus_examples_have_no_part_in_pruning():
+    """Of batches of four; means are of examples, not of batches: activities are 2/4, .5/4, .1/4 and 0."""
+    network = networks.mlp((4,), 2, hidden=(4,))
+    method = clnp(network, margin=0.1, thresholds=(0.2,))
+    _, _, learner, _ = pruning_case(0.1)
+    learner = learner._replace(hyper=single(method, network).hyper)
+    unit = lambda *places: np.eye(4)[list(places)]
+    weighed = lambda batch, *weights: batch._replace(weights=np.array(weights, np.float32))
+    train = [
+        weighed(batch_of(unit(0, 0, 1, 3), [0] * 4), 1, 1, 1, 0),
+        weighed(batch_of(unit(2, 3, 3, 3), [1] * 4), 1, 0, 0, 0),
+    ]
+    surplus = weighed(batch_of(unit(2, 2, 2, 2), [1] * 4), 0, 0, 0, 0)
+    real = batch_of(unit(0, 0, 0, 0, 0, 0, 1, 1, 1, 2), [0] * 6 + [1] * 4)
+    end = jax.jit(lambda learner: method.end_phase(learner, CLOCK, folding(train, [real, surplus]), KEY))
+    assert end(learner).method_state.owner["dense_0"].tolist() == [0, 0, FREE, FREE]
+
+
+def test_fine_tuning_is_at_a_tenth_of_the_rate_and_its_end_prunes_nothing():
+    network = networks.mlp((4,), 2, hidden=(4,))
+    method = clnp(network, margin=0.4, thresholds=(2.0,), fine_tune=0.25)
+    _, _, learner, fold = pruning_case(0.4)
+    learner = learner._replace(hyper=single(method, network).hyper)
+    assert [float(phase.learning_rate(make_clock())) for phase in method.phases] == [1.0, np.float32(0.1)]
+    end = jax.jit(lambda clock: method.end_phase(learner, clock, fold, KEY).method_state.owner["dense_0"])
+    assert end(CLOCK).tolist() == [0, FREE, FREE, FREE]
+    assert end(CLOCK._replace(phase=jnp.int32(1))).tolist() == [0] * 4

@@ -272,6 +272,18 @@ def test_a_visit_of_the_first_task_ends_too_where_the_last_phase_is_for_later_on
     assert np.asarray(learner.method_state.terms["ewc"]["importance"]["dense_0"]["kernel"]).any()
 
 
+def test_leaves_that_there_are_not_are_refused():
+    network = small(conformance.stream())
+    term = Term("mine", lambda learner, sizes: ({}, {}), freezes=lambda network: ("haed/kernel",))
+    with pytest.raises(ValueError, match="The term 'mine' freezes 'haed/kernel', which is no leaf of the network"):
+        methods.combine(methods.finetune(network), term)
+    with pytest.raises(ValueError, match="'haed/kernel' in drawn is no leaf of finetune's network, which has dense_0/"):
+        methods.copy_at_begin(methods.finetune(network), drawn=("haed/kernel",))
+    own = networks.own_last_layers(networks.mlp((8, 8, 1), 2, hidden=(5, 4), normalization="batch"), 1)
+    with pytest.raises(ValueError, match=r"freezing computes all tasks .*batch_stats/norm_1/mean.* out of per_task"):
+        methods.freezing(own)
+
+
 @pytest.mark.parametrize(("base", "moves"), [("finetune", False), ("single_task", True)])
 def test_a_head_is_a_shared_one_where_the_base_gives_no_task_its_own(base, moves):
     method = methods.build(f"{base}+lfl", small(conformance.stream())._replace(per_task=()))

@@ -266,3 +266,42 @@ def test_units_are_added_where_the_loss_is_above_the_threshold_and_disturb_nobod
     from_free = np.asarray(after.params["dense_0"]["kernel"])[np.ix_(np.tile(channels == FREE, 4), units == 1)]
     assert from_free.size == 4 * 3
     assert not from_free.any(), "or the norm of what leads into a new unit would never be 0"
+
+
+def test_a_later_task_begins_with_new_free_weights_no_unit_and_a_stamp_of_what_there_is():
+    method, learner = drawn_net()
+    learner = learner._replace(params=jax.tree.map(lambda leaf: leaf + 2, learner.params))
+    begun = jax.jit(lambda learner: method.begin_task(learner, clock(), None, KEY))(learner)
+    fresh, _ = method.network.init(KEY)
+    for name, free in (("dense_0", 3), ("dense_1", 2)):
+        expected = np.asarray(learner.params[name]["kernel"]).copy()
+        expected[:, free] = np.asarray(fresh[name]["kernel"])[:, free]
+        np.testing.assert_array_equal(begun.params[name]["kernel"], expected)
+        np.testing.assert_array_equal(begun.method_state.previous[name]["kernel"], expected)
+        assert begun.method_state.owner[name].tolist() == learner.method_state.owner[name].tolist()
+    assert begun.method_state.previous["head"] == {"kernel": None, "bias": None}
+    empty = {name: jnp.full_like(leaf, FREE) for name, leaf in learner.method_state.owner.items()}
+    first = learner._replace(method_state=learner.method_state._replace(owner=empty))
+    owner = method.begin_task(first, clock(task=0), None, KEY).method_state.owner
+    assert [leaf.tolist() for leaf in owner.values()] == [[0, 0, FREE, FREE], [0, 0, FREE]]  # half, rounded up
+
+
+def test_the_loss_that_decides_on_units_is_the_mean_over_examples_of_batches_that_are_not_full():
+    learner, logits, _ = convolutional()
+    network = networks.cnn((4, 4, 1), 2, channels=((8,),), dense=(10,))
+    method = methods.den(network, drift_threshold=0.0)
+    own = np.asarray(logits(learner.params, learner.method_state.owner, 1), np.float64)
+    labels = np.array([[0] * 6, [1] * 6])
+    each = np.log(np.exp(own).sum(axis=1)) - own[np.arange(6)[None], labels].reshape(2, 6)
+    loss = (each[0].sum() + each[1, 0]) / 7
+    assert abs(loss - (each[0].mean() + each[1, 0]) / 2) > 0.05 * loss
+    ones = jnp.ones(6, jnp.int32)
+    make = lambda labels, weights: Batch(
+        jnp.asarray(INPUTS), jnp.asarray(labels), ones, ones, jnp.asarray(weights, jnp.float32)
+    )
+    batches = make(labels[0], [1] * 6), make(labels[1], [1, 0, 0, 0, 0, 0])
+    fold = lambda fn, carry, split="train": functools.reduce(fn, batches, carry)
+    end = jax.jit(lambda learner: method.end_phase(learner, clock(phase=RETRAIN), fold, KEY).method_state.owner)
+    for factor, added in ((1.001, 2), (0.999, 4)):
+        hyper = {**learner.hyper, "loss_threshold": jnp.float32(factor * loss), "expansion": jnp.float32(2)}
+        assert int(jnp.sum(end(learner._replace(hyper=hyper))["conv_0_0"] == 1)) == added

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import methods, streams, training
-from cljax.types import make_clock
+from cljax import importance, methods, streams, task_params, training
+from cljax.types import Batch, make_clock
 from tests import conformance, shared
 from tests.plain import make_visit
 from tests.regression import (
@@ -166,10 +166,16 @@ def test_a_shared_head_s_boundary_is_frozen_after_the_first_task_and_own_heads_a
     for newest, one, trained in ((0, learner, 1), (1, learner, 0), (1, off, 1)):
         masks, _ = shared.update_mask(one, make_clock(task=newest, newest=newest))
         assert (float(masks["scale"]), float(masks["kernel"])) == (1, trained)
-    own = build(small(conformance.stream()))
+    stream = conformance.stream()
+    own = build(small(stream))
     learner = learner_of(own)
     masks, _ = own.update_mask(learner, make_clock(task=1))
     assert {float(leaf) for leaf in jax.tree.leaves(masks)} == {1}
+    normed = small(stream, normalization="feature")._replace(per_task=("norm_0/scale", "norm_0/bias"))
+    mixed = build(normed)
+    masks, _ = mixed.update_mask(learner_of(mixed), make_clock(task=1))
+    held = {path for path, leaf in task_params.by_path(masks).items() if float(leaf) == 0}
+    assert held == {"head/kernel", "head/bias"}, "the head is shared, though a norm is not"
 
 
 def test_the_teacher_s_features_are_of_evaluation_mode_and_the_student_s_of_training():
@@ -194,3 +200,43 @@ def test_the_teacher_s_features_are_of_evaluation_mode_and_the_student_s_of_trai
     slopes = jax.grad(kept)(learner.params, jax.random.key(0))
     assert np.abs(slopes["dense_0"]["kernel"]).max() > 1e-4
     assert not np.asarray(slopes["head"]["kernel"]).any()
+
+
+@pytest.mark.parametrize("name", ["ewc", "imm", "mas"])
+def test_what_is_measured_at_the_end_of_a_visit_is_of_evaluation_mode(name):
+    """By Jacobians of the network without dropout, and with its stored statistics."""
+    stream = conformance.stream()
+    network = small(stream, hidden=(5,), normalization="batch", dropout=0.5)
+    method = getattr(methods, name)(network)
+    learner = learner_of(method)
+    batch = shared.sequential(stream.tables, stream.tables.train, 0, 0, 6)
+    fold = lambda fn, carry, split="train": fn(carry, batch)
+    state = jax.jit(lambda key: method.end_phase(learner, FIRST, fold, key))(jax.random.key(3)).method_state
+    found = state.base.precisions if name == "imm" else state.terms[name]["importance"]
+    found = np.asarray(found["dense_0"]["kernel"])[0 if name == "imm" else ...]
+
+    def outputs(kernel):
+        params = {**learner.params, "dense_0": {**learner.params["dense_0"], "kernel": kernel}}
+        logits = network.apply(params, learner.collections, batch.inputs).logits
+        return jnp.sum(logits**2, axis=1) if name == "mas" else jax.nn.log_softmax(logits)
+
+    kernel = learner.params["dense_0"]["kernel"]
+    slopes, logs = np.asarray(jax.jacobian(outputs)(kernel)), np.asarray(outputs(kernel))
+    expected = np.abs(slopes).mean(0) if name == "mas" else np.einsum("bk,bkij->ij", np.exp(logs), slopes**2) / 6
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_labels_are_sampled_anew_for_each_example_and_each_batch():
+    """Uniform over three classes, an input of 1: the mean of (1 - 1/3)^2 once and (1/3)^2 twice in three times, 2/9."""
+    method = methods.ewc(softmax_regression(), fisher="sampled")
+    ones = jnp.ones(4, jnp.int32)
+    batch = Batch(
+        jnp.tile(jnp.array([[1.0, 0.0]]), (4, 1)), 0 * ones, 0 * ones, jnp.arange(4), jnp.array([1.0, 0, 0, 0])
+    )
+    fold = lambda fn, carry, split="train": jax.lax.fori_loop(0, 400, lambda _, carry: fn(carry, batch), carry)
+    end = jax.jit(lambda key: method.end_phase(learner_of(method), FIRST, fold, key))
+    found = end(jax.random.key(0)).method_state.terms["ewc"]["importance"]["kernel"]
+    np.testing.assert_allclose(found[0], np.full(3, 2 / 9), atol=0.04)
+    log_prob = lambda weight, inputs: jax.nn.log_softmax(inputs @ weight)
+    found = importance.fisher(log_prob, jnp.zeros([1, 3]), jnp.ones([400, 1]), kind="sampled", key=jax.random.key(0))
+    np.testing.assert_allclose(found[0], np.full(3, 2 / 9), atol=0.04)

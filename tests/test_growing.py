@@ -11,7 +11,7 @@ import pytest
 
 from cljax import data, methods, networks, ownership, report, streams, task_params, training
 from cljax.storage import checkpoints
-from cljax.training.start import Past, Start, begin_with
+from cljax.training.start import Past, Start, begin_with, check_widths
 from tests import conformance
 from tests.shared import bits, small
 
@@ -161,7 +161,7 @@ def test_old_examples_may_be_gone_and_heads_may_grow():
         assert bits(now[:2, ..., :3]) == bits(was)
     joint = build("joint", longer)
     with pytest.raises(
-        ValueError, match=r"Task 0 \(classes .*\) has no train examples, and joint trains on all tasks so far. Give"
+        ValueError, match=r"Task 0 \(classes .*\) has no train examples, and joint trains on all .* Give"
     ):
         training.drive(joint, MOMENTUM, [(5, longer)], SETTINGS, past=old)
 
@@ -249,6 +249,17 @@ def test_what_does_not_fit_is_refused():
     longer = streams.append(short, digits([1, 7]))
     with pytest.raises(ValueError, match=r"The leaf 'dense_0/bias' of the learner to go on from has shape \(4,\) a"):
         training.drive(wider, MOMENTUM, [(0, longer)], past=[past])
+    cnn = lambda: networks.cnn((8, 8, 1), 2, channels=((3,),), dense=(5,))
+    for build, option in ((methods.progressive, "reduction"), (methods.feature_extraction, "hidden")):
+        was, now = (build(cnn(), **{option: value}) for value in (1.0 if option == "reduction" else 4, 5))
+        shapes = jax.eval_shape(lambda was=was: make(was, tables=longer.tables, key=jax.random.key(0)))
+        with pytest.raises(ValueError, match=r"The leaf '(laterals|added_classifier)/.* Build the method and its net"):
+            check_widths(now, shapes)
+        check_widths(was, shapes)
+    shared = methods.tensor_factorization(cnn())
+    begin = lambda: make(shared, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"core' of the learner.* an axis of the tasks that share it: leave room"):
+        jax.eval_shape(lambda: training.extend(make(shared, tables=longer.tables, key=jax.random.key(0)), begin()))
     adam = make(wide, key=jax.random.key(0), optimizer=optax.adam(1.0))
     with pytest.raises(ValueError, match="has another structure of opt_state than this run's"):
         training.extend(adam, learner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -190,3 +191,16 @@ def test_what_it_refuses():
         methods.icarl(network._replace(per_task=()))
     with pytest.raises(ValueError, match="leaves below them belong to a task: dense_1/bias, dense_1/kernel, head/bias"):
         methods.icarl(networks.own_last_layers(networks.mlp((8, 8, 1), 3, hidden=(6, 5)), 1))
+
+
+def test_exemplars_in_several_chunks_have_the_features_of_one(monkeypatch):
+    """Twenty, in parts of six: the last one is filled up, and cut."""
+    learner, method, stream = visited()
+    fold = TaskFold(jax.device_put(stream.tables), jnp.int32(2), streams.max_examples(stream.tables), 32)
+    here, focused, found = make_clock(task=2, classes=stream.tables.classes), focus(learner, 2), []
+    for chunk in (256, 6):
+        monkeypatch.setattr(sys.modules["cljax.methods.icarl"], "CHUNK", chunk)
+        end = jax.jit(lambda learner: method.end_phase(learner, here, fold, jax.random.key(2)))
+        found.append(end(focused).method_state.terms["icarl"]["vectors"])
+    assert found[1].shape == (20, 6)
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)

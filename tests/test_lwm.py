@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from cljax import losses, networks, report, streams, task_params, training
-from cljax.attention import pooled_linear_cam
+from cljax.attention import grad_cam, pooled_linear_cam
 from cljax.methods import finetune
 from cljax.methods.growing_head import Classification
 from cljax.methods.lwf_mc import lwf_mc
@@ -420,3 +420,31 @@ def test_a_pooled_cnn_s_features_are_the_means_of_its_maps_and_its_head_reads_th
     np.testing.assert_allclose(output.logits, expected, rtol=1e-5, atol=1e-6)
     wire = next(wire for wire in network.wiring if wire.path == "head/kernel")
     assert (wire.inputs, wire.repeat) == ("conv_1_0", 1)
+
+
+def test_the_teacher_looks_with_its_own_statistics():
+    """Behind the maps, in the dense layers' normalisation: a teacher and a student that differ in these alone."""
+    stream = conformance.stream()
+    shown = {"mean": stream.mean, "std": stream.std}
+    network = networks.cnn((8, 8, 1), 3, channels=((4,),), dense=(5,), normalization="batch", **shown)
+    method = lwm(network)
+    make = lambda key: training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, key)
+    learner = shared.focus(jax.jit(make)(jax.random.key(0)), 1)
+    draw = np.random.default_rng(0)
+    stats = learner.collections["batch_stats"]
+    numbers = {"mean": draw.normal(size=5), "var": draw.uniform(0.1, 4, 5)}
+    moved = {**stats, "dense_norm_0": {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}}
+    student = learner._replace(collections={**learner.collections, "batch_stats": moved})
+    batch = shared.sequential(stream.tables, stream.tables.train, 1, 0, 8)
+    here = make_clock(task=1, classes=stream.tables.classes)
+    found = method.loss(student.params, student, here, batch, None)[1][1]["attention"]
+    own = {**learner.params, "head": jax.tree.map(lambda leaf: leaf[0], learner.params["head"])}
+    heads = [
+        lambda maps, c=c: network.decode(own, c, maps, train=False, key=None)[0][0]
+        for c in (student.collections, learner.collections)
+    ]
+    maps = network.encode(own, learner.collections, batch.inputs, train=False, key=None)[0]
+    top = jnp.argmax(heads[0](maps), axis=1).astype(jnp.int32)
+    expected = losses.attention_distillation(*(grad_cam(head, maps, top) for head in heads)).mean()
+    assert expected > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

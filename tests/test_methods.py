@@ -16,6 +16,7 @@ from cljax.training.step import make_train_step
 from cljax.types import Scenario, make_clock
 from tests import conformance, shared
 from tests.plain import make_visit
+from tests.regression import learner_of
 
 SGD = optax.sgd(1.0)
 small = functools.partial(shared.small, hidden=(8, 6))
@@ -378,3 +379,27 @@ def test_a_traced_task_that_does_not_exist_has_nan_for_logits(shared):
     assert np.isfinite(found[1:3]).all()
     with pytest.raises(ValueError, match="task is 3, but must be a whole number from 0 to 2"):
         method.predict(learner, images, 3)
+
+
+@pytest.mark.parametrize(
+    "build", [methods.freezing, functools.partial(methods.feature_extraction, hidden=5, dropout=0.0)]
+)
+def test_what_is_frozen_runs_in_evaluation_mode_from_the_second_task_on(build):
+    stream = conformance.stream()
+    network = small(stream, normalization="batch", dropout=0.5)
+    method = build(network)
+    learner = learner_of(method)
+    batch = shared.sequential(stream.tables, stream.tables.train, 1, 0, 8)
+    here = make_clock(task=1, classes=stream.tables.classes)
+    body = {name: leaf for name, leaf in learner.params.items() if name != "added_classifier"}
+    output = network.apply(body, learner.collections, batch.inputs)
+    logits = np.asarray(output.logits)
+    if "added_classifier" in learner.params:
+        layers = jax.tree.map(np.asarray, learner.params["added_classifier"])
+        hidden = np.maximum(np.asarray(output.features) @ layers["hidden"]["kernel"] + layers["hidden"]["bias"], 0)
+        logits = hidden @ layers["output"]["kernel"] + layers["output"]["bias"]
+    own = logits[:, :2]
+    expected = (np.log(np.exp(own).sum(1)) - own[np.arange(8), np.asarray(batch.labels)]).mean()
+    for key in (None, jax.random.key(0)):
+        value = method.loss(learner.params, learner, here, batch, key)[0]
+        np.testing.assert_allclose(value, expected, rtol=1e-5)

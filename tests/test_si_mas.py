@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from cljax import methods
+from cljax.training import with_summed_loss
 from cljax.training.step import make_train_step
 from tests.regression import (
     FIRST,
@@ -124,6 +125,31 @@ def test_si_s_paths_add_up_to_the_fall_of_each_task_s_own_loss():
             assert not np.asarray(state["path"][name]).any()
             assert (state["anchor"][name] == learner.params[name]).all()
     assert step.traces == 1
+
+
+@pytest.mark.parametrize("amend", ["as it is", "summed", "adjusted"])
+def test_si_s_path_is_of_the_task_s_loss_whatever_is_done_to_gradients(amend):
+    """One step beside a penalty: minus the gradient of the examples' mean loss, times the way."""
+    base = methods.si(softmax_regression(), strength=2.0)
+    method = {
+        "as it is": base,
+        "summed": with_summed_loss(base),
+        "adjusted": base._replace(adjust_gradients=lambda gradients, *_: jax.tree.map(lambda g: g + 0.3, gradients)),
+    }[amend]
+    learner, sgd = learner_of(method, kernel=KERNEL), optax.sgd(1.0)
+    numbers = {**learner.hyper, "learning_rate": jnp.float32(0.1)}
+    learner = learner._replace(opt_state=sgd.init(learner.params), hyper=numbers)
+    state = learner.method_state.terms["si"]
+    held = {**state, "importance": jax.tree.map(jnp.ones_like, state["importance"])}
+    held["anchor"] = jax.tree.map(lambda leaf: leaf - 0.5, state["anchor"])
+    learner = learner._replace(method_state=learner.method_state._replace(terms={"si": held}))
+    _, slopes = gradient_of(methods.finetune(method.network), learner, SECOND, batch_of())
+    step = make_train_step(method, sgd)
+    after, _, _ = step(learner, method.update_mask(learner, SECOND), SECOND, batch_of(), jax.random.key(0))
+    path = after.method_state.terms["si"]["path"]["kernel"]
+    moved = np.asarray(after.params["kernel"]) - np.asarray(learner.params["kernel"])
+    assert np.abs(moved).max() > 0.01
+    np.testing.assert_allclose(path, -np.asarray(slopes["kernel"]) * moved, rtol=1e-4, atol=1e-6)
 
 
 def test_si_s_penalty_is_by_hand_and_its_importance_never_negative():

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from cljax import metrics, networks, task_params, transforms
 from cljax.methods.owned import Owned
 from cljax.methods.tfm import tfm
-from cljax.ownership import masks
+from cljax.ownership import layout, masks
+from cljax.ownership.usage import reused
 from cljax.types import Batch, make_clock
 from tests.zero_forgetting import Visits, five_tasks, orders, single
 
@@ -175,6 +176,8 @@ def test_the_lowest_growth_within_the_margin_is_chosen():
         offered = started.candidates(learner, make_clock(newest=newest), None)["growth"]
         np.testing.assert_allclose(offered, growth, rtol=1e-6)
         assert offered.dtype == jnp.float32
+    again = started.candidates(learner, make_clock(newest=1, first=False), None)["growth"]
+    assert again[0] == again[1], "where nothing is claimed there is one candidate"
     stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 3), learner)
     cases = ([0.5, 0.79, 0.8], 1), ([0.79, 0.7, 0.8], 0), ([0.5, 0.78, 0.8], 1), ([0.5, 0.6, 0.7], 2), ([np.nan] * 3, 0)
     for scores, index in cases:
@@ -322,6 +325,8 @@ def test_with_binary_masks_a_task_is_a_network_of_its_own_features():
         np.testing.assert_allclose(found, logits, rtol=1e-5, atol=1e-6)
         mask = named(mask_of(method, learner, make_clock(task=task)))
         assert (mask["dense_1/kernel"][np.ix_(own["dense_0"], own["dense_1"])] == 1).all()
+    found = reused(learner.params, layout("tfm", network).wires, learner.method_state.owner, 1)
+    assert not any(leaf.any() for leaf in found.values()), "none is reported as reused"
 
 
 def test_the_first_task_s_normalisation_may_stay_the_identity():

@@ -28,6 +28,7 @@ from tests.plain import make_visit
 from tests.zero_forgetting import leaving
 
 SETTINGS = training.Settings(batch_size=16, learning_rate=0.05, evaluation_batch=32)
+VALIDATED = SETTINGS._replace(evaluation_batch=8, validate=True)
 WHOLE = SETTINGS._replace(batch_size=64, evaluation_batch=64)
 SGD = optax.sgd(1.0)
 small = functools.partial(shared.small, hidden=(8,))
@@ -720,3 +721,112 @@ def test_a_schedule_that_is_not_numbered_by_first_visit_is_refused():
     schedule = stream.schedule._replace(task=np.array([1, 0, 2], np.int32))
     with pytest.raises(ValueError, match="visits task 1 before task 0"):
         training.check(method, stream._replace(schedule=schedule), training.Settings())
+
+
+@pytest.mark.parametrize("name", ["joint", "finetune"])
+def test_validation_is_of_the_examples_and_classes_seen_so_far(name):
+    """Joint training's loss is of all tasks seen; accuracy is of the current one, among the classes seen."""
+    stream = conformance.stream(scenario="class")
+    method = getattr(methods, name)(small(stream, hidden=(8,)))
+    engine = training.make_engine(
+        method, optax.sgd(1.0), VALIDATED, scenario="class", max_examples=streams.max_examples(stream.tables)
+    )
+    tables, key, here = jax.device_put(stream.tables), jax.random.key(0), make_clock(round=1, task=1)
+
+    @jax.jit
+    def measure(learner):
+        state = engine.begin_phase(engine.begin_visit(learner, here, tables, key), here, tables, key)
+        return engine.end_epoch(state, engine.begin_epoch(state, here, tables, key), tables)[1]
+
+    resting = jax.jit(engine.init)(key, tables)
+    head = {**resting.params["head"], "bias": resting.params["head"]["bias"].at[2].set(50.0)}  # the task to come
+    resting = resting._replace(params={**resting.params, "head": head})
+    log, table, classes = measure(resting), stream.tables.validation, stream.tables.classes
+    losses = []
+    for task in (0, 1):
+        mine = slice(table.start[task], table.start[task] + table.size[task])
+        images, labels = stream.tables.examples[table.index[mine]], table.labels[mine]
+        assert len(labels) % 8, "the last batch is a partial one"
+        logits = [np.where(classes[one], method.predict(resting, images, jnp.int32(one)), -np.inf) for one in (0, 1)]
+        among = np.concatenate(logits, axis=1) if name == "joint" else logits[task]
+        place = labels + (3 * task if name == "joint" else 0)
+        losses.append(np.log(np.exp(among).sum(1)) - among[np.arange(len(labels)), place])
+        right = np.concatenate(logits, axis=1).argmax(1) == 3 * task + labels
+    expected = np.concatenate(losses) if name == "joint" else losses[1]
+    np.testing.assert_allclose(log.validation_loss, expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(log.validation_accuracy, right.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_momentum_begins_anew_at_a_first_visit_and_is_kept_at_a_further_one(first):
+    stream = conformance.stream()
+    method = methods.finetune(small(stream))
+    engine = training.make_engine(
+        method,
+        optax.sgd(1.0, momentum=0.9),
+        VALIDATED,
+        scenario="task",
+        max_examples=streams.max_examples(stream.tables),
+    )
+    tables, key, here = stream.tables, jax.random.key(0), make_clock(task=1, newest=1, first=first)
+    learner = jax.jit(engine.init)(key, tables)
+    learner = learner._replace(opt_state=jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.25), learner.opt_state))
+    state = engine.begin_phase(engine.begin_visit(learner, here, tables, key), here, tables, key)
+    assert {float(value) for leaf in jax.tree.leaves(state.learner.opt_state) for value in np.ravel(leaf)} == {
+        0.0 if first else 0.25
+    }
+
+
+@pytest.mark.parametrize(("restore", "patience", "weight"), [(True, 1, 1.0), (False, 1, 5.0), (True, 2, 5.0)])
+def test_the_best_copy_is_restored_where_the_rate_drops_if_asked_for(restore, patience, weight):
+    now = {"params": {"w": jnp.float32(5.0)}, "collections": {"m": jnp.float32(6.0)}, "method_state": {}}
+    best = {"params": {"w": jnp.float32(1.0)}, "collections": {"m": jnp.float32(2.0)}, "method_state": {}}
+    learner = Learner(now["params"], now["collections"], jnp.float32(7.0), {}, {}, None, None)
+    one, zero = jnp.float32(1.0), jnp.int32(0)
+    state = PhaseState(
+        learner, {}, one, best, one, jnp.int32(patience), zero, no_progress(), jnp.bool_(False), no_failure()
+    )
+    after = wait(state, jnp.float32(2.0), one, training.Patience(patience, 2.0, 0.1, restore)).learner
+    assert (float(after.params["w"]), float(after.collections["m"]), float(after.opt_state)) == (
+        weight,
+        weight + 1,
+        7.0,
+    )
+
+
+@pytest.mark.parametrize(("factor", "stops"), [(0.1, True), (1.0, False)])
+def test_the_rate_that_patience_compares_is_the_phase_s(factor, stops):
+    """0.1 by the settings, halved: 0.05, or 0.005 in a phase of a tenth of the rate."""
+    stream = conformance.stream()
+    method = methods.finetune(small(stream))._replace(phases=(Phase(learning_rate=lambda clock: jnp.float32(factor)),))
+    settings = VALIDATED._replace(learning_rate=0.1, stopping=training.Patience(1, 2.0, 0.02))
+    engine = training.make_engine(
+        method, optax.sgd(1.0), settings, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
+    tables, key, here = jax.device_put(stream.tables), jax.random.key(0), make_clock()
+
+    @jax.jit
+    def epoch(learner):
+        state = engine.begin_phase(engine.begin_visit(learner, here, tables, key), here, tables, key)
+        return engine.epoch(state._replace(best_loss=jnp.float32(-1.0)), here, tables, key)[0]
+
+    after = epoch(engine.init(key, tables))
+    assert (float(after.factor), bool(after.done)) == (0.5, stops)
+
+
+def test_the_best_copy_s_statistics_and_state_are_restored_at_the_end_of_a_phase():
+    stream = conformance.stream()
+    method = methods.finetune(small(stream, normalization="batch"))
+    settings = VALIDATED._replace(stopping=training.Patience(3))
+    engine = training.make_engine(
+        method, optax.sgd(1.0), settings, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
+    tables, key, here = stream.tables, jax.random.key(0), make_clock()
+    state = engine.begin_phase(
+        engine.begin_visit(jax.jit(engine.init)(key, tables), here, tables, key), here, tables, key
+    )
+    best = jax.tree.map(lambda leaf: leaf + 1 if leaf.dtype == jnp.float32 else leaf, state.best)
+    learner, _ = engine.end_phase(state._replace(best=best), here, tables, key)
+    for part in ("params", "collections", "method_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(learner, part), best[part])
+    assert float(learner.collections["batch_stats"]["norm_0"]["mean"][0]) == 1.0

@@ -90,8 +90,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         base = base._replace(phases=(*base.phases, end))
     readers = [term for term in terms if term.all_heads]
     widened = bool(readers) and base.stacked != base.per_task
-    of_all = lambda paths: tuple(path for path in paths if not task_params.ends_with(path, base.per_task))
-    frozen = [(term, of_all(term.freezes(base.network))) for term in terms if term.freezes is not None]
+    frozen = [(term, held_by(term, base)) for term in terms if term.freezes is not None]
     last, whole = len(base.phases) - 1, any(term.teacher for term in terms)
 
     def called(term: Term, key: str) -> str:
@@ -243,6 +242,22 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         search=base.search and search(base.search),
         strengths=(*base.strengths, *(called(term, one) for term in terms for one in term.strengths or ())),
     )
+
+
+def held_by(term: Term, base: Method) -> tuple[str, ...]:
+    """The leaves that a term holds after the first task; what belongs to a task is not held.
+
+    Raises:
+      ValueError: for a leaf that the network does not have.
+    """
+    assert term.freezes is not None
+    held, leaves = term.freezes(base.network), task_params.leaf_paths(base.network.shapes[0])
+    if stray := [path for path in held if path not in leaves]:
+        raise ValueError(
+            f"The term {term.name!r} freezes {stray[0]!r}, which is no leaf of the network. There are: "
+            f"{', '.join(leaves)}."
+        )
+    return tuple(path for path in held if not task_params.ends_with(path, base.per_task))
 
 
 def check_terms(base: Method, terms: tuple[Term, ...]) -> None:

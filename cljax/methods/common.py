@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend import core
 
 from cljax import losses, task_params
 from cljax.numbers import check_option, is_list, real, show
@@ -368,20 +369,41 @@ def depends_on_own(network: Network, read: Callable[[Output], Tree]) -> bool:
       >>> [depends_on_own(network, read) for read in (lambda out: out.logits, lambda out: out.features)]
       [True, False]
     """
+    return any(task_params.ends_with(path, network.per_task) for path in leaves_read(network, read))
+
+
+def leaves_read(network: Network, read: Callable[[Output], Tree]) -> set[str]:
+    """The leaves of params and collections that something of a forward pass in training mode depends on.
+
+    Args:
+      network: an ordinary network.
+      read: takes the thing from the `Output`.
+
+    Example:
+      >>> from cljax import networks
+      >>> sorted(leaves_read(networks.mlp((8, 8, 1), 2, hidden=(4,)), lambda output: output.features))
+      ['dense_0/bias', 'dense_0/kernel', 'gates/dense_0']
+    """
     params, collections = network.shapes
-    own = lambda path: task_params.ends_with(path, network.per_task)
-    axes = [task_params.map_leaves(lambda path, leaf: 0 if own(path) else None, tree) for tree in (params, collections)]
+    paths = [path for tree in (params, collections) for path in task_params.by_path(tree)]
     one = lambda params, collections, inputs: read(network.apply(params, collections, inputs, key=jax.random.key(0)))
-    every = jax.vmap(one, in_axes=(*axes, None), out_axes=None, axis_size=2)
-    twice = lambda leaf, axis: leaf if axis is None else jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
-    stacked = [
-        jax.tree.map(lambda axis, leaf: twice(leaf, axis), axis, tree, is_leaf=lambda leaf: leaf is None)
-        for axis, tree in zip(axes, (params, collections), strict=True)
-    ]
-    try:
-        jax.eval_shape(every, *stacked, jax.ShapeDtypeStruct((2, *network.inputs), jnp.float32))
-    except ValueError as error:
-        if "out_axes" not in str(error):
-            raise
-        return True
-    return False
+    inputs = jax.ShapeDtypeStruct((2, *network.inputs), jnp.float32)
+    traced = jax.make_jaxpr(one)(params, collections, inputs).jaxpr
+    given = [frozenset([path]) for path in paths] + [frozenset[str]()]
+    return set().union(*_reach(traced, given))
+
+
+def _reach(jaxpr: Any, given: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    """On which of the names that the inputs of a jaxpr are given its outputs depend."""
+    known = dict(zip(jaxpr.invars, given, strict=True))
+    of = lambda atom: frozenset[str]() if isinstance(atom, core.Literal) else known.get(atom, frozenset[str]())
+    for equation in jaxpr.eqns:
+        names = [*map(of, equation.invars)]
+        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        inner = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
+        if isinstance(inner, core.Jaxpr) and equation.primitive.name not in ("scan", "while"):
+            found = _reach(inner, names)
+        else:
+            found = [frozenset[str]().union(*names)] * len(equation.outvars)
+        known |= dict(zip(equation.outvars, found, strict=True))
+    return [*map(of, jaxpr.outvars)]

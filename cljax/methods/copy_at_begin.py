@@ -26,7 +26,7 @@ def copy_at_begin(method: Method, *, source: Source = "first", drawn: tuple[str,
       The method; what it does at a task's beginning comes after the copying.
 
     Raises:
-      ValueError: for an unknown source.
+      ValueError: for an unknown source; for a leaf that the network does not have.
 
     Example:
       >>> from cljax import methods, networks
@@ -36,6 +36,11 @@ def copy_at_begin(method: Method, *, source: Source = "first", drawn: tuple[str,
       'finetune'
     """
     check_option(f"{method.name}'s source", source, Source)
+    leaves = {*method.per_task, *(path for tree in method.network.shapes for path in task_params.leaf_paths(tree))}
+    if stray := [path for path in drawn if not any(task_params.ends_with(leaf, (path,)) for leaf in leaves)]:
+        raise ValueError(
+            f"{stray[0]!r} in drawn is no leaf of {method.name}'s network, which has {', '.join(sorted(leaves))}."
+        )
 
     def begin_task(learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         row = jnp.int32(0) if source == "first" else jnp.maximum(clock.task - 1, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jax import lax
 
+from cljax import task_params
 from cljax.methods.common import own_task, plain, require_own_leaves, stop_shared, update_masks
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
@@ -21,7 +22,8 @@ def freezing(network: Network) -> Method:
       The method.
 
     Raises:
-      ValueError: where nothing belongs to a task, so that nothing could be learned after the first.
+      ValueError: where nothing belongs to a task, so that nothing could be learned after the first; where statistics of
+        batch normalisation do.
 
     Example:
       >>> from cljax import networks
@@ -29,10 +31,16 @@ def freezing(network: Network) -> Method:
       >>> freezing(networks.mlp((8, 8, 1), 2)).zero_forgetting
       True
 
-    Reference: the baseline of Masana et al., Ternary Feature Masks, 2020, section 4.
+    Reference: the baseline of Masana et al., Ternary Feature Masks, 2021, section 4.
     """
     base = plain("freezing", network)
     require_own_leaves("freezing", network)
+    _, collections = network.shapes
+    if own := [path for path in task_params.leaf_paths(collections) if task_params.ends_with(path, network.per_task)]:
+        raise ValueError(
+            f"freezing computes all tasks after the first as in prediction, which estimates no statistics, but here "
+            f"these belong to a task: {', '.join(own)}. Leave them out of per_task."
+        )
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         train = lambda params: base.loss(params, learner, clock, batch, key)

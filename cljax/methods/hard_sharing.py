@@ -30,7 +30,8 @@ def hard_sharing(network: Network, *, own_layers: int = 1) -> Method:
       >>> hard_sharing(networks.mlp((8, 8, 1), 2, hidden=(4, 4))).per_task
       ('dense_1/bias', 'dense_1/kernel', 'head/bias', 'head/kernel')
 
-    Reference: the baseline HPS of Lee et al., Deconvolutional Factorized CNN, 2019, section 5.
+    Reference: the baseline HPS of Lee et al., Learning Shared Knowledge for Deep Lifelong Learning using
+    Deconvolutional Networks, 2019, section 4.1.
     """
     check_network(network)
     own_layers = whole("hard_sharing's own_layers", own_layers, least=1)

@@ -38,7 +38,8 @@ def hat(network: Network, *, strength: float = 0.75, max_scale: float = 400.0, b
 
     A task has an embedding e of each gate, drawn from a standard normal distribution and kept within 6. In the course
     of each epoch the scale s grows from `1 / max_scale` to `max_scale`, which is that of prediction and of validation;
-    the embeddings' gradients are compensated for it. R, the metric `sparsity`, charges for features that no earlier
+    the embeddings' gradients are compensated for it. (So an epoch needs several steps: of one alone, the scale
+    is `1 / max_scale`.) R, the metric `sparsity`, charges for features that no earlier
     task attends to, as a part of all of these. $a^{<t}$ is the largest gate of the tasks before. See
     `cljax.ownership.hard_attention`.
 

@@ -118,7 +118,7 @@ def icarl(
         mine = (kept.valid & (kept.tasks == task)).astype(vectors.dtype)
         member = mine[:, None] * jax.nn.one_hot(kept.labels, network.outputs, dtype=vectors.dtype)
         counts = jnp.sum(member, axis=0)
-        means = member.T @ vectors / jnp.maximum(counts, 1)[:, None]
+        means = jnp.matmul(member.T, vectors, precision=lax.Precision.HIGHEST) / jnp.maximum(counts, 1)[:, None]
         trees = learner.params, learner.collections
         params, collections = (task_params.take_row(tree, jnp.int32(0), learner.rows) for tree in trees)
         features = network.apply(params, collections, inputs).features  # the same, whoever's head it is

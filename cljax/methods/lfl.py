@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cljax import losses, task_params
 from cljax.methods.combine import combine
-from cljax.methods.common import depends_on_own, mean
+from cljax.methods.common import leaves_read, mean
 from cljax.methods.distilling import own_output
 from cljax.methods.finetune import finetune
 from cljax.methods.terms import numbers, strength_of
@@ -76,9 +76,6 @@ def lfl(network: Network, *, strength: float = 0.05) -> Method:
 
 
 def boundary(network: Network) -> tuple[str, ...]:
-    """The leaves of a shared head: those of params that the features do not depend on. Tasks' own heads are none."""
-    if network.per_task:
-        return ()
-    params, _ = network.shapes
-    moves = lambda path: depends_on_own(network._replace(per_task=(path,)), lambda output: output.features)
-    return tuple(path for path in task_params.leaf_paths(params) if not moves(path))
+    """The leaves of the head: those of params that the features do not depend on."""
+    moves = leaves_read(network, lambda output: output.features)
+    return tuple(path for path in task_params.leaf_paths(network.shapes[0]) if path not in moves)

@@ -105,6 +105,7 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
         narrow = jax.nn.initializers.truncated_normal(0.05)
         weights = narrow if separate else jax.nn.initializers.lecun_normal()
         scales = narrow if separate else jax.nn.initializers.normal(1.0)
+        dtype = jnp.result_type(*jax.tree.leaves(params))  # that of layers may be lower (`networks.in_bfloat16`)
 
         def draw(name: str, key: Array) -> dict[str, Array]:
             inputs, kernel = layers[name]
@@ -112,10 +113,10 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
             width = max(1, *(units(name, task) * (task if separate else 1) for task in range(sizes.tasks)))
             shape = (1 if separate else sizes.tasks, inputs.shape[-1], width)
             return {
-                "column_scale": scales(first, (sizes.tasks,), kernel.dtype),
-                "adapter_kernel": weights(second, shape, kernel.dtype),
-                "adapter_bias": jnp.full(width, 0.2 if separate else 0.0, kernel.dtype),
-                "lateral_kernel": weights(third, (*kernel.shape[:-2], width, kernel.shape[-1]), kernel.dtype),
+                "column_scale": scales(first, (sizes.tasks,), dtype),
+                "adapter_kernel": weights(second, shape, dtype),
+                "adapter_bias": jnp.full(width, 0.2 if separate else 0.0, dtype),
+                "lateral_kernel": weights(third, (*kernel.shape[:-2], width, kernel.shape[-1]), dtype),
             }
 
         own = {name: draw(name, jax.random.fold_in(key, number)) for number, name in enumerate(layers)}
@@ -123,6 +124,7 @@ def progressive(network: Network, *, laterals: Laterals = "separate", reduction:
 
     def lateral(name: str, own: Tree, layer: Layer, task: Array, seen: Array) -> Array:
         """What earlier columns, whose inputs of the layer are `[T, B, ..., C]`, add to its outputs."""
+        own = {leaf: value.astype(layer.inputs.dtype) for leaf, value in own.items()}
         scale, kernel, bias = own["column_scale"], own["adapter_kernel"], own["adapter_bias"]
         read = reads(name, task, len(scale), len(bias))
         kernel = jnp.where(read[:, None, :], scale[:, None, None] * kernel, 0)

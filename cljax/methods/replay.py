@@ -24,7 +24,8 @@ def exemplars(*, memory_size: int = 200, selection: Selection = "balanced") -> T
     learned of an exemplar is the base's affair; by `finetune` and what is built on it, the cross-entropy over the
     classes of the exemplar's own task, or in the class-incremental scenario over those of all tasks seen. To a base
     that forgets nothing (`packnet`, `tfm`) exemplars matter in that scenario alone, where they tell a new task's head
-    what is not its own: all that their own tasks see is frozen.
+    what is not its own: all that their own tasks see is frozen. There `progressive` and `feature_extraction`, whose
+    loss is that of the example's own head, learn nothing from them.
 
     | selection | what is kept |
     |---|---|

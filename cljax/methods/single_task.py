@@ -22,7 +22,8 @@ def single_task(network: Network) -> Method:
       >>> len(single_task(networks.mlp((8, 8, 1), 2, hidden=(4,))).per_task)
       5
 
-    Reference: the baseline STL of Lee et al., Deconvolutional Factorized CNN, 2019, section 5.
+    Reference: the baseline STL of Lee et al., Learning Shared Knowledge for Deep Lifelong Learning using
+    Deconvolutional Networks, 2019, section 4.1.
     """
     base = plain("single_task", network)
     params, collections = network.shapes

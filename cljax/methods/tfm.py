@@ -58,7 +58,8 @@ def tfm(
       growth: in [0, 1], the part of each layer's features that a task claims; a sequence is a schedule for tasks 0, 1,
         ..., its last number for all further tasks: `(0.55, 0.05)`. None: 0.55 for the first task, the rest in equal
         parts for the others, which for ten tasks is the paper's schedule. Rounded up, they leave none for the
-        last tasks in narrow layers: of 64 features the eighth of ten tasks has the last ones.
+        last tasks in narrow layers: of 64 features the eighth of ten tasks has the last ones. Tasks that nobody planned
+        find none: for these, leave some, as `(0.4, 0.1)` does, or room by `streams.pad`.
       candidates: numbers to choose each task's growth from, by training with each of them; None: no search. Where
         `growth` is given too, it is the first task's, as in the paper, which starts with a smaller network.
       margin: of validation accuracy: the lowest growth that comes as near to the best is chosen.
@@ -112,8 +113,9 @@ def tfm(
             part = jnp.where(clock.task == 0, part, (1 - part) / others)
         owner = ownership.claim(learner.method_state.owner, clock.task, part)
         params = learner.params
-        if zero_init_new_to_old or connections == "into_new":
-            params = ownership.cut_interference(params, layout.wires, owner, clock.task, only_own=True)
+        if zero_init_new_to_old or connections != "ternary":
+            alone = connections == "binary"  # so that nothing is reported as reused
+            params = ownership.cut_interference(params, layout.wires, owner, clock.task, only_own=True, both=alone)
         return learner._replace(params=params, method_state=learner.method_state._replace(owner=owner))
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
@@ -124,7 +126,8 @@ def tfm(
 
     def offer(learner: Learner, clock: Clock, scores: Array) -> dict[str, Array]:
         each = jnp.asarray(options, jnp.float32)
-        return {"growth": each if growth is None else jnp.where(clock.newest > 0, each, schedule["growth"])}
+        each = each if growth is None else jnp.where(clock.newest > 0, each, schedule["growth"])
+        return {"growth": jnp.where(clock.first, each, each[0])}  # a visit that comes again claims nothing
 
     def choose(scores: Array, learners: Learner, clock: Clock, fold: Fold) -> tuple[Array, Learner]:
         within = scores >= jnp.max(scores) - learners.hyper["margin"] - 1e-6  # the rounding of accuracies

@@ -373,7 +373,7 @@ def df_cnn_base(
       328426
 
     Reference: Lee, Stokes and Eaton, Learning Shared Knowledge for Deep Lifelong Learning using Deconvolutional
-    Networks, 2019, section 5 and appendix.
+    Networks, 2019, section 4.2 and appendix B.3.
     """
     pool, wide = Pool(2, 2, "SAME"), Pool(3, 3, "SAME")
     options: dict[str, dict[str, Any]] = {

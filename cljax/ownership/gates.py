@@ -314,7 +314,13 @@ def _replace(params: Tree, values: Tree, where: Callable[[str], Array | None]) -
 
 
 def cut_interference(
-    params: Tree, wiring: dict[str, Wire], owner: Owner, task: ArrayLike, *, only_own: bool = False
+    params: Tree,
+    wiring: dict[str, Wire],
+    owner: Owner,
+    task: ArrayLike,
+    *,
+    only_own: bool = False,
+    both: bool = False,
 ) -> Tree:
     r"""Sets interference weights to 0: from a task's features and free ones into older, from unseen ones into its head.
 
@@ -329,6 +335,7 @@ def cut_interference(
       owner: owners of each gate's features.
       task: int scalar, which owns the head in focus.
       only_own: whether only weights from the task's own features go, into those of older tasks.
+      both: whether those from older features into the task's own go too, which is for tasks that see their own alone.
 
     Returns:
       The params.
@@ -352,7 +359,10 @@ def cut_interference(
         last = jnp.asarray(task, jnp.int32)[None] if wire.outputs is None else owner[wire.outputs]
         first = owner[wire.inputs]
         cut = masks.learnable(first, task) if only_own else first >= jnp.asarray(task, jnp.int32)
-        return masks.interference(first, last, repeat=wire.repeat) & jnp.tile(cut, wire.repeat)[:, None]
+        found = masks.interference(first, last, repeat=wire.repeat) & jnp.tile(cut, wire.repeat)[:, None]
+        if both:
+            found |= (jnp.tile(first, wire.repeat)[:, None] < last[None, :]) & masks.learnable(last, task)[None, :]
+        return found
 
     return _replace(params, jax.tree.map(jnp.zeros_like, params), disturbs)
 

@@ -174,9 +174,9 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
             task = int(np.argmax(missing.reshape(-1))) % tables.classes.shape[-2]
             why = f", and {method.name} trains on all tasks so far" if past[task] else ""
             names = ", ".join(map(str, dict(enumerate(stream.facts.get("classes", []))).get(task, [])[:3]))
+            whose = f" (classes {names})" if names else ""
             raise ValueError(
-                f"Task {task}{f' (classes {names})' if names else ''} has no {split} examples{why}. Give its classes some, or "
-                f"leave these classes out."
+                f"Task {task}{whose} has no {split} examples{why}. Give its classes some, or leave these classes out."
             )
     if (epochs[1:] < 1).any() and method.train_on == "current":
         raise ValueError(

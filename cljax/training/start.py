@@ -81,15 +81,15 @@ def begin_with(method: Method, learner: Learner, given: Start) -> Learner:
 
 
 def check_widths(method: Method, past: Learner) -> None:
-    """Checks that what was learned is of the method's network, but for logits, which may have been fewer.
+    """Checks that what was learned is of this method and network, but for logits, which may have been fewer.
 
-    Where every leaf belongs to a task, `extend` would fill up a hidden layer that is wider now.
+    Where a leaf belongs to a task, `extend` would fill up a layer that is wider now.
 
     Raises:
       ValueError: naming the leaf.
     """
-    outputs = method.network.outputs
-    for shapes, tree in zip(method.network.shapes, (past.params, past.collections), strict=True):
+    outputs, drawn = method.network.outputs, init_shapes(method, tasks=past.rows.tasks)
+    for shapes, tree in zip(drawn[:2], (past.params, past.collections), strict=True):
         wanted = task_params.by_path(shapes)
         for path, leaf in task_params.by_path(tree).items():
             now, was = wanted[path].shape if path in wanted else (), leaf.shape
@@ -97,8 +97,8 @@ def check_widths(method: Method, past: Learner) -> None:
             fewer = len(now) == len(was) and now[:-1] == was[:-1] and was[-1:] < now[-1:] == (outputs,)
             if path in wanted and now != was and not fewer:
                 raise ValueError(
-                    f"The leaf '{path}' of the learner to go on from has shape {was} a task, but that of this run's "
-                    f"network has {now}. Build the network as it was when it was trained."
+                    f"The leaf '{path}' of the learner to go on from has shape {was} a task, but that of this run has "
+                    f"{now}. Build the method and its network as they were when it was trained."
                 )
 
 
@@ -178,10 +178,13 @@ def extend(new: Learner, old: Learner) -> Learner:
             rows = task_params.has_rows(path, new.rows)
             # In what a method keeps, places an example are as many as a task has at most, which may be fewer now.
             if not (same and all(a == b or state or (rows and a < b) for a, b in pairs)):
+                by_tasks = same and all(a == b or (a, b) == (old.rows.tasks, new.rows.tasks) for a, b in pairs)
+                cure = "Build the method and its network as they were when it was trained."
+                if by_tasks:
+                    cure = "It has an axis of the tasks that share it: leave room from the beginning (streams.pad)."
                 raise ValueError(
                     f"The leaf '{path}' of the learner to go on from is {before.dtype} of shape {before.shape}, but "
-                    f"this run's is {leaf.dtype} of shape {leaf.shape}. Build the method and its network as they were "
-                    f"when it was trained."
+                    f"this run's is {leaf.dtype} of shape {leaf.shape}. {cure}"
                 )
             return put_corner(leaf, before)
 

@@ -122,10 +122,10 @@ def make_learner(
     return strengthen(Learner(params, collections, opt_state, method_state, hyper, memory, resting))
 
 
-def init_shapes(method: Method) -> tuple[Tree, Tree, Tree, Tree]:
-    """The shapes and dtypes of what a method's `init` makes for a stream of one task; nothing is drawn."""
+def init_shapes(method: Method, *, tasks: int = 1) -> tuple[Tree, Tree, Tree, Tree]:
+    """The shapes and dtypes of what a method's `init` makes for a stream of so many tasks; nothing is drawn."""
     check_kind("The method", method, Method, BUILT)
-    sizes = Sizes(1, method.network.outputs, dict.fromkeys(("train", "validation", "test"), 1))
+    sizes = Sizes(tasks, method.network.outputs, dict.fromkeys(("train", "validation", "test"), 1))
     return jax.eval_shape(lambda: method.init(jax.random.key(0), sizes))
 
 
@@ -223,8 +223,8 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
             return value, (output.collections, metrics)
 
         (loss, (collections, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(learner.params)
-        gradients = method.adjust_gradients(gradients, learner, clock, batch)
-        updates, opt_state = masked.update(gradients, learner.opt_state, learner.params, mask=trains, value=loss)
+        adjusted = method.adjust_gradients(gradients, learner, clock, batch)
+        updates, opt_state = masked.update(adjusted, learner.opt_state, learner.params, mask=trains, value=loss)
         learning_rate = learner.hyper["learning_rate"] * phase_learning_rate(method, clock)
         updates = jax.tree.map(lambda update: learning_rate.astype(update.dtype) * update, updates)
         moved = learner._replace(

@@ -242,7 +242,10 @@ class UpdateMask(Protocol):
 
 
 class AfterStep(Protocol):
-    """`(previous, learner, clock, batch, gradients) -> learner`, after every step; gradients as adjusted."""
+    """`(previous, learner, clock, batch, gradients) -> learner`, after every step.
+
+    The gradients are the loss's, before `adjust_gradients`.
+    """
 
     def __call__(self, previous: Learner, learner: Learner, clock: Clock, batch: Batch, gradients: Tree, /) -> Learner:
         """Changes values of the learner after a step."""

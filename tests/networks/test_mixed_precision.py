@@ -8,9 +8,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cljax import losses, methods, networks, report, streams, training
+from cljax.training.step import init_shapes
 from tests import conformance
 from tests.shared import small
 
@@ -49,6 +51,19 @@ def test_it_is_the_network_of_rounded_parameters_and_learns_in_float32(name):
         np.testing.assert_array_equal(values, np.asarray(by_hand.activations[gate], np.float32))
     assert value == near
     chex.assert_trees_all_equal(gradients, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), wanted))
+
+
+@pytest.mark.parametrize(
+    "name", ["progressive", "hat", "df_cnn", "feature_extraction", "icarl", "tensor_factorization"]
+)
+def test_what_a_method_adds_is_in_float32_too(name):
+    rough = networks.in_bfloat16(networks.cnn((8, 8, 1), 3, channels=((3,),), dense=(5,)))
+    method = getattr(methods, name)(rough)
+    assert "bfloat16" not in {str(leaf.dtype) for leaf in jax.tree.leaves(init_shapes(method, tasks=2))}
+    batch = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+    make = lambda: training.make_learner(method, optax.sgd(1.0), conformance.stream().tables, 0.1, jax.random.key(0))
+    logits = jax.eval_shape(lambda inputs: method.predict(make(), inputs, jnp.int32(1)), batch)
+    assert logits.dtype == jnp.float32
 
 
 def test_updates_smaller_than_bfloat16_resolves_are_not_lost_and_no_bit_of_old_logits_moves():
