@@ -14,7 +14,7 @@ from typing import Any
 from cljax import report
 from cljax.files import read_json, write_json
 
-LOCAL = ("data_dir", "runs", "out", "seconds")
+LOCAL = ("data_dir", "runs", "checkpoints", "out", "seconds")
 """Fields of a configuration that say where files are and how long there was: no result depends on them."""
 
 

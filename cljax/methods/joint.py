@@ -51,7 +51,7 @@ def joint(
         further tasks; an epoch ends when the first task has given all. With (5, 1) and batches of 140, a batch has 50
         of the first of ten tasks and 10 of each other.
       own_part: whether each task's head reads a part of the last hidden layer of its own, all parts being equal but for
-        one unit. Needs a network with `wiring`.
+        one unit. Needs a network with `wiring`. Later tasks that nobody planned would share parts: leave room.
       scope: a softmax over the classes of each example's own task ('per_task'), or one over all classes seen
         ('concatenated'). 'auto': the second where the scenario is class-incremental, else the first.
 

@@ -33,7 +33,8 @@ def distillation(
     $$ - \lambda \sum_{o} \sum_k p'_{ok} \log q'_{ok}, \qquad p'_o = \mathrm{softmax}(t_o / T), \quad
     q'_o = \mathrm{softmax}(z_o / T) $$
     with the teacher's logits t. There is no factor of squared temperature. With one head for all tasks (nothing belongs
-    to a task) its responses are kept once.
+    to a task) its responses are kept once, as the current task sees the network: with one head `clnp` hides the units
+    of older tasks below it, so that nothing of theirs is kept.
 
     Args:
       strength: lambda, the number `strength`.
