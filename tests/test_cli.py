@@ -181,9 +181,14 @@ def test_help_answers_at_once():
         assert option in done.stdout
 
 
-def test_parsing_imports_nothing_heavy():
+def test_parsing_imports_nothing_heavy(tmp_path):
+    """Nor anything of one's own, before JAX has its flags."""
+    file = tmp_path / "config.json"
+    settings = {"methods": ["lwf", "no_such_module:mine"], "training": {"set": ["lwf.strength=2", "temperature=3"]}}
+    file.write_text(json.dumps(settings))
     code = (
         "import sys, cljax, cljax.cli; cljax.cli.parse(['compare']); "
+        f"cljax.cli.parse(['run', 'lwf', '--config', {str(file)!r}]); "
         "print(*(name for name in ('jax', 'numpy', 'flax', 'optax', 'tensorflow_datasets') if name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -341,8 +346,25 @@ def test_what_a_configuration_has_by_default_gives_way(tmp_path):
     for first, then in (("--milestones=0.5", "--cosine"), ("--cosine", "--milestones=0.5")):
         training = again([*plain, first], then).training
         assert (training.cosine, training.milestones) == ((True, ()) if then == "--cosine" else (False, (0.5,)))
-    two = ["compare", "--methods", "lwf", "ewc", "--set", "lwf.temperature=3", "ewc.strength=100", "strength=2"]
-    assert again(two).training.set == ("lwf.temperature=3", "strength=2")
+    two = [
+        "compare",
+        "--methods",
+        "lwf",
+        "mas+ewc",
+        "--set",
+        "lwf.temperature=3",
+        "mas+ewc.ewc.strength=9",
+        "strength=2",
+    ]
+    assert again([*two, "ewc.fisher=sampled", "lfw.x=1"]).training.set == (
+        "lwf.temperature=3",
+        "strength=2",
+        "lfw.x=1",
+    ), "what is of another method goes, what is of none is to be refused"
+    assert again([*plain, "--channels", "8"], "--network", "mine:make").network.channels == ("8",)
+    assert again([*plain, "--network", "cnn"], "--network", "mine:make").network.channels is None
+    assert again([*plain, "--network", "mine:make", "--channels", "8"], "--network", "cnn").network.channels == ("8",)
+    assert again([*plain, "--milestones=0.5"], "--no-cosine").training.milestones == (0.5,)
 
 
 def test_a_list_in_two_parts_is_refused_and_what_changes_nothing_is_told(tmp_path):
@@ -360,6 +382,9 @@ def test_a_list_in_two_parts_is_refused_and_what_changes_nothing_is_told(tmp_pat
     swept = ["sweep", "lwf", "learning_rate", "0.1", "1", "--rate", "0.5"]
     assert told(*swept) == ["--learning-rate changes nothing where it is swept."]
     assert told(*swept, "--vs", "ewc") == []
+    number = ["sweep", "lwf", "strength", "1", "2", "--set", "strength=7"]
+    assert told(*number) == ["--set strength=7 changes nothing where it is swept."]
+    assert told(*number, "--vs", "ewc") == told("sweep", "lwf+ewc", *number[2:]) == []
     file = tmp_path / "config.json"
     command = cli.parse(["run", "lwf", "--tune", "--lr", "0.1"])
     file.write_text(json.dumps(configuration(curves_of(command), settle(command.options))))
@@ -455,12 +480,16 @@ def test_results_that_stand_on_other_data_are_not_compared(compared, tmp_path, c
     (out / "config.json").write_text((compared[0] / "config.json").read_text())
     half = {**record, "complete": False, "runs": record["runs"][:1]}
     same = ["compare", "--methods", "finetune", "freezing", "--seeds", "2", *SMALL, "--no-report", "--out", str(out)]
-    for name, words in (("examples", "the examples"), ("division", "their division")):
+    parts = {"examples": "the examples", "sample": "the examples", "division": "their division"}
+    for name, words in {**parts, "start": "the parameters given to begin with"}.items():
         text = json.dumps({**half, "basis": {**record["basis"], name: "0"}})
         (out / "record.json").write_text(text)
         told = refused(capsys, *same)
         assert f"has results of finetune, since which {words} have changed" in told
         assert (out / "record.json").read_text() == text
+    streamed = {name: part for name, part in record["basis"].items() if name != "examples"}
+    (out / "record.json").write_text(json.dumps({**half, "basis": streamed}))
+    assert cli.main(same) == 0, "of which a sample is known: they were read from disk"
     (out / "record.json").write_text(json.dumps({name: part for name, part in half.items() if name != "basis"}))
     assert cli.main([*same, "--keep-learners"]) == 0, "of an earlier version"
     assert "No learners are kept of finetune, finished without" in " ".join(capsys.readouterr().err.split())
@@ -579,7 +608,6 @@ def test_methods_that_do_not_fit_are_left_out_unless_named(tmp_path, capsys):
         (["run", "finetune", "--tune", "0.1", "0.1"], "--tune is 0.1 0.1, but must be different learning rates."),
         (["run", "tfm", "--tune", "--set", "candidates=0.1,0.2"], "tfm chooses its own numbers at each visit"),
         (["run", "lwf", "--tune", "--validation", "0"], "which the search of lwf needs"),
-        (["sweep", "lwf", "strength", "1", "2", "--set", "strength=7"], "lwf.strength is varied, and given by --set"),
         (["sweep", "lwf", "strength", "1", "--tune"], "--tune chooses the numbers that a sweep varies"),
         (["run", "finetune", "--memory-selection", "herding"], "--memory-selection is herding, but must be left out"),
         (["comprae"], "There is no command 'comprae'. Did you mean 'compare'?"),

@@ -161,7 +161,7 @@ def test_old_examples_may_be_gone_and_heads_may_grow():
         assert bits(now[:2, ..., :3]) == bits(was)
     joint = build("joint", longer)
     with pytest.raises(
-        ValueError, match=r"Task 0 \(classes .*\) has no train examples, and joint trains on all .* Give"
+        ValueError, match=r"Task 0 \(classes .*\) has no train examples, and joint trains on all .* Take"
     ):
         training.drive(joint, MOMENTUM, [(5, longer)], SETTINGS, past=old)
 

@@ -158,7 +158,7 @@ def test_a_learner_is_made_with_its_own_settings_among_those_of_others(folders, 
     )
     assert kept(str(tmp_path / "both"), "freezing", 3).method.name == "freezing"
     again = cli.parse(["run", "freezing", "--from", str(tmp_path / "both"), "--add-task", "x"])
-    assert again.options.training.set == ()
+    assert again.options.training.set == ("strength=3",), "which is refused where the method has none"
 
 
 def test_a_network_that_is_begun_with_standardises_as_it_was_trained(folders):

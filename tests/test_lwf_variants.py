@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cljax import losses, networks, task_params
-from cljax.methods.common import as_it_is, depends_on_own, forward
+from cljax.methods.common import as_it_is, depends_on_own, forward, leaves_read
 from cljax.methods.lwf import lwf
-from cljax.types import Learner, Sizes, make_clock
+from cljax.types import Learner, Network, Sizes, make_clock
 from tests import conformance
 from tests.shared import assert_close, bits, sequential, small
 from tests.test_lwf import STUDENT, TEACHER, batch_of, learner_of, phases_of, table
@@ -232,3 +232,30 @@ def test_layers_of_a_task_s_own_below_shared_statistics_are_refused():
     with pytest.raises(ValueError, match=r"The last 2 hidden layers cannot be a task's own.* from 1 to 1"):
         lwf(network, own_layers=2)
     assert not depends_on_own(network._replace(per_task=()), lambda output: output.logits)
+
+
+def test_what_a_pass_reads_is_found_whatever_it_is_made_of():
+    """Loops, branches, custom rules and references: as a batch of two parameters in place of one shows it."""
+
+    def pass_of(apply):
+        def init(key):
+            return {name: jnp.ones(3) for name in ("used", "unused", "looped")}, {}
+
+        def encode(params, collections, inputs, *, train, key):
+            return apply(params, inputs), {}, collections
+
+        decode = lambda params, collections, maps, **_: ((maps, maps), {}, collections)
+        return Network(init, encode, decode, (), (), (3,), 3)
+
+    def loops(params, inputs):
+        other = jnp.exp(params["unused"])
+        both = jax.lax.fori_loop(0, 3, lambda _, carry: carry * params["looped"][None, :], inputs)
+        return jnp.where(inputs > 0, jax.nn.relu(both + params["used"][None, :]), jnp.zeros_like(other)[None, :])
+
+    def kept(params, inputs):
+        place = jax.new_ref(jnp.zeros(3))
+        place[...] = params["used"] * params["looped"]
+        return inputs * place[...][None, :]
+
+    for apply in (loops, jax.jit(loops), jax.checkpoint(loops), kept):
+        assert leaves_read(pass_of(apply), lambda output: output.features) == {"used", "looped"}

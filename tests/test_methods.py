@@ -249,6 +249,22 @@ def test_freezing_trains_own_leaves_only_after_the_first_task(normalization):
             assert last.tobytes() == first.tobytes(), path
 
 
+def test_freezing_gives_a_task_s_own_statistics_those_of_the_first():
+    """No others are estimated; weights of a task's own are drawn."""
+    stream = conformance.stream()
+    network = networks.mlp((8, 8, 1), 3, hidden=(5, 4), normalization="batch")
+    method = methods.freezing(networks.own_last_layers(network, 1))
+    learner = training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, jax.random.key(0))
+    first = shared.focus(learner, 0)
+    raised = lambda leaf: leaf + 3 if leaf.dtype == jnp.float32 else leaf
+    first = first._replace(collections=jax.tree.map(raised, first.collections))
+    here = shared.focus(task_params.write_back(first, jnp.int32(0)), 1)
+    begun = method.begin_task(here, make_clock(task=1), None, jax.random.key(0))
+    assert begun.collections["batch_stats"]["norm_1"]["mean"].tolist() == [3] * 4
+    assert begun.collections["batch_stats"]["norm_0"]["mean"].tolist() == [3] * 5, "which all tasks share"
+    np.testing.assert_array_equal(begun.params["dense_1"]["kernel"], learner.params["dense_1"]["kernel"][1])
+
+
 def test_freezing_and_others_need_something_to_learn():
     shared = networks.mlp((8, 8, 1), 3)._replace(per_task=())
     with pytest.raises(ValueError, match="freezing needs leaves that belong to a task"):

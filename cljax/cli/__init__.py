@@ -33,7 +33,7 @@ from cljax.cli.options import (
 )
 from cljax.cli.parameters import as_options, docstring, unknown
 from cljax.cli.printing import Closed, any_terminal, errors_console, show, standard_output, styled
-from cljax.cli.typed import check_once, idle
+from cljax.cli.typed import check_once
 
 __all__ = ["main"]
 
@@ -64,8 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if isinstance(command, Compare | Run | Sweep):
                 from cljax.cli.compare import compare
 
-                for line in idle(command, words):
-                    errors.print(styled("yellow", as_options(line, words)), soft_wrap=True)
                 return compare(command, errors, shlex.join(["cljax", *words]))
             if isinstance(command, Predict):
                 from cljax.cli.learned import predict

@@ -9,6 +9,7 @@ import math
 import operator
 import os
 import pathlib
+import shlex
 import shutil
 import sys
 from collections.abc import Container, Iterator, Sequence
@@ -20,9 +21,11 @@ from rich.text import Text
 from cljax.cli.asked import Curve, configuration, curves_of
 from cljax.cli.experiment import Experiment, make_experiment
 from cljax.cli.options import Compare, Options, Run, RunError, Sweep, UsageError, settle
+from cljax.cli.parameters import as_options
 from cljax.cli.printing import show, styled
 from cljax.cli.process import first_alone, is_first, set_up
 from cljax.cli.rules import check_values
+from cljax.cli.typed import idle
 from cljax.text import printable, shell_word
 
 if TYPE_CHECKING:
@@ -31,8 +34,16 @@ if TYPE_CHECKING:
     from cljax.training.state import Failure
     from cljax.types import Learner, Method, Stream
 
-BASIS = {"examples": "the examples", "division": "their division", "start": "the parameters given to begin with"}
-"""What the results of a record stand on, beside its configuration, which names files alone; a digest each."""
+BASIS = {
+    "sample": "the examples",
+    "examples": "the examples",
+    "division": "their division",
+    "start": "the parameters given to begin with",
+}
+"""What the results of a record stand on, beside its configuration, which names files alone; a digest each.
+
+Of examples that are read as the run goes on, a sample alone.
+"""
 MOST_CONFUSED = 200
 """Classes of which a record counts which is taken for which: their squares would fill it."""
 
@@ -65,6 +76,8 @@ def compare(command: Compare | Run | Sweep, errors: Console, line: str = "") -> 
         record: dict[str, Any] = {"format": 1, "complete": False, "command": before.get("command", line)}
         record |= {"left_out": experiment.left_out, "diverged": list(before.get("diverged", []))}
         record |= {"runs": list(before.get("runs", [])), "basis": basis_of(experiment, before, folder)}
+        for text in idle(command, words := shlex.split(line)[1:]):
+            errors.print(styled("yellow", as_options(text, words)), soft_wrap=True)
         tell_beginning(experiment, folder, record["runs"], errors)
         todo = [curve for curve in experiment.curves if not told_of(curve, record)]
         say = lambda text: errors.print(Text(printable(text)), soft_wrap=True)
@@ -133,12 +146,18 @@ def basis_of(experiment: Experiment, before: dict[str, Any], folder: RunFolder) 
       UsageError: what an interrupted run has found stands on others.
     """
     from cljax.training import identity
+    from cljax.training.streaming import is_streamed
 
     tables = [stream.tables for _, stream in experiment.seeds]
-    basis: dict[str, Any] = {"examples": identity.examples(tables[0].examples)}
-    basis |= {"division": [*map(identity.division, tables)], "start": identity.parameters(experiment.start or {})}
-    there = before.get("basis", basis)
-    if before.get("runs") and (found := [words for name, words in BASIS.items() if there.get(name) != basis[name]]):
+    examples = tables[0].examples
+    basis: dict[str, Any] = {"sample": identity.sample(examples), "division": [*map(identity.division, tables)]}
+    basis |= {"start": identity.parameters(experiment.start or {})}
+    if not is_streamed(tables[0]):
+        basis["examples"] = identity.examples(examples)
+    there = before.get("basis", {})
+    both = [name for name in BASIS if name in there and name in basis]
+    found = list(dict.fromkeys(BASIS[name] for name in both if there[name] != basis[name]))
+    if before.get("runs") and found:
         names = ", ".join(dict.fromkeys(run["method"] for run in before["runs"]))
         raise UsageError(
             f"{folder.path} has results of {names}, since which {' and '.join(found)} have changed: the others would "
@@ -321,7 +340,7 @@ def tell_end(experiment: Experiment, folder: RunFolder, record: dict[str, Any], 
     try:
         show(f"Report: {report.write([folder.path]) if page else again}", width=width)
     except ValueError as error:
-        raise RunError(f"The run is complete, but not its report, which `{again} --out` writes. {error}") from None
+        raise RunError(f"The run is complete, but not its report: `{again} --out FOLDER` writes it. {error}") from None
 
 
 def tell_lost(record: dict[str, Any], errors: Console) -> None:

@@ -26,7 +26,7 @@ from cljax.cli.making import (
     make_stream,
 )
 from cljax.cli.options import DEFAULT_METHODS, Options, Training, UsageError, seed_numbers
-from cljax.cli.parameters import parse_parameters
+from cljax.cli.parameters import meant_for, parse_parameters
 from cljax.references import is_reference
 
 if TYPE_CHECKING:
@@ -219,9 +219,9 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
 
 def parameters_of(names: Sequence[str], options: Training) -> dict[str, dict[str, Any]]:
     """The parameters set, by method, as `methods.build` takes them."""
-    from cljax.methods.build import makers, options_of
+    from cljax.methods.build import options_of
 
-    flat = {f"{name} {part}": make for name in names for part, make in makers(name).items()}
+    flat = _flat(names)
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, given in parse_parameters(options.set, flat).items():
         name, part = key.split(" ")
@@ -230,6 +230,22 @@ def parameters_of(names: Sequence[str], options: Training) -> dict[str, dict[str
         own = "" if part == name.split("+")[0] else f"{part}."
         found[name] |= {own + option: value for option, value in given.items()}
     return found
+
+
+def own_settings(name: str, settings: Sequence[str]) -> tuple[str, ...]:
+    """Those of `--set` that a method takes, among those of others."""
+    from cljax.methods.build import options_of
+
+    flat = _flat([name])
+    takes = lambda key: any(key.rpartition(".")[2] in options_of(flat[one]) for one in meant_for(key, flat))
+    return tuple(setting for setting in settings if takes(setting.partition("=")[0]))
+
+
+def _flat(names: Sequence[str]) -> dict[str, Any]:
+    """What makes the methods, by method and part."""
+    from cljax.methods.build import makers
+
+    return {f"{name} {part}": make for name in names for part, make in makers(name).items()}
 
 
 def _check_values(curve: Curve, experiment: Experiment) -> None:
@@ -242,9 +258,6 @@ def _check_values(curve: Curve, experiment: Experiment) -> None:
         grid = [{curve.parameter: value} for value in curve.values]
         training.check_hypers(method, grid, grid)
         part, _, parameter = curve.parameter.rpartition(".")
-        others = [one for one in experiment.curves if one.method == name and one.parameter != curve.parameter]
-        if curve.parameter in experiment.parameters[name] and not others:
-            raise ValueError(f"{curve.name} is varied, and given by --set as well. Leave it out of --set.")
         made = makers(name)
         if parameter in options_of(made[part or next(iter(made))]):
             for one in grid:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cljax
-from cljax.cli.options import Compare, Options, Predict, UsageError, seed_numbers, settle
+from cljax.cli.options import Options, Predict, UsageError, seed_numbers, settle
 
 if TYPE_CHECKING:
     import pathlib
@@ -113,14 +113,14 @@ def kept(folder: str, name: str, seed: int) -> Kept:
     Raises:
       UsageError: there is none, it cannot be read, or the run's configuration cannot.
     """
-    from cljax.cli.experiment import parameters_of
+    from cljax.cli.experiment import own_settings, parameters_of
     from cljax.cli.making import amend, make_network, make_optimizer
     from cljax.methods.build import build
     from cljax.storage import checkpoints
 
-    place, asked_for = kept_in(folder, name, seed), command_of(folder)
-    options = asked_for.options
-    parameters = parameters_of(asked_for.methods, options.training)
+    place, options = kept_in(folder, name, seed), options_of(folder)
+    settings = own_settings(name, options.training.set)
+    parameters = parameters_of([name], dataclasses.replace(options.training, set=settings))
     optimizer = make_optimizer(options.training)
     found: dict[str, Any] = {}
 
@@ -196,7 +196,8 @@ def standardised(made: list[tuple[int, Stream]], options: Options, name: str) ->
     from cljax.storage import checkpoints
 
     (seed, first), past, start = made[0], options.data.past, options.training.init
-    notes = {} if start is None else checkpoints.notes(start)
+    own_numbers = options.data.normalize == "each" and len(options.data.data) > 1
+    notes = {} if start is None or own_numbers else checkpoints.notes(start)
     notes = notes if past is None else checkpoints.notes(kept_in(past, name, seed))
     mean, std = (tuple(notes.get(key, own)) for key, own in (("mean", first.mean), ("std", first.std)))
     if len(mean) != len(first.mean):  # of images of another kind
@@ -229,15 +230,6 @@ def options_of(folder: str) -> Options:
     """The options of a run, by its folder.
 
     Raises:
-      UsageError: as of `command_of`.
-    """
-    return command_of(folder).options
-
-
-def command_of(folder: str) -> Compare:
-    """A run's configuration, as the command that compares its methods.
-
-    Raises:
       UsageError: it has no configuration that can be read.
     """
     from cljax.files import expand
@@ -250,8 +242,8 @@ def command_of(folder: str) -> Compare:
 
 
 @functools.cache
-def _parsed(path: str, changed: int) -> Compare:
-    """The command of a configuration that was last changed then: asked for by every seed, and slow to parse."""
+def _parsed(path: str, changed: int) -> Options:
+    """The options of a configuration that was last changed then: asked for by every seed, and slow to parse."""
     from cljax.cli import parse
     from cljax.files import read_json
 
@@ -259,7 +251,7 @@ def _parsed(path: str, changed: int) -> Compare:
     words = ["compare", "--config", path]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # `parse` says what is wrong
         words += ["--methods", *map(str, read_json(path)["methods"])]  # also those of a sweep
-    return parse(words)  # type: ignore[return-value]
+    return parse(words).options  # type: ignore[union-attr]
 
 
 LATER = {"data_dir", "fraction", "past", "add_task", "dropout"}

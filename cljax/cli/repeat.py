@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cljax import files
-from cljax.cli.asked import curves_of, split_parameter
+from cljax.cli.asked import split_parameter
 from cljax.cli.options import NETWORKS, Compare, Data, Network, Options, Run, Sweep, Training, UsageError, settle
-from cljax.cli.parameters import meant_for
 from cljax.cli.typed import typed
 from cljax.references import is_reference
 from cljax.storage import old_names
@@ -34,7 +33,7 @@ def words_of(path: str, command: Compare | Run | Sweep, words: Sequence[str]) ->
         what = _what(found, command)
         _give_way(found, set(typed(words)), command.options)
         if not what and (settings := found.get("training", {}).get("set")):
-            found["training"]["set"] = _settings_of(command, settings)
+            found["training"]["set"] = _settings_of(command, settings, found["methods"])
         return [*what, *option_words(found)]
     except OSError as error:
         raise UsageError(f"{option} is {path}, which cannot be read ({error.strerror}).") from None
@@ -85,31 +84,47 @@ def _give_way(config: dict[str, Any], names: set[str], options: Options) -> None
       options: what they are.
     """
     data, training, network = (config.get(section, {}) for section in ("data", "training", "network"))
-    sets, kind = tuple(data.get("data", Data.data)), network.get("network", Network.network)
+    sets, kind = tuple(data.get("data") or Data.data), network.get("network", Network.network)
     usual = settle(Options(data=Data(sets, division=data.get("division", Data.division)), network=Network(kind)))
     gone = [(training, "seeds")] if names & {"seed", "seeds"} else []
-    gone += [(training, "milestones")] if "cosine" in names else []
-    gone += [(training, "cosine")] if "milestones" in names else []
+    gone += [(training, "milestones")] if "cosine" in names and options.training.cosine else []
+    gone += [(training, "cosine")] if "milestones" in names and options.training.milestones else []
     if names & {"data", "division"} and data.get("tasks") == usual.data.tasks:
         gone.append((data, "tasks"))
     own = options.network.network
     if "network" in names and own != kind:
-        taken = NETWORKS["cnn"] if own == "auto" or is_reference(own) else NETWORKS.get(own, ())
-        stay = ("normalization", "precision", *taken)
+        taken = network if is_reference(own) else NETWORKS["cnn"] if own == "auto" else NETWORKS.get(own, ())
+        stay = ("network", "normalization", "precision", *taken)
         gone += [(network, name) for name in network if name not in stay]
         gone += [(network, "dropout")] if network.get("dropout") == usual.network.dropout else []
+        gone += [(network, "channels")] if network.get("channels") == list(usual.network.blocks) else []
     for section, name in gone:
         section.pop(name, None)
 
 
-def _settings_of(command: Compare | Run | Sweep, settings: Sequence[str]) -> list[str]:
-    """Those of `--set` that one of the command's methods takes."""
-    from cljax.methods.build import makers, options_of
+def _settings_of(command: Compare | Run | Sweep, settings: Sequence[str], methods: Sequence[str]) -> list[str]:
+    """Those of `--set` but for METHOD.NAME=VALUE of a method, or part, that the configuration has and the command not.
 
-    names = {curve.method for curve in curves_of(command)}
-    flat = {f"{name} {part}": make for name in names for part, make in makers(name).items()}
-    takes = lambda key: any(key.rpartition(".")[2] in options_of(flat[one]) for one in meant_for(key, flat))
-    return [setting for setting in settings if takes(setting.partition("=")[0])]
+    By their names alone: nothing is imported yet.
+
+    Example:
+      >>> _settings_of(Run('lwf'), ['lwf.strength=2', 'ewc.strength=9', 'strength=3', 'x.y=1'], ['lwf', 'ewc'])
+      ['lwf.strength=2', 'strength=3', 'x.y=1']
+    """
+    if isinstance(command, Sweep):
+        names = [command.method, *(split_parameter(words.partition("=")[0])[0] for words in command.vs)]
+    else:
+        names = [*command.methods] if isinstance(command, Compare) else [command.name or command.method]
+    if names == ["all"]:
+        return list(settings)
+    gone = _owners(methods) - _owners(filter(None, names))
+    return [setting for setting in settings if setting.partition("=")[0].rpartition(".")[0] not in gone]
+
+
+def _owners(methods: Iterable[str]) -> set[str]:
+    """What METHOD of `--set METHOD.NAME=VALUE` may be for these methods: their names, parts, and both together."""
+    parts = [(name, part) for name in methods for part in name.split("+")]
+    return {owner for name, part in parts for owner in (name, part, f"{name}.{part}")}
 
 
 def _what(config: dict[str, Any], command: Compare | Run | Sweep) -> list[str]:

@@ -61,13 +61,17 @@ def idle(command: Compare | Run | Sweep, words: Sequence[str]) -> list[str]:
       ['--patience-factor changes nothing without --patience.']
     """
     options: Options = command.options
-    swept = isinstance(command, Sweep) and command.parameter == "learning_rate" and not command.vs
+    alone = isinstance(command, Sweep) and not command.vs and "+" not in str(command.method)
+    swept = {command.parameter, f"{command.method}.{command.parameter}"} if isinstance(command, Sweep) and alone else ()
     without = [(f"patience_{name}", "without --patience") for name in ("factor", "minimum_learning_rate", "restore")]
     reasons = [
         *(without if not options.training.patience else ()),
         *([("learning_rate", "with --tune, which chooses it")] if options.training.tune is not None else []),
-        *([("learning_rate", "where it is swept")] if swept else []),
+        *([("learning_rate", "where it is swept")] if "learning_rate" in swept else []),
         *([("first_epochs", "with --from: the first task is learned")] if options.data.past is not None else []),
     ]
     names = set(typed(words))
-    return [f"--{name.replace('_', '-')} changes nothing {why}." for name, why in reasons if name in names]
+    given = [one for one in options.training.set if "set" in names and one.partition("=")[0] in swept]
+    told = [(f"--{name.replace('_', '-')}", why) for name, why in reasons if name in names]
+    told += [(f"--set {one}", "where it is swept") for one in given]
+    return [f"{option} changes nothing {why}." for option, why in told]

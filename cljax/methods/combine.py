@@ -251,7 +251,7 @@ def held_by(term: Term, base: Method) -> tuple[str, ...]:
       ValueError: for a leaf that the network does not have.
     """
     assert term.freezes is not None
-    held, leaves = term.freezes(base.network), task_params.leaf_paths(base.network.shapes[0])
+    held, leaves = term.freezes(base.network), (*task_params.leaf_paths(base.network.shapes[0]), *base.per_task)
     if stray := [path for path in held if path not in leaves]:
         raise ValueError(
             f"The term {term.name!r} freezes {stray[0]!r}, which is no leaf of the network. There are: "

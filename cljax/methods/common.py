@@ -399,11 +399,13 @@ def _reach(jaxpr: Any, given: Sequence[frozenset[str]]) -> list[frozenset[str]]:
     of = lambda atom: frozenset[str]() if isinstance(atom, core.Literal) else known.get(atom, frozenset[str]())
     for equation in jaxpr.eqns:
         names = [*map(of, equation.invars)]
+        found = [frozenset[str]().union(*names)] * len(equation.outvars)
         inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
         inner = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
-        if isinstance(inner, core.Jaxpr) and equation.primitive.name not in ("scan", "while"):
-            found = _reach(inner, names)
-        else:
-            found = [frozenset[str]().union(*names)] * len(equation.outvars)
+        if equation.effects:  # what is written into a reference
+            known |= {atom: frozenset().union(*names) for atom in equation.invars if not isinstance(atom, core.Literal)}
+        elif isinstance(inner, core.Jaxpr) and equation.primitive.name not in ("scan", "while"):
+            alike = len(inner.invars) == len(names) and len(inner.outvars) == len(found)
+            found = _reach(inner, names) if alike else found
         known |= dict(zip(equation.outvars, found, strict=True))
     return [*map(of, jaxpr.outvars)]

@@ -6,6 +6,7 @@ from jax import lax
 
 from cljax import task_params
 from cljax.methods.common import own_task, plain, require_own_leaves, stop_shared, update_masks
+from cljax.methods.copy_at_begin import copy_at_begin
 from cljax.types import Array, Batch, Clock, Learner, Method, Network, Tree
 
 
@@ -14,6 +15,7 @@ def freezing(network: Network) -> Method:
 
     From the second task on the network runs in evaluation mode (no dropout, stored normalisation statistics) and only
     the task's own leaves are trained: a linear classifier on the first task's features, so nothing is forgotten.
+    Statistics that belong to a task are then the first task's.
 
     Args:
       network: an ordinary network with `per_task` leaves.
@@ -22,8 +24,7 @@ def freezing(network: Network) -> Method:
       The method.
 
     Raises:
-      ValueError: where nothing belongs to a task, so that nothing could be learned after the first; where statistics of
-        batch normalisation do.
+      ValueError: where nothing belongs to a task, so that nothing could be learned after the first.
 
     Example:
       >>> from cljax import networks
@@ -35,12 +36,7 @@ def freezing(network: Network) -> Method:
     """
     base = plain("freezing", network)
     require_own_leaves("freezing", network)
-    _, collections = network.shapes
-    if own := [path for path in task_params.leaf_paths(collections) if task_params.ends_with(path, network.per_task)]:
-        raise ValueError(
-            f"freezing computes all tasks after the first as in prediction, which estimates no statistics, but here "
-            f"these belong to a task: {', '.join(own)}. Leave them out of per_task."
-        )
+    drawn, statistics = map(task_params.leaf_paths, network.shapes)
 
     def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key: Array | None):
         train = lambda params: base.loss(params, learner, clock, batch, key)
@@ -50,4 +46,6 @@ def freezing(network: Network) -> Method:
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:
         return update_masks(learner, own_task(learner, clock), clock.newest == 0)
 
-    return base._replace(loss=loss, update_mask=update_mask, zero_forgetting=True)
+    method = base._replace(loss=loss, update_mask=update_mask, zero_forgetting=True)
+    own = any(task_params.ends_with(path, network.per_task) for path in statistics)
+    return copy_at_begin(method, source="first", drawn=drawn) if own else method

@@ -206,14 +206,15 @@ def restore(folder: str | os.PathLike, like: Tree | Callable[[dict[str, Any]], T
 
 
 def notes(folder: str | os.PathLike) -> dict[str, Any]:
-    """The notes of the newest checkpoint of a series, whole or not; empty where there are none.
+    """The notes of a checkpoint, or of the newest of a series, whole or not; empty where there are none.
 
     Example:
       >>> from cljax.storage.checkpoints import notes
       >>> notes('none')
       {}
     """
-    for path in reversed(_numbered(pathlib.Path(folder).expanduser().absolute())):
+    place = pathlib.Path(folder).expanduser().absolute()
+    for path in reversed(_numbered(place) or [place]):
         with contextlib.suppress(_Damaged, CheckpointError, OSError):
             return _manifest(path)["notes"]
     return {}

@@ -175,9 +175,8 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
             why = f", and {method.name} trains on all tasks so far" if past[task] else ""
             names = ", ".join(map(str, dict(enumerate(stream.facts.get("classes", []))).get(task, [])[:3]))
             whose = f" (classes {names})" if names else ""
-            raise ValueError(
-                f"Task {task}{whose} has no {split} examples{why}. Give its classes some, or leave these classes out."
-            )
+            cure = "Take another method." if past[task] else "Give its classes some, or leave these classes out."
+            raise ValueError(f"Task {task}{whose} has no {split} examples{why}. {cure}")
     if (epochs[1:] < 1).any() and method.train_on == "current":
         raise ValueError(
             f"Task 1 takes no epoch in this schedule (streams.together), which is for methods that train on all tasks "

@@ -73,10 +73,14 @@ def computation(programs: Programs, tables: Tables) -> str:
 
 def examples(values: Any) -> str:
     """A digest of the examples: of all that are in memory; of some, evenly spaced, that are read on demand."""
-    if isinstance(values, Images):
-        rows = np.unique(np.linspace(0, len(values) - 1, min(SAMPLE, len(values))).astype(np.int64))
-        return f"{_of_arrays([values.take(rows)])} of {len(values)}"
-    return _of_arrays([values])
+    return sample(values) if isinstance(values, Images) else _of_arrays([values])
+
+
+def sample(values: Any) -> str:
+    """A digest of some examples, evenly spaced, and of how many there are: the same of an array and of `Images`."""
+    rows = np.unique(np.linspace(0, len(values) - 1, min(SAMPLE, len(values))).astype(np.int64))
+    some = values.take(rows) if isinstance(values, Images) else np.asarray(values)[rows]
+    return f"{_of_arrays([some])} of {len(values)}"
 
 
 def tree(values: Tree) -> str:
