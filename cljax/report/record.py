@@ -1,7 +1,8 @@
 """A run's record, and reading one back.
 
 A record is plain JSON: `{"format": 1, "complete": bool, "left_out": {...}, "diverged": [...], "runs": [...]}`, one
-object a method. `diverged` has a line for each learner that did, whose numbers are in no run.
+object a method. `diverged` has a line for each learner that did, whose numbers are in no run; the command's `basis`
+digests of the data and of what all began with, so that nothing else is compared with them.
 """
 
 from __future__ import annotations
