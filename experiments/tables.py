@@ -237,6 +237,8 @@ def found_of(table: Table, runs: Runs, config: Config) -> dict[str, Any]:
     reported = {name: report.summarise({**run, **without}) for name, run in runs.items()}
     columns = dict.fromkeys(column for values in reported.values() for column in values)
     found = {column: {name: own[column] for name, own in reported.items() if column in own} for column in columns}
+    told = lambda own: any(np.isfinite(np.asarray(value, np.float64)).any() for value in own.values())
+    found = {column: own for column, own in found.items() if told(own)}  # where tasks come at random some mean nothing
     found |= {column: {name: own(run) for name, run in runs.items()} for column, own in table.metrics.items()}
     apart = {
         column: {
