@@ -305,3 +305,13 @@ def test_the_loss_that_decides_on_units_is_the_mean_over_examples_of_batches_tha
     for factor, added in ((1.001, 2), (0.999, 4)):
         hyper = {**learner.hyper, "loss_threshold": jnp.float32(factor * loss), "expansion": jnp.float32(2)}
         assert int(jnp.sum(end(learner._replace(hyper=hyper))["conv_0_0"] == 1)) == added
+
+
+def test_a_visit_has_four_stages_and_the_first_one_alone_the_second():
+    phases = {phase.name: (phase.fraction, phase.skip_first_task) for phase in drawn_net()[0].phases}
+    assert phases == {
+        "head": (0.1, True),
+        "retrain": (0.4, False),
+        "expand": (0.25, True),
+        "duplicate": (0.25, True),
+    }

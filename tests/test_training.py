@@ -830,3 +830,27 @@ def test_the_best_copy_s_statistics_and_state_are_restored_at_the_end_of_a_phase
     for part in ("params", "collections", "method_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(learner, part), best[part])
     assert float(learner.collections["batch_stats"]["norm_0"]["mean"][0]) == 1.0
+
+
+def test_the_training_loss_of_an_epoch_is_the_mean_over_its_examples():
+    """The last batch, which is not full, counts by its examples; at a rate that moves nothing."""
+    stream = conformance.stream()
+    method = methods.finetune(small(stream, normalization=None))
+    settings = VALIDATED._replace(learning_rate=1e-30)
+    engine = training.make_engine(
+        method, optax.sgd(1.0), settings, scenario="task", max_examples=streams.max_examples(stream.tables)
+    )
+    tables, key, here = jax.device_put(stream.tables), jax.random.key(0), make_clock(task=1)
+
+    @jax.jit
+    def epoch(learner):
+        state = engine.begin_phase(engine.begin_visit(learner, here, tables, key), here, tables, key)
+        return engine.epoch(state, here, tables, key)[1]
+
+    learner, table = jax.jit(engine.init)(key, tables), stream.tables.train
+    mine = slice(table.start[1], table.start[1] + table.size[1])
+    labels, own = table.labels[mine], stream.tables.classes[1]
+    assert len(labels) % settings.batch_size, "the last batch is a partial one"
+    logits = np.asarray(method.predict(learner, stream.tables.examples[table.index[mine]], jnp.int32(1)))
+    each = np.log(np.exp(logits[:, own]).sum(1)) - logits[np.arange(len(labels)), labels]
+    np.testing.assert_allclose(epoch(learner).loss, each.mean(), rtol=1e-5)
