@@ -17,9 +17,8 @@ table prints, by less than a quarter. Tensor factorisation begins with centred r
 `leased` is `full` in a quarter of the rounds, at the same rates; both are for a GPU: 2.7 million steps a seed for each
 system of CIFAR-10's two tables. `reduced` has the smallest fraction alone, with which the paper too has DF-CNN below
 single-task learning on CIFAR-10, and a hundred rounds, 10 or 20 visits a task on average (one draw for all seeds), at
-four times the rates, and is tested every twenty-fifth: by measured steps of 16 ms (MNIST) and 75 ms (CIFAR-10) of one
-core, three quarters of an hour for the two tables of MNIST and an hour and a half for those of CIFAR-10; `--tables`
-chooses.
+four times the rates, and is tested every twenty-fifth. The two tables of MNIST take half an hour on two cores, those of
+CIFAR-10, by measured steps of 75 ms of one core, an hour and a half; `--tables` chooses.
 """
 
 from __future__ import annotations
