@@ -24,6 +24,7 @@ from experiments import benchmark_gpu, claims, five_papers, saving, tables
 from experiments.benchmark import ours, plain
 from experiments.clnp import figure_3 as clnp_figure_3
 from experiments.clnp import figure_4 as clnp_figure_4
+from experiments.clnp import table_1 as clnp_table_1
 from experiments.df_cnn import figure_3, tables_1_2
 from experiments.lwf import __main__ as lwf
 from experiments.lwf import paper, parts, runs
@@ -208,6 +209,21 @@ def test_attention_has_moved_by_the_mean_distance_of_maps_that_see_something():
 def test_what_a_search_has_chosen_is_told_by_seed_and_visit():
     search = {"numbers": {"growth": [[[0.1, 0.5], [0.1, 0.5]], [[0.2, 0.6], [0.2, 0.6]]]}, "chosen": [[1, 0], [0, 0]]}
     np.testing.assert_array_equal(tables.chosen({"search": search})["growth"], [[0.5, 0.1], [0.2, 0.2]])
+
+
+def test_clnps_published_form_has_the_papers_numbers_and_its_size(tmp_path):
+    assert set(clnp_figure_3.TASKS) == set(clnp_table_1.FORMS)
+    config = clnp_table_1.Config(form="published", runs=str(tmp_path))
+    runs = clnp_table_1.Runs(config)
+    assert (config.methods, runs.size, runs.grid) == (
+        ("clnp", "single_task"),
+        clnp_table_1.FORMS["full"],
+        clnp_table_1.FULL_GRID,
+    )
+    numbers = clnp_table_1.as_hyper(runs.chosen("clnp")["best"])
+    expected = {"learning_rate": 2e-3, "margin": 5e-4, "l1_0": 1e-7, "l1_1": 1e-5, "l1_2": 1e-6}
+    assert numbers == pytest.approx(expected)
+    assert list(tmp_path.iterdir()) == [], "nothing is tried"
 
 
 def test_clnps_capacity_by_hand():

@@ -19,11 +19,11 @@ from matplotlib.axes import Axes
 from cljax import metrics
 from cljax.report import frame, palette
 from experiments import claims
-from experiments.clnp.table_1 import FORMS, Config, Runs
+from experiments.clnp.table_1 import AT_SCALE, FORMS, Config, Runs
 from experiments.saving import command_line, write_result
 
 SOURCE = "Golkar et al. 2019, figure 3"
-TASKS = {"full": 25, "reduced": 25, "tiny": 3}
+TASKS = {"full": 25, "published": 25, "reduced": 25, "tiny": 3}
 PUBLISHED = {"used after 10 tasks": (18.0, 40.0), "tasks before the last layer is full": 25, "accuracy": 98.4}
 
 
@@ -91,7 +91,7 @@ def claims_of(used: np.ndarray, accuracy: np.ndarray, form: str) -> list[claims.
     ]  # fmt: skip
     told = []
     for what, published, found in rows:
-        text, verdict = claims.at_scale(*found, form == "full")
+        text, verdict = claims.at_scale(*found, form in AT_SCALE)
         told.append(claims.claim(SOURCE, f"{what} (2 x 2000 units, {form})", published, text, verdict))
     return told
 

@@ -93,6 +93,8 @@ FORMS = {
     "reduced": Size(epochs=2, chosen_on=(3, 4, 0.3)),
     "tiny": Size(hidden=(16, 16), tasks=2, epochs=1, fraction=0.02, chosen_on=(2, 1, 0.02)),
 }
+AT_SCALE = ("full", "published")
+"""The forms of the paper's size."""
 CHOSEN_WITH = 1000
 """The seed with which numbers are chosen; no run of the table has it, nor its permutations."""
 
@@ -122,7 +124,7 @@ class Runs:
     def __init__(self, config: Config, size: Size | None = None) -> None:
         self.size, self.folder = size or FORMS[config.form], pathlib.Path(config.runs)
         self.checkpoints = pathlib.Path(config.checkpoints)
-        self.grid = FULL_GRID if config.form == "full" else GRID
+        self.grid = FULL_GRID if config.form in AT_SCALE else GRID
         self.given = GIVEN if config.form == "published" else {}
         self.dataset = functools.cache(lambda: data.load("mnist", config.data_dir))
 
@@ -224,11 +226,10 @@ def main(config: Config) -> None:
     write_result(config, f"clnp_table_1_{config.form}", result, command_line("experiments.clnp.table_1"))
     decided = []
     for name in (name for name in average if name != "clnp" and "clnp" in average):
-        whole = config.form in ("full", "published")
-        near = 0.1 if whole else 0.5  # points; the paper's are 0.06
+        near = 0.1 if config.form in AT_SCALE else 0.5  # points; the paper's are 0.06
         at_least, what = (-near / 100, f"within {near} points of") if name == "single_task" else (0.0, "above")
         text, verdict = claims.compare(("clnp", average["clnp"]), (name, average[name]), at_least=at_least)
-        text, verdict = claims.at_scale(text, verdict, whole)
+        text, verdict = claims.at_scale(text, verdict, config.form in AT_SCALE)
         print(f"{verdict:15s} CLNP is {what} {name}: {text}")
         claim = f"CLNP is {what} {name} (permuted MNIST, 2 x 2000 units, {config.form})"
         decided.append(claims.claim("Golkar et al. 2019, table 1", claim, f"98.42 to {PUBLISHED[name]}", text, verdict))
