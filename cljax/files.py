@@ -14,6 +14,8 @@ import secrets
 import stat
 from typing import Any, BinaryIO
 
+from cljax.numbers import show
+
 JSON_BYTES = 256 << 20
 """Most bytes of a JSON file: a record of a hundred methods, tasks and seeds has some tens of millions."""
 
@@ -49,6 +51,24 @@ def expand(path: str | os.PathLike) -> pathlib.Path:
         raise ValueError(
             f"{os.fsdecode(path)} begins with ~, but no such home folder is known. Set HOME, or write the whole path."
         ) from None
+
+
+def folder_path(path: str | os.PathLike) -> pathlib.Path:
+    """The path of a folder that a user names.
+
+    Raises:
+      ValueError: it is no path, or begins with a `~` that stands for no home.
+
+    Example:
+      >>> from cljax.files import folder_path
+      >>> folder_path('~nobody-of-this-name/pictures')
+      Traceback (most recent call last):
+      ...
+      ValueError: ~nobody-of-this-name/pictures begins with ~, but no such home folder is known. Set HOME, ...
+    """
+    if not isinstance(path, str | pathlib.PurePath) or not str(path) or "\0" in str(path):
+        raise ValueError(f"{show(path)} is no path of a folder. Give one, such as './pictures'.")
+    return expand(path)
 
 
 def user_cache() -> pathlib.Path:

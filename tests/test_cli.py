@@ -26,9 +26,9 @@ from cljax import cli, data, methods, networks, report, streams, task_params, tr
 from cljax.cli import making, process, progress
 from cljax.cli.asked import Curve, configuration, curves_of
 from cljax.cli.compare import confusion
-from cljax.cli.experiment import make_experiment, parameters_of
+from cljax.cli.experiment import make_experiment
 from cljax.cli.options import DEFAULT_METHODS, Compare, Data, Network, Options, Output, Training, UsageError, settle
-from cljax.cli.parameters import described, fits, parse_parameters
+from cljax.cli.parameters import described, fits, parameters_of, parse_parameters
 from cljax.cli.repeat import option_words
 from cljax.cli.rules import check_values
 from cljax.cli.typed import idle

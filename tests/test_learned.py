@@ -13,8 +13,9 @@ from PIL import Image
 
 from cljax import cli, data, streams
 from cljax.cli import main, making
-from cljax.cli.learned import added, kept, options_of, standardised
+from cljax.cli.learned import kept, standardised
 from cljax.cli.options import settle
+from cljax.cli.past import added, options_of
 from tests import conformance
 from tests.shared import bits
 

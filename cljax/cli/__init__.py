@@ -5,24 +5,18 @@ Everything heavy is imported where it is used, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 import cljax
 from cljax.cli.options import (
-    COMMAND,
-    COMMANDS,
-    Command,
     Compare,
     DataSets,
-    Options,
     Predict,
     PrepareData,
     Report,
@@ -31,16 +25,11 @@ from cljax.cli.options import (
     Sweep,
     UsageError,
 )
-from cljax.cli.parameters import as_options, docstring, unknown
+from cljax.cli.parameters import as_options, docstring
+from cljax.cli.parsing import parse
 from cljax.cli.printing import Closed, any_terminal, errors_console, show, standard_output, styled
-from cljax.cli.typed import check_once
 
 __all__ = ["main"]
-
-DESCRIPTION = (
-    "Continual learning as pure JAX functions: compare methods, or run one with everything settable. "
-    "Start with `cljax compare`; each command has its own --help. `cljax --version` prints the version."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 return compare(command, errors, shlex.join(["cljax", *words]))
             if isinstance(command, Predict):
-                from cljax.cli.learned import predict
+                from cljax.cli.predict import predict
                 from cljax.cli.process import set_up
 
                 set_up(cache=True)
@@ -85,41 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         except KeyboardInterrupt as stop:
             return complain(errors, " ".join(["Stopped.", *map(str, stop.args)]), 130)
-
-
-def parse(words: Sequence[str]) -> Command:
-    """The arguments, typed; with `--config` or `--from`, those of another run where they do not say otherwise.
-
-    Raises:
-      SystemExit: with 2 where they cannot be read, with 0 after `--help`.
-      UsageError: the file of `--config` cannot be taken, or a list is given in parts.
-
-    Example:
-      >>> parse(['run', 'finetune', '--learning-rate', '0.1']).options.training.learning_rate
-      0.1
-    """
-    named = words[:1] if words and not words[0].startswith("-") else []
-    if named and named[0] not in COMMANDS:
-        raise UsageError(unknown("command", named[0], COMMANDS))
-    if named == ["run"] and len(words) > 2 and not any(word.startswith("-") for word in words[1:3]):
-        raise UsageError(
-            f"`cljax run` does one method: {words[1]}+{words[2]} adds one to another, and `cljax compare --methods "
-            f"{words[1]} {words[2]}` shows them side by side."
-        )
-    check_once(words)
-    command: Command = tyro.cli(COMMAND, prog="cljax", description=DESCRIPTION, args=words)
-    if isinstance(command, Compare | Run | Sweep) and (path := config_of(command.options)):
-        from cljax.cli.repeat import words_of
-
-        again = [words[0], *words_of(path, command, words), *words[1:]]
-        command = tyro.cli(COMMAND, prog="cljax", description=DESCRIPTION, args=again)
-    return command
-
-
-def config_of(options: Options) -> str | None:
-    """The configuration that the options stand on, if any."""
-    past = options.data.past
-    return options.config or (past and os.path.join(past, "config.json"))
 
 
 def make_report(folders: tuple[str, ...], out: str | None) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cljax.cli.asked import Curve, constructors
-from cljax.cli.learned import check_past, like_of, past_of, standardised
+from cljax.cli.learned import like_of, past_of, standardised
 from cljax.cli.making import (
     add_tasks,
     amend,
@@ -25,8 +25,9 @@ from cljax.cli.making import (
     make_settings,
     make_stream,
 )
-from cljax.cli.options import DEFAULT_METHODS, Options, Training, UsageError, seed_numbers
-from cljax.cli.parameters import meant_for, parse_parameters
+from cljax.cli.options import DEFAULT_METHODS, Options, UsageError, seed_numbers
+from cljax.cli.parameters import parameters_of
+from cljax.cli.past import check_past
 from cljax.references import is_reference
 
 if TYPE_CHECKING:
@@ -215,37 +216,6 @@ def make_experiment(curves: Sequence[Curve], options: Options, config: dict[str,
         experiment.shares(curve)
         experiment.past(curve.method)
     return experiment
-
-
-def parameters_of(names: Sequence[str], options: Training) -> dict[str, dict[str, Any]]:
-    """The parameters set, by method, as `methods.build` takes them."""
-    from cljax.methods.build import options_of
-
-    flat = _flat(names)
-    found: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for key, given in parse_parameters(options.set, flat).items():
-        name, part = key.split(" ")
-        asked = {"memory_size": options.memory, "selection": options.memory_selection} if options.memory else {}
-        given = {**{option: value for option, value in asked.items() if option in options_of(flat[key])}, **given}
-        own = "" if part == name.split("+")[0] else f"{part}."
-        found[name] |= {own + option: value for option, value in given.items()}
-    return found
-
-
-def own_settings(name: str, settings: Sequence[str]) -> tuple[str, ...]:
-    """Those of `--set` that a method takes, among those of others."""
-    from cljax.methods.build import options_of
-
-    flat = _flat([name])
-    takes = lambda key: any(key.rpartition(".")[2] in options_of(flat[one]) for one in meant_for(key, flat))
-    return tuple(setting for setting in settings if takes(setting.partition("=")[0]))
-
-
-def _flat(names: Sequence[str]) -> dict[str, Any]:
-    """What makes the methods, by method and part."""
-    from cljax.methods.build import makers
-
-    return {f"{name} {part}": make for name in names for part, make in makers(name).items()}
 
 
 def _check_values(curve: Curve, experiment: Experiment) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cljax.cli.options import NETWORKS, Options, Training, UsageError, parse_block, seed_numbers
 from cljax.cli.options import Network as NetworkOptions
+from cljax.cli.past import added, root_of
 from cljax.references import call, is_reference, load
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ def make_augment(names: tuple[str, ...], images: Any) -> Callable[..., Any] | No
 def make_stream(dataset: Any, options: Options, seed: int) -> Stream:
     """A seed's stream."""
     from cljax import streams
-    from cljax.cli.learned import root_of
 
     chosen, fraction = options.data, root_of(options).data.fraction
     common: dict[str, Any] = {"tasks": chosen.tasks, "seed": seed, "validation": chosen.validation}
@@ -140,7 +140,6 @@ def add_tasks(stream: Stream, options: Options, seed: int) -> Stream:
     Each has the epochs and the fraction of the run that learned it.
     """
     from cljax import data, streams
-    from cljax.cli.learned import added
 
     chosen = options.data
     common: dict[str, Any] = {"seed": seed, "validation": chosen.validation, "scenario": stream.scenario}
@@ -162,7 +161,6 @@ def make_schedule(options: Options) -> Schedule:
       UsageError: a random schedule that never visits some task, or whose first round is to be longer.
     """
     from cljax import streams
-    from cljax.cli.learned import root_of
 
     options = root_of(options)
     tasks, epochs, first = options.data.tasks or 0, options.training.epochs, options.training.first_epochs

@@ -83,6 +83,37 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"There is no {kind} {name!r}. {did_you_mean(name, names)}There are: {', '.join(names)}."
 
 
+def parameters_of(names: Sequence[str], options: Training) -> dict[str, dict[str, Any]]:
+    """The parameters set, by method, as `methods.build` takes them."""
+    from cljax.methods.build import options_of
+
+    flat = _flat(names)
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, given in parse_parameters(options.set, flat).items():
+        name, part = key.split(" ")
+        asked = {"memory_size": options.memory, "selection": options.memory_selection} if options.memory else {}
+        given = {**{option: value for option, value in asked.items() if option in options_of(flat[key])}, **given}
+        own = "" if part == name.split("+")[0] else f"{part}."
+        found[name] |= {own + option: value for option, value in given.items()}
+    return found
+
+
+def own_settings(name: str, settings: Sequence[str]) -> tuple[str, ...]:
+    """Those of `--set` that a method takes, among those of others."""
+    from cljax.methods.build import options_of
+
+    flat = _flat([name])
+    takes = lambda key: any(key.rpartition(".")[2] in options_of(flat[one]) for one in meant_for(key, flat))
+    return tuple(setting for setting in settings if takes(setting.partition("=")[0]))
+
+
+def _flat(names: Sequence[str]) -> dict[str, Any]:
+    """What makes the methods, by method and part."""
+    from cljax.methods.build import makers
+
+    return {f"{name} {part}": make for name in names for part, make in makers(name).items()}
+
+
 class Parameter(NamedTuple):
     """A method's parameter.
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.data.prepared import folder_path
-from cljax.files import open_regular
+from cljax.files import folder_path, open_regular
 
 Registered = Mapping[str, Any]
 """`{address: TFDS's UrlInfo}`, with `size`, `checksum` (SHA-256) and `filename`."""

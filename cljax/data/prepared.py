@@ -10,7 +10,7 @@ import tempfile
 
 from cljax.data import declared
 from cljax.data.keeping import clear
-from cljax.files import expand, shown, user_cache
+from cljax.files import folder_path, shown, user_cache
 from cljax.numbers import show
 
 KNOWN = ("cifar10", "cifar100", "fashion_mnist", "mnist")
@@ -103,23 +103,6 @@ def cache_folder() -> pathlib.Path:
 
 def _temporary() -> pathlib.Path:
     return pathlib.Path(tempfile.gettempdir()) / f"cljax-{os.getuid()}"
-
-
-def folder_path(path: str | os.PathLike) -> pathlib.Path:
-    """The path of a folder that a user names.
-
-    Raises:
-      ValueError: it is no path, or begins with a `~` that stands for no home.
-
-    Example:
-      >>> folder_path('~nobody-of-this-name/pictures')
-      Traceback (most recent call last):
-      ...
-      ValueError: ~nobody-of-this-name/pictures begins with ~, but no such home folder is known. Set HOME, ...
-    """
-    if not isinstance(path, str | pathlib.PurePath) or not str(path) or "\0" in str(path):
-        raise ValueError(f"{show(path)} is no path of a folder. Give one, such as './pictures'.")
-    return expand(path)
 
 
 def folder_name(path: pathlib.Path) -> str:

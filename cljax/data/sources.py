@@ -16,8 +16,9 @@ from cljax.data.dataset import Dataset, from_arrays
 from cljax.data.images import Size, height_and_width
 from cljax.data.keeping import keep_arrays, kept_arrays
 from cljax.data.on_demand import Images
-from cljax.data.prepared import KNOWN, cache_folder, data_folder, find, folder_name, folder_path, prepared
+from cljax.data.prepared import KNOWN, cache_folder, data_folder, find, folder_name, prepared
 from cljax.data.records import Records, open_builder, version_identity
+from cljax.files import folder_path
 from cljax.numbers import show
 
 

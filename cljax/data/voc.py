@@ -12,8 +12,8 @@ from cljax.data.dataset import Dataset
 from cljax.data.image_folders import FolderImages
 from cljax.data.images import Size, height_and_width
 from cljax.data.on_demand import Images
-from cljax.data.prepared import folder_name, folder_path
-from cljax.files import read_bytes, shown
+from cljax.data.prepared import folder_name
+from cljax.files import folder_path, read_bytes, shown
 from cljax.numbers import real, show
 
 LIST_BYTES = 64 << 20
