@@ -72,7 +72,7 @@ def deconvolve(base: AnyArray, kernel: AnyArray, bias: AnyArray, *, stride: int 
     for i, j in np.ndindex(*kernel.shape[:2]):
         down, right = i - (kernel.shape[0] - 1) // 2, j - (kernel.shape[1] - 1) // 2
         padding = ((down, -down, stride - 1), (right, -right, stride - 1), (0, 0, 0))
-        result = result + lax.pad(parts[i, j], jnp.zeros((), base.dtype), padding)
+        result = result + lax.pad(parts[i, j], jnp.zeros((), parts.dtype), padding)
     return result
 
 
@@ -370,15 +370,16 @@ def synthesize_kernel(factors: Mapping[str, Array], shape: Sequence[int]) -> Arr
       (5, 5, 4, 6)
     """
     if "core" in factors:
-        return tucker.product(factors["core"], [factors[name] for name in TUCKER])
-    base = factors["knowledge_base"].shape[-3:-1]
-    stride = max((side - 1) // max(height - 1, 1) for side, height in zip(shape[:2], base, strict=True))
-    make: Callable[..., Array] = functools.partial(synthesize_direct, features=(shape[2], shape[3]))
-    if "contraction" in factors:
-        make = synthesize
-    elif "contraction_in" in factors:
-        make = synthesize_tc2
-    kernel = make(**factors, stride=max(stride, 1))
+        kernel = tucker.product(factors["core"], [factors[name] for name in TUCKER])
+    else:
+        base = factors["knowledge_base"].shape[-3:-1]
+        stride = max((side - 1) // max(height - 1, 1) for side, height in zip(shape[:2], base, strict=True))
+        make: Callable[..., Array] = functools.partial(synthesize_direct, features=(shape[2], shape[3]))
+        if "contraction" in factors:
+            make = synthesize
+        elif "contraction_in" in factors:
+            make = synthesize_tc2
+        kernel = make(**factors, stride=max(stride, 1))
     if kernel.shape != tuple(shape):
         shapes = ", ".join(f"{name} {list(leaf.shape)}" for name, leaf in factors.items())
         raise ValueError(

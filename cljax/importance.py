@@ -16,8 +16,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cljax.losses import at_least_float32, known_labels
-from cljax.numbers import INT32, check_shape, real, whole
-from cljax.task_params import check_same
+from cljax.numbers import INT32, check_dtype, check_shape, real, whole
+from cljax.task_params import check_floating, check_same
+from cljax.trees import varying
 from cljax.types import AnyArray, Array, Tree
 
 
@@ -29,13 +30,15 @@ def _mean_over_examples(tree: Tree, weights: AnyArray) -> Tree:
 
 def _sum(share: Array, leaf: Array) -> Array:
     """The sum of the leading axis, each entry by its share, in full precision on any device."""
+    leaf = at_least_float32(leaf)
     return jnp.tensordot(share.astype(leaf.dtype), leaf, axes=1, precision=lax.Precision.HIGHEST)
 
 
 def _share(weights: AnyArray) -> Array:
     """Each example's part of the total weight; 0 where that is 0."""
+    weights = at_least_float32(weights)
     total = jnp.sum(weights)
-    return jnp.asarray(weights) / jnp.where(total > 0, total, 1)
+    return weights / jnp.where(total > 0, total, 1)
 
 
 def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: AnyArray, chunk: int | None) -> Tree:
@@ -52,8 +55,8 @@ def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: Any
         return jax.tree.map(lambda sum, leaf: sum + _sum(share, leaf), carry, values), None
 
     shapes = jax.eval_shape(function, *(part[0] for part in examples))
-    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-    return lax.scan(add, zeros, (share, *rows))[0]
+    zeros = jax.tree.map(lambda shape: at_least_float32(jnp.zeros(shape.shape, shape.dtype)), shapes)
+    return lax.scan(add, varying(zeros, examples[0]), (share, *rows))[0]
 
 
 def _like(params: Tree, tree: Tree) -> Tree:
@@ -70,10 +73,15 @@ def _in_rows(parts: tuple, chunk: int) -> list[Array]:
     return [part.reshape(-1, chunk, *part.shape[1:]) for part in (padded, *wrapped)]
 
 
-def _example_weights(inputs: AnyArray, weights: AnyArray | None) -> Array:
-    weights = jnp.ones(inputs.shape[:1], jnp.float32) if weights is None else jnp.asarray(weights)
+def _weighted(inputs: AnyArray, weights: AnyArray | None) -> tuple[Array, Array]:
+    """Examples `[B, ...]` and weights; in place of one of weight 0, whose gradient may be NaN, one that counts."""
+    inputs = jnp.asarray(inputs)
+    if weights is None:
+        return inputs, varying(jnp.ones(inputs.shape[:1], jnp.float32), inputs)
     check_shape("weights", weights, inputs.shape[0])
-    return weights
+    weights = jnp.asarray(weights)
+    counts = (weights != 0).reshape(-1, *(1,) * (inputs.ndim - 1))
+    return jnp.where(counts, inputs, inputs[jnp.argmax(weights)]), weights
 
 
 def fisher(
@@ -104,8 +112,8 @@ def fisher(
     Args:
       log_prob_fn: `(params, inputs [b, ...]) -> [b, K]`, normalised log-probabilities (logits make the result NaN), in
         evaluation mode. Called on batches of one example, but by `'batched'`.
-      params: any tree of arrays.
-      inputs: `[B, ...]`.
+      params: any tree of floating-point arrays.
+      inputs: `[B, ...]`; those of weight 0 have no part, whatever they are.
       labels: `[B]` int; not used by `'exact'` and `'sampled'`. One that is no class makes the result NaN, unless its
         example has weight 0.
       kind: see above.
@@ -118,7 +126,8 @@ def fisher(
       A tree like `params`, not negative.
 
     Raises:
-      ValueError: for any other kind, or where it lacks labels or key; for a chunk below 1.
+      ValueError: for any other kind, or where it lacks labels or key; for a chunk below 1; for leaves that are no
+        floating-point arrays.
 
     Example:
       >>> import jax
@@ -133,7 +142,9 @@ def fisher(
     """
     if kind not in ("exact", "sampled", "empirical", "batched"):
         raise ValueError(f"kind is '{kind}'; it must be 'exact', 'sampled', 'empirical' or 'batched'.")
-    weights = _example_weights(inputs, weights)
+    check_floating("params", params)
+    inputs, weights = _weighted(inputs, weights)
+    like, params = params, varying(params, inputs)
 
     def log_probs_of(params: Tree, inputs: Array) -> Array:
         logs = log_prob_fn(params, inputs)
@@ -167,24 +178,25 @@ def fisher(
             squares = square(pull_back(direction)[0])
             return jax.tree.map(lambda sum, s: sum + probability.astype(s.dtype) * s, total, squares), None
 
-        classes = jnp.exp(logs), jnp.eye(len(logs), dtype=logs.dtype)
+        classes = jnp.exp(logs), varying(jnp.eye(len(logs), dtype=logs.dtype), logs)
         zeros = jax.tree.map(lambda param: at_least_float32(jnp.zeros_like(param)), params)
-        return lax.scan(add, zeros, classes)[0]
+        return lax.scan(add, varying(zeros, logs), classes)[0]
 
     if kind == "exact":
-        return _like(params, _mean_in_chunks(expected, (inputs,), weights, chunk))
+        return _like(like, _mean_in_chunks(expected, (inputs,), weights, chunk))
     if kind == "sampled":
         if key is None:
             raise ValueError("kind 'sampled' draws labels from the network's output; pass key=jax.random.key(...).")
         keys = jax.random.split(key, len(inputs))
-        return _like(params, _mean_in_chunks(at_sample, (inputs, keys), weights, chunk))
+        return _like(like, _mean_in_chunks(at_sample, (inputs, keys), weights, chunk))
     if labels is None:
         raise ValueError(f"kind '{kind}' takes gradients at the examples' own labels; pass labels, [B] int.")
     check_shape("labels", labels, inputs.shape[0])
+    check_dtype("labels", labels, "int")
     places, known = known_labels(labels, INT32)
     labels = jnp.where(weights == 0, 0, jnp.where(known, places, -1))
     if kind == "empirical":
-        return _like(params, _mean_in_chunks(at_label, (inputs, labels), weights, chunk))
+        return _like(like, _mean_in_chunks(at_label, (inputs, labels), weights, chunk))
 
     def of_batch(weights: Array, inputs: Array, labels: Array) -> Tree:
         def mean_log_prob(params: Tree) -> Array:
@@ -194,7 +206,7 @@ def fisher(
 
     chunk = len(inputs) if chunk is None else min(whole("chunk", chunk, least=1), len(inputs))
     batches = _in_rows((weights, inputs, labels), chunk)
-    return _like(params, _mean_in_chunks(of_batch, tuple(batches), jnp.sum(batches[0], axis=1), 1))
+    return _like(like, _mean_in_chunks(of_batch, tuple(batches), jnp.sum(batches[0], axis=1), 1))
 
 
 def memory_aware(
@@ -211,13 +223,16 @@ def memory_aware(
 
     Args:
       output_fn: `(params, inputs [b, ...]) -> [b, ...]`, the logits; called on batches of one example.
-      params: any tree of arrays.
-      inputs: `[B, ...]`.
+      params: any tree of floating-point arrays.
+      inputs: `[B, ...]`; those of weight 0 have no part, whatever they are.
       weights: `[B]` float, the examples' weights in the mean; None: 1.
       chunk: how many examples' gradients to hold in memory at once; None: all.
 
     Returns:
       A tree like `params`, not negative.
+
+    Raises:
+      ValueError: for leaves that are no floating-point arrays; for a chunk below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -227,12 +242,15 @@ def memory_aware(
 
     Reference: Aljundi et al., Memory Aware Synapses, 2018, section 4.1.
     """
+    check_floating("params", params)
+    inputs, weights = _weighted(inputs, weights)
+    like, params = params, varying(params, inputs)
 
     def sensitivity(example: Array) -> Tree:
         gradient = jax.grad(lambda params: jnp.sum(jnp.square(output_fn(params, example[None]))))(params)
         return jax.tree.map(lambda leaf: jnp.abs(at_least_float32(leaf)), gradient)
 
-    return _like(params, _mean_in_chunks(sensitivity, (inputs,), _example_weights(inputs, weights), chunk))
+    return _like(like, _mean_in_chunks(sensitivity, (inputs,), weights, chunk))
 
 
 def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tree:
@@ -321,6 +339,9 @@ def moment_matching(
     Returns:
       A tree of `[...]`. Of a single task, its parameters by bits, wherever its precision is above 0.
 
+    Raises:
+      ValueError: for leaves that are no floating-point arrays, trees that differ, or weights of other tasks.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from cljax.importance import moment_matching
@@ -330,9 +351,13 @@ def moment_matching(
 
     Reference: Lee et al., Overcoming Catastrophic Forgetting by Incremental Moment Matching, 2017, equations 3 and 8.
     """
+    check_floating("means", means)
     precisions = jax.tree.map(jnp.ones_like, means) if precisions is None else precisions
     otherwise = jax.tree.map(lambda rows: jnp.zeros_like(rows[0]), means) if otherwise is None else otherwise
     check_same("precisions", precisions, "means", means)
+
+    for rows in jax.tree.leaves(means)[:1]:
+        check_shape("weights", weights, len(rows))
 
     def merge(rows: Array, precision: Array, other: Array) -> Array:
         share = weights.astype(rows.dtype).reshape(-1, *(1,) * (rows.ndim - 1)) * precision
@@ -353,7 +378,7 @@ def unit_activity(activations: Tree, *, weights: AnyArray | None = None) -> Tree
 
     Args:
       activations: a tree of `[B, ..., C]`, after the non-linearity, in evaluation mode.
-      weights: `[B]` float, the examples' weights in the mean; None: 1.
+      weights: `[B]` float, the examples' weights in the mean, of which one of 0 has no part; None: 1.
 
     Returns:
       A tree of `[C]`.
@@ -368,7 +393,8 @@ def unit_activity(activations: Tree, *, weights: AnyArray | None = None) -> Tree
     """
 
     def average(values: Array) -> Array:
-        per_example = jnp.mean(jnp.abs(values), axis=tuple(range(1, values.ndim - 1)))
-        return _mean_over_examples(per_example, _example_weights(values, weights))
+        counted, own = _weighted(values, weights)
+        per_example = jnp.mean(jnp.abs(counted), axis=tuple(range(1, counted.ndim - 1)))
+        return _sum(_share(own), per_example).astype(per_example.dtype)
 
     return jax.tree.map(average, activations)

@@ -6,6 +6,7 @@ parameters return a scalar. None has a strength: multiply. Teachers are constant
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cljax.numbers import check_dtype, check_option, check_shape, real
-from cljax.task_params import check_same, check_scales
+from cljax.task_params import check_floating, check_same, check_scales
 from cljax.types import AnyArray, Array, Tree
 
 Distance = Literal["l1", "l2"]
@@ -23,6 +24,7 @@ Distance = Literal["l1", "l2"]
 
 def _classes(classes: ArrayLike | None, logits: AnyArray) -> Array:
     """`[B, K]` bool from None, `[K]` or `[B, K]`."""
+    check_dtype("logits", logits, "float")
     classes = jnp.asarray(True if classes is None else classes)
     check_dtype("classes", classes, "bool")
     if classes.ndim:
@@ -49,7 +51,7 @@ def mask_logits(logits: AnyArray, classes: ArrayLike) -> Array:
       >>> jax.nn.softmax(mask_logits(jnp.array([1.0, 1.0, 9.0]), jnp.array([True, True, False]))).tolist()
       [0.5, 0.5, 0.0]
     """
-    check_dtype("logits", logits, "float")
+    logits = jnp.asarray(logits)
     return jnp.where(_classes(classes, logits), logits, jnp.finfo(logits.dtype).min)
 
 
@@ -69,7 +71,8 @@ def cross_entropy(
       classes: bool `[K]` or `[B, K]`, the set C of classes there are; None: all. The others have no part in the value,
         and a gradient of exactly 0.
       single_label: bool scalar or `[B]`, which examples' float labels are the probabilities of a single one (one-hot,
-        say), whose cross-entropy is the first one; None: none are.
+        say), whose cross-entropy is the first one; None: none are. Where those among `classes` do not add up to 1, it
+        is NaN, as of a class that is not among them.
 
     Returns:
       `[B]`, nats.
@@ -82,16 +85,18 @@ def cross_entropy(
       [0.6931472]
     """
     check_shape("logits", logits, "B", "K")
-    valid = _classes(classes, logits)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
-        check_shape("labels", labels, logits.shape[0])
+    logits, labels = jnp.asarray(logits), labels if hasattr(labels, "dtype") else jnp.asarray(labels)
+    valid, whole = _classes(classes, logits), jnp.issubdtype(labels.dtype, jnp.integer)
+    if labels.shape != (needed := logits.shape[:1] if whole else logits.shape):
+        kind = "a class each, one-hot ones as floating point" if whole else "of several labels, a class each as int"
+        raise ValueError(f"labels has shape {labels.shape}, but must be {list(needed)} as {labels.dtype}: {kind}.")
+    if whole:
         logits = mask_logits(logits, valid)
         places, known = known_labels(labels, logits.shape[-1])
         every = jnp.arange(logits.shape[-1], dtype=places.dtype)
         own = valid & known[:, None] & (places[:, None] == every[None])
         chosen = jnp.sum(jnp.where(own, logits, 0), axis=-1)  # an index, and its gradient, are more programs on a GPU
         return jnp.where(jnp.any(own, axis=-1), jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
-    check_shape("labels", labels, *logits.shape)
     labels = jnp.where(valid, labels.astype(logits.dtype), 0)
     known = jnp.all(jnp.abs(labels - 0.5) <= 0.5 + _SLACK, axis=-1)
     labels = jnp.where(known[:, None], labels, 0)  # NaN times a gradient of 0 would be NaN
@@ -99,6 +104,7 @@ def cross_entropy(
     if single_label is not None:
         logs = jax.nn.log_softmax(mask_logits(logits, valid), axis=-1)
         values = jnp.where(single_label, -jnp.sum(labels * jnp.where(valid, logs, 0), axis=-1), values)
+        known &= ~jnp.asarray(single_label) | (jnp.abs(jnp.sum(at_least_float32(labels), axis=-1) - 1) <= 10 * _SLACK)
     return jnp.where(known, values, jnp.nan)
 
 
@@ -112,11 +118,11 @@ def weighted_mean(values: AnyArray, weights: AnyArray) -> Array:
     .. math:: \frac{\sum_{b: w_b \ne 0} w_b v_b}{\sum_b w_b}
 
     Args:
-      values: `[B]` float.
-      weights: `[B]` float.
+      values: `[B]`.
+      weights: `[B]`, not all of them 0.
 
     Returns:
-      A scalar, of the values' dtype.
+      A scalar, of the values' dtype, float32 where they are whole numbers or bool; NaN where all weights are 0.
 
     Raises:
       ValueError: of other shapes, such as values of all tasks, `[T, B]`.
@@ -127,11 +133,13 @@ def weighted_mean(values: AnyArray, weights: AnyArray) -> Array:
       >>> print(weighted_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([1.0, 1.0, 0.0])))
       2.0
     """
-    values = jnp.asarray(values)
+    values, weights = jnp.asarray(values), jnp.asarray(weights)
     check_shape("values", values, *weights.shape)
+    values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
     wide = at_least_float32(values)
-    parts = jnp.where(weights == 0, 0, wide * weights.astype(wide.dtype))
-    return (jnp.sum(parts) / jnp.sum(weights).astype(wide.dtype)).astype(values.dtype)
+    weights = weights.astype(wide.dtype)
+    parts = jnp.where(weights == 0, 0, wide * weights)
+    return (jnp.sum(parts) / jnp.sum(weights)).astype(values.dtype)
 
 
 def at_least_float32(values: AnyArray) -> Array:
@@ -217,6 +225,7 @@ def distillation(
     """
     check_shape("logits", logits, "B", "K")
     check_shape("teacher_logits", teacher_logits, *logits.shape)
+    logits = jnp.asarray(logits)
     valid, temperature = _classes(classes, logits), _temperature(temperature, logits)
     target = jax.nn.softmax(mask_logits(_constant(teacher_logits, logits) / temperature, valid), axis=-1)
     output = jax.nn.log_softmax(mask_logits(logits / temperature, valid), axis=-1)
@@ -262,9 +271,9 @@ def sigmoid_distillation(
     """
     check_shape("logits", logits, "B", "K")
     check_shape("teacher_logits", teacher_logits, *logits.shape)
-    temperature = _temperature(temperature, logits)
+    logits = jnp.asarray(logits)
+    valid, temperature = _classes(classes, logits), _temperature(temperature, logits)
     targets = jax.nn.sigmoid(_constant(teacher_logits, logits) / temperature)
-    valid = _classes(classes, logits)
     return _binary(logits / temperature, jnp.where(valid, targets, 0), valid)
 
 
@@ -273,17 +282,20 @@ def _absolute(values: AnyArray) -> Array:
     return jnp.asarray(values) * jax.lax.stop_gradient(jnp.sign(values))
 
 
-def _absolute_difference(rows: AnyArray, others: AnyArray) -> Array:
+def _absolute_difference(rows: AnyArray, others: AnyArray, *, sums: bool) -> Array:
     """The absolute difference of `[B, K]`; 0, and its gradient too, where the two are equal up to rounding.
 
-    That is within 64 units in the last place of the row's largest number (of 16-bit numbers, where 64 would be half of
-    it, within 2). Two programs for the same number seldom agree in its last bits, and the absolute's gradient is of
-    size 1 however small the difference: a student that is its teacher would be pushed about by rounding.
+    That is within 64 units in the last place of the number (of 16-bit numbers, where 64 would be half of it, within 2);
+    where numbers are sums, of which terms may cancel, within 64 of the row's largest (an eighth) too. Two programs for
+    the same number seldom agree in its last bits, and the absolute's gradient is of size 1 however small the
+    difference: a student that is its teacher would be pushed about by rounding.
     """
     difference = jnp.asarray(rows) - others
     unit = float(jnp.finfo(rows.dtype).eps)
-    largest = jnp.max(jnp.maximum(jnp.abs(rows), jnp.abs(others)), axis=-1, keepdims=True)
-    equal = jnp.abs(difference) <= (64 if unit < 1e-6 else 2) * unit * largest
+    own, beside = (64, 64.0) if unit < 1e-6 else (2, 0.125)
+    size = jnp.maximum(jnp.abs(rows), jnp.abs(others))
+    near = jnp.maximum(own * size, beside * jnp.max(size, axis=-1, keepdims=True)) if sums else own * size
+    equal = jnp.abs(difference) <= unit * near
     return difference * jax.lax.stop_gradient(jnp.where(equal, 0, jnp.sign(difference)))
 
 
@@ -291,6 +303,7 @@ def _probabilities(logits: AnyArray, teacher_logits: AnyArray, classes: ArrayLik
     """The student's and the teacher's, `[B, K]`."""
     check_shape("logits", logits, "B", "K")
     check_shape("teacher_logits", teacher_logits, *logits.shape)
+    logits = jnp.asarray(logits)
     valid, teacher_logits = _classes(classes, logits), _constant(teacher_logits, logits)
     student, teacher = (jax.nn.softmax(mask_logits(each, valid), axis=-1) for each in (logits, teacher_logits))
     return student, teacher
@@ -319,7 +332,7 @@ def l1_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLik
 
     Reference: Li and Hoiem, Learning without Forgetting, 2017, section 4.2.
     """
-    return jnp.sum(_absolute_difference(*_probabilities(logits, teacher_logits, classes)), axis=-1)
+    return jnp.sum(_absolute_difference(*_probabilities(logits, teacher_logits, classes), sums=False), axis=-1)
 
 
 def l2_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLike | None = None) -> Array:
@@ -377,15 +390,27 @@ def attention_distillation(map: AnyArray, teacher_map: AnyArray, *, distance: Di
     """
     check_option("The distance", distance, Distance)
     check_shape("teacher_map", teacher_map, *map.shape)
-    rows, teacher_rows = (part.reshape(part.shape[0], -1) for part in (map, _constant(teacher_map, map)))
+    check_dtype("map", map, "float")
+    size = math.prod(map.shape[1:])
+    map = jnp.asarray(map)
+    rows, teacher_rows = (part.reshape(len(part), size) for part in (map, _constant(teacher_map, map)))
     alive = jnp.any(rows != 0, axis=-1) & jnp.any(teacher_rows != 0, axis=-1)
-    units = _unit_rows(rows), _unit_rows(teacher_rows)
-    each = _absolute_difference(*units) if distance == "l1" else (units[0] - units[1]) ** 2
+    units = unit_length(rows), unit_length(teacher_rows)
+    each = _absolute_difference(*units, sums=True) if distance == "l1" else (units[0] - units[1]) ** 2
     return jnp.where(alive, jnp.sum(each, axis=-1), 0)
 
 
-def _unit_rows(rows: AnyArray) -> Array:
-    """Rows of unit length; zero rows stay zero, with a zero gradient. Scaled first, so that no square overflows."""
+def unit_length(rows: AnyArray) -> Array:
+    """Rows `[..., D]` scaled to unit length; zero rows stay zero, with a zero gradient. No square over- or underflows.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.losses import unit_length
+      >>> print(unit_length(jnp.array([[3e30, 4e30], [0.0, 0.0]])))
+      [[0.6 0.8]
+       [0.  0. ]]
+    """
+    rows = jnp.asarray(rows)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=-1, keepdims=True))
     alive = largest != 0  # NaN stays NaN
     rows = jnp.where(alive, rows / jnp.where(alive, largest, 1), 0)
@@ -416,6 +441,7 @@ def feature_distillation(features: AnyArray, teacher_features: AnyArray) -> Arra
     Reference: Jung et al., Less-Forgetting Learning in Deep Neural Networks, 2016, equation 3.
     """
     check_shape("teacher_features", teacher_features, *features.shape)
+    check_dtype("features", features, "float")
     return jnp.sum((features - _constant(teacher_features, features)) ** 2, axis=tuple(range(1, features.ndim)))
 
 
@@ -428,12 +454,15 @@ def quadratic_penalty(params: Tree, anchor: Tree, importance: Tree | None = None
     by the whole where not (synaptic intelligence, memory-aware synapses).
 
     Args:
-      params: any tree of arrays.
+      params: any tree of floating-point arrays.
       anchor: a tree like it, :math:`\theta^*`.
       importance: a tree like it, :math:`\Omega`, each leaf of the parameter's shape or a scalar; None: 1.
 
     Returns:
-      A scalar; 0 for an empty tree.
+      A scalar, of half-precision parameters float32; 0 for an empty tree.
+
+    Raises:
+      ValueError: for leaves that are no floating-point arrays, or trees that differ.
 
     Example:
       >>> import jax.numpy as jnp
@@ -444,6 +473,7 @@ def quadratic_penalty(params: Tree, anchor: Tree, importance: Tree | None = None
     Reference: Kirkpatrick et al., Overcoming Catastrophic Forgetting in Neural Networks, 2017, equation 3.
     """
     check_same("anchor", anchor, "params", params)
+    check_floating("params", params)
     return _weighted_sum(jax.tree.map(lambda p, a: (p - a) ** 2, params, anchor), importance)
 
 
@@ -451,7 +481,8 @@ def _weighted_sum(tree: Tree, weights: Tree | None) -> Array:
     if weights is not None:
         check_scales("weight", weights, "params", tree)
         tree = jax.tree.map(lambda value, weight: weight * value, tree, weights)
-    return reduce(jnp.add, map(jnp.sum, jax.tree.leaves(tree))) if jax.tree.leaves(tree) else jnp.float32(0)
+    sums = [jnp.sum(at_least_float32(leaf)) for leaf in jax.tree.leaves(tree)]
+    return reduce(jnp.add, sums) if sums else jnp.float32(0)
 
 
 def l1_sparsity(params: Tree, weights: Tree | None = None) -> Array:
@@ -462,12 +493,15 @@ def l1_sparsity(params: Tree, weights: Tree | None = None) -> Array:
     Its gradient at 0 is 0. Like any term of a loss it moves frozen weights unless they are masked.
 
     Args:
-      params: any tree of arrays.
+      params: any tree of floating-point arrays.
       weights: a tree like it, :math:`\alpha`, each leaf of the parameter's shape or a scalar (0 for biases, a layer's
         own strength, a mask of free weights); None: 1.
 
     Returns:
-      A scalar; 0 for an empty tree.
+      A scalar, of half-precision parameters float32; 0 for an empty tree.
+
+    Raises:
+      ValueError: for leaves that are no floating-point arrays, or weights that do not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -477,4 +511,5 @@ def l1_sparsity(params: Tree, weights: Tree | None = None) -> Array:
 
     Reference: Golkar et al., Continual Learning via Neural Pruning, 2019, section 2.2.
     """
+    check_floating("params", params)
     return _weighted_sum(jax.tree.map(_absolute, params), weights)

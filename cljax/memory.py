@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax.losses import at_least_float32
-from cljax.numbers import check_shape, whole
+from cljax.losses import at_least_float32, unit_length
+from cljax.numbers import check_dtype, check_shape, whole
+from cljax.trees import varying
 from cljax.types import AnyArray, Array
 
 UNPICKED = 2**31 - 1
@@ -22,16 +23,17 @@ UNPICKED = 2**31 - 1
 def unit(features: AnyArray) -> Array:
     """Features `[..., D]` scaled to unit length; zero ones stay zero.
 
+    Raises:
+      ValueError: whole numbers.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from cljax.memory import unit
       >>> unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
       [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    features = jnp.asarray(features)
-    wide = at_least_float32(features)
-    length = jnp.sqrt(jnp.sum(wide**2, axis=-1, keepdims=True))
-    return (wide / jnp.where(length > 0, length, 1)).astype(features.dtype)
+    check_dtype("features", features, "float")
+    return unit_length(features)
 
 
 def herd(features: AnyArray, weights: AnyArray, count: int) -> Array:
@@ -95,6 +97,7 @@ def herd_classes(features: AnyArray, labels: AnyArray, classes: int, count: int)
     """
     check_shape("features", features, "n", "D")
     check_shape("labels", labels, features.shape[0])
+    check_dtype("features", features, "float")
     count, classes = whole("count", count), whole("classes", classes, least=1)
     member = labels[:, None] == jnp.arange(classes, dtype=labels.dtype)[None, :]
     features = unit(jnp.where(jnp.any(member, axis=1)[:, None], at_least_float32(features), 0))
@@ -114,7 +117,7 @@ def herd_classes(features: AnyArray, labels: AnyArray, classes: int, count: int)
         rank = rank.at[jnp.where(found, best, len(features))].set(step, mode="drop")
         return rank, chosen + jnp.where(found[:, None], features[best], 0)
 
-    start = jnp.full(len(features), UNPICKED, jnp.int32), jnp.zeros_like(means)
+    start = varying((jnp.full(len(features), UNPICKED, jnp.int32), jnp.zeros_like(means)), features)
     return lax.fori_loop(jnp.int32(0), jnp.minimum(jnp.int32(count), jnp.max(sizes)), pick, start)[0]
 
 

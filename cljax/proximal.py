@@ -27,7 +27,7 @@ def soft_threshold(values: Array, amount: ArrayLike) -> Array:
       [1.5, 0.0, 0.0]
     """
     left = jnp.maximum(jnp.abs(values) - jnp.asarray(amount, values.dtype), 0)
-    return jnp.where(left > 0, jnp.sign(values) * left, jnp.zeros_like(values))
+    return jnp.where(left == 0, jnp.zeros_like(values), jnp.sign(values) * left)  # NaN stays NaN
 
 
 def group_factor(norms: Array, amount: ArrayLike) -> Array:
@@ -49,5 +49,5 @@ def group_factor(norms: Array, amount: ArrayLike) -> Array:
       [0.75, 0.0, 0.0]
     """
     amount = jnp.asarray(amount, norms.dtype)
-    stays = norms > amount
-    return jnp.where(stays, 1 - amount / jnp.where(stays, norms, 1), 0)
+    goes = norms <= amount
+    return jnp.where(goes, 0, 1 - amount / jnp.where(goes, 1, norms))  # NaN stays NaN

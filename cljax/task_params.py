@@ -59,7 +59,12 @@ def resting(per_task: Iterable[str], stacked: Iterable[str] = (), *, tasks: int 
       >>> from cljax.task_params import resting
       >>> resting(['head/kernel']).per_task
       ('head/kernel',)
+
+    Raises:
+      ValueError: one text in place of several.
     """
+    if isinstance(per_task, str) or isinstance(stacked, str):
+        raise ValueError("Rows are named by several leaf paths, such as ['head']: not by one text.")
     return Rows(None, None, None, None, tuple(per_task), tuple(stacked), tasks)
 
 
@@ -128,6 +133,31 @@ def check_same(name: str, tree: Tree, like: str, other: Tree, *, shapes: bool = 
         if shapes and jnp.shape(one) != jnp.shape(two):
             found, wanted = jnp.shape(one), jnp.shape(two)
             raise ValueError(f"{name} has '{path}' of shape {found}, but {like} has it of shape {wanted}.")
+
+
+def check_floating(name: str, tree: Tree) -> None:
+    """Checks that all leaves of a tree are of floating point: neither whole numbers, nor bool, nor random keys.
+
+    Args:
+      name: how the error calls it.
+      tree: of arrays.
+
+    Raises:
+      ValueError: naming the leaf.
+
+    Example:
+      >>> import jax
+      >>> from cljax.task_params import check_floating
+      >>> check_floating("params", {"rngs": jax.random.key(0)})
+      Traceback (most recent call last):
+      ...
+      ValueError: params has 'rngs' of key<fry>: pass floating-point leaves alone, as of nnx.state(model, nnx.Param).
+    """
+    for path, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True):
+        if not jnp.issubdtype(kind := jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"{name} has '{path}' of {kind}: pass floating-point leaves alone, as of nnx.state(model, nnx.Param)."
+            )
 
 
 def check_scales(name: str, scales: Tree, like: str, tree: Tree) -> None:

@@ -10,6 +10,7 @@ phase's factor, so that the rate is data: it can be searched over, batched and s
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -75,11 +76,16 @@ def _keep_slots(old: Tree, new: Tree, params: Tree, mask: Tree) -> Tree:
     """An optimizer's new state, but its old values where they are a parameter's and that is frozen."""
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True)
     found = dict(zip(task_params.leaf_paths(params), pairs, strict=True))
+    there = set(task_params.leaf_paths(new))
+    below = lambda place, name: f"{place}/{name}" if place and name else place or name
+    whole = functools.cache(lambda place: all(below(place, name) in there for name in found))
 
     def keep(path: str, now: Array, before: Array) -> Array:
         parts = path.split("/")
-        names = ("/".join(parts[first:]) for first in range(len(parts) + 1))
-        leaf, part = next((found[name] for name in names if name in found), (None, None))
+        halves = [("/".join(parts[:first]), "/".join(parts[first:])) for first in range(len(parts) + 1)]
+        own = [(place, name) for place, name in halves if name in found]
+        own.sort(key=lambda one: not whole(one[0]))  # a module may be called mu: there all parameters are below 0/mu
+        leaf, part = found[own[0][1]] if own else (None, None)
         fits = leaf is not None and jnp.shape(leaf) == jnp.shape(now) and jnp.issubdtype(now.dtype, jnp.inexact)
         return jnp.where(part == 0, before, now) if fits else now
 

@@ -11,7 +11,30 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax.types import Array, Tree
+from cljax.types import AnyArray, Array, Tree
+
+
+def varying(tree: Tree, like: AnyArray) -> Tree:
+    """The same tree, which within `shard_map` differs from device to device where an array does.
+
+    Elsewhere it is the tree itself. Gradients by parameters that are alike on all devices are summed over them before
+    anything is made of them, squares say; by these they are not.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jax.sharding import PartitionSpec
+      >>> from cljax.trees import varying
+      >>> mesh = jax.make_mesh((1,), ('device',), axis_types=(jax.sharding.AxisType.Auto,))
+      >>> own = lambda w, x: jax.grad(lambda w: jnp.sum(w * x))(varying(w, x))[None]
+      >>> spec = PartitionSpec('device')
+      >>> jax.shard_map(own, mesh=mesh, in_specs=(PartitionSpec(), spec), out_specs=spec)(2.0, jnp.ones(3)).tolist()
+      [3.0]
+    """
+    over = lambda array: jax.typeof(array).mat.varying
+    axes = over(like)
+    cast = lambda leaf: lax.pcast(leaf, tuple(axes - over(leaf)), to="varying")
+    return jax.tree.map(lambda leaf: cast(jnp.asarray(leaf)), tree) if axes else tree
 
 
 def pick(tree: Tree, index: Array) -> Tree:

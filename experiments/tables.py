@@ -209,12 +209,14 @@ def ran(
 
 
 def run_of(table: Table, system: str, config: Config, until: float = float("inf")) -> Run | None:
-    """A system's run: kept beside the results, or as of `ran`, and kept then, unless it is a trial."""
+    """A system's run: kept beside the results, or, if it is asked for, as of `ran`, and kept then, unless a trial."""
     arguments = arguments_of(table, system, config)
     name = f"{table.name}-{system}-{digest(arguments)}"
     path = pathlib.Path(config.out) / "results" / "table_runs" / f"{name}.json"
     if path.exists():
         return read_json(path)
+    if config.only and system not in config.only:
+        return None
     record = ran(pathlib.Path(config.runs) / name, arguments, config.data_dir, until)
     if record is None:
         return None
@@ -315,7 +317,7 @@ def main(table: Table, config: Config) -> None:
             f"not {', '.join(unknown) or config.form}."
         )
     until, runs = time.monotonic() + config.seconds, {}
-    for name in config.only or table.systems:
+    for name in table.systems:
         run = run_of(table, name, config, until)
         if run is not None:
             runs[name] = run

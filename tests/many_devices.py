@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import methods, report, streams, training
+from cljax import importance, memory, methods, report, streams, training
 from cljax.cli import main
 from cljax.keys import make_key
 from cljax.storage import checkpoints
@@ -50,6 +50,39 @@ def test_a_run_shared_by_seeds_and_batches_is_that_of_one_device():
     assert_close(found.epochs, alone.epochs)
     weights = found.learner.params["head"]["kernel"]
     assert weights.sharding.spec == jax.sharding.PartitionSpec("seed")
+
+
+@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "memory_aware", "chunks"])
+def test_importances_of_ones_own_shard_map_are_means_over_all_examples(kind):
+    """Gradients by weights that all devices have alike would be summed over devices before they are squared."""
+    draw = np.random.default_rng(0)
+    weights, inputs = (draw.normal(size=size).astype(np.float32) for size in ((2, 3), (16, 2)))
+    labels, chunk = np.arange(16, dtype=np.int32) % 3, 1 if kind == "chunks" else None
+    log_probs = lambda w, x: jax.nn.log_softmax(x @ w)
+
+    def measure(w, x, y):
+        if kind == "memory_aware":
+            return importance.memory_aware(lambda w, x: x @ w, w, x)
+        key = jax.random.key(0)
+        if kind == "sampled":  # the same draws whatever the place
+            alone = lambda example: importance.fisher(log_probs, w, example[None], kind=kind, key=key)
+            return sum(map(alone, x)) / len(x)
+        return importance.fisher(log_probs, w, x, y, kind="empirical" if kind == "empirical" else "exact", chunk=chunk)
+
+    devices = jax.make_mesh((8,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere, own = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("device")
+    joined = lambda *arrays: jax.lax.pmean(measure(*arrays), "device")
+    shared = jax.jit(jax.shard_map(joined, mesh=devices, in_specs=(everywhere, own, own), out_specs=everywhere))
+    assert_close(shared(weights, inputs, labels), jax.jit(measure)(weights, inputs, labels))
+
+
+def test_exemplars_are_picked_within_ones_own_shard_map():
+    features = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    devices = jax.make_mesh((8,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
+    own = jax.sharding.PartitionSpec("device")
+    pick = lambda features: memory.herd_classes(features, jnp.zeros(len(features), jnp.int32), 1, 1)
+    found = jax.jit(jax.shard_map(pick, mesh=devices, in_specs=own, out_specs=own))(features)
+    assert [sorted(pair.tolist()) for pair in np.asarray(found).reshape(8, 2)] == [[0, memory.UNPICKED]] * 8
 
 
 def test_a_batch_is_shared_where_it_is_drawn_and_nothing_changes_on_one_device():

@@ -108,6 +108,9 @@ def test_proximal_steps_are_the_minima_of_their_penalties():
     factor = np.asarray(proximal.group_factor(jnp.asarray(norms), 0.4))
     np.testing.assert_allclose(factor[1:], parts[costs.argmin(0)][1:], atol=1e-4)
     assert factor[:3].tolist() == [0, 0, 0]
+    lost = jnp.array([np.nan])  # a diverged weight is no zero
+    assert np.isnan(proximal.soft_threshold(lost, 0.4)).all()
+    assert np.isnan(proximal.group_factor(lost, 0.4)).all()
 
 
 def test_penalties_act_in_their_stages_and_on_new_units_as_groups():

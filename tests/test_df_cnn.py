@@ -280,7 +280,7 @@ def test_initialisation():
             assert np.ptp(leaf[0]) > 0, path
             assert (leaf[0] != leaf[1]).all(), path
         if path.count("/") == 1 and path.endswith("bias"):
-            limit = math.sqrt(6 / (2 * leaf.shape[1]))
+            limit = math.sqrt(6 / (1 + leaf.shape[1]))  # of shape (1, 1, 1, C), as in the code
             found = np.abs(leaf).max()
             assert (0.8 * limit < found <= limit) if path.startswith("conv_") else found == pytest.approx(0.2), path
 

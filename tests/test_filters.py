@@ -167,6 +167,10 @@ def test_factors_that_do_not_fit_are_named():
     factors = factors_of("df")
     with pytest.raises(ValueError, match=r"of shape \[4, 4, 2, 4\], but the layer needs \[5, 5, 2, 4\]"):
         filters.synthesize_kernel({**factors, "knowledge_base": jnp.ones((4, 4, 3))}, (5, 5, 2, 4))
+    sides = dict(zip(filters.TUCKER, (3, 3, 2, 4, 1), strict=True))
+    core = {"core": jnp.ones((1,) * 5), **{name: jnp.ones((side, 1)) for name, side in sides.items()}}
+    with pytest.raises(ValueError, match=r"of shape \[3, 3, 2, 4, 1\], but the layer needs \[3, 3, 2, 5, 1\]"):
+        filters.synthesize_kernel(core, (3, 3, 2, 5, 1))
     with pytest.raises(ValueError, match="kind is 'df', 'direct' or 'tc2', not 'tf'"):
         filters.init_factors(jax.random.key(0), SHAPE, Sizes(2, 2), kind="tf")
 

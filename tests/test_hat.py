@@ -66,6 +66,12 @@ def test_gates_and_gradients_have_the_embedding_s_dtype():
     found = hard_attention.compensate(gates, embedding, scale, max_scale=400.0)
     assert (gates.dtype, found.dtype) == (jnp.bfloat16, jnp.bfloat16)
     np.testing.assert_allclose(gates.astype(jnp.float32), sigmoid([-2, 0, 2]), rtol=1e-2)
+    exact = hard_attention.compensate(jnp.ones(1), jnp.full(1, 0.01), 400.0, max_scale=400.0)  # cosh of 4
+    for dtype in (jnp.float16, jnp.bfloat16):
+        found = hard_attention.compensate(jnp.ones(1, dtype), jnp.full(1, 0.01, dtype), 400.0, max_scale=400.0)
+        np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=1e-2)
+    with pytest.raises(ValueError, match="progress is 2"):
+        hard_attention.annealed(2.0, max_scale=400.0)
 
 
 def test_given_parameters_of_the_first_task_and_open_gates_are_the_given_network():

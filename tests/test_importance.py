@@ -272,3 +272,47 @@ def test_a_path_in_bfloat16_is_added_up_in_full():
     np.testing.assert_array_equal(total, [1000 / 1024])
     found = np.asarray(path_importance(total, slope, 0 * slope, damping=0.25))
     assert (found.dtype, found[0]) == (jnp.bfloat16, np.asarray(1000 / 1024 / 1.25, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched", "memory_aware"])
+def test_an_example_of_weight_0_has_no_part_be_its_gradient_nan(kind):
+    """A row of zeros, as padding is, through a normalised layer."""
+
+    def length(weight, inputs):
+        logits = inputs @ weight.T
+        return logits / jnp.linalg.norm(logits, axis=-1, keepdims=True)
+
+    @jax.jit
+    def measure(inputs, labels, weights):
+        if kind == "memory_aware":
+            return importance.memory_aware(length, WEIGHT + 1, inputs, weights=weights)
+        log_probs, options = lambda w, x: jax.nn.log_softmax(length(w, x)), {"kind": kind, "key": jax.random.key(0)}
+        return importance.fisher(log_probs, WEIGHT + 1, inputs, labels, weights=weights, **options)
+
+    inputs, weights = np.concatenate([INPUTS[1:3], np.zeros((1, 2), np.float32)]), np.array([1, 1, 0], np.float32)
+    found = measure(inputs, LABELS[:3], weights)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found, measure(INPUTS[1:], LABELS[:3], weights))
+
+
+def test_weights_of_half_precision_are_added_up_in_full():
+    for dtype in (jnp.float16, jnp.bfloat16):
+        ones = jnp.ones((1001, 1), dtype)
+        found = importance.unit_activity(ones, weights=jnp.full(1001, 6e4, dtype))
+        assert (found.dtype, found.tolist()) == (dtype, [1.0])
+        assert importance.unit_activity(jnp.ones((100_000, 1), dtype)).tolist() == [1.0]
+    np.testing.assert_array_equal(unit_activity(np.array([[1.0], [np.nan]]), weights=np.array([1.0, 0.0])), [1.0])
+
+
+def test_what_is_no_floating_point_is_named():
+    output = lambda tree, inputs: inputs @ tree["w"]
+    tree, inputs = {"count": jnp.int32(3), "w": jnp.ones((2, 3))}, jnp.ones((4, 2))
+    for measure in (importance.fisher, importance.memory_aware):
+        with pytest.raises(ValueError, match="params has 'count' of int32: pass floating-point leaves alone"):
+            measure(output, tree, inputs)
+    with pytest.raises(ValueError, match="means has 'n' of int32"):
+        importance.moment_matching({"n": jnp.array([4, 4])}, jnp.ones(2))
+    with pytest.raises(ValueError, match=r"weights has shape \(1,\), but must be \[2\]"):
+        importance.moment_matching({"n": jnp.ones(2)}, jnp.ones(1))
+    with pytest.raises(ValueError, match="labels is float32, but must be whole numbers"):
+        importance.fisher(log_prob, WEIGHT, INPUTS, LABELS.astype(np.float32), kind="empirical")

@@ -405,7 +405,62 @@ def test_arrays_of_numpy_are_taken_as_they_are():
         assert isinstance(loss(*arrays), jax.Array)
 
 
+def test_a_mean_of_what_is_right_or_wrong_is_a_share():
+    assert losses.weighted_mean(np.array([True, False, False]), np.ones(3, np.float32)) == np.float32(1 / 3)
+    assert losses.weighted_mean(np.array([1, 0, 1]), np.full(3, 0.5, np.float32)) == np.float32(2 / 3)
+    assert losses.weighted_mean(np.ones(3, np.float32), np.full(3, 6e4, np.float16)) == 1
+    assert np.isnan(losses.weighted_mean(np.ones(2, np.float32), np.zeros(2, np.float32)))
+
+
+def test_what_has_no_floating_point_logits_is_refused():
+    whole = np.array([[1, 2, 3]], np.int32)
+    for loss in PAIRED:
+        with pytest.raises(ValueError, match="logits is int32, but must be floating point"):
+            loss(whole, whole.astype(np.float32))
+    with pytest.raises(ValueError, match="features is int32"):
+        losses.feature_distillation(whole, whole)
+    with pytest.raises(ValueError, match="map is int32"):
+        losses.attention_distillation(whole, whole)
+    with pytest.raises(ValueError, match=r"labels has shape \(1, 3\), .* one-hot ones as floating point"):
+        losses.cross_entropy(whole.astype(np.float32), np.array([[0, 0, 1]]))
+    with pytest.raises(ValueError, match=r"labels has shape \(1,\), .* a class each as int"):
+        losses.cross_entropy(whole.astype(np.float32), np.ones(1, np.float32))
+
+
+def test_a_single_label_outside_the_classes_is_nan_in_either_form():
+    logits, classes = np.array([[1.0, 2.0, 3.0]] * 3, np.float32), np.array([True, True, False])
+    labels = np.array([[0, 0, 1], [0, 0, 0], [0, 1, 0]], np.float32)
+    found = losses.cross_entropy(logits, labels, classes=classes, single_label=True)
+    by_number = losses.cross_entropy(logits, np.array([2, -1, 1]), classes=classes)
+    np.testing.assert_array_equal(np.isnan(found), [True, True, False])
+    np.testing.assert_allclose(found, by_number, rtol=1e-6)
+
+
+def test_a_peak_hides_no_difference_elsewhere():
+    """Of half precision, and of many classes: what is small beside the largest number is not rounding for that."""
+    teacher = np.full((1, 14, 14), 0.02)
+    student = np.where(np.random.default_rng(0).uniform(size=teacher.shape) < 0.5, 0.01, 0.03)
+    teacher[0, 3, 3] = student[0, 3, 3] = 1
+    exact = losses.attention_distillation(student.astype(np.float32), teacher.astype(np.float32))
+    half = losses.attention_distillation(*(jnp.asarray(maps, jnp.bfloat16) for maps in (student, teacher)))
+    np.testing.assert_allclose(np.asarray(half, np.float32), exact, rtol=0.02)
+    for count, dtype in ((1000, jnp.bfloat16), (1000, jnp.float16), (100_000, jnp.float32)):
+        other = np.full((1, count), 0.5 / (count - 1))
+        other[0, 0] = 0.5
+        own = other.copy()
+        own[0, 1:] *= np.where(np.arange(count - 1) % 2, 1.5, 0.5)
+        value = losses.l1_response(*(jnp.asarray(np.log(row), dtype) for row in (own, other)))
+        np.testing.assert_allclose(np.asarray(value, np.float32), 0.25, rtol=0.05)
+
+
 def test_sums_of_half_precision_are_whole():
+    """Penalties of many leaves too, in which a sum of bfloat16 stands still."""
+    many = {str(number): jnp.ones(1, jnp.bfloat16) for number in range(600)}
+    assert losses.l1_sparsity(many) == losses.quadratic_penalty(many, jax.tree.map(jnp.zeros_like, many)) == 600
+    assert losses.l1_sparsity({"w": jnp.ones(70_000, jnp.float16)}) == 70_000
+
+
+def test_means_of_half_precision_are_whole():
     """By hand: 3, of however many; and maps of 300 x 300, whose squares add up to more than float16 can hold."""
     for dtype in (jnp.float16, jnp.bfloat16):
         for count in (301, 40_000):

@@ -183,3 +183,12 @@ def test_long_features_of_half_precision_have_a_direction(dtype):
         memory.nearest_mean(features, means, valid).tolist()
         == memory.nearest_mean(exact, means.astype(jnp.float32), valid).tolist()
     )
+
+
+def test_distances_of_zero_and_of_long_features_have_gradients():
+    """Dead features, as after a rectifier, stay where they are; those whose squares overflow have a direction."""
+    distance = lambda features: memory.mean_distances(features, jnp.eye(2), jnp.ones(2, bool))[0, 0]
+    np.testing.assert_array_equal(jax.grad(distance)(jnp.zeros((1, 2))), 0)
+    np.testing.assert_allclose(memory.unit(np.array([[3e20, 4e20], [3e-25, 4e-25]], np.float32)), [[0.6, 0.8]] * 2)
+    with pytest.raises(ValueError, match="features is int32, but must be floating point"):
+        memory.unit(np.array([[3, 4]], np.int32))

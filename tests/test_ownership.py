@@ -53,6 +53,10 @@ def test_a_task_claims_a_part_of_each_gate_as_far_as_it_is_free_unless_it_has_fe
     assert lists(claimed) == {"a": [0, 0, 1, 1, free], "b": [0, 1, 0]}, "ceil(1.2) of three, but one is free"
     assert lists(ownership.claim(claimed, 1, 1.0)) == lists(claimed)
     assert lists(ownership.claim(claimed, 2, 1.0)) == {"a": [0, 0, 1, 1, 2], "b": [0, 1, 0]}
+    wide = ownership.claim({"a": jnp.full(20_000, masks.FREE)}, 0, 0.33)["a"]
+    assert int((wide == 0).sum()) == 6600
+    with pytest.raises(ValueError, match="part is 30"):
+        ownership.claim(owner, 0, 30)
 
 
 def test_a_visit_trains_what_its_task_made_and_what_it_sees_of_its_own_rows():

@@ -276,3 +276,16 @@ def test_per_task_and_the_mask_compose(outer):
     for expected in (-1.0, -1.5):
         updates, state = optimizer.update(params, state, params, mask=jnp.array([0.0, 1.0]))
         np.testing.assert_array_equal(updates, [0.0, expected])
+
+
+def test_a_module_may_be_called_as_a_part_of_the_optimizer_is():
+    """Of a Gaussian head called `mu`: Adam's first moment of `w` is `mu/w`, and is not that module's."""
+    params = {"mu": {"w": jnp.ones(3)}, "w": jnp.ones(3)}
+    optimizer = transforms.with_update_mask(optax.adam(1.0))
+    mask = {"mu": {"w": jnp.float32(0)}, "w": jnp.float32(1)}
+    _, (after, *_) = optimizer.update(params, optimizer.init(params), params, mask=mask)
+    np.testing.assert_allclose(after.mu["w"], 0.1, rtol=1e-6)
+    np.testing.assert_array_equal(after.mu["mu"]["w"], 0)
+    _, (after, *_) = optimizer.update(params, optimizer.init(params), params, mask=jax.tree.map(lambda m: 1 - m, mask))
+    np.testing.assert_array_equal(after.mu["w"], 0)
+    np.testing.assert_allclose(after.nu["mu"]["w"], 0.001, rtol=1e-6)

@@ -87,12 +87,13 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
     the task's loss. Other tasks' mappings stay, but their kernels move with the knowledge bases: forgetting, or reverse
     transfer. The kernels are synthesised once a step; `networks.export_task` makes a plain network of one task.
 
-    As in the public code, the factors and the biases of the convolutions are drawn Glorot-uniform; all else is drawn as
-    the network has it, for the paper `networks.df_cnn_base`. Its optimizer is RMSProp with a history of its own for
-    each task, `transforms.per_task(transforms.rmsprop_tf1())`, on the loss summed over the batch,
-    `training.with_summed_loss`, at a rate that falls with the epochs of all tasks, `training.with_learning_rate_decay`.
-    Sum and mean differ for long, not at the beginning alone: the history starts at ones, and beside a mean's gradients,
-    which are a batch's size smaller, these ones and epsilon weigh a batch's size squared more.
+    As in the public code, the factors and the biases of the convolutions, as arrays of shape (1, 1, 1, C), are drawn
+    Glorot-uniform; all else is drawn as the network has it, for the paper `networks.df_cnn_base`. Its optimizer is
+    RMSProp with a history of its own for each task, `transforms.per_task(transforms.rmsprop_tf1())`, on the loss summed
+    over the batch, `training.with_summed_loss`, at a rate that falls with the epochs of all tasks,
+    `training.with_learning_rate_decay`. Sum and mean differ for long, not at the beginning alone: the history starts at
+    ones, and beside a mean's gradients, which are a batch's size smaller, these ones and epsilon weigh a batch's size
+    squared more.
 
     Args:
       network: any network with convolution kernels: leaves of rank 4 in its params.
@@ -158,7 +159,7 @@ def df_cnn(network: Network, *, kind: Kind = "df", sizes: Paper | Mapping[str, S
             key = jax.random.fold_in(own, drawn.index(path))
             if path in chosen:
                 return filters.init_factors(key, leaf.shape, chosen[path], kind=kind, dtype=leaf.dtype)
-            return filters.glorot_uniform(key, leaf.shape, leaf.dtype)
+            return filters.glorot_uniform(key, (1, 1, 1, *leaf.shape), leaf.dtype).reshape(leaf.shape)
 
         return task_params.map_leaves(draw, params), collections
 

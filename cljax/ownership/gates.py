@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cljax import task_params
+from cljax.numbers import real
 from cljax.ownership import masks
 from cljax.types import Array, Clock, Network, Tree, Wire
 
@@ -159,17 +160,22 @@ def claim(owner: Owner, task: ArrayLike, part: ArrayLike) -> Owner:
     Returns:
       The owners.
 
+    Raises:
+      ValueError: another part.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from cljax.ownership import claim, masks
       >>> claim({'gate': jnp.array([0, masks.FREE, masks.FREE])}, 1, 0.3)['gate'].tolist()
       [0, 1, 2147483647]
     """
+    part = real("part", part, least=0, most=1)
     had = jnp.any(jnp.stack([jnp.any(masks.learnable(leaf, task)) for leaf in owner.values()]))
 
     def more(leaf: Array) -> Array:
         # A number such as 0.1 is a little more than a tenth in float32, and 3.0000001 features are three.
-        count = jnp.ceil(jnp.asarray(part, jnp.float32) * jnp.float32(leaf.size) - jnp.float32(1e-4))
+        slack = max(1e-4, 2e-7 * leaf.size)
+        count = jnp.ceil(jnp.asarray(part, jnp.float32) * jnp.float32(leaf.size) - jnp.float32(slack))
         return masks.claim(leaf, task, jnp.where(had, 0, count.astype(jnp.int32)))
 
     return jax.tree.map(more, owner)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cljax import task_params
+from cljax.losses import at_least_float32
 from cljax.numbers import check_shape, real, whole
 from cljax.ownership.gates import shaped
 from cljax.types import Array, Tree, Wire
@@ -43,7 +44,8 @@ def annealed(progress: ArrayLike, *, max_scale: float) -> Array:
     Reference: Serrà et al., Overcoming Catastrophic Forgetting with Hard Attention to the Task, 2018, section 2.4.
     """
     least = 1 / real("max_scale", max_scale, above=0)
-    return jnp.float32(least) + jnp.float32(max_scale - least) * jnp.asarray(progress, jnp.float32)
+    progress = jnp.asarray(real("progress", progress, least=0, most=1), jnp.float32)
+    return jnp.float32(least) + jnp.float32(max_scale - least) * progress
 
 
 def gate(embedding: Array, scale: ArrayLike) -> Array:
@@ -93,10 +95,11 @@ def compensate(gradient: Array, embedding: Array, scale: ArrayLike, *, max_scale
     Reference: Serrà et al., 2018, section 2.5.
     """
     check_shape("gradient", gradient, *embedding.shape)
+    embedding = at_least_float32(embedding)
     scale = jnp.asarray(scale, embedding.dtype)
     bounded = jnp.clip(scale * embedding, -LARGEST_EXPONENT, LARGEST_EXPONENT)
     factor = max_scale / scale * (jnp.cosh(bounded) + 1) / (jnp.cosh(embedding) + 1)
-    return gradient * factor.astype(gradient.dtype)
+    return (at_least_float32(gradient) * factor).astype(gradient.dtype)
 
 
 def sparsity(gates: dict[str, Array], taken: dict[str, Array]) -> Array:

@@ -245,8 +245,10 @@ def prune_by_activity(owner: Array, task: ArrayLike, activity: Array, *, thresho
     if not isinstance(threshold, jax.core.Tracer):
         for one in np.ravel(np.asarray(threshold)):
             real("threshold", one, least=0)
-    active = activity > jnp.asarray(threshold, activity.dtype)
-    return jnp.where(learnable(owner, task) & ~active, FREE, owner)
+    if jnp.shape(threshold):
+        check_shape("threshold", threshold, *owner.shape)
+    dead = activity <= jnp.asarray(threshold, activity.dtype)  # what is NaN is kept, and seen
+    return jnp.where(learnable(owner, task) & dead, FREE, owner)
 
 
 def prune_by_magnitude(weights: Array, owner: Array, task: ArrayLike, *, fraction: ArrayLike) -> Array:

@@ -62,7 +62,8 @@ def incoming_norms(tree: Tree, wiring: dict[str, Wire]) -> Owner:
         if gate is not None:
             square = jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=tuple(range(leaf.ndim - 1)))
             squares[gate] = squares[gate] + square if gate in squares else square
-    return {gate: jnp.sqrt(square) for gate, square in squares.items()}
+    some = lambda square: jnp.where(square == 0, 1, square)  # the root's slope at 0 is infinite
+    return {gate: jnp.where(square == 0, 0, jnp.sqrt(some(square))) for gate, square in squares.items()}
 
 
 def scale_incoming(tree: Tree, wiring: dict[str, Wire], factors: Owner) -> Tree:

@@ -9,8 +9,10 @@ rate, epochs, batch and margin here: 0.001, 60, 256 and 1%. It chooses numbers f
 validation images; neither is done here. The reduced form has an eighth of the features, a tenth of CIFAR-100 and a
 twentieth of CIFAR-10, at four times the rate in batches of 16: rate times steps, which L1's reach goes with, is 4.5 for
 the first task and 2.3 for others (full: 10.6 and 1.1). Its alpha is 2e-3: of others that were tried with one seed, at
-1e-3 three tasks filled the last layer, and at 4e-3 the first two tasks were learned 8 points worse. It takes two and a
-half hours of a core, most of them for multi-task training. FOLDER has both data sets as TFDS prepares them.
+1e-3 three tasks filled the last layer, and at 4e-3 the first two tasks were learned 8 points worse. Its multi-task
+training has all of the first task's images in an epoch, and 24 epochs at twice the paper's rate. It takes an hour of a
+core, and an hour more for multi-task training, of which an epoch takes 54 s. FOLDER has both data sets as TFDS prepares
+them.
 """
 
 from __future__ import annotations
@@ -51,10 +53,11 @@ def first_layer_suffices(runs: Runs) -> tuple[str, str]:
 
 
 def nearly_all(runs: Runs) -> tuple[str, str]:
-    """Whether more than 85% of the last layer is in use when the eighth task comes."""
+    """Whether more than 85% of the last layer is in use when the eighth task comes, and some of it free."""
     units = used(runs["CLNP"], LAST)
     found = units[:, min(6, units.shape[1] - 1)]
-    return claims.compare(("in use", found), ("the paper's", np.full_like(found, 0.85)))
+    within = np.minimum(found - 0.85, 1 - found)
+    return claims.compare(("the less of what is in use above 85% and free", within), ("none", np.zeros_like(found)))
 
 
 def holds_ten(runs: Runs) -> tuple[str, str]:
@@ -96,7 +99,7 @@ TABLE = tables.Table(
         Claim(
             "the first convolution grows with the first two tasks only", "in the text", ("CLNP",), first_layer_suffices
         ),
-        Claim("after seven tasks more than 85% of the last layer is in use", "85%", ("CLNP",), nearly_all),
+        Claim("after seven tasks more than 85% of the last layer is in use, and not all", "85%", ("CLNP",), nearly_all),
         Claim("the last layer has free units for the last of ten tasks", "in the text", ("CLNP",), holds_ten),
     ),
     in_form={
@@ -105,7 +108,7 @@ TABLE = tables.Table(
         "reduced": {
             "CLNP": "clnp.l1=2e-3 --first-epochs 8",
             "single task": "--first-epochs 8",
-            "multi-task": "--epochs 8",
+            "multi-task": "--epochs 24 --lr 0.002",
         },
     },
 )
