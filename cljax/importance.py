@@ -41,8 +41,10 @@ def _share(weights: AnyArray) -> Array:
     return weights / jnp.where(total > 0, total, 1)
 
 
-def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: AnyArray, chunk: int | None) -> Tree:
-    """The weighted mean of `function(*example)` over examples, of which `chunk` are held at once."""
+def _mean_in_chunks(
+    function: Callable[..., Tree], params: Tree, examples: tuple, weights: AnyArray, chunk: int | None
+) -> Tree:
+    """The weighted mean of `function(*example)`, by these params, over examples, of which `chunk` are held at once."""
     size = len(weights)
     chunk = None if chunk is None else whole("chunk", chunk, least=1)
     if chunk is None or chunk >= size:
@@ -56,7 +58,7 @@ def _mean_in_chunks(function: Callable[..., Tree], examples: tuple, weights: Any
 
     shapes = jax.eval_shape(function, *(part[0] for part in examples))
     zeros = jax.tree.map(lambda shape: at_least_float32(jnp.zeros(shape.shape, shape.dtype)), shapes)
-    return lax.scan(add, varying(zeros, examples[0]), (share, *rows))[0]
+    return lax.scan(add, varying(zeros, share, *rows, *jax.tree.leaves(params)), (share, *rows))[0]
 
 
 def _like(params: Tree, tree: Tree) -> Tree:
@@ -81,7 +83,9 @@ def _weighted(inputs: AnyArray, weights: AnyArray | None) -> tuple[Array, Array]
     check_shape("weights", weights, inputs.shape[0])
     weights = jnp.asarray(weights)
     counts = (weights != 0).reshape(-1, *(1,) * (inputs.ndim - 1))
-    return jnp.where(counts, inputs, inputs[jnp.argmax(weights)]), weights
+    first = jnp.argmax(weights != 0)
+    spare = jnp.where(weights[first] != 0, inputs[first], jnp.zeros_like(inputs[first]))
+    return jnp.where(counts, inputs, spare), weights
 
 
 def fisher(
@@ -183,20 +187,21 @@ def fisher(
         return lax.scan(add, varying(zeros, logs), classes)[0]
 
     if kind == "exact":
-        return _like(like, _mean_in_chunks(expected, (inputs,), weights, chunk))
+        return _like(like, _mean_in_chunks(expected, params, (inputs,), weights, chunk))
     if kind == "sampled":
         if key is None:
             raise ValueError("kind 'sampled' draws labels from the network's output; pass key=jax.random.key(...).")
         keys = jax.random.split(key, len(inputs))
-        return _like(like, _mean_in_chunks(at_sample, (inputs, keys), weights, chunk))
+        return _like(like, _mean_in_chunks(at_sample, params, (inputs, keys), weights, chunk))
     if labels is None:
         raise ValueError(f"kind '{kind}' takes gradients at the examples' own labels; pass labels, [B] int.")
+    labels = labels if hasattr(labels, "dtype") else jnp.asarray(labels)
     check_shape("labels", labels, inputs.shape[0])
     check_dtype("labels", labels, "int")
     places, known = known_labels(labels, INT32)
     labels = jnp.where(weights == 0, 0, jnp.where(known, places, -1))
     if kind == "empirical":
-        return _like(like, _mean_in_chunks(at_label, (inputs, labels), weights, chunk))
+        return _like(like, _mean_in_chunks(at_label, params, (inputs, labels), weights, chunk))
 
     def of_batch(weights: Array, inputs: Array, labels: Array) -> Tree:
         def mean_log_prob(params: Tree) -> Array:
@@ -206,7 +211,7 @@ def fisher(
 
     chunk = len(inputs) if chunk is None else min(whole("chunk", chunk, least=1), len(inputs))
     batches = _in_rows((weights, inputs, labels), chunk)
-    return _like(like, _mean_in_chunks(of_batch, tuple(batches), jnp.sum(batches[0], axis=1), 1))
+    return _like(like, _mean_in_chunks(of_batch, params, tuple(batches), jnp.sum(batches[0], axis=1), 1))
 
 
 def memory_aware(
@@ -250,7 +255,7 @@ def memory_aware(
         gradient = jax.grad(lambda params: jnp.sum(jnp.square(output_fn(params, example[None]))))(params)
         return jax.tree.map(lambda leaf: jnp.abs(at_least_float32(leaf)), gradient)
 
-    return _like(like, _mean_in_chunks(sensitivity, (inputs,), weights, chunk))
+    return _like(like, _mean_in_chunks(sensitivity, params, (inputs,), weights, chunk))
 
 
 def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tree:
@@ -356,6 +361,7 @@ def moment_matching(
     otherwise = jax.tree.map(lambda rows: jnp.zeros_like(rows[0]), means) if otherwise is None else otherwise
     check_same("precisions", precisions, "means", means)
 
+    weights = jnp.asarray(weights)
     for rows in jax.tree.leaves(means)[:1]:
         check_shape("weights", weights, len(rows))
 

@@ -282,21 +282,20 @@ def _absolute(values: AnyArray) -> Array:
     return jnp.asarray(values) * jax.lax.stop_gradient(jnp.sign(values))
 
 
-def _absolute_difference(rows: AnyArray, others: AnyArray, *, sums: bool) -> Array:
-    """The absolute difference of `[B, K]`; 0, and its gradient too, where the two are equal up to rounding.
+def _absolute_difference(rows: AnyArray, others: AnyArray, rounding: AnyArray) -> Array:
+    """The absolute difference of `[B, K]`; 0, and its gradient too, where it is no larger than the rounding is.
 
-    That is within 64 units in the last place of the number (of 16-bit numbers, where 64 would be half of it, within 2);
-    where numbers are sums, of which terms may cancel, within 64 of the row's largest (an eighth) too. Two programs for
-    the same number seldom agree in its last bits, and the absolute's gradient is of size 1 however small the
-    difference: a student that is its teacher would be pushed about by rounding.
+    Two programs for the same number seldom agree in its last bits, and the absolute's gradient is of size 1 however
+    small the difference: a student that is its teacher would be pushed about by rounding.
     """
     difference = jnp.asarray(rows) - others
-    unit = float(jnp.finfo(rows.dtype).eps)
-    own, beside = (64, 64.0) if unit < 1e-6 else (2, 0.125)
-    size = jnp.maximum(jnp.abs(rows), jnp.abs(others))
-    near = jnp.maximum(own * size, beside * jnp.max(size, axis=-1, keepdims=True)) if sums else own * size
-    equal = jnp.abs(difference) <= unit * near
+    equal = jnp.abs(difference) <= rounding
     return difference * jax.lax.stop_gradient(jnp.where(equal, 0, jnp.sign(difference)))
+
+
+def _larger(rows: AnyArray, others: AnyArray) -> tuple[Array, float]:
+    """The larger of two rows' absolute numbers, and the unit in the last place of 1 in their dtype."""
+    return jnp.maximum(jnp.abs(rows), jnp.abs(others)), float(jnp.finfo(rows.dtype).eps)
 
 
 def _probabilities(logits: AnyArray, teacher_logits: AnyArray, classes: ArrayLike | None) -> tuple[Array, Array]:
@@ -314,7 +313,8 @@ def l1_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLik
 
     .. math:: \sum_k |q_k - p_k|, \qquad p = \mathrm{softmax}(t), \quad q = \mathrm{softmax}(z)
 
-    Where the two are equal up to rounding, value and gradient are 0.
+    Where the two are equal up to rounding, value and gradient are 0: within 64 units in the last place (of 16-bit
+    numbers 2), or where logits are larger than 1 (2) so many times more: what they are rounded by is a factor here.
 
     Args:
       logits: `[B, K]`.
@@ -332,7 +332,11 @@ def l1_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLik
 
     Reference: Li and Hoiem, Learning without Forgetting, 2017, section 4.2.
     """
-    return jnp.sum(_absolute_difference(*_probabilities(logits, teacher_logits, classes), sums=False), axis=-1)
+    rows = _probabilities(logits, teacher_logits, classes)
+    (size, unit), exponents = _larger(*rows), _larger(jnp.asarray(logits), _constant(teacher_logits, rows[0]))[0]
+    largest = jnp.max(jnp.where(_classes(classes, rows[0]), exponents, 0), axis=-1, keepdims=True)
+    near = 64 * jnp.maximum(largest, 1) if unit < 1e-6 else jnp.maximum(largest, 2)
+    return jnp.sum(_absolute_difference(*rows, jax.lax.stop_gradient(near * unit * size)), axis=-1)
 
 
 def l2_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLike | None = None) -> Array:
@@ -367,7 +371,9 @@ def attention_distillation(map: AnyArray, teacher_map: AnyArray, *, distance: Di
         u = \frac{Q}{\|Q\|_2}
 
     Where either map is zero everywhere (its rectifier let nothing through) there is no direction to compare: the value
-    and the gradient are 0. So they are, of 'l1', at positions where the two are equal up to rounding.
+    and the gradient are 0. So they are, of 'l1', at positions where the two are equal up to rounding: as their numbers
+    are sums, of which terms may cancel, within 64 units in the last place of the row's largest; of 16-bit numbers, of
+    which that would be half, within half a unit of it, or two of the number.
 
     Args:
       map: `[B, ...]`, the student's, differentiable.
@@ -396,8 +402,12 @@ def attention_distillation(map: AnyArray, teacher_map: AnyArray, *, distance: Di
     rows, teacher_rows = (part.reshape(len(part), size) for part in (map, _constant(teacher_map, map)))
     alive = jnp.any(rows != 0, axis=-1) & jnp.any(teacher_rows != 0, axis=-1)
     units = unit_length(rows), unit_length(teacher_rows)
-    each = _absolute_difference(*units, sums=True) if distance == "l1" else (units[0] - units[1]) ** 2
-    return jnp.where(alive, jnp.sum(each, axis=-1), 0)
+    if distance == "l2":
+        return jnp.where(alive, jnp.sum((units[0] - units[1]) ** 2, axis=-1), 0)
+    size, unit = _larger(*units)
+    largest = jnp.max(size, axis=-1, keepdims=True, initial=0)
+    near = 64 * largest if unit < 1e-6 else jnp.maximum(2 * size, largest / 2)
+    return jnp.where(alive, jnp.sum(_absolute_difference(*units, jax.lax.stop_gradient(unit * near)), axis=-1), 0)
 
 
 def unit_length(rows: AnyArray) -> Array:

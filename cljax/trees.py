@@ -14,8 +14,8 @@ from jax import lax
 from cljax.types import AnyArray, Array, Tree
 
 
-def varying(tree: Tree, like: AnyArray) -> Tree:
-    """The same tree, which within `shard_map` differs from device to device where an array does.
+def varying(tree: Tree, *like: AnyArray) -> Tree:
+    """The same tree, which within `shard_map` differs from device to device where one of some arrays does.
 
     Elsewhere it is the tree itself. Gradients by parameters that are alike on all devices are summed over them before
     anything is made of them, squares say; by these they are not.
@@ -32,7 +32,7 @@ def varying(tree: Tree, like: AnyArray) -> Tree:
       [3.0]
     """
     over = lambda array: jax.typeof(array).mat.varying
-    axes = over(like)
+    axes = frozenset().union(*map(over, like))
     cast = lambda leaf: lax.pcast(leaf, tuple(axes - over(leaf)), to="varying")
     return jax.tree.map(lambda leaf: cast(jnp.asarray(leaf)), tree) if axes else tree
 

@@ -329,7 +329,8 @@ def main(table: Table, config: Config) -> None:
     for one in own:
         print(f"{one['verdict']:15s} {one['claim']}: {one['found']}")
     if found["not_run"]:
-        print(f"Not run yet: {', '.join(found['not_run'])}; the same command goes on.")
+        same = "the same command without --only" if config.only else "the same command"
+        print(f"Not run yet: {', '.join(found['not_run'])}; {same} goes on.")
     write_result(config, f"{table.name}_{config.form}", found, command_line(table.module))
     if config.seeds > 1 and config.form != "tiny":  # one seed has no interval
         claims.merge(pathlib.Path(config.out), own)

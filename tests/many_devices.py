@@ -74,6 +74,10 @@ def test_importances_of_ones_own_shard_map_are_means_over_all_examples(kind):
     joined = lambda *arrays: jax.lax.pmean(measure(*arrays), "device")
     shared = jax.jit(jax.shard_map(joined, mesh=devices, in_specs=(everywhere, own, own), out_specs=everywhere))
     assert_close(shared(weights, inputs, labels), jax.jit(measure)(weights, inputs, labels))
+    several = np.stack([weights] * 8)  # of devices each of which has a learner of its own
+    each = lambda w, x, y: measure(w[0], x, y)[None]
+    apart = jax.jit(jax.shard_map(each, mesh=devices, in_specs=(own, everywhere, everywhere), out_specs=own))
+    assert_close(apart(several, inputs, labels)[3], jax.jit(measure)(weights, inputs, labels))
 
 
 def test_exemplars_are_picked_within_ones_own_shard_map():

@@ -70,8 +70,7 @@ def test_gates_and_gradients_have_the_embedding_s_dtype():
     for dtype in (jnp.float16, jnp.bfloat16):
         found = hard_attention.compensate(jnp.ones(1, dtype), jnp.full(1, 0.01, dtype), 400.0, max_scale=400.0)
         np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=1e-2)
-    with pytest.raises(ValueError, match="progress is 2"):
-        hard_attention.annealed(2.0, max_scale=400.0)
+    assert [float(hard_attention.annealed(p, max_scale=400.0)) for p in (2.0, -1.0)] == [400.0, np.float32(0.0025)]
 
 
 def test_given_parameters_of_the_first_task_and_open_gates_are_the_given_network():

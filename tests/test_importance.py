@@ -293,6 +293,9 @@ def test_an_example_of_weight_0_has_no_part_be_its_gradient_nan(kind):
     found = measure(inputs, LABELS[:3], weights)
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found, measure(INPUTS[1:], LABELS[:3], weights))
+    lost = np.full_like(inputs, np.nan)
+    assert not np.any(importance.unit_activity(lost, weights=np.zeros(3, np.float32)))
+    assert not np.any(memory_aware(lambda w, x: x @ w.T, WEIGHT, lost, weights=np.zeros(3, np.float32)))
 
 
 def test_weights_of_half_precision_are_added_up_in_full():

@@ -405,6 +405,21 @@ def test_arrays_of_numpy_are_taken_as_they_are():
         assert isinstance(loss(*arrays), jax.Array)
 
 
+@pytest.mark.parametrize("size", [1.0, 30.0, 300.0])
+def test_an_l1_response_pulls_no_student_that_is_its_teacher_however_large_the_logits_are(size):
+    """The teacher's program is another, of fewer examples at a time: a logit is rounded by a part of the logits."""
+    draw = np.random.default_rng(0)
+    first, last = (draw.normal(size=shape).astype(np.float32) for shape in ((784, 512), (512, 10)))
+    inputs = draw.uniform(size=(128, 784)).astype(np.float32)
+    logits = jax.jit(lambda w, x: size * (jax.nn.relu(x @ first / 28) @ w / 22))
+    teacher = jnp.concatenate([logits(last, part) for part in np.split(inputs, 8)])
+    assert np.abs(teacher).max() > size
+    measure = jax.jit(jax.value_and_grad(lambda w, t: losses.l1_response(logits(w, inputs), t).sum()))
+    for nothing in measure(last, teacher):
+        np.testing.assert_array_equal(nothing, 0)
+    assert np.abs(measure(last, teacher[::-1])[1]).max() > 0
+
+
 def test_a_mean_of_what_is_right_or_wrong_is_a_share():
     assert losses.weighted_mean(np.array([True, False, False]), np.ones(3, np.float32)) == np.float32(1 / 3)
     assert losses.weighted_mean(np.array([1, 0, 1]), np.full(3, 0.5, np.float32)) == np.float32(2 / 3)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from cljax import cli
-from cljax.cli import compare, printing, process, progress
+from cljax.cli import opening, printing, process, progress
 from cljax.cli.options import RunError
 from cljax.training.driver import Event
 from tests.records import FIRST, SECOND, make_run
@@ -162,9 +162,9 @@ def test_a_device_without_the_memory_is_one_paragraph():
     import jax
 
     for error in (MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")):
-        with pytest.raises(RunError, match=r"needs more memory than there is.*--batch-size"), compare.enough_memory():
+        with pytest.raises(RunError, match=r"needs more memory than there is.*--batch-size"), opening.enough_memory():
             raise error
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), compare.enough_memory():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), opening.enough_memory():
         raise jax.errors.JaxRuntimeError("INTERNAL: a fault of XLA")
 
 
@@ -189,7 +189,7 @@ def test_a_record_of_something_else_is_refused_before_the_run(spoil, tmp_path, c
     place = tmp_path / "run"
     place.mkdir()
     (place / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(compare, "make_experiment", lambda *_, **__: pytest.fail("prepared"))
+    monkeypatch.setattr(opening, "make_experiment", lambda *_, **__: pytest.fail("prepared"))
     changes = {
         "method": {"method": "lwf"},
         "seeds": {"seeds": [0, 1, 2, 3, 9]},

@@ -28,14 +28,14 @@ def annealed(progress: ArrayLike, *, max_scale: float) -> Array:
     .. math:: s = \frac{1}{s_{max}} + \Big( s_{max} - \frac{1}{s_{max}} \Big) p
 
     Args:
-      progress: p, scalar in [0, 1]: 0 at the epoch's first step, 1 at its last.
+      progress: p, in [0, 1], or the nearest of it: 0 at the epoch's first step, 1 at its last.
       max_scale: :math:`s_{max}`, above 0.
 
     Returns:
       The scale, float32 scalar.
 
     Raises:
-      ValueError: for a number out of range.
+      ValueError: for a largest scale out of range.
 
     Example:
       >>> [round(float(annealed(progress, max_scale=400.0)), 4) for progress in (0.0, 0.5, 1.0)]
@@ -44,7 +44,7 @@ def annealed(progress: ArrayLike, *, max_scale: float) -> Array:
     Reference: Serrà et al., Overcoming Catastrophic Forgetting with Hard Attention to the Task, 2018, section 2.4.
     """
     least = 1 / real("max_scale", max_scale, above=0)
-    progress = jnp.asarray(real("progress", progress, least=0, most=1), jnp.float32)
+    progress = jnp.clip(jnp.asarray(progress, jnp.float32), 0, 1)
     return jnp.float32(least) + jnp.float32(max_scale - least) * progress
 
 

@@ -245,9 +245,10 @@ def prune_by_activity(owner: Array, task: ArrayLike, activity: Array, *, thresho
     if not isinstance(threshold, jax.core.Tracer):
         for one in np.ravel(np.asarray(threshold)):
             real("threshold", one, least=0)
-    if jnp.shape(threshold):
+    threshold = jnp.asarray(threshold, activity.dtype)
+    if threshold.size > 1:
         check_shape("threshold", threshold, *owner.shape)
-    dead = activity <= jnp.asarray(threshold, activity.dtype)  # what is NaN is kept, and seen
+    dead = activity <= threshold  # what is NaN is kept, and seen
     return jnp.where(learnable(owner, task) & dead, FREE, owner)
 
 
