@@ -11,11 +11,9 @@ numbers that the paper gives for CLNP, and its rate for single-task learning, no
 a method and seed. Writes `experiments/results/clnp_table_1_FORM.json` and the claims.
 
 The paper does not say for how many epochs, how the rate falls, whether images are standardised, how weights begin. It
-decides how many units a task takes. Of the first task, at the paper's numbers, one seed, percent of the two layers: 20
-epochs, the rate a tenth in the last quarter, 20.5 and 11.5, which leaves nothing for the tenth task; with standardised
-images 13.3 and 11.3; with 40 epochs 16.8 and 6.0; with weights of PyTorch's smaller scale 18.7 and 9.9; where the rate
-never falls 17.0 and 8.0, and half a point less accurate. `full` and `published` have 30 epochs, of which the rate falls
-for the last three, and standardised images.
+decides how many units a task takes: with 20 epochs, as Zenke et al. have, and images in [0, 1] the first takes so many
+that nothing is left for the tenth (docs/results.md). `full` and `published` have 30 epochs, of which the rate falls for
+the last three, and standardised images.
 """
 
 from __future__ import annotations
