@@ -313,8 +313,9 @@ def l1_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLik
 
     .. math:: \sum_k |q_k - p_k|, \qquad p = \mathrm{softmax}(t), \quad q = \mathrm{softmax}(z)
 
-    Where the two are equal up to rounding, value and gradient are 0: within 64 units in the last place (of 16-bit
-    numbers 2), or where logits are larger than 1 (2) so many times more: what they are rounded by is a factor here.
+    Where the two are equal up to rounding, value and gradient are 0: within 64 units in the last place of the larger
+    one, times the largest logit where that is above 1, as a logit's rounding is a factor here; of 16-bit numbers within
+    2 units, or as many as the largest logit is.
 
     Args:
       logits: `[B, K]`.
