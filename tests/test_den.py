@@ -11,7 +11,7 @@ import numpy as np
 from cljax import methods, networks, ownership, proximal, task_params
 from cljax.methods.den import DUPLICATE, EXPAND, HEAD, RETRAIN, Stamped
 from cljax.ownership import masks
-from cljax.types import Batch, make_clock
+from cljax.types import Batch, Wire, make_clock
 from tests.zero_forgetting import single
 
 FREE, CLASSES = masks.FREE, np.ones((2, 2), bool)
@@ -318,3 +318,11 @@ def test_a_visit_has_four_stages_and_the_first_one_alone_the_second():
         "expand": (0.25, True),
         "duplicate": (0.25, True),
     }
+
+
+def test_the_norm_of_what_leads_into_a_dead_unit_has_no_slope():
+    """A group lasso zeroes whole columns: there the root's slope is infinite, beside it it is w / |w|."""
+    wires = {"w": Wire("w", None, "gate")}
+    norms = lambda kernel: ownership.incoming_norms({"w": kernel}, wires)["gate"].sum()
+    slope = jax.grad(norms)(jnp.array([[3.0, 0.0], [4.0, 0.0]]))
+    np.testing.assert_allclose(slope, [[0.6, 0], [0.8, 0]], rtol=1e-6)

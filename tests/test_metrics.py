@@ -292,6 +292,12 @@ def test_a_logit_that_is_nan_predicts_nothing():
         assert found.tolist() == [0.0, float(label == 1), float(label == 0)]
     hot = np.eye(3, dtype=np.float32)[[0, 1, 0]]
     assert correct(logits, hot, classes, single_label=np.array(True)).tolist() == [0.0, 1.0, 1.0]
+    unknown = np.array([[0, 1, 0], [0, 0, 0], [NAN, 0, 0]], np.float32)  # no row without a label is of class 0
+    assert correct(np.array([[5, 1, 0]] * 3, np.float32), unknown, classes, single_label=np.array(True)).tolist() == [
+        0.0,
+        0.0,
+        0.0,
+    ]
     none = np.zeros([3, 3], np.float32)
     assert correct(np.full([3, 3], NAN, np.float32), none, classes).tolist() == [0.0, 0.0, 0.0]
     assert correct(logits, none, classes).tolist() == [0.0, 0.5, 0.0]

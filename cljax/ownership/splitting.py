@@ -62,8 +62,8 @@ def incoming_norms(tree: Tree, wiring: dict[str, Wire]) -> Owner:
         if gate is not None:
             square = jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=tuple(range(leaf.ndim - 1)))
             squares[gate] = squares[gate] + square if gate in squares else square
-    some = lambda square: jnp.where(square == 0, 1, square)  # the root's slope at 0 is infinite
-    return {gate: jnp.where(square == 0, 0, jnp.sqrt(some(square))) for gate, square in squares.items()}
+    root = lambda square: jnp.sqrt(jnp.where(square == 0, 1, square))  # whose slope at 0 is infinite
+    return {gate: jnp.where(square == 0, 0, root(square)) for gate, square in squares.items()}
 
 
 def scale_incoming(tree: Tree, wiring: dict[str, Wire], factors: Owner) -> Tree:
