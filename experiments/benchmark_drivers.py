@@ -23,7 +23,8 @@ import tyro
 from PIL import Image
 
 from cljax import data, methods, networks, streams, training
-from cljax.training.driver import Outcome, drive
+from cljax.training.driver import drive
+from cljax.training.outcome import Outcome
 from experiments.saving import write_result
 
 ENLARGED = 4

@@ -36,7 +36,8 @@ from cljax.data.on_demand import ReadError
 from cljax.report import writing
 from cljax.storage import old_names
 from cljax.training import driver
-from cljax.training.driver import Event, drive
+from cljax.training.driver import drive
+from cljax.training.outcome import Event
 from cljax.training.step import phase_learning_rate
 from cljax.types import Sizes, make_clock
 from tests import conformance

@@ -72,7 +72,7 @@ class Driven(NamedTuple):
 
     method: Any
     stream: Any
-    outcome: driver.Outcome
+    outcome: training.Outcome
     compiled: Compiled
     turns: list[Turn]
     signatures: set[str]

@@ -18,6 +18,7 @@ from cljax.cli.experiment import choose_driver
 from cljax.cli.options import Data, Options, Training, UsageError
 from cljax.data.builders import silence
 from cljax.data.on_demand import ReadError, batches
+from cljax.data.statistics import statistics_of_rows
 from cljax.training import bounds, streaming
 from cljax.training.driver import drive
 from cljax.training.engine import make_engine
@@ -465,6 +466,20 @@ def test_statistics_of_many_images_are_those_of_a_sample(monkeypatch):
     values = np.arange(1000).astype(np.uint8)[:, None, None, None]
     pieces = np.concatenate(list(lazily(values).pieces()))[:, 0, 0, 0]
     np.testing.assert_array_equal(pieces, values[np.linspace(0, 999, 300).round().astype(int), 0, 0, 0])
+
+
+def test_each_image_is_read_once_for_mean_and_deviation():
+    values, read = np.random.default_rng(0).integers(0, 256, (3000, 2, 2, 1)).astype(np.uint8), []
+
+    class Source(list):
+        def __getitem__(self, row):
+            read.append(row)
+            return super().__getitem__(row)
+
+    rows = np.arange(3, 2503, 2)
+    images = data.Images([Source(values)], (2, 2, 1), name="noted")
+    assert statistics_of_rows(images, rows) == statistics_of_rows(values, rows)
+    assert sorted(read) == rows.tolist()
 
 
 def test_batches_come_in_order_and_end_where_they_are_left():

@@ -257,7 +257,7 @@ def test_drafts_of_killed_processes_are_removed_and_those_in_use_are_not(kind, t
         keeping.clear(tmp_path)
         assert os.path.exists(held)
         process.kill()
-    keeping.keep(tmp_path / "kept", lambda file: file.write(b"new"))
+    keeping.keep_arrays(tmp_path / "kept", "made of this", {})
     names = {".draft-of my own", ".draft-a1b2c3d4", "kept"}
     assert {entry.name for entry in tmp_path.iterdir()} == names
     with pytest.raises(KeyboardInterrupt), keeping.draft(tmp_path, folder=kind == "folder"):
@@ -392,9 +392,7 @@ def test_sizes_are_checked_before_anything_is_read(size, tmp_path):
 
 def test_what_does_not_fit_into_memory_is_said_before(tmp_path):
     fill(tmp_path, {"a": 2})
-    with pytest.raises(
-        ValueError, match=r"take .* GB as an array, but the machine has .* GB of memory. Give a smaller"
-    ):
+    with pytest.raises(ValueError, match=r"take .* GB as an array, but .* GB of memory are free. Give a smaller"):
         check_memory("x", (10**6, 9000, 9000, 3))
     source = image_folders.scan(tmp_path, 9000)
     images = image_folders.FolderImages(source.images.paths * 10**4, (9000, 9000), 3)

@@ -13,7 +13,7 @@ from rich.console import Console
 from cljax import cli
 from cljax.cli import opening, printing, process, progress
 from cljax.cli.options import RunError
-from cljax.training.driver import Event
+from cljax.training.outcome import Event
 from tests.records import FIRST, SECOND, make_run
 
 HARD = "[bold]a[/] :smile: \x1b[31m\\[x] \udcff"

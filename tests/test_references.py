@@ -41,12 +41,12 @@ OWN = """
         return networks.from_linen(module, inputs, outputs=outputs, train_argument=None, mean=mean)
 
 
-    def careful(network, *, slowdown=0.1):
+    def careful(network, *, rate=0.1):
         base = methods.finetune(network)
 
         def init(key, sizes):
             params, collections, state, hyper = base.init(key, sizes)
-            return params, collections, state, {**hyper, "slowdown": jnp.float32(slowdown)}
+            return params, collections, state, {**hyper, "rate": jnp.float32(rate)}
 
         return base._replace(name="my careful one", init=init)
 
@@ -91,14 +91,14 @@ def experiment_of(options, *names):
 def test_one_s_own_network_and_method_are_a_run_s_like_any(own):
     asked = Options(
         network=Network(network="mine.parts:make", width=7),
-        training=Training(seeds=(1,), set=("mine.parts:careful.slowdown=0.5", "mine.parts:nothing.strength=3")),
+        training=Training(seeds=(1,), set=("mine.parts:careful.rate=0.5", "mine.parts:nothing.strength=3")),
     )
     names = ("mine.parts:careful", "lwf+mine.parts:nothing")
     made = experiment_of(asked, *names)
     assert [method.name for method in made.methods.values()] == list(made.methods) == list(names)
     sizes = Sizes(5, 2, {"train": 3})
     hyper = {name: method.init(jax.random.key(0), sizes)[3] for name, method in made.methods.items()}
-    assert float(hyper[names[0]]["slowdown"]) == 0.5
+    assert float(hyper[names[0]]["rate"]) == 0.5
     assert float(hyper[names[1]]["mine.parts:nothing.strength"]) == 3.0
     assert made.networks[names[0]] == {
         "name": "mine.parts:make",
@@ -116,8 +116,8 @@ def test_one_s_own_network_and_method_are_a_run_s_like_any(own):
     (own / "config.json").write_text(json.dumps(configuration([Curve("finetune")], asked)))
     again = cli.parse(["compare", "--config", "config.json"])
     assert settle(again.options).network == asked.network
-    swept = cli.parse(["sweep", "mine.parts:careful", "slowdown", "0.1", "--vs", f"{names[1]}.strength=1,2"])
-    assert [curve.name for curve in curves_of(swept)] == [f"{names[0]}.slowdown", f"{names[1]}.strength"]
+    swept = cli.parse(["sweep", "mine.parts:careful", "rate", "0.1", "--vs", f"{names[1]}.strength=1,2"])
+    assert [curve.name for curve in curves_of(swept)] == [f"{names[0]}.rate", f"{names[1]}.strength"]
 
 
 def test_a_method_s_name_is_told_from_its_parameter():
@@ -147,7 +147,7 @@ def test_a_method_s_name_is_told_from_its_parameter():
         ("--methods mine.parts:without_network", "returns builtins.NoneType, but must return Method"),
         ("--methods mine.parts:nowhere", "has no function 'nowhere'"),
         ("--methods finetune+mine.parts:without_network", "returns builtins.NoneType, but must return Term"),
-        ("--methods mine.parts:careful --set speed=2", "no parameter 'speed'.*mine.parts:careful has slowdown"),
+        ("--methods mine.parts:careful --set speed=2", "no parameter 'speed'.*mine.parts:careful has rate"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_cure(own, capsys, words, said):

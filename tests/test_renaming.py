@@ -119,14 +119,16 @@ class Flattening(linen.Module):
     ("names", "words"),
     [
         ({"d.weight": "Dense_0/kernel"}, r"'d.weight' of shape \(2, 48\) seems to read flattened maps.*H, W, C"),
-        ({"x": "Dense_0/kernel"}, "names has 'x', but the given leaves are: c.bias, c.weight"),
+        ({"x": "Dense_0/kernel"}, "names has 'x', but the given leaves are: Dense_0/bias, c.bias, c.weight"),
+        ({"c.bias": "Conv_0/bias", "d.bias": "Conv_0/bias"}, "'Conv_0/bias' is given twice, as 'd.bias' and otherwise"),
+        ({"c.bias": "Dense_0/bias"}, "'Dense_0/bias' is given twice, as 'c.bias' and otherwise"),
         ({"c.bias": "Conv/bias"}, "names has 'Conv/bias' for 'c.bias', but the network's leaves are: Conv_0/bias"),
         (["c.bias"], "names is .*, but must be {given name: leaf path}"),
     ],
 )
 def test_names_that_cannot_be(names, words):
     method = methods.finetune(networks.from_linen(Flattening(), (4, 4, 1), outputs=2))
-    shapes = {"c.weight": (3, 1, 3, 3), "c.bias": (3,), "d.weight": (2, 48), "d.bias": (2,)}
+    shapes = {"c.weight": (3, 1, 3, 3), "c.bias": (3,), "d.weight": (2, 48), "d.bias": (2,), "Dense_0/bias": (2,)}
     with pytest.raises(ValueError, match=words):
         training.given_params(method, {name: np.zeros(shape) for name, shape in shapes.items()}, names)
 

@@ -22,7 +22,8 @@ from cljax.cli.options import Training
 from cljax.report import record as records
 from cljax.report import schema, sections, series, tensorboard, weights_and_biases, writing
 from cljax.report.figures import Drawing, draw
-from cljax.training.driver import Results, drive
+from cljax.training.driver import drive
+from cljax.training.outcome import Results
 from tests.records import FIRST, SECOND, make_attention, make_run, make_usage, save
 
 HALF = 12.706204736432095 / 2

@@ -11,7 +11,7 @@ import pytest
 
 from cljax import methods, report, training
 from cljax.report import writing
-from cljax.training import driver
+from cljax.training.outcome import members
 from tests import conformance
 from tests.shared import small
 
@@ -124,7 +124,7 @@ def test_a_number_in_a_name_is_free_and_seeds_are_not_values(both):
     swept = both[0]._replace(origin=dataclasses.replace(both[0].origin, seeds=(0, 0)))
     with pytest.raises(ValueError, match=r"of tfm holds seed 0 several times, as with several hypers"):
         report.markdown(swept)
-    assert report.runs(driver.members(swept, [1]))[0]["seeds"] == [0]
+    assert report.runs(members(swept, [1]))[0]["seeds"] == [0]
 
 
 def test_what_is_held_prints_in_a_few_lines(both):

@@ -22,6 +22,7 @@ from cljax.cli.options import Options
 from cljax.data.on_demand import ReadError
 from cljax.storage.checkpoints import Saving
 from cljax.training import bounds, driver, identity
+from cljax.training.outcome import members
 from tests import conformance
 from tests.shared import Noting, assert_close, noted, small
 
@@ -75,13 +76,13 @@ def main(port: str, number: str, folder: str) -> None:
     by_batch = functools.partial(drive, seeds[:1], devices=4, checkpoints=Saving(f"{folder}-by-batch", 0.0))
     for other in (by_batch(), by_batch()):  # the second is at its end already
         assert other.shares == (1, 4)
-        same(other, driver.members(found, [0]))
+        same(other, members(found, [0]))
     (streamed, asked), ends, make = noted(seeds[0][1]), [], jax.make_mesh
     alternating = lambda *given, devices, **more: make(*given, devices=[*devices[::2], *devices[1::2]], **more)
     with pytest.MonkeyPatch.context() as patch:  # as on a TPU pod, where a process's devices are not next to each other
         patch.setattr(jax, "make_mesh", alternating)
         outcome = drive([(0, streamed)], devices=4, report=lambda event: ends.append(len(asked)))
-    same(outcome, driver.members(found, [0]))
+    same(outcome, members(found, [0]))
     rows = np.concatenate(asked[slice(*ends[:2])])  # of the first task's second epoch
     read = multihost_utils.process_allgather(np.bincount(rows, minlength=len(streamed.tables.examples)))
     task = streamed.tables.train

@@ -10,7 +10,6 @@ from cljax.cli.options import Compare, Options, Run, Sweep, UsageError, seed_num
 from cljax.cli.parameters import unknown
 from cljax.numbers import real
 from cljax.references import is_reference
-from cljax.storage import old_names
 
 if TYPE_CHECKING:
     from cljax.types import Method
@@ -117,8 +116,7 @@ def split_parameter(key: str) -> tuple[str, str, str]:
 def _swept(command: Sweep) -> list[Curve]:
     if not (command.method and command.parameter):
         raise UsageError("What is swept? For example: cljax sweep lwf strength 0.1 1 10.")
-    renamed = lambda method, name: name if is_reference(method) else old_names.setting(name)  # one's own are new
-    found = [Curve(command.method, renamed(command.method, command.parameter), tuple(command.values))]
+    found = [Curve(command.method, command.parameter, tuple(command.values))]
     for words in command.vs:
         key, equals, listed = words.partition("=")
         method, dot, parameter = split_parameter(key)
@@ -130,7 +128,7 @@ def _swept(command: Sweep) -> list[Curve]:
             raise UsageError(
                 f"--vs takes METHOD or METHOD.NAME=VALUE,VALUE..., such as lwm.beta=0.1,1,10; not {words!r}."
             )
-        found.append(Curve(method, renamed(method, parameter) or None, values))
+        found.append(Curve(method, parameter or None, values))
     return found
 
 

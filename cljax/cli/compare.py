@@ -26,7 +26,7 @@ from cljax.text import printable
 
 if TYPE_CHECKING:
     from cljax.storage.folders import RunFolder
-    from cljax.training.driver import Outcome
+    from cljax.training.outcome import Outcome
     from cljax.training.state import Failure
     from cljax.types import Learner, Method, Stream
 
@@ -152,7 +152,7 @@ def entries(
     from cljax import report
     from cljax.cli.learned import notes_of
     from cljax.storage import checkpoints
-    from cljax.training.driver import members
+    from cljax.training.outcome import members
 
     network, count, runs = experiment.networks[curve.method], len(experiment.seeds), []
     each = zip(curve.entries(experiment.swept), labels(experiment, curve), strict=True)

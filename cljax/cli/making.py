@@ -182,6 +182,7 @@ def make_network(chosen: NetworkOptions, stream: Stream) -> Network:
     from cljax import networks
 
     network = _by_name(chosen, stream)
+    network = network._replace(per_task=()) if stream.scenario == "domain" else network
     return network if chosen.precision == "float32" else networks.in_bfloat16(network)
 
 
@@ -199,10 +200,9 @@ def _by_name(chosen: NetworkOptions, stream: Stream) -> Network:
             )
         size: Any = chosen.network.removeprefix("df_cnn_")
         try:
-            network = networks.df_cnn_base(PAPER_NETWORKS[shape], outputs, size=size, mean=stream.mean, std=stream.std)
+            return networks.df_cnn_base(PAPER_NETWORKS[shape], outputs, size=size, mean=stream.mean, std=stream.std)
         except ValueError as error:  # the paper has no such size for these images
             raise UsageError(f"{error} Give --network df_cnn_base.") from None
-        return network._replace(per_task=()) if stream.scenario == "domain" else network
     if is_reference(chosen.network):
         return _ones_own(chosen, stream)
     given = {name: getattr(chosen, name) for name in NETWORKS[chosen.network]}
@@ -213,8 +213,7 @@ def _by_name(chosen: NetworkOptions, stream: Stream) -> Network:
             f"--network {chosen.network} has no normalisation, but the normalisation is {chosen.normalization}. Give "
             f"--normalization none, or another network."
         )
-    per_task = () if stream.scenario == "domain" else None
-    common: dict[str, Any] = {**given, "mean": stream.mean, "std": stream.std, "per_task": per_task}
+    common: dict[str, Any] = {**given, "mean": stream.mean, "std": stream.std}
     if chosen.network not in ("mlp", "cnn") and len(shape) != 3:
         raise UsageError(
             f"--network {chosen.network} is for images, but the examples of {stream.name!r} have shape {shape}. Give "
@@ -269,7 +268,7 @@ def _ones_own(chosen: NetworkOptions, stream: Stream) -> Network:
             f"{name!r} makes a network of {network.outputs} outputs for inputs {network.inputs}, but was asked for "
             f"{outputs} for {shape}: let it use its two arguments."
         )
-    return network._replace(per_task=()) if stream.scenario == "domain" else network
+    return network
 
 
 def convolvable(chosen: NetworkOptions, shape: tuple[int, ...]) -> bool:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Union
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from cljax.references import is_reference
-from cljax.storage import old_names
 
 NETWORKS: dict[str, tuple[str, ...]] = {
     "mlp": ("hidden", "normalization", "norm_after", "dropout"),
@@ -398,7 +397,7 @@ COMMAND: Any = Union[tuple(Annotated[kind, subcommand(name)] for name, kind in C
 
 
 def settle(options: Options) -> Options:
-    """The options with what is meant where nothing is given, and with today's names in `--set`.
+    """The options with what is meant where nothing is given.
 
     That is the number of tasks, by channels or pooling a cnn, and the dropout rate.
 
@@ -419,8 +418,7 @@ def settle(options: Options) -> Options:
     if network.dropout is None and not is_reference(network.network):
         rate = 0.5 if {"dropout", "width"} <= set(NETWORKS.get(network.network, ())) else 0.0
         network = dataclasses.replace(network, dropout=rate)
-    training = dataclasses.replace(options.training, set=tuple(map(old_names.setting, options.training.set)))
-    return dataclasses.replace(options, data=data, training=training, network=network)
+    return dataclasses.replace(options, data=data, network=network)
 
 
 def seed_numbers(options: Training) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from cljax.cli.printing import styled
 
 if TYPE_CHECKING:
-    from cljax.training.driver import Event, Results
+    from cljax.training.outcome import Event, Results
 
 SECONDS_OF_SILENCE = 600.0
 """After which a task that takes long gives a sign of life where there is no terminal."""

@@ -16,7 +16,7 @@ from cljax.text import shell_word
 
 if TYPE_CHECKING:
     from cljax.storage.folders import RunFolder
-    from cljax.training.driver import Results
+    from cljax.training.outcome import Results
 
 
 def tell_visit(told: Sequence[Any], seeds: list[int], number: int, results: Results) -> None:
@@ -27,6 +27,8 @@ def tell_visit(told: Sequence[Any], seeds: list[int], number: int, results: Resu
 
 def tell_beginning(experiment: Experiment, folder: RunFolder, runs: Sequence[dict], errors: Console) -> None:
     """Says what is left out, whether the folder could not be locked, the devices, what its record has already."""
+    import jax
+
     for name, reason in experiment.left_out.items():
         errors.print(styled("yellow", f"{name} is left out:", f" {reason}"))
     if not folder.locked:
@@ -35,7 +37,10 @@ def tell_beginning(experiment: Experiment, folder: RunFolder, runs: Sequence[dic
         )
     if experiment.options.output.quiet:
         return
-    errors.print(styled("", found_devices()))
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    count = kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+    errors.print(styled("", f"On {count}, by jax {jax.__version__}."))
     shares = {curve.name: experiment.shares(curve) for curve in experiment.curves}
     for seeds, batches in dict.fromkeys(shares.values()):
         if (count := seeds * batches) > 1:
@@ -77,12 +82,3 @@ def tell_lost(record: dict[str, Any], errors: Console) -> None:
     """Says what diverged."""
     for text in record["diverged"]:
         errors.print(styled("red", "Diverged, and left out:", f" {text}"), soft_wrap=True)
-
-
-def found_devices() -> str:
-    """The devices, and the version that drives them, in a line."""
-    import jax
-
-    devices = jax.devices()
-    kind = devices[0].device_kind
-    return f"On {kind if len(devices) == 1 else f'{len(devices)} x {kind}'}, by jax {jax.__version__}."

@@ -96,12 +96,10 @@ def check(name: str, path: pathlib.Path, info: Any, url: str) -> None:
       ArchiveError: it is another.
     """
     size = path.stat().st_size
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while size == int(info.size) and (piece := file.read(1 << 20)):
-            digest.update(piece)
-    if size != int(info.size) or digest.hexdigest() != info.checksum:
-        found = f"{size} bytes" if size != int(info.size) else f"SHA-256 {digest.hexdigest()}"
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if size == int(info.size) else ""
+    if digest != info.checksum:
+        found = f"{size} bytes" if size != int(info.size) else f"SHA-256 {digest}"
         wanted = f"{int(info.size)} bytes" if size != int(info.size) else info.checksum
         raise ArchiveError(
             f"{path} is not the official archive of the data set {name!r}: it has {found}, not {wanted}. It may have "

@@ -21,6 +21,7 @@ from tensorflow_datasets.image_classification import cifar, mnist
 from cljax.data import archives
 from cljax.data.digits import Digits
 from cljax.data.keeping import clear, draft
+from cljax.files import expand
 
 
 class _Idx:
@@ -148,7 +149,7 @@ def prepare(
       OSError: the folder cannot be written.
     """
     builder = BUILDERS[name]
-    place = pathlib.Path(data_dir).expanduser() / name / str(builder.VERSION)
+    place = expand(data_dir) / name / str(builder.VERSION)
     clear(place.parent)
     if (place / "dataset_info.json").exists():
         return place

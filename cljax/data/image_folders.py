@@ -11,7 +11,7 @@ import numpy as np
 from cljax.data import pictures
 from cljax.data.images import Size, check_memory, height_and_width
 from cljax.data.keeping import identity, keep_arrays, kept_arrays
-from cljax.files import open_regular, shown
+from cljax.files import expand, open_regular, shown
 
 TEST_SHARE = 0.2
 """The part of each class that is the test part of a folder that has none."""
@@ -99,7 +99,7 @@ def scan(path: str | os.PathLike, image_size: Size | None = None) -> Folder:
         bits, a folder that cannot be read.
     """
     wanted = None if image_size is None else height_and_width(image_size)
-    root = pathlib.Path(path).expanduser()
+    root = expand(path)
     try:
         return _scan(root, wanted)
     except OSError as error:

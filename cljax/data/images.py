@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from cljax.data.pictures import PIXELS
+from cljax.files import free_memory
 from cljax.numbers import whole
 
 Size = int | tuple[int, int]
@@ -35,7 +35,7 @@ def height_and_width(size: Size) -> tuple[int, int]:
 
 
 def check_memory(name: str, shape: Sequence[int]) -> None:
-    """Checks that images fit into the machine's memory as one array of bytes.
+    """Checks that images fit into the memory that is free, as one array of bytes.
 
     Args:
       name: of the data set.
@@ -44,11 +44,11 @@ def check_memory(name: str, shape: Sequence[int]) -> None:
     Raises:
       ValueError: they do not.
     """
-    size, memory = math.prod(shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size, memory = math.prod(shape), free_memory()
     if size > memory:
         raise ValueError(
-            f"The images of {name!r} take {size / 1e9:,.0f} GB as an array, but the machine has {memory / 1e9:,.0f} GB "
-            f"of memory. Give a smaller image_size (--image-size), or read them on demand (data.open, --driver host)."
+            f"The images of {name!r} take {size / 1e9:,.0f} GB as an array, but {memory / 1e9:,.0f} GB of memory are "
+            f"free. Give a smaller image_size (--image-size), or read them on demand (data.open, --driver host)."
         )
 
 

@@ -10,8 +10,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -89,27 +88,6 @@ def clear(parent: pathlib.Path) -> None:
             _remove(parent / name)
 
 
-def keep(place: pathlib.Path, save: Callable[[IO[bytes]], object], *, mode: int = 0o600) -> None:
-    """Writes a file in one step; writes nothing where its folder cannot be written.
-
-    Args:
-      place: of the file.
-      save: writes the contents into an open file.
-      mode: who may read it, as of `os.chmod`.
-
-    Example:
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     keep(pathlib.Path(folder, 'few.npy'), lambda file: np.save(file, np.arange(3)))
-      ...     np.load(pathlib.Path(folder, 'few.npy')).tolist()
-      [0, 1, 2]
-    """
-    with contextlib.suppress(OSError), draft(place.parent) as path:
-        with path.open("wb") as file:
-            save(file)
-        path.chmod(mode)
-        path.replace(place)
-
-
 def kept_arrays(place: pathlib.Path, key: str, names: Sequence[str]) -> dict[str, np.ndarray] | None:
     """The arrays kept in an npz file under a key; None where there are none, of another key, or damaged ones."""
     try:
@@ -123,8 +101,12 @@ def kept_arrays(place: pathlib.Path, key: str, names: Sequence[str]) -> dict[str
 
 
 def keep_arrays(place: pathlib.Path, key: str, arrays: dict[str, np.ndarray], *, mode: int = 0o600) -> None:
-    """Keeps arrays in an npz file under a key, for those whom `mode` lets read it."""
-    keep(place, lambda file: np.savez(file, allow_pickle=False, key=np.asarray(key), **arrays), mode=mode)
+    """Keeps arrays in an npz file under a key, for those whom `mode` lets read it; not where it cannot be written."""
+    with contextlib.suppress(OSError), draft(place.parent) as path:
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, key=np.asarray(key), **arrays)
+        path.chmod(mode)
+        path.replace(place)
 
 
 def _remove(path: pathlib.Path) -> None:

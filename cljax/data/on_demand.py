@@ -84,20 +84,17 @@ class Images:
         """The number of images."""
         return len(self._window)
 
-    def __getitem__(self, place: slice | int) -> Any:
-        """A slice (a view), or one image."""
+    def __getitem__(self, place: slice | int | np.ndarray) -> Any:
+        """A slice (a view), one image, or an array of those of some rows."""
         if not isinstance(place, slice):
-            return self.take([place])[0]
+            rows = np.asarray(place)
+            return self.take(rows) if rows.ndim else self.take(rows)[0]
         window = self._window[place]
         if window.step != 1:
             raise ValueError(f"The images of '{self._name}' are read on demand and have no slices with a step.")
         view = Images(self._sources, self._example, name=self._name)
         view._window = window
         return view
-
-    def __getitems__(self, rows: Sequence[int]) -> np.ndarray:
-        """`take`, so that images are themselves a source."""
-        return self.take(rows)
 
     def __eq__(self, other: object) -> bool:
         """Whether these are the same rows of the same sources."""
@@ -154,6 +151,8 @@ class Images:
             self._read(self._sources[number], local.tolist(), found, places)
         return found
 
+    __getitems__ = take  # images are themselves a source
+
     def _read(self, source: Any, rows: list[int], found: np.ndarray, places: np.ndarray) -> None:
         """Reads rows of one source into their places."""
         row = rows[0]
@@ -172,9 +171,10 @@ class Images:
                 f"({type(error).__name__}). Restore the file, or prepare the data anew."
             ) from error
 
-    def pieces(self) -> Iterator[np.ndarray]:
-        """Reads the images piece by piece for their statistics: all, or `STATISTICS` of them, evenly spaced."""
-        rows = np.linspace(0, len(self) - 1, min(len(self), STATISTICS)).round().astype(np.int64)
+    def pieces(self, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Reads images, all or those of `rows`, piece by piece for their statistics: `STATISTICS`, evenly spaced."""
+        rows = np.arange(len(self)) if rows is None else rows
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS)).round().astype(np.int64)]
         whole = len(rows) - len(rows) % _PIECE
         if whole:
             yield from batches(self.take, rows[:whole].reshape(-1, _PIECE))
@@ -187,11 +187,6 @@ def join(parts: Sequence[Any], *, name: str) -> Any:
     if not any(isinstance(part, Images) for part in parts):
         return np.concatenate(parts)
     return Images(parts, parts[0].shape[1:], name=name)
-
-
-def threads() -> int:
-    """How many threads read side by side: one a processor, 2 to 16."""
-    return min(16, max(2, os.cpu_count() or 2))
 
 
 def batches(read: Callable[[np.ndarray], Any], rows: np.ndarray, *, ahead: Callable | None = None) -> Generator[Any]:
@@ -213,8 +208,9 @@ def batches(read: Callable[[np.ndarray], Any], rows: np.ndarray, *, ahead: Calla
         for one in rows:
             yield (ahead or (lambda batch: batch))(read(one))
         return
-    # Two batches a thread, one being read and one waiting; what is read ahead is the memory this takes.
-    options = grain.ReadOptions(num_threads=threads(), prefetch_buffer_size=2 * threads())
+    # One thread a processor, and two batches a thread, one read and one waiting, for which memory is taken.
+    threads = min(16, max(2, os.cpu_count() or 2))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     dataset = grain.MapDataset.source(rows).map(read).to_iter_dataset(options)
     if ahead is not None:
         dataset = grain.experimental.ThreadPrefetchIterDataset(dataset.map(ahead), prefetch_buffer_size=2)

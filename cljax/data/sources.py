@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from cljax.data import declared, image_folders, pictures
-from cljax.data.arrays import check_labels
+from cljax.data.arrays import PARTS, check_labels
 from cljax.data.dataset import Dataset, from_arrays
 from cljax.data.images import Size, height_and_width
 from cljax.data.keeping import keep_arrays, kept_arrays
@@ -54,14 +54,14 @@ def load(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Si
         return _load_folder(name, image_size)
     folder, size = find(name, data_dir), "" if image_size is None else "-{}x{}".format(*image_size)
     place, key = folder / f"cljax-decoded{size}.npz", version_identity(folder, pictures.DECODER)
-    arrays = kept_arrays(place, key, ("classes", *_PARTS))
+    arrays = kept_arrays(place, key, ("classes", *PARTS))
     if arrays is None:
         builder, test = open_builder(name, folder, image_size)
         arrays = {"classes": np.asarray(builder.info.features["label"].names)}
         for part, split in (("train", "train"), ("test", test)):
             arrays[f"{part}_images"], arrays[f"{part}_labels"] = Records(builder, split, image_size).arrays(name)
         keep_arrays(place, key, arrays, mode=_mode(folder))
-    return from_arrays(*(arrays[part] for part in _PARTS), classes=[str(one) for one in arrays["classes"]], name=name)
+    return from_arrays(*(arrays[part] for part in PARTS), classes=[str(one) for one in arrays["classes"]], name=name)
 
 
 def open(name: str, data_dir: str | os.PathLike | None = None, *, image_size: Size | None = None) -> Dataset:
@@ -139,9 +139,6 @@ def decoded_bytes(name: str, data_dir: str | os.PathLike | None = None, *, image
     shape = about.shape if image_size is None else (*image_size, about.shape[-1])
     count = sum(sum(about.splits.get(split, ())) for split in ("train", "test", "validation"))
     return count * math.prod(side or 0 for side in shape)
-
-
-_PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def _load_folder(name: str, image_size: Size | None) -> Dataset:

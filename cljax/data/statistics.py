@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from cljax.data.on_demand import STATISTICS, Images
+from cljax.data.on_demand import Images
 
 
-def channel_statistics(arrays: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(arrays: Iterable[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 inputs over 255, or of float inputs as they are.
 
-    uint8 is counted exactly, value by value; floats are summed in float64. A standard deviation of 0 becomes 1. Of
-    images that are read on demand, at most 100,000 of each, evenly spaced, are read.
+    uint8 is counted exactly, value by value; floats are summed in float64. A standard deviation of 0 becomes 1.
 
     Args:
-      arrays: `[n, ..., C]`, of one dtype, or `Images`.
+      arrays: `[n, ..., C]`, of one dtype.
 
     Returns:
       mean and standard deviation, C numbers each.
@@ -29,17 +28,21 @@ def channel_statistics(arrays: Sequence[np.ndarray]) -> tuple[tuple[float, ...],
       >>> channel_statistics([np.array([[0], [255]], np.uint8)])
       ((0.5,), (0.5,))
     """
-    if not sum(map(len, arrays)):
+    counts: Any = 0
+    pieces: list[np.ndarray] = []
+    for array in arrays:
+        if array.dtype == np.uint8:
+            counts = counts + count(array)
+        else:
+            pieces += [array[i : i + 1024].reshape(-1, array.shape[-1]) for i in range(0, len(array), 1024)]
+    if not pieces and not np.any(counts):
         raise ValueError("There are no examples to take mean and standard deviation of.")
-    channels = arrays[0].shape[-1]
-    if arrays[0].dtype == np.uint8:
-        counts = np.sum([count(array) for array in arrays], axis=0)
+    if not pieces:
         levels = np.arange(256) / 255
         share = counts / counts.sum(axis=1, keepdims=True)
         mean = share @ levels
         variance = (share * (levels - mean[:, None]) ** 2).sum(axis=1)
     else:
-        pieces = [array[i : i + 1024].reshape(-1, channels) for array in arrays for i in range(0, len(array), 1024)]
         number = sum(len(piece) for piece in pieces)
         mean = sum(piece.sum(axis=0, dtype=np.float64) for piece in pieces) / number
         variance = sum(((piece - mean) ** 2).sum(axis=0) for piece in pieces) / number
@@ -64,32 +67,11 @@ def statistics_of_rows(
       >>> statistics_of_rows(np.array([[0, 255], [255, 255], [7, 7]], np.uint8), np.array([0, 1]))
       ((0.5, 1.0), (0.5, 1.0))
     """
-    on_demand = isinstance(examples, Images)
-    if on_demand:
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS)).round().astype(np.int64)]
     channels = examples.shape[-1]
-    read = examples.take if on_demand else examples.__getitem__
-    shape = lambda piece: piece.reshape(-1, 1 if pooled else channels)
-    pieces = Pieces(lambda part: shape(read(part)), rows)
-    mean, std = channel_statistics(pieces)  # type: ignore[arg-type]
+    parts = (rows[start : start + 1024] for start in range(0, len(rows), 1024))
+    read = examples.pieces(rows) if isinstance(examples, Images) else map(examples.__getitem__, parts)
+    mean, std = channel_statistics(piece.reshape(-1, 1 if pooled else channels) for piece in read)
     return (mean * channels, std * channels) if pooled else (mean, std)
-
-
-class Pieces:
-    """A sequence of arrays, each read when it is asked for."""
-
-    def __init__(self, read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> None:
-        self._read, self._rows = read, rows
-
-    def __len__(self) -> int:
-        """The number of pieces."""
-        return -(-len(self._rows) // 1024)
-
-    def __getitem__(self, number: int) -> np.ndarray:
-        """A piece."""
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        return self._read(self._rows[1024 * number : 1024 * (number + 1)])
 
 
 def count(array: np.ndarray) -> np.ndarray:

@@ -83,16 +83,13 @@ def quadratic(
         penalty = (0.5 if half else 1.0) * losses.quadratic_penalty(*both, weights)
         return strength_of(learner, clock, penalty) * penalty, {"penalty": penalty}
 
-    term = Term(name, numbers(**given), loss=loss, anchor=True, strengths=("strength",))
-
     def init(learner: Learner, sizes: Sizes) -> tuple[dict[str, Tree], dict[str, Array]]:
-        own = held(name, learner)
-        if measure is None:
-            return numbers(**given)(learner, sizes)
-        return {"importance": jax.tree.map(jnp.zeros_like, own)}, numbers(**given)(learner, sizes)[1]
+        own, (_, found) = held(name, learner), numbers(**given)(learner, sizes)
+        return {} if measure is None else {"importance": jax.tree.map(jnp.zeros_like, own)}, found
 
+    term = Term(name, init, loss=loss, anchor=True, strengths=("strength",))
     if measure is None:
-        return term._replace(init=init)
+        return term
 
     def end_visit(learner: Learner, clock: Clock, fold: Fold, key: Array, respond: Respond) -> Learner:
         found, kept = measure(learner, clock, fold, key, respond), learner.method_state["importance"]
@@ -100,7 +97,7 @@ def quadratic(
             kept = jax.tree.map(lambda leaf: learner.hyper["decay"].astype(leaf.dtype) * leaf, kept)
         return learner._replace(method_state={"importance": jax.tree.map(jnp.add, kept, found)})
 
-    return term._replace(init=init, end_visit=end_visit)
+    return term._replace(end_visit=end_visit)
 
 
 def separate_quadratic(*, strength: float, measure: Importance, name: str = "quadratic") -> Term:

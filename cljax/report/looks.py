@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.data.on_demand import Images
 from cljax.metrics.matrix import last_rounds
 from cljax.streams import apply_permutation
 from cljax.training.looking import spaced
@@ -90,8 +89,7 @@ def images_of(stream: Stream, count: int) -> dict[str, Any] | None:
     tables = stream.tables
     if len(tables.examples.shape) != 4:
         return None
-    rows, examples = np.asarray(tables.test.index)[np.asarray(spaced(tables.test, count))], tables.examples
-    images = examples.take(rows) if isinstance(examples, Images) else np.asarray(examples)[rows]
+    images = tables.examples[np.asarray(tables.test.index)[np.asarray(spaced(tables.test, count))]]
     tasks = jnp.zeros(count, jnp.int32)
     return packed(small(apply_permutation(tables.permutation, jnp.asarray(images), tasks)))
 

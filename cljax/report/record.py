@@ -22,7 +22,7 @@ from cljax.ownership import usage
 from cljax.report import looks, schema
 from cljax.storage import old_names
 from cljax.training.cost import bytes_per_task, tree_bytes
-from cljax.training.driver import Outcome
+from cljax.training.outcome import Outcome
 from cljax.types import Learner, Network
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cljax.numbers import show
 from cljax.report.record import run_record
-from cljax.training.driver import Outcome, Results, members
+from cljax.training.outcome import Outcome, Results, members
 from cljax.training.run import Result
 from cljax.training.state import reveal
 
@@ -127,7 +127,7 @@ def _entry(result: Result | Outcome) -> dict[str, Any]:
         raise ValueError(
             f"The result of {outcome.origin.method} holds seed {max(seeds, key=seeds.count)} several times, as with "
             f"several hypers: an interval over all would not be one over seeds. Show those of one value at a time: "
-            f"cljax.training.driver.members(outcome, [0, 1, ...])."
+            f"cljax.training.outcome.members(outcome, [0, 1, ...])."
         )
     if lost.all():
         raise ValueError(f"There is nothing to show of {outcome.origin.method}: all its learners diverged.")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.training.driver import Results
+from cljax.training.outcome import Results
 from cljax.training.plan import epoch_table
 from cljax.types import Method, Schedule
 

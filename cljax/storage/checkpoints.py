@@ -136,7 +136,7 @@ def save(folder: str | os.PathLike, tree: Tree, notes: dict[str, Any] | None = N
       ...     path.name, restore(place, {'step': 0, 'weight': np.zeros(2, np.float32)}).tree
       ('00000001', {'step': 3, 'weight': array([1., 1.], dtype=float32)})
     """
-    series = pathlib.Path(folder).expanduser().absolute()
+    series = files.expand(folder).absolute()
     leaves = _leaves(tree)
     manifest = {
         "format": FORMAT,
@@ -182,7 +182,7 @@ def restore(folder: str | os.PathLike, like: Tree | Callable[[dict[str, Any]], T
       >>> found.tree, found.notes
       ({'step': 3}, {'seed': 7})
     """
-    series = pathlib.Path(folder).expanduser().absolute()
+    series = files.expand(folder).absolute()
     refused: list[str] = []
     for path in reversed(_numbered(series)):
         try:
@@ -213,7 +213,7 @@ def notes(folder: str | os.PathLike) -> dict[str, Any]:
       >>> notes('none')
       {}
     """
-    place = pathlib.Path(folder).expanduser().absolute()
+    place = files.expand(folder).absolute()
     for path in reversed(_numbered(place) or [place]):
         with contextlib.suppress(_Damaged, CheckpointError, OSError):
             return _manifest(path)["notes"]
@@ -245,7 +245,7 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
       >>> {name: leaf.shape for name, leaf in load_params(path).items()}
       {'dense_0/kernel': (64, 4), 'dense_0/bias': (4,)}
     """
-    place = pathlib.Path(path).expanduser().absolute()
+    place = files.expand(path).absolute()
     if not place.exists():
         raise ValueError(f"There is no file or folder {place} to load parameters from.")
     try:
@@ -501,9 +501,9 @@ def _load_folder(place: pathlib.Path) -> dict[str, np.ndarray]:
     if place.name == TREE and (place.parent / MANIFEST).exists():
         place = place.parent
     if not (place / MANIFEST).exists():
-        return trained.flatten(stored.read_any(trained.find(place)))
+        return stored.flatten(stored.read_any(trained.find(place)), str)
     manifest = _verified(place)
-    leaves = trained.flatten(stored.read_any(place / TREE)) if manifest["files"] else {}
+    leaves = stored.flatten(stored.read_any(place / TREE), str) if manifest["files"] else {}
     if manifest["format"] == 1:
         return leaves
     named = {stored.readable(name): leaf for name, leaf in leaves.items()}

@@ -31,8 +31,8 @@ def config(found: Any) -> Any:
     if not isinstance(found, dict):
         return found
     sections = {name: _renamed(value, OPTIONS) for name, value in found.items()}
-    training = sections.get("training")
-    if isinstance(training, dict) and isinstance(training.get("set"), list):
+    training: Any = sections.get("training")
+    if training != found.get("training") and isinstance(training.get("set"), list):  # of today may be one's own
         sections["training"] = {**training, "set": [setting(word) for word in training["set"]]}
     return sections
 
@@ -50,16 +50,16 @@ def record(found: Any) -> Any:
 
 
 def setting(word: Any) -> Any:
-    """One of `--set`, NAME=VALUE or METHOD.NAME=VALUE, or a NAME alone, in today's names.
+    """One of `--set`, NAME=VALUE or METHOD.NAME=VALUE, in today's names.
 
     Example:
-      >>> setting('finetune.shared_rate=0.1'), setting('rate')
-      ('finetune.shared_learning_rate=0.1', 'learning_rate')
+      >>> setting('finetune.shared_rate=0.1')
+      'finetune.shared_learning_rate=0.1'
     """
     if not isinstance(word, str):
         return word
     renamed = lambda part: (part[1] or "") + SETTINGS.get(part[2], part[2])
-    return re.sub(r"^([^.=]*\.)?([^.=]+)(?==|$)", renamed, word)
+    return re.sub(r"^([^.=]*\.)?([^.=]+)(?==)", renamed, word)
 
 
 def leaf(path: str) -> str:

@@ -97,7 +97,7 @@ def renamed(
       ...         'head/bias': (2,)}, (4,), [])['head/kernel'].shape
       (4, 2)
     """
-    leaves, found = {plain(name): value for name, value in given.items()}, {}
+    leaves, moved, found = {plain(name): value for name, value in given.items()}, set(map(plain, names)), {}
     weights = [np.shape(value) for name, value in leaves.items() if name.endswith("/weight")]
     fan_outs, maps = {shape[0] for shape in weights if len(shape) > 1}, any(len(shape) == 4 for shape in weights)
     for name, path in names.items():
@@ -105,6 +105,8 @@ def renamed(
             raise ValueError(f"names has '{name}', but the given leaves are: {', '.join(given)}.")
         if path not in wanted:
             raise ValueError(f"names has '{path}' for '{name}', but the network's leaves are: {', '.join(wanted)}.")
+        if path in found or (path in leaves and path not in moved):
+            raise ValueError(f"The leaf '{path}' is given twice, as '{name}' and otherwise. Leave one of them out.")
         value, shape = leaves[plain(name)], np.shape(leaves[plain(name)])
         dense = plain(name).endswith("/weight") and len(shape) == 2
         if dense and maps and not wiring and shape[1] not in fan_outs:
@@ -114,7 +116,7 @@ def renamed(
                 f"weight.reshape(-1, C, H, W).transpose(2, 3, 1, 0).reshape({tuple(wanted[path])})."
             )
         found[path] = turned(name, value, flattened(path, shape[::-1], inputs, wiring))
-    return {**{name: value for name, value in given.items() if name in wanted}, **found}
+    return {**{name: value for name, value in given.items() if name in wanted and name not in moved}, **found}
 
 
 def suggested(given: Mapping[str, Any], wanted: Mapping[str, Sequence[int]]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -162,17 +162,17 @@ def plain_files(folder: pathlib.Path) -> dict[str, int]:
     return found
 
 
-def flatten(tree: Tree) -> dict[str, Any]:
-    """The leaves of a tree by path, its parts escaped and with slashes between.
+def flatten(tree: Tree, part: Callable[[str], str] = escape) -> dict[str, Any]:
+    """The leaves of a tree by path, its parts escaped, or as `part` has them, and with slashes between.
 
     Raises:
       ValueError: two leaves of one path.
     """
     found: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name = "/".join(escape(jax.tree_util.keystr((key,), simple=True)) for key in path) or "%"
+        name = "/".join(part(jax.tree_util.keystr((key,), simple=True)) for key in path) or part("")
         if name in found:
-            raise ValueError(f"Two leaves have the path '{readable(name)}'; rename one of them.")
+            raise ValueError(f"Two leaves have the path '{path_name(path)}'; rename one of them.")
         found[name] = leaf
     return found
 

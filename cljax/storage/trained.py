@@ -7,13 +7,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from cljax import files
 from cljax.storage import safetensors
-from cljax.task_params import path_name
-from cljax.types import Tree
 
 BESIDE = ("opt_state", "method_state", "hyper", "memory", "classes", "rows", "single_label", "metrics", "ema_params")
 """What stands beside parameters and is no collection; besides, whatever is a single leaf, such as `step`."""
@@ -74,20 +71,6 @@ def read(place: pathlib.Path) -> dict[str, np.ndarray]:
     if len(named) < len(found):
         raise ValueError("two of its arrays have one name, where dots are slashes")
     return named
-
-
-def flatten(tree: Tree) -> dict[str, Any]:
-    """The leaves of nested containers by path, as `task_params.path_name` has it.
-
-    Raises:
-      ValueError: two leaves of one path.
-    """
-    found: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if (name := path_name(path)) in found:
-            raise ValueError(f"Two leaves have the path '{name}'; rename one of them.")
-        found[name] = leaf
-    return found
 
 
 def parameters(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:

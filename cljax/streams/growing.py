@@ -88,9 +88,8 @@ def append(stream: Stream, more: Stream) -> Stream:
     facts = {**stream.facts, "appended": [*stream.facts.get("appended", []), more.facts]}
     if "groups" in facts:
         facts["groups"] = [*facts["groups"], *more.facts.get("groups", [[more.name]] * len(second.classes))]
-    for name in ("tasks", "classes", "fraction"):
-        offset = tasks if name == "tasks" else None
-        facts[name] = [*stream.facts[name], *(one if offset is None else one + offset for one in more.facts[name])]
+    facts |= {name: [*stream.facts[name], *more.facts[name]] for name in ("classes", "fraction")}
+    facts["tasks"] = [*stream.facts["tasks"], *(task + tasks for task in more.facts["tasks"])]
     facts["sizes"] = {part: getattr(tables, part).size.tolist() for part in SPLITS}
     return stream._replace(tables=tables, schedule=schedule, facts=facts)
 

@@ -4,9 +4,10 @@ from cljax.training.amended import with_cosine, with_learning_rate_decay, with_m
 from cljax.training.amended import with_learning_rate_decay as with_rate_decay
 from cljax.training.checks import NonFiniteLoss, check, check_hypers, diverged, raise_failure
 from cljax.training.confusion import confusion_matrix
-from cljax.training.driver import Event, Outcome, drive
+from cljax.training.driver import drive
 from cljax.training.engine import make_engine
 from cljax.training.evaluation import Evaluation, evaluate
+from cljax.training.outcome import Event, Outcome
 from cljax.training.precision import evaluate_precision
 from cljax.training.run import Result, make_run
 from cljax.training.search import Tried

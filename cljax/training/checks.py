@@ -182,7 +182,7 @@ def check(method: Method, stream: Stream, settings: Settings, span: tuple[int, i
             f"Task 1 takes no epoch in this schedule (streams.together), which is for methods that train on all tasks "
             f"seen, such as joint; {method.name} trains on the task that it visits."
         )
-    check_network(method, stream)
+    check_network(method, stream.tables, f"the stream '{stream.name}'")
     check_bounds(method, stream, settings)
     if settings.augment is not None:
         check_augment(settings.augment, stream, settings.batch_size)
@@ -222,38 +222,22 @@ def check_in_memory(stream: Stream) -> None:
         )
 
 
-def check_shapes(method: Method, tables: Tables) -> None:
-    """Checks that tables given to a run in one program are of its network's examples and classes.
-
-    Raises:
-      ValueError: naming both.
-    """
-    network = method.network
-    has, takes = (tuple(tables.examples.shape[1:]), tables.classes.shape[-1]), (tuple(network.inputs), network.outputs)
-    if has != takes:
-        raise ValueError(
-            f"tables have examples of shape {has[0]} and tasks of {has[1]} classes, but the run of {method.name} is of "
-            f"{takes[0]} and {takes[1]}. Make it for their stream."
-        )
-
-
-def check_network(method: Method, stream: Stream) -> None:
-    """Checks that the method's network takes the stream's examples and has as many logits as its tasks have classes.
+def check_network(method: Method, tables: Tables, whose: str) -> None:
+    """Checks that the method's network takes a stream's examples and has as many logits as its tasks have classes.
 
     Raises:
       ValueError: naming the two shapes.
     """
-    network, tables = method.network, stream.tables
-    shape, outputs = tuple(tables.examples.shape[1:]), tables.classes.shape[-1]
+    network, shape, outputs = method.network, tuple(tables.examples.shape[1:]), tables.classes.shape[-1]
     if tuple(network.inputs) != shape:
         raise ValueError(
-            f"The network of {method.name} takes examples of shape {tuple(network.inputs)}, but those of the stream "
-            f"'{stream.name}' have shape {shape}. Build the network with inputs={shape}."
+            f"The network of {method.name} takes examples of shape {tuple(network.inputs)}, but those of {whose} have "
+            f"shape {shape}. Build the network with inputs={shape}."
         )
     if network.outputs != outputs:
         raise ValueError(
-            f"The network of {method.name} has {network.outputs} logits, but the largest task of the stream "
-            f"'{stream.name}' has {outputs} classes. Build the network with outputs={outputs}."
+            f"The network of {method.name} has {network.outputs} logits, but the largest task of {whose} has "
+            f"{outputs} classes. Build the network with outputs={outputs}."
         )
 
 

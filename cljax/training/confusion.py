@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax import streams, task_params
+from cljax import task_params
 from cljax.numbers import check_kind
-from cljax.training.evaluation import number_of_batches
-from cljax.types import Array, Learner, Method, Tables
+from cljax.training.evaluation import over_task
+from cljax.types import Array, Batch, Learner, Method, Tables
 
 
 def confusion_matrix(
@@ -50,13 +50,12 @@ def confusion_matrix(
     everything = jnp.arange(tasks, dtype=jnp.int32)
 
     def add_task(task: Array, counts: Array) -> Array:
-        def add(step: Array, counts: Array) -> Array:
-            batch = streams.sequential(tables, table, task, step, batch_size)
+        def add(counts: Array, batch: Batch) -> Array:
             logits = jax.vmap(lambda other: method.predict(learner, batch.inputs, other))(everything)
             logits = jnp.where(classes.reshape(-1), task_params.flatten_heads(logits), -jnp.inf)
             own, taken = task * outputs + batch.labels, jnp.argmax(logits, axis=-1)
             return counts.at[own, taken].add(batch.weights.astype(jnp.int32))
 
-        return lax.fori_loop(0, number_of_batches(streams.size_of(table, task), batch_size), add, counts)
+        return over_task(add, counts, tables, table, task, batch_size)
 
     return lax.fori_loop(0, tasks, add_task, jnp.zeros((tasks * outputs, tasks * outputs), jnp.int32))

@@ -9,16 +9,15 @@ from cljax import streams, task_params
 from cljax.keys import make_key
 from cljax.training.engine import Engine
 from cljax.training.plan import in_stream
-from cljax.training.state import PhaseState, Settings
+from cljax.training.state import PhaseState
 from cljax.types import Learner, Network, Stream, Tree, make_clock
 
 
-def step_flops(engine: Engine, settings: Settings, stream: Stream, state: PhaseState) -> float | None:
+def step_flops(engine: Engine, stream: Stream, state: PhaseState) -> float | None:
     """FLOPs of one train step as it is written: before the compiler optimises it, so that nothing is compiled.
 
     Args:
       engine: of `make_engine`.
-      settings: those it was made with.
       stream: for shapes.
       state: of a phase, for shapes.
 
@@ -30,7 +29,7 @@ def step_flops(engine: Engine, settings: Settings, stream: Stream, state: PhaseS
     clock = jax.eval_shape(lambda tables: in_stream(make_clock(), tables, engine.scenario), tables)
 
     def first(tables):
-        return streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), settings.batch_size)
+        return streams.sequential(tables, tables.train, jnp.int32(0), jnp.int32(0), engine.settings.batch_size)
 
     batch = jax.eval_shape(first, tables)
     costs = engine.step.lower(state.learner, state.mask, clock, batch, key).cost_analysis()

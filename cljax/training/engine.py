@@ -20,7 +20,7 @@ from jax import lax
 from cljax import streams, task_params
 from cljax.augmentation import augment_batch
 from cljax.numbers import FLOAT32
-from cljax.training.evaluation import Evaluation, evaluate, evaluate_task, number_of_batches
+from cljax.training.evaluation import Evaluation, evaluate, evaluate_task, number_of_batches, over_task
 from cljax.training.looking import make_look
 from cljax.training.plan import epoch_key, in_stream, init_key, visit_key
 from cljax.training.state import (
@@ -80,7 +80,7 @@ class Engine(NamedTuple):
       end_visit: `(learner, clock) -> learner`, at rest.
       evaluate: `(learner, clock, tables) -> Evaluation` of the learner at rest, on the test split.
       validate: `(learner, clock, tables) -> accuracy` of the focused learner on its task's validation split.
-      choose: `((scores [C], learners [C, ...]), clock, tables, key) -> (index, learner)`, all at rest: the candidate
+      choose: `((scores [C], learners [C, ...]), clock, tables) -> (index, learner)`, all at rest: the candidate
         that the method keeps.
       begin_epoch: `(state, clock, tables, key) -> Epoch`.
       train: `(state, epoch, tables, stop) -> state`: the steps from where the epoch is to before step `stop`, or its
@@ -100,7 +100,7 @@ class Engine(NamedTuple):
     end_visit: Callable[[Learner, Clock], Learner]
     evaluate: Callable[[Learner, Clock, Tables], Evaluation]
     validate: Callable[[Learner, Clock, Tables], Array]
-    choose: Callable[[tuple[Array, Learner], Clock, Tables, Array], tuple[Array, Learner]]
+    choose: Callable[[tuple[Array, Learner], Clock, Tables], tuple[Array, Learner]]
     begin_epoch: Callable[[PhaseState, Clock, Tables, Array], Epoch]
     train: Callable[[PhaseState, Epoch, Tables, Array], PhaseState]
     end_epoch: Callable[[PhaseState, Epoch, Tables], tuple[PhaseState, EpochLog]]
@@ -119,14 +119,7 @@ class TaskFold:
 
     def __call__(self, fn: Callable[[Any, Batch], Any], carry: Any, split: str = "train") -> Any:
         """Folds `fn` over the task's examples, in order of position."""
-        table = getattr(self._tables, split)
-        size = streams.size_of(table, self._task)
-
-        def body(step: Array, carry: Any) -> Any:
-            batch = streams.sequential(self._tables, table, self._task, step, self._batch_size)
-            return fn(carry, batch)
-
-        return lax.fori_loop(0, number_of_batches(size, self._batch_size), body, carry)
+        return over_task(fn, carry, self._tables, getattr(self._tables, split), self._task, self._batch_size)
 
 
 def make_engine(
@@ -288,8 +281,7 @@ def make_engine(
         here = select(leaf >= 0, failure_at(clock, -1, leaf), no_failure())
         return after, earlier(state.failure, here)
 
-    def choose(tried: tuple[Array, Learner], clock: Clock, tables: Tables, key: Array) -> tuple[Array, Learner]:
-        del key
+    def choose(tried: tuple[Array, Learner], clock: Clock, tables: Tables) -> tuple[Array, Learner]:
         scores, learners = tried
         focused = jax.vmap(lambda learner: task_params.focus(learner, clock.task))(learners)
         assert method.search is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from cljax.numbers import check_kind
 from cljax.text import brief
 from cljax.training.state import Failure, failure_at, no_failure, unknown
 from cljax.trees import pick, select
-from cljax.types import Array, Clock, HostArray, Learner, Method, Tables
+from cljax.types import Array, Batch, Clock, HostArray, Learner, Method, Table, Tables
 
 
 @brief
@@ -60,6 +61,14 @@ def bits_sum(logits: Array, weights: Array, first: Array) -> Array:
     place = (first.astype(jnp.uint32) + jnp.arange(size, dtype=jnp.uint32))[:, None] * jnp.uint32(outputs)
     odd = (place + jnp.arange(outputs, dtype=jnp.uint32)[None, :]) * jnp.uint32(2654435762) + jnp.uint32(1)
     return jnp.sum(jnp.where(weights[:, None] > 0, bits * odd, jnp.uint32(0)), dtype=jnp.uint32)
+
+
+def over_task(
+    fn: Callable[[Any, Batch], Any], carry: Any, tables: Tables, table: Table, task: Array, batch_size: int
+) -> Any:
+    """Folds `fn(carry, batch)` over a task's examples of a split, in order of position, in one loop of the program."""
+    read = lambda step, carry: fn(carry, streams.sequential(tables, table, task, step, batch_size))
+    return lax.fori_loop(0, number_of_batches(streams.size_of(table, task), batch_size), read, carry)
 
 
 def evaluate_task(

@@ -79,8 +79,7 @@ def examples(values: Any) -> str:
 def sample(values: Any) -> str:
     """A digest of some examples, evenly spaced, and of how many there are: the same of an array and of `Images`."""
     rows = np.unique(np.linspace(0, len(values) - 1, min(SAMPLE, len(values))).astype(np.int64))
-    some = values.take(rows) if isinstance(values, Images) else np.asarray(values)[rows]
-    return f"{_of_arrays([some])} of {len(values)}"
+    return f"{_of_arrays([np.asarray(values[rows])])} of {len(values)}"
 
 
 def tree(values: Tree) -> str:
@@ -150,6 +149,3 @@ def _digest(jaxpr: Any, known: dict[int, bytes]) -> bytes:
     digest.update(",".join(map(named, inner.outvars)).encode())
     known[id(jaxpr)] = digest.digest()
     return known[id(jaxpr)]
-
-
-__all__ = ["computation", "division", "examples", "facts_of"]

@@ -314,7 +314,7 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
             visit, blank = Visit(engine.end_visit(focused, clock), failure, run.visit), no_log(tables.classes.shape[0])
             if candidates is not None:
                 score = jnp.where(repeated, -1.0, engine.validate(focused, clock, own))
-                visit, candidates = compare(visit, score, candidates, entry, tables, key)
+                visit, candidates = compare(visit, score, candidates, entry, tables)
             ended, same = lambda: end_round(visit, run, entry, tables), (visit.failure, run.visits, run.evaluation)
             lost, visits, evaluation = lax.cond(round_ends, ended, lambda: same)
             learner = visit.learner
@@ -333,7 +333,7 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
         return run._replace(state=begin_phase(learner, lost, run.search, following, tables, key))
 
     def compare(
-        visit: Visit, score: Array, candidates: Candidates, entry: Entry, tables: Tables, key: Array
+        visit: Visit, score: Array, candidates: Candidates, entry: Entry, tables: Tables
     ) -> tuple[Visit, Candidates]:
         """Notes a candidate's visit; after the last one the visit is that of the candidate chosen."""
         tried, round = candidates.tried, entry.round
@@ -343,7 +343,7 @@ def make_programs(method: Method, engine: Engine, schedule: Schedule) -> Program
 
         def decide() -> tuple[Visit, Array]:
             clock = clock_of(entry._replace(phase=0))
-            index, learner = engine.choose((pick(tried.scores, round), learners), clock, tables, key)
+            index, learner = engine.choose((pick(tried.scores, round), learners), clock, tables)
             return Visit(learner, *pick((failures, logs), index)), tried.chosen.at[round].set(index)
 
         last = entry.candidate == tried.scores.shape[1] - 1

@@ -7,8 +7,8 @@ from jax import lax
 
 from cljax import metrics, streams
 from cljax.metrics.ranking import Interpolation
-from cljax.training.evaluation import number_of_batches
-from cljax.types import Array, Learner, Method, Tables
+from cljax.training.evaluation import over_task
+from cljax.types import Array, Batch, Learner, Method, Tables
 
 
 def evaluate_precision(
@@ -65,17 +65,20 @@ def evaluate_precision(
     def one(task: Array) -> Array:
         size = streams.size_of(table, task)
 
-        def read(step: Array, scores: Array) -> Array:
-            batch = streams.sequential(tables, table, task, step, batch_size)
+        def read(scores: Array, batch: Batch) -> Array:
             logits = method.predict(learner, batch.inputs, task).astype(jnp.float32)
-            return lax.dynamic_update_slice_in_dim(scores, logits, step * batch_size, 0)
+            return lax.dynamic_update_slice_in_dim(scores, logits, batch.position[0], 0)
 
         start = jnp.zeros((total + batch_size, outputs), jnp.float32)
-        scores = lax.fori_loop(0, number_of_batches(size, batch_size), read, start)[:total]
+        scores = over_task(read, start, tables, table, task, batch_size)[:total]
         first = jnp.take(jnp.asarray(table.start, jnp.int32), task)
         labels = jnp.take(jnp.asarray(table.labels), first + places, axis=0, mode="clip")
         found = metrics.mean_average_precision(
-            scores, labels, interpolation=interpolation, weights=places < size, classes=classes[task]
+            scores,
+            labels,
+            interpolation=interpolation,
+            weights=places < size,
+            classes=classes[task],
         )
         return found if single is None else jnp.where(jnp.asarray(single)[task], jnp.nan, found)
 

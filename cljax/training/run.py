@@ -18,7 +18,7 @@ from cljax.numbers import check_kind, several, show, whole
 from cljax.streams.building import check_stream
 from cljax.text import brief
 from cljax.training.bounds import settle
-from cljax.training.checks import check, check_in_memory, check_optimizer, check_shapes, raise_failure
+from cljax.training.checks import check, check_in_memory, check_network, check_optimizer, raise_failure
 from cljax.training.engine import changing, make_engine, with_even_size
 from cljax.training.evaluation import Evaluation
 from cljax.training.loop import Entry, agenda, make_programs, span_of
@@ -114,7 +114,7 @@ class Run:
             raise ValueError(f"past is {show(past)}, but must be a result of the run, a Past, or None.")
         if not (params is None or isinstance(params, Mapping)):
             raise ValueError(f"params is {show(params)}, but must be what training.given_params gives, or None.")
-        check_shapes(self.method, tables)
+        check_network(self.method, tables, "the tables given")
         self._check_sizes(tables)
         past = None if past is None else Past(past.learner, past.evaluation)
         result = self.run(as_own(key), tables, dict(params or {}), past, rounds)

@@ -12,7 +12,7 @@ import numpy as np
 from cljax import ownership, task_params
 from cljax.numbers import check_kind, show
 from cljax.ownership import masks
-from cljax.storage import renaming, trained
+from cljax.storage import renaming, stored, trained
 from cljax.text import brief
 from cljax.training.checks import check_hypers
 from cljax.training.evaluation import Evaluation
@@ -117,18 +117,15 @@ def check_given(
     """
     if starts is not None and pasts is not None:
         raise ValueError("starts gives parameters to task 0, which is past: give one of starts and past.")
-    if starts is None:
-        own = check_hypers(method, seeds, hypers)
-        return [Start(hyper, {}, past) for hyper, past in zip(own, pasts or (None,) * len(own), strict=True)]
-    if isinstance(starts, Mapping) or len(starts) != len(seeds):
+    starts = [{}] * len(seeds) if starts is None else starts
+    several = not isinstance(starts, Mapping) and len(starts) == len(seeds)
+    known = {id(start): start and given_params(method, start) for start in starts} if several else {}
+    params = [known[id(start)] for start in starts] if several else []
+    if not several or any(set(leaves) != set(params[0]) for leaves in params):
         raise ValueError(f"starts must be {len(seeds)} mappings of the same leaves, one for each pair of seeds.")
-    known = {id(start): given_params(method, start) for start in starts}
-    params = [known[id(start)] for start in starts]
-    if any(set(leaves) != set(params[0]) for leaves in params):
-        raise ValueError(f"starts must be {len(seeds)} mappings of the same leaves, one for each pair of seeds.")
-    hyper = check_hypers(method, seeds, hypers)
-    pairs = zip(hyper, params, strict=True)
-    return [Start(numbers, {name: jnp.asarray(leaf) for name, leaf in leaves.items()}) for numbers, leaves in pairs]
+    rows = zip(check_hypers(method, seeds, hypers), params, pasts or (None,) * len(params), strict=True)
+    as_arrays = lambda leaves: {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
+    return [Start(hyper, as_arrays(leaves), past) for hyper, leaves, past in rows]
 
 
 def extend(new: Learner, old: Learner) -> Learner:
@@ -329,7 +326,7 @@ def given_params(
         raise ValueError(
             f"params is {show(params)}, but must be arrays by name: storage.checkpoints.load_params reads them."
         )
-    params = trained.parameters(trained.flatten(dict(params) if isinstance(params, Mapping) else params))
+    params = trained.parameters(stored.flatten(dict(params) if isinstance(params, Mapping) else params, str))
     if names is not None:
         check_kind("names", names, Mapping, "{given name: leaf path}, such as training.suggest_names gives")
         params = renaming.renamed(params, names, _shapes(trees), method.network.inputs, method.network.wiring)

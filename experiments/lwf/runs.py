@@ -16,7 +16,8 @@ from cljax import augmentation, data, methods, networks, report, streams, traini
 from cljax.data.statistics import channel_statistics
 from cljax.data.superclasses import groups_of
 from cljax.storage import checkpoints
-from cljax.training.driver import Outcome, drive
+from cljax.training.driver import drive
+from cljax.training.outcome import Outcome
 from cljax.types import Method, Network, Stream
 from experiments.saving import digest, kept
 
