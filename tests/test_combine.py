@@ -157,9 +157,12 @@ def finetune(stream):
 def test_a_term_of_strength_0_changes_no_bit_of_a_step(seed, place):
     """Of its loss, its gradients, its update masks; op by op, for two programs of the same sum round differently."""
 
+    made = {}
+
     def step(names):
         method, make, _ = program(*names)
         learner, clock, batch = make(seed, clock_of(place), dict.fromkeys(NUMBERS, jnp.float32(0)))
+        learner = learner._replace(params=made.setdefault("params", learner.params))  # drawn by programs, too
         with jax.disable_jit():
             of = lambda params: method.loss(params, learner, clock, batch, jax.random.key(seed))[0]
             return *jax.value_and_grad(of)(learner.params), method.update_mask(learner, clock)
@@ -281,6 +284,29 @@ def test_leaves_that_there_are_not_are_refused():
         methods.copy_at_begin(methods.finetune(network), drawn=("haed/kernel",))
 
 
+@pytest.mark.parametrize(
+    ("term", "words"),
+    [
+        (Term("mine", lambda learner, sizes: (jnp.zeros(3), {})), "the init of the term 'mine' gives is .*a dict"),
+        (
+            Term("mine", after_step=lambda before, learner, *_: learner._replace(method_state={"n": jnp.int32(1)})),
+            "term 'mine' returns the state .*which its init did not make",
+        ),
+    ],
+)
+def test_state_of_a_term_that_its_init_does_not_make_is_refused(term, words):
+    stream = conformance.stream()
+    method = methods.combine(methods.finetune(mlp(stream, None)), term)
+    with pytest.raises((TypeError, ValueError), match=words):
+        training.make_run(method, optax.sgd(0.1), stream)(jax.random.key(0), stream.tables)
+
+
+def test_two_memories_are_refused():
+    two = methods.exemplars(memory_size=20), methods.exemplars(memory_size=30)._replace(name="more")
+    with pytest.raises(ValueError, match="replay and more have a memory each, but a learner has one"):
+        methods.combine(methods.finetune(mlp(conformance.stream(), None)), *two)
+
+
 @pytest.mark.parametrize(("base", "moves"), [("finetune", False), ("single_task", True)])
 def test_a_head_is_a_shared_one_where_the_base_gives_no_task_its_own(base, moves):
     method = methods.build(f"{base}+lfl", small(conformance.stream())._replace(per_task=()))
@@ -301,7 +327,8 @@ def test_a_term_s_hooks_get_its_own_state_and_numbers_and_what_they_change_is_ke
         assert set(learner.method_state) == {"seen", "steps", "heads"}
         count = fold(lambda total, batch: total + batch.weights.sum(), jnp.float32(0))
         seen = learner.method_state["seen"].at[clock.task].set(learner.hyper["size"] * count)
-        return learner._replace(method_state={**learner.method_state, "seen": seen})
+        hyper = {**learner.hyper, "size": jnp.float32(5.0)}
+        return learner._replace(method_state={**learner.method_state, "seen": seen}, hyper=hyper)
 
     def after_step(previous, learner, clock, batch, gradients):
         assert jax.tree.structure(gradients) == jax.tree.structure(learner.params)
@@ -326,7 +353,9 @@ def test_a_term_s_hooks_get_its_own_state_and_numbers_and_what_they_change_is_ke
         clock = make_clock(round=number, task=task, newest=min(number, 1), first=number < 2)
         learner = both.visit(learner, clock, jnp.int32(0), both.tables, jax.random.key(0))
     state = learner.method_state.terms["mine"]
-    assert state["seen"].tolist() == [3 * size[0], 3 * size[1], 0]
+    assert state["seen"].tolist() == [3 * size[0], 5 * size[1], 0]
+    assert float(learner.hyper["mine.size"]) == 5
+    assert "size" not in learner.hyper
     steps = [-(-int(one) // 16) for one in size]
     assert int(state["steps"]) == 2 * (2 * steps[0] + steps[1]), "two phases a visit"
     batches = [-(-int(one) // 32) for one in size]

@@ -198,6 +198,10 @@ def test_what_changes_the_signature_is_named():
         step(loss=lambda *given: (product(*given)[0], (leaving(wrong), {})))
     with pytest.raises(TypeError, match="after_step of by hand changed 'collections/stats'"):
         step(after_step=lambda previous, learner, *rest: learner._replace(collections=wrong))
+    with pytest.raises(ValueError, match=r"adjust_gradients of by hand returns has 'w' of shape \(\), but"):
+        step(adjust_gradients=lambda gradients, *rest: jax.tree.map(jnp.sum, gradients))
+    with pytest.raises(ValueError, match="adjust_gradients of by hand returns has the leaves none"):
+        step(adjust_gradients=lambda gradients, *rest: {})
     for field in ("labels", "tasks", "weights"):
         with pytest.raises(ValueError, match=r"The batch.s .* has shape"):
             step(3, field)

@@ -8,10 +8,12 @@ from cljax.methods.build import build as build
 from cljax.methods.build import makers as makers
 from cljax.methods.clnp import clnp
 from cljax.methods.combine import combine as combine
+from cljax.methods.common import plain as plain
 from cljax.methods.copy_at_begin import copy_at_begin as copy_at_begin
 from cljax.methods.den import den
 from cljax.methods.df_cnn import df_cnn
 from cljax.methods.distilling import cached as cached
+from cljax.methods.distilling import own_output as own_output
 from cljax.methods.duplicate_and_finetune import duplicate_and_finetune
 from cljax.methods.ewc import consolidation as consolidation
 from cljax.methods.ewc import ewc
@@ -43,6 +45,7 @@ from cljax.methods.replay import with_memory as with_memory
 from cljax.methods.si import si
 from cljax.methods.si import synaptic_intelligence as synaptic_intelligence
 from cljax.methods.single_task import single_task
+from cljax.methods.stacking import keep_stacked as keep_stacked
 from cljax.methods.superposition import superposition
 from cljax.methods.tensor_factorization import start_from_models as start_from_models
 from cljax.methods.tensor_factorization import tensor_factorization

@@ -61,8 +61,8 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
       The method. Its metrics are the base's, its loss as `classification`, and the terms'.
 
     Raises:
-      ValueError: what is no method or no term; two terms of one name; a memory for a base that has one, or that has
-        all tasks' examples anyway. At `init`, a term's number that the base has already, or a strength that is none of
+      ValueError: what is no method or no term; two terms of one name; two memories, or one for a base that has all
+        tasks' examples anyway. At `init`, a term's number that the base has already, or a strength that is none of
         its numbers.
 
     Example:
@@ -79,6 +79,8 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         raise ValueError(f"Two terms are called {repeated[0]!r}. Give one another name: term._replace(name=...).")
     name = name or "+".join([base.name, *names])
     memory_size = sum(term.memory_size for term in terms)
+    if len(several := [term.name for term in terms if term.memory_size]) > 1:
+        raise ValueError(f"{several[0]} and {several[1]} have a memory each, but a learner has one: leave one out.")
     if memory_size and (base.train_on != "current" or base.memory_size):
         has = "a memory of its own" if base.memory_size else "the examples of earlier tasks anyway"
         raise ValueError(f"{base.name} has {has}: leave the memory of {name} out.")
@@ -120,11 +122,19 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
 
     def keep(term: Term, learner: Learner, after: Learner) -> Learner:
         check_kind(f"What a hook of the term {term.name!r} returns", after, Learner, "the learner, its values changed")
-        state = learner.method_state
+        state, numbers = learner.method_state, {**learner.hyper}
         if term.name in state.terms:
             state = state._replace(terms={**state.terms, term.name: after.method_state})
+        elif jax.tree.leaves(after.method_state):
+            raise TypeError(
+                f"A hook of the term {term.name!r} returns the state {show(after.method_state)}, which its init did "
+                f"not make. State must be there from the start: let init return it."
+            )
+        for key in numbers:
+            if key.startswith(own := called(term, "")):
+                numbers[key] = after.hyper[key.removeprefix(own)]
         changed = {part: getattr(after, part) for part in ("params", "collections", "memory")}
-        return learner._replace(method_state=state, **changed)
+        return learner._replace(method_state=state, hyper=numbers, **changed)
 
     def snapshot(learner: Learner) -> Tree:
         if whole:
@@ -146,6 +156,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         for term in terms:
             made = ({}, {}) if term.init is None else term.init(single, sizes)
             own, found = pair(made, f"The init of the term {term.name!r}", "(state, numbers)")
+            check_kind(f"The state that the init of the term {term.name!r} gives", own, dict, "a dict, by name")
             if missing := sorted({*(term.strengths or ())} - {*found}):
                 raise ValueError(f"{missing[0]!r}, a strength of the term {term.name!r}, is none of its numbers.")
             found = {called(term, key): value for key, value in found.items()}
@@ -160,7 +171,11 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
     def run_hooks(hook: str, learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:
         for number, term in enumerate(terms):
             if (function := getattr(term, hook)) is not None:
-                respond = lambda params, batch, now=learner: base.loss(params, of_base(now), clock, batch, None)[1][0]
+                now = of_base(learner)
+
+                def respond(params: Tree, batch: Batch, now: Learner = now) -> Output:
+                    return base.loss(params, now, clock, batch, None)[1][0]
+
                 own_key = jax.random.fold_in(key, number)
                 learner = keep(term, learner, function(of_term(term, learner), clock, fold, own_key, respond))
         if learner.method_state.teacher is None:

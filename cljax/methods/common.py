@@ -76,6 +76,7 @@ def plain(
 
     Example:
       >>> from cljax import networks
+      >>> from cljax.methods import plain
       >>> [phase.name for phase in plain('mine', networks.mlp((8, 8, 1), 2), warm_up=0.25).phases]
       ['warm-up', 'train']
     """

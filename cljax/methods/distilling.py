@@ -19,7 +19,20 @@ def old_tasks(learner: Learner, clock: Clock) -> Array:
 
 
 def own_output(output: Output, clock: Clock) -> Output:
-    """The current task's output, `[B, ...]`, of one that may be all tasks', `[T, B, ...]`; without collections."""
+    """The current task's output, `[B, ...]`, of one that may be all tasks', `[T, B, ...]`; without collections.
+
+    Args:
+      output: of a loss's forward pass, a student's or a teacher's.
+      clock: the current one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from cljax.methods import own_output
+      >>> from cljax.types import Output, make_clock
+      >>> of_both_tasks = Output(jnp.ones((2, 5, 3)), jnp.ones((2, 5, 4)), None, {}, {})
+      >>> own_output(of_both_tasks, make_clock(task=1)).logits.shape
+      (5, 3)
+    """
     output = output._replace(collections={})
     return output if output.logits.ndim == 2 else pick(output, clock.task)
 

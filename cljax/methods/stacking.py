@@ -27,7 +27,9 @@ def keep_stacked(method: Method, older: Callable[[Learner], Array]) -> Method:
       The method.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from cljax import methods, networks
+      >>> from cljax.methods import keep_stacked
       >>> keep_stacked(methods.finetune(networks.mlp((8, 8, 1), 2)), lambda learner: jnp.bool_(True)).stacked
       ('head/kernel', 'head/bias')
     """

@@ -224,6 +224,8 @@ def make_train_step(method: Method, optimizer: optax.GradientTransformation) -> 
 
         (loss, (collections, metrics)), gradients = jax.value_and_grad(objective, has_aux=True)(learner.params)
         adjusted = method.adjust_gradients(gradients, learner, clock, batch)
+        task_params.check_same(f"What adjust_gradients of {method.name} returns", adjusted, "the loss", gradients)
+        adjusted = jax.tree.map(lambda own, given: own.astype(given.dtype), adjusted, gradients)
         updates, opt_state = masked.update(adjusted, learner.opt_state, learner.params, mask=trains, value=loss)
         learning_rate = learner.hyper["learning_rate"] * phase_learning_rate(method, clock)
         updates = jax.tree.map(lambda update: learning_rate.astype(update.dtype) * update, updates)

@@ -24,7 +24,8 @@ class Batch(NamedTuple):
     """Examples of one step. A last partial batch wraps around, its surplus examples having weight 0.
 
     Attributes:
-      inputs: `[B, ...]` uint8 or float32, as stored (the network scales and standardises them).
+      inputs: `[B, ...]` uint8 or float32, as stored, in a step augmented. The network divides uint8 by 255 and then
+        standardises; floats it only standardises.
       labels: `[B]` int32, the class index within the example's task; or `[B, K]` float32 in [0, 1], multi-label.
       tasks: `[B]` int32, the task of each example.
       position: `[B]` int32, the place of the example in its task's table; memory's examples have -1.

@@ -209,8 +209,9 @@ class Loss(Protocol):
     """`(params, learner, clock, batch, key) -> (scalar, (output, metrics))`; key None: evaluation mode.
 
     The scalar is the mean over the batch, in nats. `output` is the network's, for the current task; where leaves are
-    stacked its logits, features, maps and activations are those of all tasks, `[T, B, ...]`. The loop keeps
-    `output.collections`, shaped as the learner's. `metrics` are scalars by name.
+    stacked its logits, features, maps and activations are those of all tasks, `[T, B, ...]`: only then can examples of
+    other tasks (`batch.tasks`) be read by heads of their own. The loop keeps `output.collections`, shaped as the
+    learner's. `metrics` are scalars by name, which a train step returns; a run keeps the loss alone.
     """
 
     def __call__(
@@ -221,7 +222,10 @@ class Loss(Protocol):
 
 
 class AdjustGradients(Protocol):
-    """`(gradients, learner, clock, batch) -> gradients`, before the optimizer sees them."""
+    """`(gradients, learner, clock, batch) -> gradients`, of the same shapes, before the optimizer sees them.
+
+    The batch is the step's, augmented.
+    """
 
     def __call__(self, gradients: Tree, learner: Learner, clock: Clock, batch: Batch, /) -> Tree:
         """Adjusts the gradients of a step."""
@@ -244,7 +248,9 @@ class UpdateMask(Protocol):
 class AfterStep(Protocol):
     """`(previous, learner, clock, batch, gradients) -> learner`, after every step.
 
-    The gradients are the loss's, before `adjust_gradients`.
+    What it changes of parameters, collections and `method_state` is kept. The gradients are the loss's, before
+    `adjust_gradients`; the batch is the step's, augmented. Where chance is needed, a key can be kept in `method_state`
+    and folded with the clock.
     """
 
     def __call__(self, previous: Learner, learner: Learner, clock: Clock, batch: Batch, gradients: Tree, /) -> Learner:

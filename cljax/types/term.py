@@ -44,7 +44,8 @@ class TermInit(Protocol):
     """`(learner, sizes) -> (state, hyper)`: the term's own state, a dict, and its numbers.
 
     The learner is that of a single task, as the base's `init` makes it. Leaves of the state whose paths end as a
-    `per_task` leaf's have rows, as in a method's.
+    `per_task` leaf's have rows, as in a method's. Trained parameters that a run begins with come later: what follows
+    from parameters is made in `begin_task`.
     """
 
     def __call__(self, learner: Learner, sizes: Sizes, /) -> tuple[dict[str, Tree], dict[str, Array]]:
@@ -55,7 +56,8 @@ class TermInit(Protocol):
 class TermHook(Protocol):
     """`(learner, clock, fold, key, respond) -> learner`: `begin_task`, at first visits, and `end_visit`, at all.
 
-    What it changes of parameters, collections, memory and its own state is kept.
+    What it changes of parameters, collections, memory, its own state and its own numbers is kept. `respond(params,
+    batch)` is the base's output in evaluation mode, as its loss has it: `[T, B, ...]` where leaves are stacked.
     """
 
     def __call__(self, learner: Learner, clock: Clock, fold: Fold, key: Array, respond: Respond, /) -> Learner:
@@ -86,7 +88,10 @@ class TermLoss(Protocol):
 
 
 class TermStep(Protocol):
-    """`(previous, learner, clock, batch, gradients) -> learner`, after every step; gradients of the whole loss."""
+    """`(previous, learner, clock, batch, gradients) -> learner`, after every step; gradients of the whole loss.
+
+    What it changes of parameters, collections and its own state is kept. The batch is the step's, augmented.
+    """
 
     def __call__(self, previous: Learner, learner: Learner, clock: Clock, batch: Batch, gradients: Tree, /) -> Learner:
         """Changes values of the learner after a step."""
