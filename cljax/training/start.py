@@ -117,12 +117,13 @@ def check_given(
     """
     if starts is not None and pasts is not None:
         raise ValueError("starts gives parameters to task 0, which is past: give one of starts and past.")
-    starts = [{}] * len(seeds) if starts is None else starts
-    several = not isinstance(starts, Mapping) and len(starts) == len(seeds)
-    known = {id(start): start and given_params(method, start) for start in starts} if several else {}
-    params = [known[id(start)] for start in starts] if several else []
-    if not several or any(set(leaves) != set(params[0]) for leaves in params):
-        raise ValueError(f"starts must be {len(seeds)} mappings of the same leaves, one for each pair of seeds.")
+    params: list[dict[str, Any]] = [{}] * len(seeds)
+    if starts is not None:
+        several = not isinstance(starts, Mapping) and len(starts) == len(seeds)
+        known = {id(start): given_params(method, start) for start in starts} if several else {}
+        params = [known[id(start)] for start in starts] if several else []
+        if not several or any(set(leaves) != set(params[0]) for leaves in params):
+            raise ValueError(f"starts must be {len(seeds)} mappings of the same leaves, one for each pair of seeds.")
     rows = zip(check_hypers(method, seeds, hypers), params, pasts or (None,) * len(params), strict=True)
     as_arrays = lambda leaves: {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
     return [Start(hyper, as_arrays(leaves), past) for hyper, leaves, past in rows]
