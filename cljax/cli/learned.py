@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cljax
 from cljax.cli.making import amend, make_network, make_optimizer
@@ -66,16 +66,29 @@ def stream_of(notes: dict[str, Any]) -> Stream:
     return Stream(tables, schedule, "", notes["scenario"], tuple(notes["mean"]), tuple(notes["std"]), facts)
 
 
-def kept(folder: str, name: str, seed: int) -> tuple[Learner, Method, Stream, dict[str, Any]]:
+class Kept(NamedTuple):
+    """A learner that was kept, and what it is used with.
+
+    Attributes:
+      learner: at rest.
+      method: that trained it.
+      stream: of `stream_of`.
+      notes: of `notes_of`.
+    """
+
+    learner: Learner
+    method: Method
+    stream: Stream
+    notes: dict[str, Any]
+
+
+def kept(folder: str, name: str, seed: int) -> Kept:
     """The learner of a method and a seed that a run has kept.
 
     Args:
       folder: of the run.
       name: of the method.
       seed: of the run's.
-
-    Returns:
-      The learner at rest, the method that trained it, a stream of `stream_of`, the notes of `notes_of`.
 
     Raises:
       UsageError: there is none, it cannot be read, or the run's configuration cannot.
@@ -106,7 +119,7 @@ def kept(folder: str, name: str, seed: int) -> tuple[Learner, Method, Stream, di
         raise UsageError(str(error)) from None
     if restored.tree is None:
         raise UsageError(f"The learner in {place} cannot be read. {restored.message}")
-    return restored.tree, found["method"], found["stream"], restored.notes
+    return Kept(restored.tree, found["method"], found["stream"], restored.notes)
 
 
 def like_of(
@@ -135,17 +148,17 @@ def past_of(folder: str, name: str, seed: int, stream: Stream) -> training.Past:
 
     from cljax import training
 
-    learner, _, _, notes = kept(folder, name, seed)
-    was, now = notes["names"], stream.facts["classes"]
+    found = kept(folder, name, seed)
+    was, now = found.notes["names"], stream.facts["classes"]
     if was != [list(map(str, names)) for names in now[: len(was)]]:
         raise UsageError(
             f"The tasks learned in {folder} are {tasks_in_words(was)}, but here they are "
             f"{tasks_in_words(now[: len(was)])}."
         )
-    known = {part: np.asarray(values, np.float64) for part, values in notes["evaluation"].items()}
+    known = {part: np.asarray(values, np.float64) for part, values in found.notes["evaluation"].items()}
     kinds = {part: np.uint32 if part == "fingerprint" else np.float32 for part in known}
     evaluation = training.Evaluation(**{part: values.astype(kinds[part]) for part, values in known.items()})
-    return training.Past(learner, evaluation)
+    return training.Past(found.learner, evaluation)
 
 
 def standardised(made: list[tuple[int, Stream]], options: Options, name: str) -> list[tuple[int, Stream]]:
