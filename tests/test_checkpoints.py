@@ -24,11 +24,11 @@ import optax
 import orbax.checkpoint
 import pytest
 
-from cljax import augmentation, cli, methods, streams, task_params, training
+from cljax import augmentation, cli, methods, report, streams, task_params, training
 from cljax.data.on_demand import Images
 from cljax.storage import checkpoints, folders, stored
 from cljax.storage.checkpoints import Saving
-from cljax.training import driver, identity, resume, streaming
+from cljax.training import driver, identity, mesh, resume, streaming
 from cljax.training.driver import Compiled
 from cljax.training.loop import make_programs
 from cljax.training.start import NOTHING
@@ -434,6 +434,29 @@ def test_the_identity_of_a_run_knows_what_is_computed():
     ]
     assert len(set(found)) == len(found)
     assert digest() == found[0]
+
+
+@pytest.mark.parametrize(("elsewhere", "compared"), [(False, 0), (True, 1)])
+def test_what_another_machine_goes_on_with_is_compared_anew(tmp_path, monkeypatch, elsewhere, compared):
+    """Its bits may differ where no weight has moved: what stands for the first task's, by fingerprint, is its own."""
+    case = Case(methods.freezing, ((0, 1), (1, 1), (2, 1)))
+    seen, calls = [], []
+
+    def end(event):
+        seen.append(event)
+        if len(seen) == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        case.drive(Saving(tmp_path, 0.0, say=seen.append), report=end)
+    if elsewhere:
+        monkeypatch.setattr(mesh, "machine", lambda: 7)
+    compare = case.compiled.compare_again
+    monkeypatch.setattr(case.compiled, "compare_again", lambda *given: calls.append(1) or compare(*given))
+    found = case.drive(Saving(tmp_path, 0.0, say=seen.append))
+    assert len(calls) == compared
+    assert report.zero_forgetting(found.evaluation.fingerprint, case.seeds[0][1].schedule.task)
+    assert bits(found.learners) == bits(case.drive().learners)
 
 
 def test_in_mid_epoch_a_streamed_epoch_goes_on(tmp_path, monkeypatch):

@@ -174,7 +174,8 @@ def drive(
     for number, group in enumerate(groups):
         saved = None
         if checkpoints is not None:
-            saved = Checkpoints(checkpoints, number, functools.partial(identity_of, group, facts), mesh.shares(shared))
+            bits_of = [*mesh.shares(shared), mesh.machine()]
+            saved = Checkpoints(checkpoints, number, functools.partial(identity_of, group, facts), bits_of)
         places = settings.curves_every, number * len(group.numbers), len(seeds)
         here = placed(group)
         driven = Driven(method, first.schedule, compiled, here, span, entries, *places)
@@ -327,7 +328,7 @@ class Driven(NamedTuple):
         return results._replace(evaluation=results.evaluation._replace(fingerprint=found))
 
     def _compare_with_checkpoint(self, run: Run, earlier: Learner, begin: int, end: int) -> Run:
-        """The same for the rounds before a checkpoint of programs that were shared otherwise, whose bits may differ."""
+        """The same for the rounds before a checkpoint of another machine, or of other shares, whose bits may differ."""
         (_, key, given, tables), known = self.seeds, run.evaluation.fingerprint
         start = Start(given.hyper, {}, Past(earlier, run.evaluation))
         pair = self._lead(self.compiled.compare_again(self.compiled.rest(run), key, tables, start))

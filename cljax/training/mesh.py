@@ -7,7 +7,13 @@ else is there on each, and the compiler adds what must be summed: the step is th
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import pathlib
+import platform
+import re
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -134,6 +140,22 @@ def host(leaf: Any) -> np.ndarray:
 
         return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
+
+
+@functools.cache
+def machine() -> int:
+    """A number that tells processors apart, by which compilers choose instructions, and so bits; of the first process.
+
+    0 where the device is none: the kinds of others are in a run's identity.
+    """
+    if jax.default_backend() != "cpu":
+        return 0
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = [platform.machine(), platform.processor()]
+    told = sorted({line for line in lines if re.match("vendor|cpu family|model|flags|Features|CPU", line)} or lines)
+    return agreed(zlib.crc32(f"{os.cpu_count()} {told}".encode()) >> 1)
 
 
 def agreed(value: int, after: Tree = ()) -> int:

@@ -35,8 +35,8 @@ class Checkpoints:
       saving: where and how often.
       number: of the seeds that run together, from 0.
       identify: what tells the run from others, as JSON has it.
-      shares: among how many devices seeds and batches are shared, as JSON has it. Fingerprints of bits can be compared
-        among equal shares only.
+      shares: among how many devices seeds and batches are shared, and the machine, as JSON has it. Fingerprints of bits
+        can be compared among equal ones only.
 
     Attributes:
       say: called with a line.
