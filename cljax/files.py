@@ -197,7 +197,9 @@ def free_memory() -> int:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):  # no such part, or "max"
         most, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, max(most - used, 0))
+        stat = CGROUP / "memory.stat"
+        kept = re.search(r"^inactive_file (\d+)", stat.read_text() if stat.exists() else "", re.MULTILINE)
+        free = min(free, max(most - used + int(kept[1] if kept else 0), 0))  # pages of files make room
     return free
 
 

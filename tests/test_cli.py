@@ -286,7 +286,8 @@ def test_a_configuration_is_taken_back_and_overridden(compared, tmp_path):
     training |= {"seeds": [7], "rate": 0.125, "set": ["finetune.shared_rate=0.5"], "patience_restore": True}
     network = {**config["network"], "network": "cnn", "channels": ["8", "8,8"], "hidden": []}
     swept = [["finetune.shared_learning_rate", [0.5, 1.0]], ["lwf", []], ["lwf.strength", [2.0]]]
-    old = {**config, "methods": ["finetune", "lwf"], "training": training, "network": network, "sweep": swept}
+    of_old = [["finetune.shared_rate", [0.5, 1.0]], *swept[1:]]
+    old = {**config, "methods": ["finetune", "lwf"], "training": training, "network": network, "sweep": of_old}
     file.write_text(json.dumps(old))
     command = cli.parse(["sweep", "--config", str(file)])
     assert [[curve.name, list(curve.values)] for curve in curves_of(command)] == swept

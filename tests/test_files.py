@@ -67,5 +67,8 @@ def test_free_memory_is_that_of_the_container(tmp_path, monkeypatch):
     for most, free in (("1000\n", 700), ("200\n", 0)):
         (tmp_path / "memory.max").write_text(most)
         assert files.free_memory() == free
+        (tmp_path / "memory.stat").write_text("anon 40\ninactive_file 250\nactive_file 10\n")
+        assert files.free_memory() == max(int(most) - 300 + 250, 0)
+        (tmp_path / "memory.stat").unlink()
     (tmp_path / "memory.max").write_text("max\n")
     assert files.free_memory() > whole / 2

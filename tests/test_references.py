@@ -112,6 +112,7 @@ def test_one_s_own_network_and_method_are_a_run_s_like_any(own):
     again = cli.parse(["compare", "--config", "config.json"])
     assert again.methods == names
     assert settle(again.options).network == settle(asked).network
+    assert again.options.training.set == asked.training.set
     asked = settle(dataclasses.replace(asked, network=dataclasses.replace(asked.network, channels=("8,8",))))
     (own / "config.json").write_text(json.dumps(configuration([Curve("finetune")], asked)))
     again = cli.parse(["compare", "--config", "config.json"])

@@ -47,7 +47,7 @@ def check_memory(name: str, shape: Sequence[int]) -> None:
     size, memory = math.prod(shape), free_memory()
     if size > memory:
         raise ValueError(
-            f"The images of {name!r} take {size / 1e9:,.0f} GB as an array, but {memory / 1e9:,.0f} GB of memory are "
+            f"The images of {name!r} take {size / 1e9:,.1f} GB as an array, but {memory / 1e9:,.1f} GB of memory are "
             f"free. Give a smaller image_size (--image-size), or read them on demand (data.open, --driver host)."
         )
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from cljax.numbers import show
+
 STATISTICS = 100_000
 """The number of images, evenly spaced, from which mean and standard deviation are taken where there are more."""
 
-_PIECE = 256
+_PIECE, _BYTES = 256, 2**22
+"""At most so many images, and bytes, are read together for it: some dozen pieces are held, read ahead."""
 
 
 class ReadError(OSError):
@@ -88,6 +92,8 @@ class Images:
         """A slice (a view), one image, or an array of those of some rows."""
         if not isinstance(place, slice):
             rows = np.asarray(place)
+            if isinstance(place, tuple) or rows.ndim > 1:
+                raise IndexError(f"'{self._name}' is read by row numbers alone, not by {show(place)}.")
             return self.take(rows) if rows.ndim else self.take(rows)[0]
         window = self._window[place]
         if window.step != 1:
@@ -175,9 +181,10 @@ class Images:
         """Reads images, all or those of `rows`, piece by piece for their statistics: `STATISTICS`, evenly spaced."""
         rows = np.arange(len(self)) if rows is None else rows
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS)).round().astype(np.int64)]
-        whole = len(rows) - len(rows) % _PIECE
+        piece = max(1, min(_PIECE, _BYTES // math.prod(self._example)))
+        whole = len(rows) - len(rows) % piece
         if whole:
-            yield from batches(self.take, rows[:whole].reshape(-1, _PIECE))
+            yield from batches(self.take, rows[:whole].reshape(-1, piece))
         if whole < len(rows):
             yield self.take(rows[whole:])
 

@@ -22,7 +22,7 @@ def channel_statistics(arrays: Iterable[np.ndarray]) -> tuple[tuple[float, ...],
       mean and standard deviation, C numbers each.
 
     Raises:
-      ValueError: no examples.
+      ValueError: no examples, or of uint8 and others.
 
     Example:
       >>> channel_statistics([np.array([[0], [255]], np.uint8)])
@@ -35,6 +35,8 @@ def channel_statistics(arrays: Iterable[np.ndarray]) -> tuple[tuple[float, ...],
             counts = counts + count(array)
         else:
             pieces += [array[i : i + 1024].reshape(-1, array.shape[-1]) for i in range(0, len(array), 1024)]
+    if pieces and np.any(counts):
+        raise ValueError("Some examples are uint8, others are not: give them in one dtype.")
     if not pieces and not np.any(counts):
         raise ValueError("There are no examples to take mean and standard deviation of.")
     if not pieces:

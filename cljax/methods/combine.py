@@ -122,7 +122,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
 
     def keep(term: Term, learner: Learner, after: Learner) -> Learner:
         check_kind(f"What a hook of the term {term.name!r} returns", after, Learner, "the learner, its values changed")
-        state, numbers = learner.method_state, {**learner.hyper}
+        state = learner.method_state
         if term.name in state.terms:
             state = state._replace(terms={**state.terms, term.name: after.method_state})
         elif jax.tree.leaves(after.method_state):
@@ -130,11 +130,8 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
                 f"A hook of the term {term.name!r} returns the state {show(after.method_state)}, which its init did "
                 f"not make. State must be there from the start: let init return it."
             )
-        for key in numbers:
-            if key.startswith(own := called(term, "")):
-                numbers[key] = after.hyper[key.removeprefix(own)]
         changed = {part: getattr(after, part) for part in ("params", "collections", "memory")}
-        return learner._replace(method_state=state, hyper=numbers, **changed)
+        return learner._replace(method_state=state, **changed)
 
     def snapshot(learner: Learner) -> Tree:
         if whole:
@@ -156,7 +153,6 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
         for term in terms:
             made = ({}, {}) if term.init is None else term.init(single, sizes)
             own, found = pair(made, f"The init of the term {term.name!r}", "(state, numbers)")
-            check_kind(f"The state that the init of the term {term.name!r} gives", own, dict, "a dict, by name")
             if missing := sorted({*(term.strengths or ())} - {*found}):
                 raise ValueError(f"{missing[0]!r}, a strength of the term {term.name!r}, is none of its numbers.")
             found = {called(term, key): value for key, value in found.items()}
@@ -165,7 +161,7 @@ def combine(base: Method, *terms: Term, name: str | None = None) -> Method:
                     f"{name} has two numbers called {taken[0]!r}. Give the term another name: term._replace(name=...)."
                 )
             numbers |= found
-            states |= {term.name: own} if own else {}
+            states |= {term.name: own} if jax.tree.leaves(own) else {}
         return params, collections, Combined(state, snapshot(single) if keeps_teacher(state) else None, states), numbers
 
     def run_hooks(hook: str, learner: Learner, clock: Clock, fold: Fold, key: Array) -> Learner:

@@ -64,6 +64,7 @@ def keep_stacked(method: Method, older: Callable[[Learner], Array]) -> Method:
         adjusted = method.adjust_gradients(own, focus(learner, clock), clock, batch)
         if is_same(own, adjusted):
             return gradients
+        task_params.check_same(f"What adjust_gradients of {method.name} returns", adjusted, "the loss", own)
         return task_params.merge_row(adjusted, stacks, clock.task)
 
     def update_mask(learner: Learner, clock: Clock) -> tuple[Tree, Tree]:

@@ -24,6 +24,8 @@ SETTINGS = {
 def config(found: Any) -> Any:
     """A run's configuration in today's names; what is none stays as it is.
 
+    Methods' own parameters are renamed where the training options have an old name, too.
+
     Example:
       >>> config({'methods': ['clnp'], 'training': {'rate': 0.1, 'set': ['clnp.fine_tune_rate=0.2']}})
       {'methods': ['clnp'], 'training': {'learning_rate': 0.1, 'set': ['clnp.fine_tune_factor=0.2']}}
@@ -34,6 +36,8 @@ def config(found: Any) -> Any:
     training: Any = sections.get("training")
     if training != found.get("training") and isinstance(training.get("set"), list):  # of today may be one's own
         sections["training"] = {**training, "set": [setting(word) for word in training["set"]]}
+        if isinstance(swept := found.get("sweep"), list):
+            sections["sweep"] = [[setting(f"{name}=")[:-1], values] for name, values in swept]
     return sections
 
 

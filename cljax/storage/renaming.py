@@ -105,8 +105,8 @@ def renamed(
             raise ValueError(f"names has '{name}', but the given leaves are: {', '.join(given)}.")
         if path not in wanted:
             raise ValueError(f"names has '{path}' for '{name}', but the network's leaves are: {', '.join(wanted)}.")
-        if path in found or (path in leaves and path not in moved):
-            raise ValueError(f"The leaf '{path}' is given twice, as '{name}' and otherwise. Leave one of them out.")
+        if path in found:
+            raise ValueError(f"names gives the leaf '{path}' twice, once as '{name}'. Leave one of them out.")
         value, shape = leaves[plain(name)], np.shape(leaves[plain(name)])
         dense = plain(name).endswith("/weight") and len(shape) == 2
         if dense and maps and not wiring and shape[1] not in fan_outs:

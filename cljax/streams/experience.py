@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cljax.data.on_demand import Images
 from cljax.streams.building import check_stream
 from cljax.text import brief
 from cljax.types import Stream, Table
@@ -79,7 +80,8 @@ def _experience(stream: Stream, number: int) -> Experience:
 
     def arrays(table: Table) -> tuple[np.ndarray, np.ndarray]:
         own = slice(int(table.start[task]), int(table.start[task] + table.size[task]))
-        inputs = np.asarray(tables.examples[np.asarray(table.index)[own]])
+        rows, examples = np.asarray(table.index)[own], tables.examples
+        inputs = examples.take(rows) if isinstance(examples, Images) else np.asarray(examples)[rows]
         if order is not None:
             inputs = inputs.reshape(len(inputs), -1)[:, order].reshape(inputs.shape)
         return inputs, np.array(table.labels[own])

@@ -56,8 +56,9 @@ class TermInit(Protocol):
 class TermHook(Protocol):
     """`(learner, clock, fold, key, respond) -> learner`: `begin_task`, at first visits, and `end_visit`, at all.
 
-    What it changes of parameters, collections, memory, its own state and its own numbers is kept. `respond(params,
-    batch)` is the base's output in evaluation mode, as its loss has it: `[T, B, ...]` where leaves are stacked.
+    What it changes of parameters, collections, memory and its own state is kept; numbers stay as given.
+    `respond(params, batch)` is the base's output in evaluation mode, as its loss has it: `[T, B, ...]` where leaves are
+    stacked.
     """
 
     def __call__(self, learner: Learner, clock: Clock, fold: Fold, key: Array, respond: Respond, /) -> Learner:
