@@ -37,7 +37,7 @@ def config(found: Any) -> Any:
     if training != found.get("training") and isinstance(training.get("set"), list):  # of today may be one's own
         sections["training"] = {**training, "set": [setting(word) for word in training["set"]]}
         if isinstance(swept := found.get("sweep"), list):
-            sections["sweep"] = [[setting(f"{name}=")[:-1], values] for name, values in swept]
+            sections["sweep"] = [[setting(name), *values] for name, *values in swept]
     return sections
 
 
@@ -54,16 +54,16 @@ def record(found: Any) -> Any:
 
 
 def setting(word: Any) -> Any:
-    """One of `--set`, NAME=VALUE or METHOD.NAME=VALUE, in today's names.
+    """One of `--set`, NAME=VALUE or METHOD.NAME=VALUE, or what is swept, METHOD.NAME, in today's names.
 
     Example:
-      >>> setting('finetune.shared_rate=0.1')
-      'finetune.shared_learning_rate=0.1'
+      >>> setting('finetune.shared_rate=0.1'), setting('finetune.rate')
+      ('finetune.shared_learning_rate=0.1', 'finetune.learning_rate')
     """
     if not isinstance(word, str):
         return word
     renamed = lambda part: (part[1] or "") + SETTINGS.get(part[2], part[2])
-    return re.sub(r"^([^.=]*\.)?([^.=]+)(?==)", renamed, word)
+    return re.sub(r"^([^.=]*\.)?([^.=]+)(?==|$)", renamed, word)
 
 
 def leaf(path: str) -> str:
