@@ -315,7 +315,7 @@ def l1_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLik
 
     Where the two are equal up to rounding, value and gradient are 0: within 64 units in the last place of the larger
     one, times the largest logit where that is above 1, as a logit's rounding is a factor here; of 16-bit numbers within
-    2 units, or as many as the largest logit is.
+    2 units, or as many as the largest logit is. Logits of probability 0, infinite ones too, are not among these.
 
     Args:
       logits: `[B, K]`.
@@ -334,8 +334,9 @@ def l1_response(logits: AnyArray, teacher_logits: AnyArray, *, classes: ArrayLik
     Reference: Li and Hoiem, Learning without Forgetting, 2017, section 4.2.
     """
     rows = _probabilities(logits, teacher_logits, classes)
-    (size, unit), exponents = _larger(*rows), _larger(jnp.asarray(logits), _constant(teacher_logits, rows[0]))[0]
-    largest = jnp.max(jnp.where(_classes(classes, rows[0]), exponents, 0), axis=-1, keepdims=True)
+    both = jnp.asarray(logits), _constant(teacher_logits, rows[0])
+    exponents = (jnp.where(row == 0, 0, each) for row, each in zip(rows, both, strict=True))  # exp(-inf) is exact
+    (size, unit), largest = _larger(*rows), jnp.max(_larger(*exponents)[0], axis=-1, keepdims=True)
     near = 64 * jnp.maximum(largest, 1) if unit < 1e-6 else jnp.maximum(largest, 2)
     return jnp.sum(_absolute_difference(*rows, jax.lax.stop_gradient(near * unit * size)), axis=-1)
 
@@ -485,14 +486,15 @@ def quadratic_penalty(params: Tree, anchor: Tree, importance: Tree | None = None
     """
     check_same("anchor", anchor, "params", params)
     check_floating("params", params)
-    return _weighted_sum(jax.tree.map(lambda p, a: (p - a) ** 2, params, anchor), importance)
+    return _weighted_sum(jax.tree.map(lambda p, a: at_least_float32(p - a) ** 2, params, anchor), importance)
 
 
 def _weighted_sum(tree: Tree, weights: Tree | None) -> Array:
+    tree = jax.tree.map(at_least_float32, tree)
     if weights is not None:
         check_scales("weight", weights, "params", tree)
-        tree = jax.tree.map(lambda value, weight: weight * value, tree, weights)
-    sums = [jnp.sum(at_least_float32(leaf)) for leaf in jax.tree.leaves(tree)]
+        tree = jax.tree.map(lambda value, weight: jnp.asarray(weight, value.dtype) * value, tree, weights)
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
     return reduce(jnp.add, sums) if sums else jnp.float32(0)
 
 

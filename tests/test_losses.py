@@ -90,6 +90,8 @@ def test_responses_by_hand():
     teacher, student = np.log(np.array([[[0.2, 0.3, 0.5]], [[0.4, 0.4, 0.2]]], np.float32))
     close(both(losses.l1_response, student, teacher)[0], [0.6])
     close(both(losses.l2_response, student, teacher)[0], [0.5 * (0.04 + 0.01 + 0.09)])
+    for least in (-np.inf, np.finfo(np.float32).min):  # of a teacher that is certain, as `mask_logits` makes one
+        close(losses.l1_response(np.zeros([1, 2], np.float32), np.array([[least, 0]], np.float32)), [1.0])
 
 
 @pytest.mark.parametrize("loss", [*PAIRED, losses.attention_distillation, losses.feature_distillation])
@@ -473,6 +475,8 @@ def test_sums_of_half_precision_are_whole():
     many = {str(number): jnp.ones(1, jnp.bfloat16) for number in range(600)}
     assert losses.l1_sparsity(many) == losses.quadratic_penalty(many, jax.tree.map(jnp.zeros_like, many)) == 600
     assert losses.l1_sparsity({"w": jnp.ones(70_000, jnp.float16)}) == 70_000
+    far, zero = jnp.full(1, 512, jnp.float16), jnp.zeros(1, jnp.float16)
+    assert losses.quadratic_penalty(far, zero, far) == 512**3
 
 
 def test_means_of_half_precision_are_whole():
