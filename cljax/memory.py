@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cljax.losses import at_least_float32, unit_length
+from cljax.losses import at_least_float32, known_labels, unit_length
 from cljax.numbers import check_dtype, check_shape, whole
 from cljax.trees import varying
 from cljax.types import AnyArray, Array
@@ -99,7 +99,9 @@ def herd_classes(features: AnyArray, labels: AnyArray, classes: int, count: int)
     check_shape("labels", labels, features.shape[0])
     check_dtype("features", features, "float")
     count, classes = whole("count", count), whole("classes", classes, least=1)
-    member = labels[:, None] == jnp.arange(classes, dtype=labels.dtype)[None, :]
+    check_dtype("labels", labels, "int")
+    places, known = known_labels(labels, classes)
+    member = known[:, None] & (places[:, None] == jnp.arange(classes, dtype=jnp.int32)[None, :])
     features = unit(jnp.where(jnp.any(member, axis=1)[:, None], at_least_float32(features), 0))
     sizes = jnp.sum(member, axis=0, dtype=jnp.int32)
     product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # what is near must not be rounded away

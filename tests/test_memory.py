@@ -170,6 +170,13 @@ def test_examples_of_weight_0_have_no_part_in_herding_be_they_nan():
             memory.herd(features, jnp.ones(4), count)
 
 
+def test_labels_of_few_bits_are_of_no_class_that_they_cannot_hold():
+    labels = np.array([-56, 0], np.int8)  # 200, of eight bits
+    assert memory.herd_classes(jnp.ones((2, 2)), labels, 201, 1).tolist() == [memory.UNPICKED, 0]
+    with pytest.raises(ValueError, match="labels is float32, but must be whole numbers"):
+        memory.herd_classes(jnp.ones((2, 2)), np.float32(labels), 201, 1)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_long_features_of_half_precision_have_a_direction(dtype):
     """Their squares add up to more than float16 can hold."""
