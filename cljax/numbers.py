@@ -235,7 +235,7 @@ def check_dtype(name: str, value: Any, kind: str) -> None:
       ValueError: owner is float64, but must be int32.
     """
     dtype = getattr(value, "dtype", type(value).__name__)
-    fits = {"int": getattr(dtype, "kind", "") in "iu", "float": "float" in str(dtype)}
+    fits = {"int": getattr(dtype, "kind", None) in ("i", "u"), "float": "float" in str(dtype)}
     if not fits.get(kind, str(dtype) == kind):
         words = {"int": "whole numbers", "float": "floating point"}
         raise ValueError(f"{name} is {dtype}, but must be {words.get(kind, kind)}.")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cljax import methods, networks
-from cljax.numbers import real, show, whole
+from cljax.numbers import check_dtype, real, show, whole
 from cljax.streams import division
 from cljax.training.step import init_shapes
 
@@ -59,6 +59,12 @@ def test_what_float32_takes_for_nothing_is_refused(value):
     with pytest.raises(ValueError, match=r"rate is .*, which float32 cannot tell from 0"):
         real("rate", value, least=None)
     assert real("rate", 0) == 0.0
+
+
+@pytest.mark.parametrize("value", [[1.5], "1", jax.eval_shape(jax.random.key, 0)])
+def test_what_has_no_kind_is_no_array_of_whole_numbers(value):
+    with pytest.raises(ValueError, match=r"labels is .*, but must be whole numbers"):
+        check_dtype("labels", value, "int")
 
 
 def test_one_number_in_an_array_is_one_number():
