@@ -283,7 +283,7 @@ def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tr
     """
     for name, tree in (("gradients", gradients), ("before", before), ("after", after)):
         check_same(name, tree, "total", total)
-    step = lambda w, g, old, new: w - (g * (new - old)).astype(jnp.result_type(w))
+    step = lambda w, g, old, new: w - g.astype(jnp.result_type(w)) * (new - old).astype(jnp.result_type(w))
     return jax.tree.map(step, total, gradients, before, after)
 
 
@@ -362,7 +362,7 @@ def moment_matching(
     check_same("precisions", precisions, "means", means)
 
     weights = jnp.asarray(weights)
-    for rows in jax.tree.leaves(means)[:1]:
+    for rows in jax.tree.leaves(means):
         check_shape("weights", weights, len(rows))
 
     def merge(rows: Array, precision: Array, other: Array) -> Array:

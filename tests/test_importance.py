@@ -272,6 +272,8 @@ def test_a_path_in_bfloat16_is_added_up_in_full():
     np.testing.assert_array_equal(total, [1000 / 1024])
     found = np.asarray(path_importance(total, slope, 0 * slope, damping=0.25))
     assert (found.dtype, found[0]) == (jnp.bfloat16, np.asarray(1000 / 1024 / 1.25, jnp.bfloat16))
+    small, zero = np.full(1, 2.0**-14, np.float16), np.zeros(1, np.float16)  # whose square is 0 in float16
+    assert importance.path_integral(jnp.zeros(1), small, small, zero) == 2.0**-28
 
 
 @pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched", "memory_aware"])
@@ -317,5 +319,7 @@ def test_what_is_no_floating_point_is_named():
         importance.moment_matching({"n": jnp.array([4, 4])}, jnp.ones(2))
     with pytest.raises(ValueError, match=r"weights has shape \(1,\), but must be \[2\]"):
         importance.moment_matching({"n": jnp.ones(2)}, jnp.ones(1))
+    with pytest.raises(ValueError, match=r"weights has shape \(2,\), but must be \[3\]"):
+        importance.moment_matching({"n": jnp.ones(2), "w": jnp.ones(3)}, jnp.ones(2))
     with pytest.raises(ValueError, match="labels is float32, but must be whole numbers"):
         importance.fisher(log_prob, WEIGHT, INPUTS, LABELS.astype(np.float32), kind="empirical")
