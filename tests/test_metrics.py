@@ -298,6 +298,8 @@ def test_a_logit_that_is_nan_predicts_nothing():
         0.0,
         0.0,
     ]
+    stray = np.array([[0, 1, NAN], [0, 1, 2]], np.float32)  # of a class that there is not
+    assert correct(logits[1:], stray, np.array([True, True, False]), single_label=np.array(True)).tolist() == [1.0, 0.0]
     none = np.zeros([3, 3], np.float32)
     assert correct(np.full([3, 3], NAN, np.float32), none, classes).tolist() == [0.0, 0.0, 0.0]
     assert correct(logits, none, classes).tolist() == [0.0, 0.5, 0.0]
@@ -325,6 +327,7 @@ def test_a_score_that_is_nan_shows_unless_it_does_not_count():
         lambda: metrics.epochs_to_converge([[0.5], [0.6]], [0], fraction=1.5),
         lambda: metrics.peak_accuracy([[0.5, 0.1], [0.6, 0.2]], [0.0, 1.5]),
         lambda: metrics.first_visits(MATRIX, [0.0, 1.0, 2.5]),
+        lambda: metrics.average_precision(np.ones((3, 2)), np.ones((3, 1))),
         lambda: metrics.overhead_bytes("weight_mask", weights=8, tasks=-1),
         lambda: metrics.overhead_bytes("weight_mask", weights=NAN, tasks=1),
         lambda: metrics.overhead_bytes("ternary_feature_mask", features=1.5, tasks=1),

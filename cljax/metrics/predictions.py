@@ -52,6 +52,6 @@ def correct(logits: Array, labels: Array, classes: Array, *, single_label: Array
     share = jnp.sum(agree, axis=-1).astype(jnp.float32) / jnp.sum(classes).astype(jnp.float32)
     if single_label is None:
         return share
-    total = jnp.sum(jnp.where(classes[None, :], labels, 0).astype(jnp.float32), axis=-1)
-    one = jnp.abs(total - 1) <= 1e-2  # and no NaN
+    labels = jnp.where(classes[None, :], labels, 0)
+    one = jnp.abs(jnp.sum(labels.astype(jnp.float32), axis=-1) - 1) <= 1e-2  # and no NaN
     return jnp.where(single_label, among_top(jnp.where(one, jnp.argmax(labels, axis=-1), -1)), share)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from cljax.numbers import check_option
+from cljax.numbers import check_option, check_shape
 from cljax.types import Array
 
 Interpolation = Literal["area", "eleven_points"]
@@ -56,6 +56,7 @@ def average_precision(
     """
     check_option("interpolation", interpolation, Interpolation)
     scores, (has, counts) = jnp.asarray(scores).astype(jnp.float32), _which(labels, weights)
+    check_shape("labels", has, *scores.shape)
     missing = jnp.any(jnp.isnan(scores) & counts, axis=0)
     order = jnp.argsort(jnp.where(counts, -scores, jnp.inf), axis=0, stable=True)
     counts, has = (jnp.take_along_axis(each, order, axis=0) for each in (counts, has & counts))
