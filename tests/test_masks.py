@@ -290,7 +290,7 @@ def test_extract_cuts_statistics_and_gates_too_and_embed_undoes_it():
         assert same(cut, masks.extract(wide, wiring, gates))
         if "head" in wide:
             assert not np.asarray(wide["head"]["kernel"])[1::3].any(), "the rest stays"
-        assert same(tree, masks.embed(tree, leaves, wiring, gates))
+        assert same(tree, masks.embed(jax.tree.map(np.asarray, tree), leaves, wiring, gates))
     with pytest.raises(ValueError, match=r"'norm/scale' has shape \(3,\), but its kept features need \(2,\)"):
         masks.embed(params, {"norm/scale": np.ones(3)}, wiring, gates)
     with pytest.raises(ValueError, match="names 'dense/kernel', which is no leaf of params"):

@@ -438,6 +438,6 @@ def embed(tree: Tree, small: Mapping[str, ArrayLike], wiring: Sequence[Wire], ga
         axes = [kept[path].get(axis, np.arange(size)) for axis, size in enumerate(leaf.shape)]
         if value.shape != tuple(map(len, axes)):
             raise ValueError(f"'{path}' has shape {value.shape}, but its kept features need {tuple(map(len, axes))}.")
-        return value if value.shape == leaf.shape else leaf.at[np.ix_(*axes)].set(value)
+        return value if value.shape == leaf.shape else jnp.asarray(leaf).at[np.ix_(*axes)].set(value)
 
     return map_leaves(put, tree)
