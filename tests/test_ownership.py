@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cljax import networks, ownership, task_params
-from cljax.ownership import masks
+from cljax.ownership import hard_attention, masks
 from cljax.types import Wire, make_clock
 
 FREE = masks.FREE
@@ -87,6 +87,13 @@ def test_a_head_that_tasks_share_is_trained_from_the_task_s_own_features_and_has
     assert (shared["head/kernel"], shared["head/bias"]) == ([[1], [0]], [0])
     again = trained(0, 1, own=("norm/scale",))
     assert (again["head/kernel"], again["head/bias"]) == ([[0], [0]], [0])
+    wires = {path: wire for path, wire in WIRES.items() if path != "head/bias"}  # which no gate is at
+    rows = task_params.resting(["norm/scale"])
+    found = ownership.update_mask(filled(1.0), wires, OWNER, make_clock(task=1), rows, rule="ternary")
+    assert lists(found)["head/bias"] == [0]
+    taken = {"a": jnp.ones(3), "b": jnp.array([1.0, 0.25])}
+    found = lists(hard_attention.update_mask(filled(1.0), wires, taken, rows))
+    assert (found["head/kernel"], found["head/bias"]) == ([[0], [0.75]], [0])
 
 
 def test_an_own_leaf_without_a_wire_is_trained_whole():

@@ -282,7 +282,7 @@ def update_mask(
         mine = task_params.has_rows(path, stacks)
         if mine and path not in wiring:
             return jnp.float32(1.0)
-        wire = wiring[path]
+        wire = wiring.get(path, Wire(path, None, None))
         entering = None if wire.inputs is None else owner[wire.inputs]
         leaving = None if wire.outputs is None else owner[wire.outputs]
         if mine:

@@ -179,7 +179,7 @@ def update_mask(params: Tree, wiring: dict[str, Wire], taken: dict[str, Array], 
     def free(path: str, leaf: Array) -> Array:
         if task_params.has_rows(path, stacks):
             return jnp.float32(1.0)
-        ends = [None if end is None else taken[end] for end in wiring[path][1:3]]
-        return shaped(leaf, weight_mask(*ends, repeat=1 if ends[0] is None else wiring[path].repeat))
+        _, *gates, repeat = wiring.get(path, Wire(path, None, None))
+        return shaped(leaf, weight_mask(*(None if gate is None else taken[gate] for gate in gates), repeat=repeat))
 
     return task_params.map_leaves(free, params)
