@@ -123,7 +123,7 @@ def keep_masked(old: Tree, new: Tree, mask: Tree) -> Tree:
       [Array([1., 7.], dtype=float32)]
     """
     task_params.check_same("new", new, "old", old, shapes=False)
-    task_params.check_scales("mask", mask, "updates", old)
+    task_params.check_scales("mask", mask, "old", old)
     return jax.tree.map(lambda o, n, m: jnp.where(m == 0, o, n), old, new, mask)
 
 

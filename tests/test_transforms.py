@@ -230,6 +230,8 @@ def test_a_mask_that_does_not_fit_is_named(shape):
         optimizer.update(params, optimizer.init(params), params, mask=mask)
     with pytest.raises(ValueError, match="mask has the leaves kernel, but updates has layer/kernel"):
         optimizer.update(params, optimizer.init(params), params, mask={"kernel": jnp.ones([2, 3])})
+    with pytest.raises(ValueError, match="mask has the leaves kernel, but old has layer/kernel"):
+        transforms.keep_masked(params, params, {"kernel": jnp.ones([2, 3])})
 
 
 def test_rmsprop_is_that_of_tensorflow_1():
