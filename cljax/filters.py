@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from cljax import tucker
-from cljax.numbers import check_shape, whole
+from cljax.numbers import check_option, check_shape, whole
 from cljax.types import AnyArray, Array, Tree
 
 Kind = Literal["df", "direct", "tc2"]
@@ -238,8 +238,7 @@ def default_sizes(shape: Sequence[int], *, kind: Kind = "df") -> Sizes:
       Sizes(base=24, basis=48, depth=12, window=3, stride=2)
     """
     *sides, inputs, outputs = kernel_shape(shape)
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind is 'df', 'direct' or 'tc2', not {kind!r}.")
+    check_option("kind", kind, Kind)
     window, stride = min(3, max(sides)), 2 if all(side % 2 for side in sides) else 1
     if kind == "tc2":
         base = math.ceil(outputs * 3 / 8)
@@ -278,8 +277,7 @@ def init_factors(
     Reference: the public code of Lee et al., 2019.
     """
     *sides, inputs, outputs = kernel_shape(shape)
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind is 'df', 'direct' or 'tc2', not {kind!r}.")
+    check_option("kind", kind, Kind)
     sizes = Sizes(*(whole(name, value, least=1) for name, value in sizes._asdict().items()))
     base = tuple(base_side(side, stride=sizes.stride) for side in sides)
     basis = inputs * outputs if kind == "direct" else sizes.basis
@@ -373,13 +371,13 @@ def synthesize_kernel(factors: Mapping[str, Array], shape: Sequence[int]) -> Arr
         kernel = tucker.product(factors["core"], [factors[name] for name in TUCKER])
     else:
         base = factors["knowledge_base"].shape[-3:-1]
-        stride = max((side - 1) // max(height - 1, 1) for side, height in zip(shape[:2], base, strict=True))
+        strides = ((side - 1) // max(height - 1, 1) for side, height in zip(shape[:2], base, strict=True))
         make: Callable[..., Array] = functools.partial(synthesize_direct, features=(shape[2], shape[3]))
         if "contraction" in factors:
             make = synthesize
         elif "contraction_in" in factors:
             make = synthesize_tc2
-        kernel = make(**factors, stride=max(stride, 1))
+        kernel = make(**factors, stride=max(1, *strides))
     if kernel.shape != tuple(shape):
         shapes = ", ".join(f"{name} {list(leaf.shape)}" for name, leaf in factors.items())
         raise ValueError(

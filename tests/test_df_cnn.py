@@ -358,7 +358,7 @@ def test_errors_name_the_cure():
     even = networks.cnn((8, 8, 1), 2, channels=((3,),), kernel=4)
     with pytest.raises(ValueError, match="kernels of side 4 with stride 2"):
         df_cnn(even, sizes={"conv_0_0/kernel": Sizes(2, 2)})
-    with pytest.raises(ValueError, match="kind is 'df', 'direct' or 'tc2'"):
+    with pytest.raises(ValueError, match="kind is 'tf', but must be one of df, direct, tc2"):
         df_cnn(network, kind="tf")
     for base, kind, sizes in (
         (cifar, "df", "cifar_direct"),

@@ -171,7 +171,7 @@ def test_factors_that_do_not_fit_are_named():
     core = {"core": jnp.ones((1,) * 5), **{name: jnp.ones((side, 1)) for name, side in sides.items()}}
     with pytest.raises(ValueError, match=r"of shape \[3, 3, 2, 4, 1\], but the layer needs \[3, 3, 2, 5, 1\]"):
         filters.synthesize_kernel(core, (3, 3, 2, 5, 1))
-    with pytest.raises(ValueError, match="kind is 'df', 'direct' or 'tc2', not 'tf'"):
+    with pytest.raises(ValueError, match="kind is 'tf', but must be one of df, direct, tc2"):
         filters.init_factors(jax.random.key(0), SHAPE, Sizes(2, 2), kind="tf")
 
 

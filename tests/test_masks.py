@@ -62,7 +62,7 @@ def test_rules_differ_from_new_into_old_only():
     assert masks.weight_mask(first, last, 1).tolist() == [[0, 1], [1, 1]]
     assert masks.weight_mask(first, last, 1, rule="pruning").tolist() == [[0, 1], [0, 1]]
     assert masks.interference(first, last).tolist() == [[False, False], [True, False]]
-    with pytest.raises(ValueError, match="'ternary' or 'pruning'"):
+    with pytest.raises(ValueError, match="rule is 'both', but must be one of ternary, pruning"):
         masks.weight_mask(first, last, 1, rule="both")
 
 

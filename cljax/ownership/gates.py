@@ -9,7 +9,7 @@ else is the same for them, and is in this module.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -242,7 +242,7 @@ def update_mask(
     clock: Clock,
     stacks: task_params.Rows,
     *,
-    rule: Literal["ternary", "pruning"],
+    rule: masks.Rule,
 ) -> Tree:
     """What a visit trains: weights by `masks.weight_mask`, and of the task's own row what it sees.
 
@@ -286,11 +286,11 @@ def update_mask(
         entering = None if wire.inputs is None else owner[wire.inputs]
         leaving = None if wire.outputs is None else owner[wire.outputs]
         if mine:
-            parts = [None if end is None else masks.visible(end, clock.task) for end in (entering, leaving)]
-            return _outer(leaf, parts[0], parts[1], wire.repeat)
+            first, last = (None if end is None else masks.visible(end, clock.task) for end in (entering, leaving))
+            return outer(leaf, first, last, wire.repeat)
         if leaving is None:
             own = jnp.zeros([1], jnp.bool_) if entering is None else masks.learnable(entering, clock.task)
-            return newest * _outer(leaf, own, None, wire.repeat if entering is not None else 1)
+            return newest * outer(leaf, own, None, wire.repeat if entering is not None else 1)
         mask = masks.weight_mask(entering, leaving, clock.task, repeat=wire.repeat, rule=rule)
         return newest * shaped(leaf, mask)
 
@@ -302,7 +302,7 @@ def shaped(leaf: Array, mask: Array) -> Array:
     return mask[0] if leaf.ndim == 1 else mask.reshape((1,) * (leaf.ndim - 2) + mask.shape)
 
 
-def _outer(leaf: Array, first: Array | None, last: Array | None, repeat: int) -> Array:
+def outer(leaf: Array, first: Array | None, last: Array | None, repeat: int) -> Array:
     """The float32 mask of a leaf from bool masks of its ends; None: all."""
     one = jnp.ones([1], jnp.bool_)
     first, last = one if first is None else jnp.tile(first, repeat), one if last is None else last

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cljax.numbers import INT32, check_dtype, check_shape, real, whole
+from cljax.numbers import INT32, check_dtype, check_option, check_shape, real, whole
 from cljax.task_params import leaf_paths, map_leaves
 from cljax.types import Array, Tree, Wire
 
+Rule = Literal["ternary", "pruning"]
 FREE = INT32
 """The owner of a feature that no task has claimed: larger than every task, so that no task sees it."""
 
@@ -112,7 +113,7 @@ def weight_mask(
     task: ArrayLike,
     *,
     repeat: int = 1,
-    rule: Literal["ternary", "pruning"] = "ternary",
+    rule: Rule = "ternary",
 ) -> Array:
     r"""The weights that a task may change, from the owners of the features at both ends.
 
@@ -153,13 +154,10 @@ def weight_mask(
     Neural Pruning, 2019, algorithm 1.
     """
     first, last = _ends(owner_in, owner_out, repeat, task)
+    check_option("rule", rule, Rule)
     if rule == "ternary":
-        mask = learnable(jnp.maximum(first, last), task)
-    elif rule == "pruning":
-        mask = visible(first, task) & learnable(last, task)
-    else:
-        raise ValueError(f"rule is '{rule}'; it must be 'ternary' or 'pruning'.")
-    return mask.astype(jnp.float32)
+        return learnable(jnp.maximum(first, last), task).astype(jnp.float32)
+    return (visible(first, task) & learnable(last, task)).astype(jnp.float32)
 
 
 def interference(owner_in: Array, owner_out: Array, *, repeat: int = 1) -> Array:

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from cljax import task_params
 from cljax.ownership import masks
-from cljax.ownership.gates import Owner, shaped
+from cljax.ownership.gates import Owner, outer, shaped
 from cljax.types import Array, Tree, Wire
 
 
@@ -30,10 +30,8 @@ def between(leaf: Array, wire: Wire, features: Owner) -> Array:
       >>> between(jnp.ones([2, 3]), Wire('w', 'a', 'b'), marked).tolist()
       [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
     """
-    one = jnp.ones([1], jnp.bool_)
-    first = one if wire.inputs is None else jnp.tile(features[wire.inputs], wire.repeat)
-    last = one if wire.outputs is None else features[wire.outputs]
-    return shaped(leaf, first[:, None] & last[None, :]).astype(jnp.float32)
+    first, last = (None if gate is None else features[gate] for gate in (wire.inputs, wire.outputs))
+    return outer(leaf, first, last, wire.repeat)
 
 
 def incoming_norms(tree: Tree, wiring: dict[str, Wire]) -> Owner:
