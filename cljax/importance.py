@@ -44,11 +44,11 @@ def _share(weights: AnyArray) -> Array:
 def _mean_in_chunks(
     function: Callable[..., Tree], params: Tree, examples: tuple, weights: AnyArray, chunk: int | None
 ) -> Tree:
-    """The weighted mean of `function(*example)`, by these params, over examples, of which `chunk` are held at once."""
+    """The weighted mean of `function(*example)`, like params, over examples, of which `chunk` are held at once."""
     size = len(weights)
-    chunk = None if chunk is None else whole("chunk", chunk, least=1)
-    if chunk is None or chunk >= size:
-        return _mean_over_examples(jax.vmap(function)(*examples), weights)
+    chunk = size if chunk is None else whole("chunk", chunk, least=1)
+    if chunk >= size:
+        return _like(params, _mean_over_examples(jax.vmap(function)(*examples), weights))
     share, *rows = _in_rows((_share(weights), *examples), chunk)
 
     def add(carry: Tree, parts: tuple) -> tuple[Tree, None]:
@@ -56,9 +56,9 @@ def _mean_in_chunks(
         values = jax.vmap(function)(*batch)
         return jax.tree.map(lambda sum, leaf: sum + _sum(share, leaf), carry, values), None
 
-    shapes = jax.eval_shape(function, *(part[0] for part in examples))
-    zeros = jax.tree.map(lambda shape: at_least_float32(jnp.zeros(shape.shape, shape.dtype)), shapes)
-    return lax.scan(add, varying(zeros, share, *rows, *jax.tree.leaves(params)), (share, *rows))[0]
+    zeros = jax.tree.map(lambda param: at_least_float32(jnp.zeros_like(param)), params)
+    zeros = varying(zeros, share, *rows, *jax.tree.leaves(params))
+    return _like(params, lax.scan(add, zeros, (share, *rows))[0])
 
 
 def _like(params: Tree, tree: Tree) -> Tree:
@@ -148,7 +148,7 @@ def fisher(
         raise ValueError(f"kind is '{kind}'; it must be 'exact', 'sampled', 'empirical' or 'batched'.")
     check_floating("params", params)
     inputs, weights = _weighted(inputs, weights)
-    like, params = params, varying(params, inputs)
+    params = varying(params, inputs)
 
     def log_probs_of(params: Tree, inputs: Array) -> Array:
         logs = log_prob_fn(params, inputs)
@@ -187,12 +187,12 @@ def fisher(
         return lax.scan(add, varying(zeros, logs), classes)[0]
 
     if kind == "exact":
-        return _like(like, _mean_in_chunks(expected, params, (inputs,), weights, chunk))
+        return _mean_in_chunks(expected, params, (inputs,), weights, chunk)
     if kind == "sampled":
         if key is None:
             raise ValueError("kind 'sampled' draws labels from the network's output; pass key=jax.random.key(...).")
         keys = jax.random.split(key, len(inputs))
-        return _like(like, _mean_in_chunks(at_sample, params, (inputs, keys), weights, chunk))
+        return _mean_in_chunks(at_sample, params, (inputs, keys), weights, chunk)
     if labels is None:
         raise ValueError(f"kind '{kind}' takes gradients at the examples' own labels; pass labels, [B] int.")
     labels = labels if hasattr(labels, "dtype") else jnp.asarray(labels)
@@ -201,7 +201,7 @@ def fisher(
     places, known = known_labels(labels, INT32)
     labels = jnp.where(weights == 0, 0, jnp.where(known, places, -1))
     if kind == "empirical":
-        return _like(like, _mean_in_chunks(at_label, params, (inputs, labels), weights, chunk))
+        return _mean_in_chunks(at_label, params, (inputs, labels), weights, chunk)
 
     def of_batch(weights: Array, inputs: Array, labels: Array) -> Tree:
         def mean_log_prob(params: Tree) -> Array:
@@ -211,7 +211,7 @@ def fisher(
 
     chunk = len(inputs) if chunk is None else min(whole("chunk", chunk, least=1), len(inputs))
     batches = _in_rows((weights, inputs, labels), chunk)
-    return _like(like, _mean_in_chunks(of_batch, params, tuple(batches), jnp.sum(batches[0], axis=1), 1))
+    return _mean_in_chunks(of_batch, params, tuple(batches), jnp.sum(batches[0], axis=1), 1)
 
 
 def memory_aware(
@@ -249,13 +249,13 @@ def memory_aware(
     """
     check_floating("params", params)
     inputs, weights = _weighted(inputs, weights)
-    like, params = params, varying(params, inputs)
+    params = varying(params, inputs)
 
     def sensitivity(example: Array) -> Tree:
         gradient = jax.grad(lambda params: jnp.sum(jnp.square(output_fn(params, example[None]))))(params)
         return jax.tree.map(lambda leaf: jnp.abs(at_least_float32(leaf)), gradient)
 
-    return _like(like, _mean_in_chunks(sensitivity, params, (inputs,), weights, chunk))
+    return _mean_in_chunks(sensitivity, params, (inputs,), weights, chunk)
 
 
 def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tree:
