@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from cljax.metrics.matrix import check_whole, floating
-from cljax.numbers import check_shape, real
+from cljax.metrics.matrix import floating
+from cljax.numbers import check_dtype, check_shape, real
 from cljax.types import Array
 
 
 def _own_phase(curves: Array, starts: ArrayLike) -> Array:
     """`[..., epochs, T]` bool: whether the epoch is one of the task's own phase."""
     epochs, count = curves.shape[-2:]
-    check_whole("starts", starts)
-    starts = jnp.asarray(starts, jnp.int32)
+    starts = jnp.asarray(starts)
+    check_dtype("starts", starts, "int")
+    starts = starts.astype(jnp.int32)
     check_shape("starts", starts, count)
     if not isinstance(starts, jax.core.Tracer):
         values = [-1, *starts.tolist(), epochs]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cljax.numbers import check_shape
+from cljax.numbers import check_dtype, check_shape
 from cljax.types import Array
 
 
@@ -24,17 +24,6 @@ def floating(values: ArrayLike) -> Array:
         raise ValueError(f"A metric takes accuracies, such as result.evaluation.accuracy, not a whole {kind}.")
     values = jnp.asarray(values)
     return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
-
-
-def check_whole(name: str, values: ArrayLike) -> None:
-    """Checks that values are of a whole-number dtype, before they are cast.
-
-    Raises:
-      ValueError: they are not.
-    """
-    kind = values.dtype if isinstance(values, jax.Array) else np.asarray(values).dtype
-    if not jnp.issubdtype(kind, jnp.integer):
-        raise ValueError(f"{name} are {kind}, but must be whole numbers.")
 
 
 def _square(accuracy: ArrayLike) -> Array:
@@ -80,8 +69,8 @@ def first_visits(accuracy: ArrayLike, tasks: ArrayLike) -> Array:
       Array([[0.9 , 0.1 ],
              [0.85, 0.6 ]], dtype=float32)
     """
-    check_whole("tasks", tasks)
     accuracy, tasks = floating(accuracy), np.asarray(tasks)
+    check_dtype("tasks", tasks, "int")
     check_shape("accuracy", accuracy, ..., len(tasks), "T")
     newest = np.maximum.accumulate(tasks)
     steps = np.diff(newest, prepend=-1)

@@ -118,6 +118,3 @@ def mean_average_precision(
     if classes is not None:
         known = known & jnp.asarray(classes)
     return jnp.sum(jnp.where(known, each, 0)) / jnp.where(jnp.any(known), jnp.sum(known).astype(jnp.float32), jnp.nan)
-
-
-__all__ = ["Interpolation", "average_precision", "mean_average_precision"]

@@ -52,13 +52,8 @@ def feature_usage(owner: Tree, task: ArrayLike) -> Capacity:
       (0.375, 0.25, 0.625)
     """
     task = jnp.asarray(task, jnp.int32)
-
-    def part(rule):
-        return jax.tree.map(lambda layer: jnp.mean(rule(jnp.asarray(layer)), dtype=jnp.float32), owner)
-
-    return Capacity(
-        part(lambda layer: layer <= task), part(lambda layer: layer == task), part(lambda layer: layer > task)
-    )
+    part = lambda rule: jax.tree.map(lambda leaf: jnp.mean(rule(jnp.asarray(leaf), task), dtype=jnp.float32), owner)
+    return Capacity(*map(part, (jnp.less_equal, jnp.equal, jnp.greater)))
 
 
 BITS = {
