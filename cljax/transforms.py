@@ -67,7 +67,8 @@ def with_update_mask(inner: optax.GradientTransformation) -> optax.GradientTrans
         updates = jax.tree.map(lambda g, m: jnp.where(m == 0, jnp.zeros((), g.dtype), g), updates, mask)
         with jax.numpy_dtype_promotion("standard"):  # Optax's Adam raises a float to an integer power
             updates, state = inner.update(updates, state, params, **extra)
-        return jax.tree.map(_scale, updates, mask), _keep_slots(before, state, params_like, mask)
+        scale = lambda u, m: jnp.where(m == 0, jnp.asarray(-0.0, u.dtype), jnp.asarray(m, u.dtype) * u)
+        return jax.tree.map(scale, updates, mask), _keep_slots(before, state, params_like, mask)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
@@ -91,11 +92,6 @@ def _keep_slots(old: Tree, new: Tree, params: Tree, mask: Tree) -> Tree:
 
     same = jax.tree.structure(new) == jax.tree.structure(old)  # type: ignore[operator]
     return task_params.map_leaves(keep, new, old) if same else new
-
-
-def _scale(update: Array, mask: Array) -> Array:
-    """`mask * update`, and -0.0 where the mask is 0."""
-    return jnp.where(mask == 0, jnp.asarray(-0.0, update.dtype), jnp.asarray(mask, update.dtype) * update)
 
 
 def keep_masked(old: Tree, new: Tree, mask: Tree) -> Tree:
