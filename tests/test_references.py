@@ -124,6 +124,7 @@ def test_one_s_own_network_and_method_are_a_run_s_like_any(own):
 def test_a_method_s_name_is_told_from_its_parameter():
     for name in ("lwf", "a.b:c", "lwf+a.b:c", "a.b:c+lwf"):
         assert split_parameter(f"{name}.ewc.strength") == (name, ".", "ewc.strength")
+        assert split_parameter(f"{name}+d:e.d:e.rate") == (f"{name}+d:e", ".", "d:e.rate")
         assert split_parameter(name) == (name, "", "")
 
 

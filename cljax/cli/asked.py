@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,12 +106,13 @@ def split_parameter(key: str) -> tuple[str, str, str]:
     """`METHOD.NAME` in two, at the first dot that is not in the name of a module; as of `str.partition`.
 
     Example:
-      >>> split_parameter('lwf+ewc.ewc.strength'), split_parameter('my.methods:careful')
-      (('lwf+ewc', '.', 'ewc.strength'), ('my.methods:careful', '', ''))
+      >>> split_parameter('lwf+my.terms:near.my.terms:near.rate'), split_parameter('my.methods:careful')
+      (('lwf+my.terms:near', '.', 'my.terms:near.rate'), ('my.methods:careful', '', ''))
     """
-    module, colon, rest = key.rpartition(":")
+    part = r"(?:[^+:]+:)?[^+:.]*"
+    _, method, rest = re.split(rf"^({part}(?:\+{part})*)", key, maxsplit=1)
     name, dot, parameter = rest.partition(".")
-    return module + colon + name, dot, parameter
+    return method + name, dot, parameter
 
 
 def _swept(command: Sweep) -> list[Curve]:
