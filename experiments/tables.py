@@ -77,6 +77,8 @@ class Table(NamedTuple):
       pairs: `{row: (system, other)}`: rows of differences, paired by seed, the system minus the other.
       stands_in: whether other data stand for the paper's, so that no form is at its scale.
       in_form: `{form: {system: arguments}}` that some systems have in a form, behind those.
+      own: `{system: function}` of the table, the system, the configuration and the time: the run of one that is more
+        than a command, or None.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Table(NamedTuple):
     pairs: Mapping[str, tuple[str, str]] = {}
     stands_in: bool = False
     in_form: Mapping[str, Mapping[str, str]] = {}
+    own: Mapping[str, Callable[[Any, str, Config, float], Run | None]] = {}
 
 
 def accuracy(run: Run) -> np.ndarray:
@@ -209,22 +212,32 @@ def ran(
 
 
 def run_of(table: Table, system: str, config: Config, until: float = float("inf")) -> Run | None:
-    """A system's run: kept beside the results, or, if it is asked for, as of `ran`, and kept then, unless a trial."""
-    arguments = arguments_of(table, system, config)
-    name = f"{table.name}-{system}-{digest(arguments)}"
-    path = pathlib.Path(config.out) / "results" / "table_runs" / f"{name}.json"
+    """A system's run: kept beside the results, or, if it is asked for, made, and kept then, unless a trial."""
+    path = pathlib.Path(config.out) / "results" / "table_runs" / f"{folder_of(table, system, config).name}.json"
     if path.exists():
         return read_json(path)
     if config.only and system not in config.only:
         return None
-    record = ran(pathlib.Path(config.runs) / name, arguments, config.data_dir, until)
-    if record is None:
-        return None
-    (run,) = record["runs"]
-    if config.form != "tiny":
+    run = table.own.get(system, run_of_command)(table, system, config, until)
+    if run is not None and config.form != "tiny":
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({name: value for name, value in run.items() if name not in UNREAD}) + "\n")
     return run
+
+
+def run_of_command(table: Table, system: str, config: Config, until: float) -> Run | None:
+    """The run of a system by its command, as of `ran`."""
+    record = ran(folder_of(table, system, config), arguments_of(table, system, config), config.data_dir, until)
+    if record is None:
+        return None
+    (run,) = record["runs"]
+    return run
+
+
+def folder_of(table: Table, system: str, config: Config) -> pathlib.Path:
+    """Of a system's run, by a digest of its command."""
+    name = f"{table.name}-{system}-{digest(arguments_of(table, system, config))}"
+    return pathlib.Path(config.runs) / name
 
 
 def arguments_of(table: Table, system: str, config: Config) -> str:
@@ -263,7 +276,9 @@ def found_of(table: Table, runs: Runs, config: Config) -> dict[str, Any]:
         "zero_forgetting": {name: run["zero_forgetting"] for name, run in runs.items()},
         "chosen": {name: chosen(run) for name, run in runs.items() if run["search"]},
         "seconds": {name: np.sum(run["seconds"]) for name, run in runs.items()},
-        "commands": {name: f"cljax compare {arguments_of(table, name, config)}" for name in runs},
+        "commands": {
+            name: f"cljax compare {arguments_of(table, name, config)}" for name in runs if name not in table.own
+        },
         "not_run": [name for name in table.systems if name not in runs],
         "seeds": sorted({seed for run in runs.values() for seed in run["seeds"]}),
         "device": any_run["device"],

@@ -6,6 +6,7 @@ import itertools
 import json
 import pathlib
 import shlex
+import time
 
 import jax
 import jax.numpy as jnp
@@ -266,6 +267,22 @@ def test_a_multi_task_run_is_measured_in_the_round_that_validation_chooses():
     np.testing.assert_allclose(tables_1_2.accuracy(run), [0.7])
     run["epochs"]["validation_accuracy"][0][3] = [[0.95]]
     np.testing.assert_allclose(tables_1_2.accuracy(run), [0.9])
+
+
+def test_tf_distillation_begins_with_the_single_task_models(tmp_path):
+    forms = {"tiny": "--data digits --tasks 2 --schedule multi-task --epochs 4 --network cnn --channels 4 --quiet"}
+    name = "TF (Distillation), 4%"
+    systems = {"STL, 4%": "--methods single_task --keep-learners", name: "--methods tensor_factorization --lr 1e-12"}
+    own = {name: tables_1_2.distilled}
+    table = tables.Table("x", "paper, table 2", "experiments.x", forms, systems, {}, (), own=own)
+    config = tables.Config(runs=str(tmp_path), form="tiny", seeds=2)
+    assert tables.run_of(table, name, config, time.monotonic()) is None, "no time for the models"
+    trained = tables.run_of(table, "STL, 4%", config)
+    assert tables.run_of(table, name, config, time.monotonic()) is None, "no time"
+    run = tables.run_of(table, name, config)
+    begun, ended = (np.asarray(one["rounds"]["accuracy"]) for one in (run, trained))
+    assert (run["method"], begun.shape) == ("tensor_factorization", (2, 8, 2))
+    np.testing.assert_allclose(begun, np.broadcast_to(ended[:, -1:], begun.shape), atol=1e-6)
 
 
 @pytest.mark.parametrize("system", [name for name in figure_3.PARAMETERS if name != "ProgNN"])
