@@ -59,7 +59,7 @@ class _AlexNet(Cut):
     def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
         unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
-        features = values = maps.reshape(maps.shape[0], -1)
+        features = values = jax.lax.collapse(maps, 1)
         for index, (layer, norm) in enumerate(zip(self.dense, self.dense_norm, strict=True)):
             name = f"dense_{index}"
             features = unit(layer, norm, values, gate=gates[name], frozen=frozen.get(name))

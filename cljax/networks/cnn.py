@@ -87,7 +87,7 @@ class _CNN(Cut):
     def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
         unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
-        features = jnp.mean(maps, axis=(1, 2)) if self.pooled else maps.reshape(maps.shape[0], -1)
+        features = jnp.mean(maps, axis=(1, 2)) if self.pooled else jax.lax.collapse(maps, 1)
         values = self.conv_drop[-1](features, deterministic=not train)
         for index, (layer, norm) in enumerate(zip(self.dense, self.dense_norm, strict=True)):
             name = f"dense_{index}"

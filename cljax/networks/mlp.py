@@ -29,7 +29,7 @@ class _MLP(Cut):
     def encode(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
         unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
-        values = inputs.reshape(inputs.shape[0], -1)
+        values = jax.lax.collapse(inputs, 1)
         for index, (layer, norm) in enumerate(zip(self.dense, self.norm, strict=True)):
             if index:
                 values = self.drop(values, deterministic=not train)
@@ -87,9 +87,9 @@ def mlp(
       >>> network.per_task, collections['gates']['dense_0'].shape
       (('head/kernel', 'head/bias'), (16,))
     """
+    check_numbers(inputs, outputs, hidden, [dropout], mean, std)
     if not hidden:
         raise ValueError("An MLP needs at least one hidden layer: hidden=(128,), for example.")
-    check_numbers(inputs, outputs, hidden, [dropout], mean, std)
     make_norm(normalization)
     wiring = []
     for index in range(len(hidden)):
