@@ -43,7 +43,7 @@ def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
         words = f"Average accuracy when the task is told, in percent, with 95% intervals: {said('task_il_accuracy')}."
         yield Drawing("task_il_accuracy", "", words, _figure(plots.comparison(runs, metric="task_il_accuracy")))
     if len(runs[0]["accuracy"][0]) > 1:
-        words = "Accuracy on the tasks seen so far, after each task, a line a method: over the tasks its mean is "
+        words = "Accuracy on the tasks seen so far, after each task, a line a method: average incremental accuracy "
         words += f"{said('average_incremental_accuracy')}."
         yield Drawing("seen_accuracy", "", words, _figure(plots.seen_accuracy(runs)))
         both = ", with intervals both ways" if len(runs) <= plots.CROWD else ""
