@@ -79,6 +79,8 @@ def cached(term: Term) -> Term:
             logits = logits.reshape(cache.shape[0], -1, cache.shape[2]).astype(cache.dtype)
             return cache.at[:, place].set(logits, mode="drop")
 
+        if term.begin_task is not None:
+            learner = term.begin_task(learner, clock, fold, key, respond)
         responses = fold(record, learner.method_state["responses"])
         return learner._replace(method_state={**learner.method_state, "responses": responses})
 
