@@ -9,7 +9,7 @@ import jax
 from cljax.networks.convolution import Padding, max_pool
 from cljax.networks.layers import Convolution, Cut, Normalization, activate, make_norm
 from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
-from cljax.numbers import real
+from cljax.numbers import flag, real
 from cljax.types import Network
 
 Array = jax.Array
@@ -134,7 +134,7 @@ def alexnet(
         wiring += layer_wires(name, norm, inputs=previous, outputs=name, repeat=repeat)
         previous = name
     return make_network(
-        _AlexNet(outputs, channels, dense, dropout, normalization, norm_after),
+        _AlexNet(outputs, channels, dense, dropout, normalization, flag("norm_after", norm_after)),
         shape,
         outputs,
         gates=dict(zip(names, (*channels, *dense), strict=True)),

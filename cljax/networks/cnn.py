@@ -19,7 +19,7 @@ from cljax.networks.layers import (
     make_norm,
 )
 from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
-from cljax.numbers import several, show
+from cljax.numbers import check_kind, flag, several, show, whole
 from cljax.types import Network
 
 _BLOCKS = "a list of blocks, each of the features of its convolutions: ((32, 32), (64, 64))"
@@ -163,6 +163,7 @@ def cnn(
       Wire(path='dense_0/kernel', inputs='conv_1_0', outputs='dense_0', repeat=4)
     """
     make_norm(normalization)
+    pooled, norm_after = flag("pooled", pooled), flag("norm_after", norm_after)
     check_inputs(inputs, images=True)
     if not all(isinstance(block, Sequence) for block in several("channels", channels, _BLOCKS)):
         raise ValueError(f"channels is {show(channels)}, but must be {_BLOCKS}.")
@@ -171,9 +172,11 @@ def cnn(
         raise ValueError("A CNN needs at least one block of at least one convolution: channels=((32,),), for example.")
     dropouts, widths = _each_block("dropout", dropout, len(blocks)), [size for block in blocks for size in block]
     check_numbers(inputs, outputs, [*widths, *dense], [*dropouts, dense_dropout], mean, std)
-    windows = _each_block("kernel", kernel, len(blocks))
+    windows = tuple(whole("kernel", size, least=1) for size in _each_block("kernel", kernel, len(blocks)))
     pads = _each_block("padding", (padding,) * len(blocks) if isinstance(padding, str) else padding, len(blocks))
     pools = _each_block("pool", (pool,) * len(blocks) if isinstance(pool, Pool) else pool, len(blocks))
+    for one in pools:
+        check_kind("pool", one, Pool, "a Pool, such as Pool(2, 2), or a list of them")
     module = _CNN(
         outputs,
         blocks,

@@ -8,6 +8,7 @@ import jax
 
 from cljax.networks.layers import Cut, Normalization, activate, make_norm
 from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
+from cljax.numbers import flag
 from cljax.types import Network
 
 Array = jax.Array
@@ -97,7 +98,7 @@ def mlp(
         wiring += layer_wires(name, norm, inputs=f"dense_{index - 1}" if index else None, outputs=name)
     names = [f"dense_{index}" for index in range(len(hidden))]
     return make_network(
-        _MLP(outputs, tuple(hidden), normalization, norm_after, dropout),
+        _MLP(outputs, tuple(hidden), normalization, flag("norm_after", norm_after), dropout),
         inputs,
         outputs,
         gates=dict(zip(names, hidden, strict=True)),
