@@ -10,9 +10,7 @@ from cljax.networks.convolution import Padding, max_pool
 from cljax.networks.layers import Convolution, Cut, Normalization, activate, make_norm
 from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
 from cljax.numbers import flag, real
-from cljax.types import Network
-
-Array = jax.Array
+from cljax.types import Array, Network
 
 CONVOLUTIONS: tuple[tuple[int, int, int, Padding, bool], ...] = (
     (64, 11, 4, ((2, 2), (2, 2)), True),

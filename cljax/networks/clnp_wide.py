@@ -3,15 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from cljax.networks.layers import Convolution, Cut, Normalization, activate, make_norm
 from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
 from cljax.numbers import real
-from cljax.types import Network
-
-Array = jax.Array
+from cljax.types import Array, Network
 
 LAYERS = ((128, 1, "SAME"), (256, 2, "VALID"), (512, 1, "VALID"), (1024, 2, "SAME"), (2048, 1, "VALID"))
 """Features, stride and padding of the 3x3 convolutions before the head's."""

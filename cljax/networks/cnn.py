@@ -20,11 +20,9 @@ from cljax.networks.layers import (
 )
 from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
 from cljax.numbers import check_kind, flag, several, show, whole
-from cljax.types import Network
+from cljax.types import Array, Network
 
 _BLOCKS = "a list of blocks, each of the features of its convolutions: ((32, 32), (64, 64))"
-
-Array = jax.Array
 
 
 class Pool(NamedTuple):

@@ -9,9 +9,7 @@ import jax
 from cljax.networks.layers import Cut, Normalization, activate, make_norm
 from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
 from cljax.numbers import flag
-from cljax.types import Network
-
-Array = jax.Array
+from cljax.types import Array, Network
 
 
 class _MLP(Cut):

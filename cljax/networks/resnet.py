@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from cljax.networks.convolution import max_pool
@@ -20,9 +19,8 @@ from cljax.networks.layers import (
 )
 from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
 from cljax.numbers import check_option, flag, real
-from cljax.types import Network, Wire
+from cljax.types import Array, Network, Wire
 
-Array = jax.Array
 Stem = Literal["cifar", "imagenet"]
 Shortcut = Literal["projection", "padding"]
 
