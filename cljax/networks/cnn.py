@@ -18,7 +18,7 @@ from cljax.networks.layers import (
     default_kernel_init,
     make_norm,
 )
-from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
+from cljax.networks.linen import Scalars, chain_network, check_inputs, check_numbers
 from cljax.numbers import check_kind, flag, several, show, whole
 from cljax.types import Array, Network
 
@@ -160,7 +160,6 @@ def cnn(
       >>> network.wiring[4]
       Wire(path='dense_0/kernel', inputs='conv_1_0', outputs='dense_0', repeat=4)
     """
-    make_norm(normalization)
     pooled, norm_after = flag("pooled", pooled), flag("norm_after", norm_after)
     check_inputs(inputs, images=True)
     if not all(isinstance(block, Sequence) for block in several("channels", channels, _BLOCKS)):
@@ -190,30 +189,17 @@ def cnn(
         kernel_init,
         bias_init,
     )
-
-    gates: dict[str, int] = {}
-    wiring, previous = [], None
-    for block, sizes in enumerate(blocks):
-        for index, size in enumerate(sizes):
-            name, norm = f"conv_{block}_{index}", f"conv_norm_{block}_{index}" if normalization else None
-            wiring += layer_wires(name, norm, inputs=previous, outputs=name)
-            gates[name], previous = size, name
+    layers = [
+        (f"conv_{block}_{index}", f"conv_norm_{block}_{index}", size, 1)
+        for block, sizes in enumerate(blocks)
+        for index, size in enumerate(sizes)
+    ]
     repeat = 1 if pooled else _positions(tuple(inputs), blocks, windows, pads, pools)
     for index, size in enumerate(dense):
-        name, norm = f"dense_{index}", f"dense_norm_{index}" if normalization else None
-        wiring += layer_wires(name, norm, inputs=previous, outputs=name, repeat=repeat)
-        gates[name], previous, repeat = size, name, 1
-    return make_network(
-        module,
-        inputs,
-        outputs,
-        gates=gates,
-        wiring=[*wiring, *head_wires(previous, repeat)],
-        frozen=tuple(gates) if normalization == "batch" else (),
-        per_task=per_task,
-        mean=mean,
-        std=std,
-        check=False,
+        layers.append((f"dense_{index}", f"dense_norm_{index}", size, repeat))
+        repeat = 1
+    return chain_network(
+        module, inputs, outputs, layers, repeat, normalization=normalization, per_task=per_task, mean=mean, std=std
     )
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from cljax.networks.layers import Cut, Normalization, activate, make_norm
-from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
+from cljax.networks.linen import Scalars, chain_network, check_numbers
 from cljax.numbers import flag
 from cljax.types import Array, Network
 
@@ -89,21 +89,8 @@ def mlp(
     check_numbers(inputs, outputs, hidden, [dropout], mean, std)
     if not hidden:
         raise ValueError("An MLP needs at least one hidden layer: hidden=(128,), for example.")
-    make_norm(normalization)
-    wiring = []
-    for index in range(len(hidden)):
-        name, norm = f"dense_{index}", f"norm_{index}" if normalization else None
-        wiring += layer_wires(name, norm, inputs=f"dense_{index - 1}" if index else None, outputs=name)
-    names = [f"dense_{index}" for index in range(len(hidden))]
-    return make_network(
-        _MLP(outputs, tuple(hidden), normalization, flag("norm_after", norm_after), dropout),
-        inputs,
-        outputs,
-        gates=dict(zip(names, hidden, strict=True)),
-        wiring=[*wiring, *head_wires(names[-1])],
-        frozen=names if normalization == "batch" else (),
-        per_task=per_task,
-        mean=mean,
-        std=std,
-        check=False,
+    module = _MLP(outputs, tuple(hidden), normalization, flag("norm_after", norm_after), dropout)
+    layers = [(f"dense_{index}", f"norm_{index}", size, 1) for index, size in enumerate(hidden)]
+    return chain_network(
+        module, inputs, outputs, layers, normalization=normalization, per_task=per_task, mean=mean, std=std
     )
