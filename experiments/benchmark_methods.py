@@ -12,6 +12,7 @@ included. DF-CNN is compared to single-task learning, which trains as many leave
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import tyro
 
@@ -30,7 +31,7 @@ class Config:
     batch_size: int = 128
     steps: int = 8
     repeats: int = 11
-    only: tuple[str, ...] = ()
+    only: tuple[Literal["tfm", "freezing", "clnp", "lwf", "lwf_mc", "lwm", "df_cnn"], ...] = ()
     out: str = "experiments"
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -71,7 +71,7 @@ class Config:
     data_dir: str | None = None
     runs: str = "runs/five_papers"
     out: str = "experiments"
-    only: tuple[str, ...] = ()
+    only: tuple[Literal[*COMMANDS, *FULL], ...] = ()
     run: bool = True
     """Whether missing records are made; if not, only those there are summarised."""
 

@@ -23,7 +23,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ SHOWN = {
 class Config:
     """Numbers of tasks; the images of AlexNet; width, batch size, steps and repeats of what is timed."""
 
-    only: tuple[str, ...] = ("bytes", "steps", "runs")
+    only: tuple[Literal["bytes", "steps", "runs"], ...] = ("bytes", "steps", "runs")
     tasks: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200)
     run_tasks: tuple[int, ...] = (2, 20, 200)
     widths: tuple[int, ...] = (64, 512, 4096)

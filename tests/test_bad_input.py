@@ -177,11 +177,12 @@ MLP, CNN = networks.mlp((8, 8, 1), 2, hidden=(3,)), networks.cnn((8, 8, 1), 2, c
         (methods.df_cnn, CNN, {"sizes": 3}, "df_cnn's sizes is 3, but must be {leaf path: sizes}"),
         (methods.df_cnn, CNN, {"sizes": {"conv_0_0/kernel": 3}}, "sizes of 'conv_0_0/kernel' is 3, but must be one to"),
         (methods.tensor_factorization, CNN, {"ranks": {"conv_0_0/kernel": 3}}, "ranks of 'conv_0_0/kernel' is 3"),
+        (methods.lwf, None, {"own_layers": 1}, "The network is None, but must be one of cljax.networks, built"),
         (methods.ewc, MLP, {"fisher": np.arange(2)}, r"ewc's fisher is \[0 1\], but must be one of exact, sampled"),
     ],
 )
 def test_options_of_another_kind(make, network, options, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         make(network, **options)
 
 
@@ -329,6 +330,16 @@ def test_tasks_of_another_form(call, words):
             r"channels is \(32, 64\), but must be a list of blocks",
         ),
         (lambda: networks.cnn((8, 8, 1), 2, channels=32), "channels is 32, but must be a list of blocks"),
+        (lambda: networks.cnn((8, 8, 1), 2, kernel=0), "kernel is 0, but must be a whole number from 1"),
+        (lambda: networks.cnn((8, 8, 1), 2, pool=2), r"pool is 2, but must be a Pool, such as Pool\(2, 2\)"),
+        (lambda: networks.cnn((8, 8, 1), 2, pooled="no"), "pooled is 'no', but must be True or False"),
+        (lambda: networks.mlp((4,), 2, norm_after="no"), "norm_after is 'no', but must be True or False"),
+        (lambda: networks.alexnet(outputs=2, norm_after="no"), "norm_after is 'no', but must be True or False"),
+        (lambda: networks.resnet32(bottleneck="no"), "bottleneck is 'no', but must be True or False"),
+        (
+            lambda: networks.resnet((8, 8, 1), 2, blocks=(1, 1), channels=(6, 4), shortcut="padding"),
+            "Padding cannot make 6 features 4: choose shortcut='projection'",
+        ),
         (lambda: networks.from_linen(Linen, (4,), outputs=2), "module is <class .*but must be a Flax Linen module"),
         (lambda: networks.from_linen(Nnx(nnx.Rngs(0)), (4,), outputs=2), "module is Nnx.*networks.from_nnx takes"),
         (

@@ -21,7 +21,7 @@ from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
 from cljax.cli.rules import check_values
 from cljax.methods.build import build
-from experiments import benchmark_gpu, claims, five_papers, saving, tables
+from experiments import benchmark_gpu, benchmark_methods, claims, five_papers, growth, saving, tables
 from experiments.benchmark import ours, plain
 from experiments.clnp import figure_3 as clnp_figure_3
 from experiments.clnp import figure_4 as clnp_figure_4
@@ -42,6 +42,13 @@ from tests.test_df_cnn import count
 def test_a_difference_counts_where_its_interval_is_beyond_the_margin(mine, at_least, verdict):
     other = [0.7, 0.6, 0.4][: len(mine)]  # differences 0.2, 0.2, 0.3: 0.233 with half-width 0.143
     assert claims.compare(("a", mine), ("b", other), at_least=at_least)[1] == verdict
+
+
+@pytest.mark.parametrize("module", [benchmark_methods, five_papers, growth])
+def test_a_part_that_there_is_not_is_refused(module):
+    """Nothing used to be done, and of the benchmark an empty result took the place of the last."""
+    with pytest.raises(SystemExit):
+        tyro.cli(module.Config, args=["--only", "nothing"])
 
 
 def test_merging_replaces_claims_of_the_same_words(tmp_path):

@@ -11,8 +11,9 @@ import pytest
 
 from cljax import losses, networks, task_params
 from cljax.methods.common import as_it_is, depends_on_own, forward, leaves_read
+from cljax.methods.distilling import cached
 from cljax.methods.lwf import lwf
-from cljax.types import Learner, Network, Sizes, make_clock
+from cljax.types import Learner, Network, Sizes, Term, make_clock
 from tests import conformance
 from tests.shared import assert_close, bits, sequential, small
 from tests.test_lwf import STUDENT, TEACHER, batch_of, learner_of, phases_of, table
@@ -61,6 +62,15 @@ def test_the_cache_holds_the_teacher_s_logits_of_every_training_image():
     taught = jax.jit(teach)(before["params"], learner)
     np.testing.assert_allclose(cache[:, : size[1]], taught, rtol=1e-5, atol=1e-6)
     assert np.abs(cache[:, size[1] :]).max() > 0, "what follows is still the first task's, of more images"
+
+
+def test_a_cached_term_begins_a_task_as_it_does_alone():
+    begin = lambda learner, clock, *_: learner._replace(method_state={**learner.method_state, "begun": clock.task})
+    state = {"begun": jnp.int32(0), "responses": jnp.zeros((1, 4, 2))}
+    learner = Learner({}, {}, (), state, {}, None, task_params.resting([]))
+    term = cached(Term("own", begin_task=begin))
+    found = term.begin_task(learner, make_clock(task=2), lambda fn, carry: carry, None, None)
+    assert int(found.method_state["begun"]) == 2
 
 
 def test_training_on_cached_responses_is_training_on_recomputed_ones():

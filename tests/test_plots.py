@@ -160,6 +160,15 @@ def test_one_method_that_diverges_does_not_flatten_the_others():
     assert (low, high) == pytest.approx((0.9 / 1.5, 1.5 * 30 * 2.0))  # the others' losses are 0.9 to 2
 
 
+def test_the_words_call_a_mean_that_is_not_the_line_s_by_its_name():
+    """Class-incremental, of tasks with 1 and 9 classes: (100 + 45) / 2, where the line is at 100 and 25."""
+    accuracy = [[[1.0, 0.0], [0.0, 0.5]]]
+    facts = [{"classes": [[0], list(range(1, 10))]}]
+    run = make_run("lwf", accuracy, "class", facts=facts)
+    words = next(one.words for one in figures.draw(sections.Section("", [run], [])) if one.name == "seen_accuracy")
+    assert words.endswith("a line a method: average incremental accuracy lwf 72.5.")
+
+
 def test_many_methods_have_a_plot_each():
     runs = [{**make_run(f"m{number}", FIRST), "place": number} for number in range(plots.CROWD + 3)]
     drawn = {drawing.name: drawing.figure for drawing in figures.draw(sections.Section("title", runs, []))}

@@ -177,8 +177,9 @@ def test_the_end_of_a_visit_reads_no_examples_for_what_is_not_trained():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"learning_rates": ()}, "There is no learning rate to try"),
+        ({"learning_rates": ()}, r"learning_rates is \(\), but must be one number or more"),
         ({"learning_rates": (0.0,)}, "A learning rate to try is 0"),
+        ({"learning_rates": 0.1}, "learning_rates is 0.1, but must be one number or more"),
         ({"decay": 1.0}, "decay is 1"),
         ({"start": 0.0}, "start is 0"),
         ({"tries": 0}, "tries is 0"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax import losses, task_params
-from cljax.methods.common import depends_on_own, outputs_of, own_task, seen_tasks
+from cljax.methods.common import depends_on_own, mean, outputs_of, own_task, seen_tasks
 from cljax.task_params import flatten_heads
 from cljax.trees import pick
 from cljax.types import Array, Batch, Clock, Fold, Learner, Network, Output, Respond, Sizes, Teacher, Term, Tree
@@ -37,11 +37,12 @@ def own_output(output: Output, clock: Clock) -> Output:
     return output if output.logits.ndim == 2 else pick(output, clock.task)
 
 
-def old_scores(student: Output, teacher: Output, learner: Learner, clock: Clock) -> Array:
-    """How far the old outputs of one growing sigmoid head are from the teacher's, `[B]`, nats."""
-    logits, taught = flatten_heads(student.logits), flatten_heads(teacher.logits)
-    old = outputs_of(clock, old_tasks(learner, clock))
-    return losses.sigmoid_distillation(logits, taught, classes=old)
+def old_scores(params, learner: Learner, clock: Clock, batch: Batch, key, student: Output, teacher: Teacher):
+    """A term's loss: how far the old outputs of one growing sigmoid head are from the teacher's, nats."""
+    logits, taught = (flatten_heads(one) for one in (student.logits, teacher.respond(batch).logits))
+    each = losses.sigmoid_distillation(logits, taught, classes=outputs_of(clock, old_tasks(learner, clock)))
+    value = mean(each, batch.weights)
+    return value, {"distillation": value}
 
 
 def cached(term: Term) -> Term:
@@ -79,6 +80,8 @@ def cached(term: Term) -> Term:
             logits = logits.reshape(cache.shape[0], -1, cache.shape[2]).astype(cache.dtype)
             return cache.at[:, place].set(logits, mode="drop")
 
+        if term.begin_task is not None:
+            learner = term.begin_task(learner, clock, fold, key, respond)
         responses = fold(record, learner.method_state["responses"])
         return learner._replace(method_state={**learner.method_state, "responses": responses})
 

@@ -76,10 +76,10 @@ def feature_extraction(
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         params, collections, state, hyper = base.init(key, sizes)
-        draw = jax.nn.initializers.lecun_normal()
+        draw, dtype = jax.nn.initializers.lecun_normal(), jnp.result_type(*jax.tree.leaves(params))
         keys = dict(zip(layers, jax.random.split(jax.random.fold_in(key, 1)), strict=True))
         classifier = {
-            layer: {"kernel": draw(keys[layer], shape, jnp.float32), "bias": jnp.zeros(shape[1], jnp.float32)}
+            layer: {"kernel": draw(keys[layer], shape, dtype), "bias": jnp.zeros(shape[1], dtype)}
             for layer, shape in layers.items()
         }
         return {**params, CLASSIFIER: classifier}, collections, state, hyper

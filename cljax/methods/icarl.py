@@ -10,12 +10,12 @@ from jax import lax
 
 from cljax import memory, task_params
 from cljax.methods.combine import combine
-from cljax.methods.common import depends_on_own, mean
+from cljax.methods.common import depends_on_own
 from cljax.methods.distilling import old_scores, own_output
 from cljax.methods.growing_head import growing_head
 from cljax.methods.replay import exemplars
 from cljax.numbers import check_option, flag, whole
-from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Output, Respond, Sizes, Teacher, Term, Tree
+from cljax.types import Array, Batch, Clock, Fold, Learner, Method, Network, Respond, Sizes, Term, Tree
 
 Classifier = Literal["nearest_mean", "network"]
 CHUNK = 256
@@ -88,10 +88,6 @@ def icarl(
         like = jax.eval_shape(features, *network.shapes, inputs)
         return {"vectors": jnp.zeros(like.shape, like.dtype)}, {}
 
-    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key, student: Output, teacher: Teacher):
-        value = mean(old_scores(student, teacher.respond(batch), learner, clock), batch.weights)
-        return value, {"distillation": value}
-
     def end_visit(learner: Learner, clock: Clock, fold: Fold, key: Array, respond: Respond) -> Learner:
         kept = learner.memory
         assert kept is not None
@@ -125,7 +121,7 @@ def icarl(
         distances = memory.mean_distances(features, means, counts > 0)
         return task_params.of_task(-distances, task, learner.rows.tasks)
 
-    term = Term("icarl", all_heads=True, teacher=distillation, loss=loss if distillation else None)
+    term = Term("icarl", all_heads=True, teacher=distillation, loss=old_scores if distillation else None)
     if by_mean:
         term = term._replace(init=init, end_visit=end_visit)
     chosen = [exemplars(memory_size=memory_size, selection="herding")] if memory_size else []

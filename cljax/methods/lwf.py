@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cljax import losses
 from cljax.methods.combine import combine
-from cljax.methods.common import mean, plain
+from cljax.methods.common import check_network, mean, plain
 from cljax.methods.copy_at_begin import copy_at_begin
 from cljax.methods.distilling import cached, check_statistics, old_tasks
 from cljax.methods.terms import numbers
@@ -160,6 +160,7 @@ def lwf(
     Reference: Li and Hoiem, Learning without Forgetting, 2016, figure 3 and equations 1 to 3; table 2(a) for
     `own_layers`, 2(c) for `response`.
     """
+    check_network(network)
     check_option("lwf's responses", responses, Responses)
     check_option("lwf's start", start, Start)
     term = distillation(strength=strength, temperature=temperature, response=response, scope=scope)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from cljax.methods.combine import combine
-from cljax.methods.common import mean
 from cljax.methods.distilling import old_scores
 from cljax.methods.growing_head import growing_head
-from cljax.types import Batch, Clock, Learner, Method, Network, Output, Teacher, Term, Tree
+from cljax.types import Method, Network, Term
 
 
 def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
@@ -39,10 +38,4 @@ def lwf_mc(network: Network, *, push_unseen: bool = True) -> Method:
     algorithm 3.
     """
     base = growing_head("lwf_mc", network, classification="bce_new", push_unseen=push_unseen)
-
-    def loss(params: Tree, learner: Learner, clock: Clock, batch: Batch, key, student: Output, teacher: Teacher):
-        each = old_scores(student, teacher.respond(batch), learner, clock)
-        value = mean(each, batch.weights)
-        return value, {"distillation": value}
-
-    return combine(base, Term("lwf_mc", loss=loss, all_heads=True, teacher=True), name="lwf_mc")
+    return combine(base, Term("lwf_mc", loss=old_scores, all_heads=True, teacher=True), name="lwf_mc")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cljax import filters, task_params, tucker
 from cljax.filters import TUCKER
 from cljax.methods.common import check_network, plain
-from cljax.numbers import real, several, whole
+from cljax.numbers import INT32, real, several, whole
 from cljax.types import Array, Learner, Method, Network, Sizes, Tree
 
 
@@ -117,11 +117,8 @@ def _given(ranks: Mapping[str, Sequence[int]], kernels: Mapping[str, tuple[int, 
         such, each = f"one number for each of {', '.join(TUCKER)}", len(TUCKER)
         numbers = several(f"tensor_factorization's ranks of '{path}'", numbers, such, least=each, most=each)
         name = f"a number of tensor_factorization's ranks of '{path}'"
-        most: list[Any] = [*kernels[path], None]
-        found[path] = [
-            whole(name, one, least=1, **({} if length is None else {"most": length}))
-            for one, length in zip(numbers, most, strict=True)
-        ]
+        most = (*kernels[path], INT32)
+        found[path] = [whole(name, one, least=1, most=length) for one, length in zip(numbers, most, strict=True)]
     return found
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.numbers import check_kind, real, whole
+from cljax.numbers import check_kind, real, several, whole
 from cljax.types import Array, Clock, Fold, HostArray, Learner, Method, Search, Sizes, Tree
 
 LEARNING_RATES = (0.1, 0.05, 0.01)
@@ -116,9 +116,8 @@ def tuned(
             f"{method.name} chooses its own numbers at each visit: leave its candidates out, or do not tune it."
         )
     names = method.strengths if strengths is None else tuple([strengths] if isinstance(strengths, str) else strengths)
-    rates = [real("A learning rate to try", rate, above=0) for rate in learning_rates]
-    if not rates:
-        raise ValueError("There is no learning rate to try: give one or more.")
+    listed = several("learning_rates", learning_rates, "one number or more, such as (0.1, 0.01)", least=1)
+    rates = [real("A learning rate to try", rate, above=0) for rate in listed]
     start, decay = real("start", start, above=0), real("decay", decay, above=0, below=1)
     tries = whole("tries", tries, least=1) if names else 0
     margin = real("margin", margin, least=0, most=1)

@@ -8,11 +8,9 @@ import jax
 
 from cljax.networks.convolution import Padding, max_pool
 from cljax.networks.layers import Convolution, Cut, Normalization, activate, make_norm
-from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
-from cljax.numbers import real
-from cljax.types import Network
-
-Array = jax.Array
+from cljax.networks.linen import Scalars, chain_network, check_inputs, check_numbers
+from cljax.numbers import flag, real
+from cljax.types import Array, Network
 
 CONVOLUTIONS: tuple[tuple[int, int, int, Padding, bool], ...] = (
     (64, 11, 4, ((2, 2), (2, 2)), True),
@@ -59,7 +57,7 @@ class _AlexNet(Cut):
     def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
         unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
-        features = values = maps.reshape(maps.shape[0], -1)
+        features = values = jax.lax.collapse(maps, 1)
         for index, (layer, norm) in enumerate(zip(self.dense, self.dense_norm, strict=True)):
             name = f"dense_{index}"
             features = unit(layer, norm, values, gate=gates[name], frozen=frozen.get(name))
@@ -125,25 +123,12 @@ def alexnet(
         raise ValueError(f"AlexNet needs images of at least 63x63 pixels, but the inputs have shape {shape}.")
     channels = tuple(max(1, round(width * features)) for features, *_ in CONVOLUTIONS)
     dense = tuple(max(1, round(width * features)) for features in DENSE)
-    names = [f"conv_{index}" for index in range(len(channels))] + [f"dense_{index}" for index in range(len(dense))]
-    make_norm(normalization)
-    wiring, previous = [], None
-    for name in names:
-        repeat = height * width_of_maps if name == "dense_0" else 1
-        norm = name.replace("_", "_norm_") if normalization else None
-        wiring += layer_wires(name, norm, inputs=previous, outputs=name, repeat=repeat)
-        previous = name
-    return make_network(
-        _AlexNet(outputs, channels, dense, dropout, normalization, norm_after),
-        shape,
-        outputs,
-        gates=dict(zip(names, (*channels, *dense), strict=True)),
-        wiring=[*wiring, *head_wires(previous)],
-        frozen=names if normalization == "batch" else (),
-        per_task=per_task,
-        mean=mean,
-        std=std,
-        check=False,
+    module = _AlexNet(outputs, channels, dense, dropout, normalization, flag("norm_after", norm_after))
+    layers = [(f"conv_{index}", f"conv_norm_{index}", size, 1) for index, size in enumerate(channels)]
+    for index, size in enumerate(dense):
+        layers.append((f"dense_{index}", f"dense_norm_{index}", size, 1 if index else height * width_of_maps))
+    return chain_network(
+        module, shape, outputs, layers, normalization=normalization, per_task=per_task, mean=mean, std=std
     )
 
 

@@ -3,15 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from cljax.networks.layers import Convolution, Cut, Normalization, activate, make_norm
-from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
+from cljax.networks.linen import Scalars, chain_network, check_inputs, check_numbers
 from cljax.numbers import real
-from cljax.types import Network
-
-Array = jax.Array
+from cljax.types import Array, Network
 
 LAYERS = ((128, 1, "SAME"), (256, 2, "VALID"), (512, 1, "VALID"), (1024, 2, "SAME"), (2048, 1, "VALID"))
 """Features, stride and padding of the 3x3 convolutions before the head's."""
@@ -90,23 +87,9 @@ def clnp_wide(
     shape = check_inputs(inputs, images=True)
     if min(shape[:2]) < 17:
         raise ValueError(f"clnp_wide needs images of at least 17x17 pixels, but the inputs have shape {shape}.")
-    make_norm(normalization)
     channels = tuple(max(1, round(width * features)) for features, *_ in LAYERS)
-    names = [f"conv_{index}" for index in range(len(LAYERS))]
-    wiring, previous = [], None
-    for name in names:
-        norm = name.replace("_", "_norm_") if normalization else None
-        wiring += layer_wires(name, norm, inputs=previous, outputs=name)
-        previous = name
-    return make_network(
-        _Wide(outputs, channels, normalization),
-        shape,
-        outputs,
-        gates=dict(zip(names, channels, strict=True)),
-        wiring=[*wiring, *head_wires(previous, 9)],
-        frozen=names if normalization == "batch" else (),
-        per_task=per_task,
-        mean=mean,
-        std=std,
-        check=False,
+    layers = [(f"conv_{index}", f"conv_norm_{index}", size, 1) for index, size in enumerate(channels)]
+    module = _Wide(outputs, channels, normalization)
+    return chain_network(
+        module, shape, outputs, layers, 9, normalization=normalization, per_task=per_task, mean=mean, std=std
     )

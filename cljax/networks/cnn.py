@@ -18,13 +18,11 @@ from cljax.networks.layers import (
     default_kernel_init,
     make_norm,
 )
-from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
-from cljax.numbers import several, show
-from cljax.types import Network
+from cljax.networks.linen import Scalars, chain_network, check_inputs, check_numbers
+from cljax.numbers import check_kind, flag, several, show, whole
+from cljax.types import Array, Network
 
 _BLOCKS = "a list of blocks, each of the features of its convolutions: ((32, 32), (64, 64))"
-
-Array = jax.Array
 
 
 class Pool(NamedTuple):
@@ -87,7 +85,7 @@ class _CNN(Cut):
     def decode(self, maps: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
         unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
-        features = jnp.mean(maps, axis=(1, 2)) if self.pooled else maps.reshape(maps.shape[0], -1)
+        features = jnp.mean(maps, axis=(1, 2)) if self.pooled else jax.lax.collapse(maps, 1)
         values = self.conv_drop[-1](features, deterministic=not train)
         for index, (layer, norm) in enumerate(zip(self.dense, self.dense_norm, strict=True)):
             name = f"dense_{index}"
@@ -162,7 +160,7 @@ def cnn(
       >>> network.wiring[4]
       Wire(path='dense_0/kernel', inputs='conv_1_0', outputs='dense_0', repeat=4)
     """
-    make_norm(normalization)
+    pooled, norm_after = flag("pooled", pooled), flag("norm_after", norm_after)
     check_inputs(inputs, images=True)
     if not all(isinstance(block, Sequence) for block in several("channels", channels, _BLOCKS)):
         raise ValueError(f"channels is {show(channels)}, but must be {_BLOCKS}.")
@@ -171,9 +169,11 @@ def cnn(
         raise ValueError("A CNN needs at least one block of at least one convolution: channels=((32,),), for example.")
     dropouts, widths = _each_block("dropout", dropout, len(blocks)), [size for block in blocks for size in block]
     check_numbers(inputs, outputs, [*widths, *dense], [*dropouts, dense_dropout], mean, std)
-    windows = _each_block("kernel", kernel, len(blocks))
+    windows = tuple(whole("kernel", size, least=1) for size in _each_block("kernel", kernel, len(blocks)))
     pads = _each_block("padding", (padding,) * len(blocks) if isinstance(padding, str) else padding, len(blocks))
     pools = _each_block("pool", (pool,) * len(blocks) if isinstance(pool, Pool) else pool, len(blocks))
+    for one in pools:
+        check_kind("pool", one, Pool, "a Pool, such as Pool(2, 2), or a list of them")
     module = _CNN(
         outputs,
         blocks,
@@ -189,30 +189,17 @@ def cnn(
         kernel_init,
         bias_init,
     )
-
-    gates: dict[str, int] = {}
-    wiring, previous = [], None
-    for block, sizes in enumerate(blocks):
-        for index, size in enumerate(sizes):
-            name, norm = f"conv_{block}_{index}", f"conv_norm_{block}_{index}" if normalization else None
-            wiring += layer_wires(name, norm, inputs=previous, outputs=name)
-            gates[name], previous = size, name
+    layers = [
+        (f"conv_{block}_{index}", f"conv_norm_{block}_{index}", size, 1)
+        for block, sizes in enumerate(blocks)
+        for index, size in enumerate(sizes)
+    ]
     repeat = 1 if pooled else _positions(tuple(inputs), blocks, windows, pads, pools)
     for index, size in enumerate(dense):
-        name, norm = f"dense_{index}", f"dense_norm_{index}" if normalization else None
-        wiring += layer_wires(name, norm, inputs=previous, outputs=name, repeat=repeat)
-        gates[name], previous, repeat = size, name, 1
-    return make_network(
-        module,
-        inputs,
-        outputs,
-        gates=gates,
-        wiring=[*wiring, *head_wires(previous, repeat)],
-        frozen=tuple(gates) if normalization == "batch" else (),
-        per_task=per_task,
-        mean=mean,
-        std=std,
-        check=False,
+        layers.append((f"dense_{index}", f"dense_norm_{index}", size, repeat))
+        repeat = 1
+    return chain_network(
+        module, inputs, outputs, layers, repeat, normalization=normalization, per_task=per_task, mean=mean, std=std
     )
 
 

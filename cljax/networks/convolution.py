@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from cljax.numbers import check_shape
+from cljax.types import Array
 
-Array = jax.Array
 Padding = str | Sequence[tuple[int, int]]
 
 

@@ -1,13 +1,10 @@
 """Exporting a task: its model as a plain network, without the continual learner around it."""
 
-import jax
 import jax.numpy as jnp
 
 from cljax import task_params
 from cljax.numbers import check_kind
-from cljax.types import Learner, Method, Tree
-
-Array = jax.Array
+from cljax.types import Array, Learner, Method, Tree
 
 
 def export_task(method: Method, learner: Learner, task: Array | int) -> tuple[Tree, Tree]:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from cljax.networks.convolution import Padding, convolve
 from cljax.numbers import check_shape
+from cljax.types import Array
 
-Array = jax.Array
 Initializer = Callable[..., Array]
 Normalization = Literal["batch", "feature"] | None
 

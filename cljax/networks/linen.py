@@ -11,7 +11,7 @@ import numpy as np
 
 from cljax import task_params
 from cljax.networks.gate_checks import check_gates
-from cljax.networks.layers import Convolution
+from cljax.networks.layers import Convolution, Normalization, make_norm
 from cljax.numbers import INT32, check_shape, real, several, show, whole
 from cljax.types import Array, Network, Tree, Wire
 
@@ -267,6 +267,39 @@ def head_wires(inputs: str | None, repeat: int = 1) -> list[Wire]:
       Wire(path='head/kernel', inputs='dense_1', outputs=None, repeat=1)
     """
     return [Wire("head/kernel", inputs, None, repeat), Wire("head/bias", None, None)]
+
+
+def chain_network(
+    module: nn.Module,
+    inputs: Sequence[int],
+    outputs: int,
+    layers: Sequence[tuple[str, str, int, int]],
+    repeat: int = 1,
+    *,
+    normalization: Normalization,
+    **options: Any,
+) -> Network:
+    """Makes a network whose gated layers form a chain, the head at its end.
+
+    Args:
+      module: as of `make_network`; so are inputs, outputs and options.
+      layers: of each its name, which is its gate's, that of its norm, its features and how often its inputs' gate
+        repeats.
+      repeat: the same of the head.
+      normalization: whose norms the layers have.
+
+    Raises:
+      ValueError: for another normalization.
+    """
+    make_norm(normalization)
+    wiring, before = list[Wire](), None
+    for layer, norm, _, times in layers:
+        wiring += layer_wires(layer, norm if normalization else None, inputs=before, outputs=layer, repeat=times)
+        before = layer
+    gates = {layer: size for layer, _, size, _ in layers}
+    frozen = tuple(gates) if normalization == "batch" else ()
+    wiring += head_wires(before, repeat)
+    return make_network(module, inputs, outputs, gates=gates, wiring=wiring, frozen=frozen, check=False, **options)
 
 
 def check_paths(option: str, paths: Sequence[str], existing: Sequence[str]) -> None:

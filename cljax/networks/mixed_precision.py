@@ -1,5 +1,7 @@
 """Mixed precision: a network that computes in bfloat16 and learns in float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -57,9 +59,5 @@ def _cast(tree: Tree, old: jnp.dtype, new: jnp.dtype) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(new) if leaf.dtype == old else leaf, tree)
 
 
-def _rounded(tree: Tree) -> Tree:
-    return _cast(tree, jnp.dtype("float32"), jnp.dtype("bfloat16"))
-
-
-def _restored(tree: Tree) -> Tree:
-    return _cast(tree, jnp.dtype("bfloat16"), jnp.dtype("float32"))
+_rounded = functools.partial(_cast, old=jnp.dtype("float32"), new=jnp.dtype("bfloat16"))
+_restored = functools.partial(_cast, old=jnp.dtype("bfloat16"), new=jnp.dtype("float32"))

@@ -7,10 +7,9 @@ import flax.linen as nn
 import jax
 
 from cljax.networks.layers import Cut, Normalization, activate, make_norm
-from cljax.networks.linen import Scalars, check_numbers, head_wires, layer_wires, make_network
-from cljax.types import Network
-
-Array = jax.Array
+from cljax.networks.linen import Scalars, chain_network, check_numbers
+from cljax.numbers import flag
+from cljax.types import Array, Network
 
 
 class _MLP(Cut):
@@ -29,7 +28,7 @@ class _MLP(Cut):
     def encode(self, inputs: Array, gates: Mapping[str, Array], frozen: Mapping[str, Array], *, train: bool):
         unit = partial(activate, train=train, norm_after=self.norm_after)
         activations: dict[str, Array] = {}
-        values = inputs.reshape(inputs.shape[0], -1)
+        values = jax.lax.collapse(inputs, 1)
         for index, (layer, norm) in enumerate(zip(self.dense, self.norm, strict=True)):
             if index:
                 values = self.drop(values, deterministic=not train)
@@ -87,24 +86,11 @@ def mlp(
       >>> network.per_task, collections['gates']['dense_0'].shape
       (('head/kernel', 'head/bias'), (16,))
     """
+    check_numbers(inputs, outputs, hidden, [dropout], mean, std)
     if not hidden:
         raise ValueError("An MLP needs at least one hidden layer: hidden=(128,), for example.")
-    check_numbers(inputs, outputs, hidden, [dropout], mean, std)
-    make_norm(normalization)
-    wiring = []
-    for index in range(len(hidden)):
-        name, norm = f"dense_{index}", f"norm_{index}" if normalization else None
-        wiring += layer_wires(name, norm, inputs=f"dense_{index - 1}" if index else None, outputs=name)
-    names = [f"dense_{index}" for index in range(len(hidden))]
-    return make_network(
-        _MLP(outputs, tuple(hidden), normalization, norm_after, dropout),
-        inputs,
-        outputs,
-        gates=dict(zip(names, hidden, strict=True)),
-        wiring=[*wiring, *head_wires(names[-1])],
-        frozen=names if normalization == "batch" else (),
-        per_task=per_task,
-        mean=mean,
-        std=std,
-        check=False,
+    module = _MLP(outputs, tuple(hidden), normalization, flag("norm_after", norm_after), dropout)
+    layers = [(f"dense_{index}", f"norm_{index}", size, 1) for index, size in enumerate(hidden)]
+    return chain_network(
+        module, inputs, outputs, layers, normalization=normalization, per_task=per_task, mean=mean, std=std
     )

@@ -105,8 +105,8 @@ def from_nnx(
             f"model is {show(model)}, but must be an nnx.Module, or a function that makes one of nnx.Rngs, such as its "
             f"class. networks.from_linen takes a Linen module."
         )
-    create = (lambda rngs: model) if isinstance(model, nnx.Module) else model
-    template = model if isinstance(model, nnx.Module) else nnx.eval_shape(lambda: create(nnx.Rngs(0)))
+    create: Any = (lambda rngs: model) if made else model
+    template: Any = model if made else nnx.eval_shape(lambda: create(nnx.Rngs(0)))
     graphs: dict[bool, Any] = {}
     for train in (False, True):
         copy = nnx.clone(template)

@@ -1,12 +1,10 @@
 """Norms for one's own Flax NNX modules, whose features can have owners: those of `layers`, as NNX modules."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cljax.networks.layers import normalize_batch, normalize_features
-
-Array = jax.Array
+from cljax.types import Array
 
 
 class FeatureNorm(nnx.Module):

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from cljax.networks.convolution import max_pool
@@ -19,10 +18,9 @@ from cljax.networks.layers import (
     make_norm,
 )
 from cljax.networks.linen import Scalars, check_inputs, check_numbers, head_wires, layer_wires, make_network
-from cljax.numbers import check_option, real
-from cljax.types import Network, Wire
+from cljax.numbers import check_option, flag, real
+from cljax.types import Array, Network, Wire
 
-Array = jax.Array
 Stem = Literal["cifar", "imagenet"]
 Shortcut = Literal["projection", "padding"]
 
@@ -212,7 +210,7 @@ def resnet(
     kind = ("imagenet" if min(tuple(inputs)[:2]) >= LARGE else "cifar") if stem is None else stem
     check_option("stem", kind, Stem)
     widths = [max(1, round(width * features)) for features in channels]
-    windows = (1, 3, 1) if bottleneck else (3, 3)
+    windows = (1, 3, 1) if flag("bottleneck", bottleneck) else (3, 3)
     he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     calm = he if normalization == "batch" else nn.initializers.variance_scaling(2.0 / sum(blocks), "fan_out", "normal")
 
@@ -234,6 +232,8 @@ def resnet(
             name, stride = f"block_{stage}_{index}", 2 if stage and not index else 1
             names = (*(f"{name}/conv_{layer}" for layer in range(len(windows) - 1)), f"stage_{stage}")
             gates |= dict(zip(names, sizes, strict=True))
+            if shortcut == "padding" and incoming > sizes[-1]:
+                raise ValueError(f"Padding cannot make {incoming} features {sizes[-1]}: choose shortcut='projection'.")
             if shortcut == "projection" and (stride > 1 or incoming != sizes[-1]):
                 connect(f"{name}/shortcut", f"{name}/shortcut_norm", before, names[-1])
             for layer, (entering, leaving) in enumerate(zip((before, *names[:-1]), names, strict=True)):

@@ -43,7 +43,7 @@ def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
         words = f"Average accuracy when the task is told, in percent, with 95% intervals: {said('task_il_accuracy')}."
         yield Drawing("task_il_accuracy", "", words, _figure(plots.comparison(runs, metric="task_il_accuracy")))
     if len(runs[0]["accuracy"][0]) > 1:
-        words = "Accuracy on the tasks seen so far, after each task, a line a method: over the tasks its mean is "
+        words = "Accuracy on the tasks seen so far, after each task, a line a method: average incremental accuracy "
         words += f"{said('average_incremental_accuracy')}."
         yield Drawing("seen_accuracy", "", words, _figure(plots.seen_accuracy(runs)))
         both = ", with intervals both ways" if len(runs) <= plots.CROWD else ""
@@ -52,26 +52,18 @@ def _side_by_side(runs: Sequence[Run]) -> Iterator[Drawing]:
     has = lambda kind: [len(learning_curve(run, kind)[0]) > 0 for run in runs]
     if not (any(has("loss")) or all(has("curves")) or all(has("validation_accuracy"))):
         return
-    if len(runs) > plots.CROWD:
-        yield from _crowd(runs)
-        return
     curves = plots.learning_curves(runs)
     words = f"Over the whole stream, a line a method with its 95% interval: {curves.get_title('left').lower()}."
-    yield Drawing("learning_curves", "", words, _figure(curves))
+    drawn = {"learning_curves": (curves, words)}
     if curves.get_ylabel().startswith("accuracy") and any(has("loss")):
         words = "Training loss over the whole stream, a line a method. Methods add terms of their own to it."
-        yield Drawing("training_loss", "", words, _figure(plots.learning_curves(runs, of="loss")))
-
-
-def _crowd(runs: Sequence[Run]) -> Iterator[Drawing]:
-    """Learning curves of many methods, each in a plot of its own, with the others behind it."""
-    drawn = {"learning_curves": plots.learning_curves(runs)}
-    losses = any(len(learning_curve(run, "loss")[0]) for run in runs)
-    if drawn["learning_curves"].get_ylabel().startswith("accuracy") and losses:
-        drawn["training_loss"] = plots.learning_curves(runs, of="loss")
-    for name, ax in drawn.items():
-        words = f"{ax.get_title('left')}, over the whole stream: each method, the others behind it in grey."
-        yield Drawing(name, "", words, _multiples(ax, runs))
+        drawn["training_loss"] = plots.learning_curves(runs, of="loss"), words
+    for name, (ax, words) in drawn.items():
+        if len(runs) <= plots.CROWD:
+            yield Drawing(name, "", words, _figure(ax))
+        else:
+            words = f"{ax.get_title('left')}, over the whole stream: each method, the others behind it in grey."
+            yield Drawing(name, "", words, _multiples(ax, runs))
 
 
 def _multiples(whole: Axes, runs: Sequence[Run]) -> Figure:

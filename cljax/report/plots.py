@@ -241,7 +241,9 @@ def accuracy_against_forgetting(results: Any, ax: Axes | None = None) -> Axes:
     sides: dict[str, list] = {"x": [], "y": []}
     for place, run in enumerate(runs):
         values, look = summarise(run), _style(run, place)
-        (x, across), (y, up) = (known_mean_and_interval(100 * values[name]) for name in METRICS_OF_SCATTER)
+        (x, across), (y, up) = (
+            known_mean_and_interval(100 * values[name]) for name in ("forgetting", "average_accuracy")
+        )
         if len(runs) > CROWD:
             across = up = np.full((), np.nan)
         dots: dict[str, Any] = {"linestyle": "", "markersize": 8, "capsize": 3}
@@ -254,9 +256,6 @@ def accuracy_against_forgetting(results: Any, ax: Axes | None = None) -> Axes:
     frame.dress(ax, f"Accuracy against forgetting{_after(runs)}", "forgetting (%)", "average accuracy (%)")
     frame.legend(ax)
     return ax
-
-
-METRICS_OF_SCATTER = ("forgetting", "average_accuracy")
 
 
 def learning_curves(

@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from jax import lax
 
-from cljax.networks import Pool, clnp_cnn, clnp_wide, cnn, convolve, df_cnn_base, mlp
+from cljax.networks import Pool, alexnet, clnp_cnn, clnp_wide, cnn, convolve, df_cnn_base, mlp
 
 MEAN, STD = (0.4, 0.5), (0.2, 0.3)
 BUILDERS = {
@@ -228,6 +228,12 @@ def test_bfloat16_parameters_beside_float32_statistics():
     chex.assert_trees_all_equal_shapes_and_dtypes(output.collections, wide.collections)
     for ours, theirs in zip(*map(jax.tree.leaves, (output.collections, wide.collections)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("network", [*(build() for build in BUILDERS.values()), alexnet((63, 63, 1), 3)])
+def test_no_examples_have_no_logits(network):
+    output = jax.eval_shape(network.apply, *network.shapes, jnp.zeros((0, *network.inputs)))
+    assert (len(output.maps), len(output.features), output.logits.shape) == (0, 0, (0, 3))
 
 
 def test_vmapped_seeds_are_single_ones():
