@@ -283,7 +283,10 @@ def path_integral(total: Tree, gradients: Tree, before: Tree, after: Tree) -> Tr
     """
     for name, tree in (("gradients", gradients), ("before", before), ("after", after)):
         check_same(name, tree, "total", total)
-    step = lambda w, g, old, new: w - g.astype(jnp.result_type(w)) * (new - old).astype(jnp.result_type(w))
+
+    def step(total: Array, gradient: Array, old: Array, new: Array) -> Array:
+        return total - (at_least_float32(gradient) * at_least_float32(new - old)).astype(jnp.result_type(total))
+
     return jax.tree.map(step, total, gradients, before, after)
 
 

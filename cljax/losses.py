@@ -486,14 +486,16 @@ def quadratic_penalty(params: Tree, anchor: Tree, importance: Tree | None = None
     """
     check_same("anchor", anchor, "params", params)
     check_floating("params", params)
-    return _weighted_sum(jax.tree.map(lambda p, a: at_least_float32(p - a) ** 2, params, anchor), importance)
+    squared = lambda p, a: (at_least_float32(p) - at_least_float32(a)) ** 2
+    return _weighted_sum(jax.tree.map(squared, params, anchor), importance)
 
 
 def _weighted_sum(tree: Tree, weights: Tree | None) -> Array:
     tree = jax.tree.map(at_least_float32, tree)
     if weights is not None:
         check_scales("weight", weights, "params", tree)
-        tree = jax.tree.map(lambda value, weight: jnp.asarray(weight, value.dtype) * value, tree, weights)
+        with jax.numpy_dtype_promotion("standard"):  # weights of half precision, or of more than the parameters
+            tree = jax.tree.map(lambda value, weight: weight * value, tree, weights)
     sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
     return reduce(jnp.add, sums) if sums else jnp.float32(0)
 

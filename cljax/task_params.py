@@ -153,7 +153,7 @@ def check_floating(name: str, tree: Tree) -> None:
       ...
       ValueError: params has 'rngs' of key<fry>: pass floating-point leaves alone, as of nnx.state(model, nnx.Param).
     """
-    for path, leaf in by_path(tree).items():
+    for path, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True):
         if not jnp.issubdtype(kind := jnp.result_type(leaf), jnp.floating):
             raise ValueError(
                 f"{name} has '{path}' of {kind}: pass floating-point leaves alone, as of nnx.state(model, nnx.Param)."

@@ -274,6 +274,8 @@ def test_a_path_in_bfloat16_is_added_up_in_full():
     assert (found.dtype, found[0]) == (jnp.bfloat16, np.asarray(1000 / 1024 / 1.25, jnp.bfloat16))
     small, zero = np.full(1, 2.0**-14, np.float16), np.zeros(1, np.float16)  # whose square is 0 in float16
     assert importance.path_integral(jnp.zeros(1), small, small, zero) == 2.0**-28
+    steep, little, none = np.array([[1e6], [-1e-6], [0]], np.float32)
+    assert importance.path_integral(jnp.zeros(1, jnp.float16), steep, none, little) == 1
 
 
 @pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched", "memory_aware"])

@@ -477,6 +477,7 @@ def test_sums_of_half_precision_are_whole():
     assert losses.l1_sparsity({"w": jnp.ones(70_000, jnp.float16)}) == 70_000
     far, zero = jnp.full(1, 512, jnp.float16), jnp.zeros(1, jnp.float16)
     assert losses.quadratic_penalty(far, zero, far) == 512**3
+    assert losses.quadratic_penalty(far * 100, far * -100) == 102_400.0**2
 
 
 def test_means_of_half_precision_are_whole():

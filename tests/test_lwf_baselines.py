@@ -156,14 +156,20 @@ def test_a_new_task_s_logits_are_two_layers_on_the_first_task_s_features():
     np.testing.assert_allclose(predict(learner, batch.inputs, jnp.int32(0)), own, rtol=1e-5, atol=1e-6)
 
 
-def test_classifiers_have_the_dtype_of_the_network_s_parameters():
+@pytest.mark.parametrize("computed", ["bfloat16", "float32"])
+def test_classifiers_have_the_dtype_of_the_features(computed):
     stream = conformance.stream()
-    network = small(stream)
-    narrow = lambda key: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), network.init(key))
-    method = methods.feature_extraction(network._replace(init=narrow), hidden=5)
+    network, cast = small(stream), lambda tree, dtype: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+    narrow = network._replace(
+        init=lambda key: cast(network.init(key), "bfloat16"),
+        encode=lambda params, *rest, **options: network.encode(cast(params, computed), *rest, **options),
+        decode=lambda params, *rest, **options: network.decode(cast(params, computed), *rest, **options),
+    )
+    method = methods.feature_extraction(narrow, hidden=5)
     run = training.make_run(method, optax.sgd(0.1), stream, training.Settings(batch_size=8))
     params = jax.eval_shape(run, jax.random.key(0), stream.tables).learner.params
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+    kinds = {name: {str(leaf.dtype) for leaf in jax.tree.leaves(layer)} for name, layer in params.items()}
+    assert kinds == {"dense_0": {"bfloat16"}, "head": {"bfloat16"}, "added_classifier": {computed}}
 
 
 def test_feature_extraction_trains_the_network_once_then_classifiers_five_times_faster():

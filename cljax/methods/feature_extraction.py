@@ -70,13 +70,13 @@ def feature_extraction(
         )
     params, collections = network.shapes
     inputs = jax.ShapeDtypeStruct((1, *network.inputs), jnp.float32)
-    features = jax.eval_shape(lambda *given: network.apply(*given).features, params, collections, inputs).shape[-1]
-    layers = {"hidden": (features, hidden), "output": (hidden, network.outputs)}
+    features = jax.eval_shape(lambda *given: network.apply(*given).features, params, collections, inputs)
+    layers = {"hidden": (features.shape[-1], hidden), "output": (hidden, network.outputs)}
     own = tuple(f"{CLASSIFIER}/{layer}/{leaf}" for layer in layers for leaf in ("kernel", "bias"))
 
     def init(key: Array, sizes: Sizes) -> tuple[Tree, Tree, Tree, dict[str, Array]]:
         params, collections, state, hyper = base.init(key, sizes)
-        draw, dtype = jax.nn.initializers.lecun_normal(), jnp.result_type(*jax.tree.leaves(params))
+        draw, dtype = jax.nn.initializers.lecun_normal(), features.dtype
         keys = dict(zip(layers, jax.random.split(jax.random.fold_in(key, 1)), strict=True))
         classifier = {
             layer: {"kernel": draw(keys[layer], shape, dtype), "bias": jnp.zeros(shape[1], dtype)}

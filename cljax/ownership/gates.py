@@ -248,7 +248,7 @@ def update_mask(
 
     A shared leaf is trained by its owner, and only while that is the newest task: later ones rely on it. A task's row
     is trained wherever its features are seen. Of a head that all tasks share, weights from the task's own features are
-    trained, and no bias.
+    trained, and no bias, which needs no wire.
 
     Args:
       params: focused.

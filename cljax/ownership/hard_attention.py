@@ -167,7 +167,8 @@ def update_mask(params: Tree, wiring: dict[str, Wire], taken: dict[str, Array], 
       stacks: the learner's `rows`.
 
     Returns:
-      A tree like params of masks in [0, 1] that broadcast. Of a head that all tasks share, the bias has 0.
+      A tree like params of masks in [0, 1] that broadcast. Of a head that all tasks share, the bias has 0, and needs no
+      wire.
 
     Example:
       >>> wires = {'hidden': Wire('hidden', None, 'gate'), 'head': Wire('head', 'gate', None)}

@@ -28,8 +28,10 @@ half an hour on two cores, those of CIFAR-10, by measured steps of 75 ms of one 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import shlex
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -153,7 +155,18 @@ def distilled(table: tables.Table, system: str, config: tables.Config, until: fl
     if tables.ran(models, tables.arguments_of(table, single, config), config.data_dir, until) is None:
         return None
     words = ["compare", *shlex.split(tables.arguments_of(table, system, config))]
-    command = parse([*words, *(["--data-dir", config.data_dir] if config.data_dir else [])])
+    words += ["--data-dir", config.data_dir] if config.data_dir else []
+    folder, left = tables.folder_of(table, system, config), until - time.monotonic()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:  # which gives its device back
+        return other.submit(_distil, words, str(models), str(folder), left).result()
+
+
+def _distil(words: list[str], models: str, folder: str, left: float) -> Run | None:
+    """The same in this process, with the words of a command, the folders of the models and of checkpoints, seconds."""
+    until = time.monotonic() + left
+    use_threads()
+    use_compilation_cache()
+    command = parse(words)
     options = settle(command.options)
     curves = curves_of(command)
     made = make_experiment(curves, options, configuration(curves, options))
@@ -163,17 +176,16 @@ def distilled(table: tables.Table, system: str, config: tables.Config, until: fl
     for seed, stream in made.seeds:
         most = streams.max_examples(stream.tables)
         learner = training.make_learner(method, made.optimizer, stream.tables, 1.0, make_key(seed), most)
-        begun = jax.jit(methods.start_from_models)(learner, past_of(str(models), "single_task", seed, stream).learner)
+        begun = jax.jit(methods.start_from_models)(learner, past_of(models, "single_task", seed, stream).learner)
         pasts.append(training.Past(begun, training.Evaluation(*[nothing] * 3, nothing.astype(np.uint32))))
 
     def stop(event: training.Event) -> None:
         if time.monotonic() > until:
             raise TimeoutError(f"{event.method}, seed {event.seed}")
 
-    checkpoints = Saving(tables.folder_of(table, system, config), 20.0)
     drive = (method, made.optimizer, made.seeds, made.settings)
     try:
-        outcome = training.drive(*drive, past=pasts, report=stop, checkpoints=checkpoints)
+        outcome = training.drive(*drive, past=pasts, report=stop, checkpoints=Saving(folder, 20.0))
     except TimeoutError:
         return None
     return report.run_record(outcome, network=made.networks[method.name], config=made.config)
@@ -239,8 +251,6 @@ def main(config: Config) -> None:
     known = {system for table in wanted for system in table.systems}
     if unknown := sorted(set(config.only) - known):
         raise SystemExit(f"There is no system {', '.join(unknown)}, but: {', '.join(sorted(known))}.")
-    use_threads()
-    use_compilation_cache()
     for table in wanted:
         only = tuple(system for system in config.only if system in table.systems)
         if only or not config.only:

@@ -90,7 +90,7 @@ TABLE = tables.Table(
                 ("lwm", "LwM, gamma 1,"),
             )
             for claim in (
-                above(f"{what} is above LwF-MC", FIGURE, name, "lwf_mc", later),
+                above(f"{what} is above LwF-MC from the second step on", FIGURE, name, "lwf_mc", later),
                 above(f"{what} forgets less than LwF-MC", FIGURE, name, "lwf_mc", kept),
                 above(f"{what} is above fine-tuning", FIGURE, name, FINETUNE, incremental),
                 above(f"{what} is above itself without L_AD", "in the text", name, "lwm, gamma 0", incremental),
