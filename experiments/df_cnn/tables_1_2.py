@@ -22,7 +22,7 @@ single-task learning on CIFAR-10, and four times the rates: for MNIST in a hundr
 average (one draw for all seeds), tested every twenty-fifth; for CIFAR-10 in two hundred, tested every fiftieth. Rate
 times rounds is four fifths of the paper's for MNIST and two fifths for CIFAR-10. tc2 does not always learn at these
 rates: of ten tasks of two digits two were lost in thirty rounds, none at the code's rate. The two tables of MNIST take
-half an hour on two cores, those of CIFAR-10, by measured steps of 75 ms of one core, three hours; `--tables` chooses.
+half an hour on two cores, each of CIFAR-10's an hour, a quarter of an hour of a core a system; `--tables` chooses.
 """
 
 from __future__ import annotations
