@@ -29,7 +29,7 @@ def owned(
     network: Network,
     layout: ownership.Layout,
     *,
-    rule: Literal["ternary", "pruning"],
+    rule: masks.Rule,
     sees: Literal["own", "older", "all"] = "older",
     numbers: Mapping[str, float] = MappingProxyType({}),
 ) -> Method:

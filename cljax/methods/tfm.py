@@ -11,6 +11,7 @@ from cljax import ownership, task_params
 from cljax.methods.common import check_network, number_of_task, scheduled
 from cljax.methods.owned import check_heads, owned
 from cljax.numbers import check_option, flag, real, several, show
+from cljax.ownership import masks
 from cljax.types import Array, Clock, Fold, Learner, Method, Network, Search, Tree
 
 Connections = Literal["ternary", "into_new", "binary"]
@@ -102,7 +103,7 @@ def tfm(
         raise ValueError("tfm's growth is either a schedule or chosen among candidates: give one of the two.")
     own = layout.affines if feature_normalization else ()
     made_for = network._replace(per_task=tuple(dict.fromkeys((*network.per_task, *own))))
-    rule: Literal["ternary", "pruning"] = "pruning" if connections == "into_new" else "ternary"
+    rule: masks.Rule = "pruning" if connections == "into_new" else "ternary"
     sees: Literal["own", "older"] = "own" if connections == "binary" else "older"
     base = owned("tfm", made_for, layout, rule=rule, sees=sees, numbers={**schedule, "margin": margin})
 
