@@ -5,6 +5,7 @@ A difference is paired by seed and counts where its 95% interval leaves out 0.
 
 from __future__ import annotations
 
+import collections
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from cljax.files import write_json, write_text
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"
 NOT_AT_SCALE = "not tested at scale"
 """Of what failed on less than the paper has: it may hold there."""
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, NOT_AT_SCALE, NOT_TESTED)
 Claim = dict[str, str]
 """source, claim, published, found, verdict."""
 Named = tuple[str, ArrayLike]
@@ -101,7 +103,7 @@ def merge(out: pathlib.Path, claims: Iterable[Claim]) -> pathlib.Path:
 
 
 def as_text(claims: Iterable[Claim]) -> str:
-    """Claims as Markdown, a table for each paper.
+    """Claims as Markdown: how many there are of each source, and with each verdict; then a table for each paper.
 
     Example:
       >>> print(as_text([claim('Li and Hoiem 2016, table 1', 'LwF forgets less', '1.0', '+2.0 points', REPRODUCED)]))
@@ -111,6 +113,10 @@ def as_text(claims: Iterable[Claim]) -> str:
       What fails at the size of the paper is "not reproduced"; what fails on less, "not tested at scale",
       also where the opposite is found. 'Not above' and 'level' hold where the two are not told apart.
       <BLANKLINE>
+      | of | claims | reproduced |
+      |---|---:|---:|
+      | Li and Hoiem 2016, table 1 | 1 | 1 |
+      <BLANKLINE>
       ## Li and Hoiem 2016
       <BLANKLINE>
       | claim | published | found | |
@@ -119,15 +125,24 @@ def as_text(claims: Iterable[Claim]) -> str:
       <BLANKLINE>
     """
     papers: dict[str, list[Claim]] = {}
+    counts: dict[str, collections.Counter[str]] = {}
     for one in claims:
         papers.setdefault(one["source"].split(",")[0], []).append(one)
+        counts.setdefault(one["source"], collections.Counter())[one["verdict"]] += 1
+    verdicts = [verdict for verdict in VERDICTS if any(verdict in count for count in counts.values())]
     lines = [
         "# What the papers claim, and what was found",
         "",
         "Percent and points ±95% over seeds, paired by seed; an 'above' fails where the interval includes 0.",
         'What fails at the size of the paper is "not reproduced"; what fails on less, "not tested at scale",',
         "also where the opposite is found. 'Not above' and 'level' hold where the two are not told apart.",
+        "",
+        f"| of | claims | {' | '.join(verdicts)} |",
+        f"|---|---:|{'---:|' * len(verdicts)}",
     ]
+    for source in sorted(counts):
+        numbers = [counts[source].total(), *(counts[source][verdict] for verdict in verdicts)]
+        lines += [f"| {source} | {' | '.join(map(str, numbers))} |"]
     for paper, own in papers.items():
         lines += ["", f"## {paper}", "", "| claim | published | found | |", "|---|---|---|---|"]
         lines += [f"| {' | '.join(one[part] for part in ('claim', 'published', 'found', 'verdict'))} |" for one in own]

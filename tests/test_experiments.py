@@ -59,6 +59,8 @@ def test_merging_replaces_claims_of_the_same_words(tmp_path):
     table = (tmp_path / "claims.md").read_text().splitlines()
     assert table[-2:] == ["| b | 1 | x | reproduced |", "| a | 1 | y | reproduced |"]
     assert table.count("## paper") == 1
+    at = table.index("| of | claims | reproduced |")
+    assert table[at + 2 : at + 4] == ["| paper | 2 | 2 |", ""]
 
 
 def test_the_five_papers_commands_are_readable_and_df_cnns_is_the_papers():
