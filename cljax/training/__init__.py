@@ -1,7 +1,6 @@
 """The training loop. It knows only the protocol of `cljax.types`; no method is a special case in it."""
 
 from cljax.training.amended import with_cosine, with_learning_rate_decay, with_milestones, with_summed_loss
-from cljax.training.amended import with_learning_rate_decay as with_rate_decay
 from cljax.training.checks import NonFiniteLoss, check, check_hypers, diverged, raise_failure
 from cljax.training.confusion import confusion_matrix
 from cljax.training.driver import drive
@@ -45,6 +44,5 @@ __all__ = [
     "with_cosine",
     "with_learning_rate_decay",
     "with_milestones",
-    "with_rate_decay",
     "with_summed_loss",
 ]
