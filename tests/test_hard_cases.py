@@ -275,6 +275,7 @@ def test_what_is_no_network_method_stream_or_data_set_is_named():
         ({"std": 0.0}, "std is 0.0"),
         ({"std": (1.0, float("nan"))}, "std is nan"),
         ({"mean": float("inf")}, "mean is inf"),
+        ({"mean": (0.5, 0.5)}, r"mean has shape \(2,\), but the inputs have 1 channels"),
     ],
 )
 def test_networks_check_their_numbers(change, words):
@@ -288,3 +289,18 @@ def test_networks_check_their_numbers(change, words):
     ):
         with pytest.raises(ValueError, match=words):
             make()
+
+
+def test_adapted_networks_check_what_standardises_their_inputs():
+    from flax import linen, nnx
+
+    from cljax import networks
+
+    for make in (
+        lambda **given: networks.from_linen(linen.Dense(2), (3,), outputs=2, train_argument=None, **given),
+        lambda **given: networks.from_nnx(lambda rngs: nnx.Linear(3, 2, rngs=rngs), (3,), outputs=2, **given),
+    ):
+        with pytest.raises(ValueError, match=r"std has shape \(2,\), but the inputs have 3 channels"):
+            make(std=(1.0, 1.0))
+        with pytest.raises(ValueError, match="std is 0"):
+            make(std=0)

@@ -11,7 +11,15 @@ from flax.traverse_util import flatten_dict
 
 from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import BatchNorm, gate_features
-from cljax.networks.linen import Scalars, check_inputs, check_paths, match_widths, parameter_dtype, standardize
+from cljax.networks.linen import (
+    Scalars,
+    check_inputs,
+    check_moments,
+    check_paths,
+    match_widths,
+    parameter_dtype,
+    standardize,
+)
 from cljax.numbers import check_shape, show
 from cljax.types import Array, Network, Tree, Wire
 
@@ -177,6 +185,7 @@ def from_linen(
             f"networks.from_nnx takes an NNX module."
         )
     shape, split = check_inputs(inputs), encode_method is not None
+    check_moments(mean, std, shape)
     source = _Source(module, train_argument, (encode_method, decode_method) if split else (None,))
     try:
         shapes = jax.eval_shape(lambda key: source.init(key, shape), jax.random.key(0))

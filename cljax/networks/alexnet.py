@@ -115,7 +115,7 @@ def alexnet(
     Reference: Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014, footnote 1; after
     Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012.
     """
-    check_numbers(inputs, outputs, [], [dropout], mean, std)
+    check_numbers(inputs, outputs, [], [dropout])
     real("width", width, above=0)
     shape = check_inputs(inputs, images=True)
     height, width_of_maps = (_after_convolutions(side) for side in shape[:2])

@@ -82,7 +82,7 @@ def clnp_wide(
 
     Reference: Golkar, Kagan and Cho, Continual Learning via Neural Pruning, 2019, table 3.
     """
-    check_numbers(inputs, outputs, [], [], mean, std)
+    check_numbers(inputs, outputs, [], [])
     real("width", width, above=0)
     shape = check_inputs(inputs, images=True)
     if min(shape[:2]) < 17:

@@ -168,7 +168,7 @@ def cnn(
     if not blocks or not all(blocks):
         raise ValueError("A CNN needs at least one block of at least one convolution: channels=((32,),), for example.")
     dropouts, widths = _each_block("dropout", dropout, len(blocks)), [size for block in blocks for size in block]
-    check_numbers(inputs, outputs, [*widths, *dense], [*dropouts, dense_dropout], mean, std)
+    check_numbers(inputs, outputs, [*widths, *dense], [*dropouts, dense_dropout])
     windows = tuple(whole("kernel", size, least=1) for size in _each_block("kernel", kernel, len(blocks)))
     pads = _each_block("padding", (padding,) * len(blocks) if isinstance(padding, str) else padding, len(blocks))
     pools = _each_block("pool", (pool,) * len(blocks) if isinstance(pool, Pool) else pool, len(blocks))

@@ -43,14 +43,36 @@ def standardize(inputs: Array, mean: Scalars = 0.0, std: Scalars = 1.0, *, dtype
         values = values / 255
     moments = []
     for name, moment in (("mean", mean), ("std", std)):
+        _check_channels(name, moment, inputs.shape)
         value = jnp.asarray(moment, dtype)
-        if value.shape not in ((), (1,), inputs.shape[-1:]):
-            raise ValueError(
-                f"{name} has shape {value.shape}, but the inputs have {inputs.shape[-1]} channels (their last axis): "
-                "give one number, or one for each channel."
-            )
         moments.append(jnp.broadcast_to(value, (1,) * (inputs.ndim - 1) + inputs.shape[-1:]))
     return (values - moments[0]) / moments[1]
+
+
+def check_moments(mean: Scalars, std: Scalars, inputs: Sequence[int]) -> None:
+    """Checks the numbers that a network standardises its inputs by.
+
+    Raises:
+      ValueError: they are not finite, `std` is not above 0, or there are neither one nor as many as channels.
+
+    Example:
+      >>> check_moments(0.5, (0.2, 0.2), (8, 8, 3))
+      Traceback (most recent call last):
+      ...
+      ValueError: std has shape (2,), but the inputs have 3 channels: give one number, or one for each channel.
+    """
+    for name, moments, bounds in (("mean", mean, {}), ("std", std, {"above": 0})):
+        for moment in np.ravel(moments):
+            real(name, moment, **bounds)
+        _check_channels(name, moments, inputs)
+
+
+def _check_channels(name: str, moments: Scalars, inputs: Sequence[int]) -> None:
+    if np.shape(moments) not in ((), (1,), (inputs[-1],)):
+        raise ValueError(
+            f"{name} has shape {np.shape(moments)}, but the inputs have {inputs[-1]} channels: "
+            "give one number, or one for each channel."
+        )
 
 
 def check_inputs(inputs: Any, *, images: bool = False) -> tuple[int, ...]:
@@ -83,9 +105,7 @@ def check_inputs(inputs: Any, *, images: bool = False) -> tuple[int, ...]:
     return shape
 
 
-def check_numbers(
-    inputs: Sequence[int], outputs: int, widths: Sequence[int], dropout: Sequence[float], mean: Scalars, std: Scalars
-) -> None:
+def check_numbers(inputs: Sequence[int], outputs: int, widths: Sequence[int], dropout: Sequence[float]) -> None:
     """Checks the numbers that a network is built of.
 
     Raises:
@@ -99,9 +119,6 @@ def check_numbers(
             whole(name, size, least=1)
     for rate in dropout:
         real("dropout", rate, least=0, below=1)
-    for name, moments, bounds in (("mean", mean, {}), ("std", std, {"above": 0})):
-        for moment in np.ravel(moments):
-            real(name, moment, **bounds)
 
 
 def parameter_dtype(params: Tree) -> Any:
@@ -200,6 +217,7 @@ def make_network(
       ('head/kernel', 'head/bias')
     """
     shape = tuple(inputs)
+    check_moments(mean, std, shape)
 
     @functools.partial(jax.jit, inline=True)  # traced once
     def init(key: Array) -> tuple[Tree, Tree]:

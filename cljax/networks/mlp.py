@@ -86,7 +86,7 @@ def mlp(
       >>> network.per_task, collections['gates']['dense_0'].shape
       (('head/kernel', 'head/bias'), (16,))
     """
-    check_numbers(inputs, outputs, hidden, [dropout], mean, std)
+    check_numbers(inputs, outputs, hidden, [dropout])
     if not hidden:
         raise ValueError("An MLP needs at least one hidden layer: hidden=(128,), for example.")
     module = _MLP(outputs, tuple(hidden), normalization, flag("norm_after", norm_after), dropout)

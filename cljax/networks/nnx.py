@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cljax.networks.adaptors import chain, frozen_norms
 from cljax.networks.gate_checks import check_gates
 from cljax.networks.layers import gate_features
-from cljax.networks.linen import Scalars, check_inputs, check_paths, parameter_dtype, standardize
+from cljax.networks.linen import Scalars, check_inputs, check_moments, check_paths, parameter_dtype, standardize
 from cljax.networks.nnx_layers import BatchNorm
 from cljax.numbers import check_shape, show
 from cljax.types import Array, Network, Tree, Wire
@@ -100,6 +100,7 @@ def from_nnx(
     if (encode_method is None) != (decode_method is None):
         raise ValueError("Give both encode_method and decode_method, or neither.")
     shape, made = check_inputs(inputs), isinstance(model, nnx.Module)
+    check_moments(mean, std, shape)
     if isinstance(model, linen.Module) or not (made or callable(model)):
         raise TypeError(
             f"model is {show(model)}, but must be an nnx.Module, or a function that makes one of nnx.Rngs, such as its "

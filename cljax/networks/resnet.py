@@ -200,7 +200,7 @@ def resnet(
 
     Reference: He, Zhang, Ren and Sun, Deep Residual Learning for Image Recognition, 2016, figure 5, sections 3.3, 4.2.
     """
-    check_numbers(inputs, outputs, [*blocks, *channels], [], mean, std)
+    check_numbers(inputs, outputs, [*blocks, *channels], [])
     make_norm(normalization)
     real("width", width, above=0)
     check_option("shortcut", shortcut, Shortcut)
