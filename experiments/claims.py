@@ -32,7 +32,7 @@ def claim(source: str, what: str, published: str, found: str, verdict: str) -> C
 
 
 def compare(
-    mine: Named, other: Named, *, at_least: float = 0.0, scale: float = 100, unit: str = "points"
+    mine: Named, other: Named, *, at_least: float = 0.0, scale: float = 100, unit: str = "points", digits: int = 1
 ) -> tuple[str, str]:
     """Whether the one is above the other, by `at_least`, with the numbers that decide.
 
@@ -41,6 +41,7 @@ def compare(
       at_least: how far above; negative: how far below is still as claimed.
       scale: of all numbers in the text.
       unit: of a difference, in the text.
+      digits: after the points of numbers in the text.
 
     Returns:
       What was found, and the verdict.
@@ -53,10 +54,10 @@ def compare(
     found = metrics.paired_difference(ours, theirs)
     mean, half = float(found.mean), float(found.half_width)
     verdict = REPRODUCED if mean - half > at_least else NOT_REPRODUCED
-    told = f"from {scale * at_least:+.1f}" if at_least else "beyond the interval"
+    told = f"from {scale * at_least:+.{digits}f}" if at_least else "beyond the interval"
     apart = "" if abs(mean - at_least) > half else f", not apart {told}"
-    text = f"{mine[0]} {scale * ours.mean():.1f}, {other[0]} {scale * theirs.mean():.1f}: {scale * mean:+.1f} "
-    return f"{text}±{scale * half:.1f} {unit}{apart}", verdict
+    means = f"{mine[0]} {scale * ours.mean():.{digits}f}, {other[0]} {scale * theirs.mean():.{digits}f}"
+    return f"{means}: {scale * mean:+.{digits}f} ±{scale * half:.{digits}f} {unit}{apart}", verdict
 
 
 def at_scale(found: str, verdict: str, full: bool) -> tuple[str, str]:
