@@ -51,6 +51,11 @@ def test_a_part_that_there_is_not_is_refused(module):
         tyro.cli(module.Config, args=["--only", "nothing"])
 
 
+def test_differences_of_hundredths_are_shown():
+    found = claims.compare(("a", [0.9827, 0.9829, 0.9825]), ("b", [0.9835, 0.9841, 0.9837]), at_least=-0.001, digits=2)
+    assert found == ("a 98.27, b 98.38: -0.11 ±0.06 points, not apart from -0.10", claims.NOT_REPRODUCED)
+
+
 def test_merging_replaces_claims_of_the_same_words(tmp_path):
     one, two, again = (claims.claim("paper", what, "1", found, "reproduced") for what, found in ["ax", "bx", "ay"])
     claims.merge(tmp_path, [one, two])
