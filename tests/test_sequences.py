@@ -240,6 +240,34 @@ def test_one_class_against_as_many_of_all_others():
             streams.one_vs_all(dataset, **options)
 
 
+def test_others_are_of_the_same_part_of_every_class():
+    images = np.arange(1200).reshape(1200, 1, 1, 1).astype(np.float32)
+    labels = np.arange(1200) % 3
+    dataset = data.from_arrays(images[:900], labels[:900], images[900:], labels[900:])
+    tables = streams.one_vs_all(dataset, validation=0.2, fraction=0.1, seed=3).tables
+    assert [part.size.tolist() for part in (tables.train, tables.validation, tables.test)] == [
+        [2 * size] * 3 for size in (24, 60, 100)
+    ]
+    for part in (tables.train, tables.validation, tables.test):
+        rows = part.index.reshape(3, -1)
+        own = [set(rows[task][labels[rows[task]] == task].tolist()) for task in range(3)]
+        for task in range(3):
+            others = set(rows[task].tolist()) - own[task]
+            assert len(others) == len(own[task])
+            assert others <= set.union(*own)
+    assert not set(tables.train.index.tolist()) & set(tables.validation.index.tolist())
+    fractions = [0.1, 1.0, 0.1]
+    stream = streams.one_vs_all(dataset, validation=0.2, fraction=fractions, seed=3)
+    assert stream.tables.train.size.tolist() == [48, 480, 48]
+    assert stream.facts["fraction"] == fractions
+    for options, words in (
+        ({"fraction": 0.0}, "fraction of training"),
+        ({"fraction": [0.1]}, "1 fractions were given"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            streams.one_vs_all(dataset, **options)
+
+
 def test_the_order_of_1993():
     stream = streams.split(cifar100(OFFICIAL), tasks=10, class_order="icarl", seed=7)
     assert stream.facts["class_order"][:10] == [68, 56, 78, 8, 23, 84, 90, 65, 74, 76]

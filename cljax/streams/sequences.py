@@ -208,22 +208,28 @@ def one_vs_all(
     *,
     tasks: int | None = None,
     class_order: str | Sequence[int] | np.ndarray | None = None,
+    scenario: str = "task",
     seed: int = 0,
+    validation: float = 0.1,
+    fraction: float | Sequence[float] = 1.0,
     **options: Any,
 ) -> Stream:
     """Tells one class from all others in each task: binary tasks that share their images, "homogeneous" ones.
 
-    Label 1 is the class, 0 any other. Of the others a task shows as many examples as the class has, drawn by the seed,
-    or all there are; so it is in the training and in the test part, and of the training part some are set aside for
-    validation then. Disjoint pairs of classes, "heterogeneous" binary tasks, are
-    `split(dataset, tasks=K // 2)`.
+    Label 1 is the class, 0 any other. Of the others a task shows as many examples as of the class, drawn by the seed,
+    or all there are; so it is in the training, the validation and the test part. To learn, they are drawn from the
+    `fraction` that is kept of each class, so that K tasks learn from the same few images. Disjoint pairs of classes,
+    "heterogeneous" binary tasks, are `split(dataset, tasks=K // 2)`.
 
     Args:
       dataset: single-label.
       tasks: T, of the first T classes in order; all K where None.
       class_order: as in `split`.
+      scenario: as in `split`.
       seed: as in `split`, and of the draw.
-      **options: scenario, validation, fraction, epochs, schedule, as in `split`.
+      validation: as in `split`.
+      fraction: of every class' training examples, a number for all tasks or one a task.
+      **options: epochs, schedule, as in `split`.
 
     Returns:
       Stream; no example is copied.
@@ -250,19 +256,24 @@ def one_vs_all(
     seed = whole("seed", seed, most=LARGEST_SEED)
     order = draw_class_order(class_order, count, seed)
     tasks = len(order) if tasks is None else whole("tasks", tasks, least=1, most=len(order))
-    train = np.arange(len(given)) < dataset.train_size
+    check_options(tasks, scenario, validation, seed)
+    used = fractions(fraction, tasks)
+    learn, validate = set_aside(dataset.train_labels, validation, seed)
+    test = np.arange(dataset.train_size, len(given))
     labels = []
-    for label in order[:tasks]:
-        mine, shown = given == label, np.full(len(given), -1, np.int32)
-        for number, part in enumerate((train, ~train)):
-            others = np.flatnonzero(part & ~mine)
-            drawn = np.random.default_rng([seed, _OTHERS, int(label), number]).permutation(others)
-            shown[drawn[: np.count_nonzero(part & mine)]] = 0
-        shown[mine] = 1
+    for label, part in zip(order, used, strict=False):
+        shown = np.full(len(given), -1, np.int32)
+        for number, rows in enumerate((subsample(given, learn, part, seed), test, validate)):
+            mine = given[rows] == label
+            drawn = np.random.default_rng([seed, _OTHERS, int(label), number]).permutation(rows[~mine])
+            shown[drawn[: np.count_nonzero(mine)]] = 0
+            shown[rows[mine]] = 1
         labels.append(shown)
     names = [["others", dataset.classes[label]] for label in order[:tasks]]
-    stream = relabelled(dataset, labels, names=names, seed=seed, **options)
-    return stream._replace(facts={**stream.facts, "kind": "one_vs_all", "class_order": order[:tasks].tolist()})
+    common: dict[str, Any] = {"scenario": scenario, "seed": seed, "validation": validation, **options}
+    stream = relabelled(dataset, labels, names=names, **common)
+    facts = {**stream.facts, "kind": "one_vs_all", "class_order": order[:tasks].tolist(), "fraction": used}
+    return stream._replace(facts=facts)
 
 
 _OTHERS = 4
