@@ -8,18 +8,21 @@ import pathlib
 import shlex
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tyro
 from PIL import Image
 
-from cljax import methods, metrics, networks, report
+from cljax import data, methods, metrics, networks, report, streams, training, tucker
 from cljax.cli.making import make_network, make_schedule
 from cljax.cli.options import Compare, settle
 from cljax.cli.parameters import parse_parameters
 from cljax.cli.rules import check_values
+from cljax.filters import TUCKER
 from cljax.methods.build import build
 from experiments import benchmark_gpu, benchmark_methods, claims, five_papers, growth, saving, tables
 from experiments.benchmark import ours, plain
@@ -287,7 +290,7 @@ def test_tf_distillation_begins_with_the_single_task_models(tmp_path):
     forms = {"tiny": "--data digits --tasks 2 --schedule multi-task --epochs 4 --network cnn --channels 4 --quiet"}
     name = "TF (Distillation), 4%"
     systems = {"STL, 4%": "--methods single_task --keep-learners", name: "--methods tensor_factorization --lr 1e-12"}
-    own = {name: tables_1_2.distilled}
+    own = {name: tables_1_2.begun}
     table = tables.Table("x", "paper, table 2", "experiments.x", forms, systems, {}, (), own=own)
     config = tables.Config(runs=str(tmp_path), form="tiny", seeds=2)
     assert tables.run_of(table, name, config, time.monotonic()) is None, "no time for the models"
@@ -297,6 +300,32 @@ def test_tf_distillation_begins_with_the_single_task_models(tmp_path):
     begun, ended = (np.asarray(one["rounds"]["accuracy"]) for one in (run, trained))
     assert (run["method"], begun.shape) == ("tensor_factorization", (2, 8, 2))
     np.testing.assert_allclose(begun, np.broadcast_to(ended[:, -1:], begun.shape), atol=1e-6)
+
+
+def test_tf_begins_with_kernels_uniform_from_0_to_1(tmp_path):
+    stream = streams.split(data.load("digits"), tasks=5)
+    method = methods.tensor_factorization(networks.cnn((8, 8, 1), 2, channels=((4,), (8,)), dense=()))
+    learner = training.make_learner(method, optax.sgd(1.0), stream.tables, 0.1, jax.random.key(0))
+    begun = tables_1_2.uniform(learner, jax.random.key(1))
+    chex.assert_trees_all_equal_shapes_and_dtypes(learner, begun)
+    drawn = []
+    for name in ("conv_0_0", "conv_1_0"):
+        kernel = begun.params[name]["kernel"]
+        drawn.append(tucker.product(kernel["core"], [kernel[factor] for factor in TUCKER]))
+        assert (drawn[-1] > -1e-5).all()
+        assert (drawn[-1] < 1 + 1e-5).all()
+        assert abs(drawn[-1].mean() - 0.5) < 0.05
+        assert abs(drawn[-1].std() - 12**-0.5) < 0.03
+    assert drawn[0].shape == (3, 3, 1, 4, 5)
+    alike = jax.tree.map(lambda *pair: bool((pair[0] == pair[1]).all()), learner.params, begun.params)
+    assert alike["conv_0_0"]["bias"]
+    assert alike["head"]["kernel"]
+    forms = {"tiny": "--data digits --tasks 2 --schedule multi-task --epochs 4 --network cnn --channels 4 --quiet"}
+    name = "TF, 4%"
+    systems = {name: "--methods tensor_factorization --lr 1e-12"}
+    table = tables.Table("x", "paper", "experiments.x", forms, systems, {}, (), own={name: tables_1_2.begun})
+    run = tables.run_of(table, name, tables.Config(runs=str(tmp_path), form="tiny", seeds=1))
+    assert np.asarray(run["rounds"]["accuracy"]).shape == (1, 8, 2)
 
 
 @pytest.mark.parametrize("system", [name for name in figure_3.PARAMETERS if name != "ProgNN"])
