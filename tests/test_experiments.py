@@ -324,7 +324,10 @@ def test_tf_begins_with_kernels_uniform_from_0_to_1(tmp_path):
     name = "TF, 4%"
     systems = {name: "--methods tensor_factorization --lr 1e-12"}
     table = tables.Table("x", "paper", "experiments.x", forms, systems, {}, (), own={name: tables_1_2.begun})
-    run = tables.run_of(table, name, tables.Config(runs=str(tmp_path), form="tiny", seeds=1))
+    config = tables.Config(runs=str(tmp_path), form="tiny", seeds=1)
+    unknown = table._replace(forms={"tiny": "--data no_such_data"})
+    assert tables.run_of(unknown, name, config, time.monotonic()) is None, "no time, and nothing is begun"
+    run = tables.run_of(table, name, config)
     assert np.asarray(run["rounds"]["accuracy"]).shape == (1, 8, 2)
 
 

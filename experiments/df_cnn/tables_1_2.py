@@ -158,6 +158,8 @@ def begun(table: tables.Table, system: str, config: tables.Config, until: float)
       config: of the experiment.
       until: by `time.monotonic`.
     """
+    if time.monotonic() >= until:
+        return None
     models = None
     if system.startswith(DISTILLED):
         single = system.replace(DISTILLED, "STL")
