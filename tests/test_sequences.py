@@ -260,6 +260,10 @@ def test_others_are_of_the_same_part_of_every_class():
     stream = streams.one_vs_all(dataset, validation=0.2, fraction=fractions, seed=3)
     assert stream.tables.train.size.tolist() == [48, 480, 48]
     assert stream.facts["fraction"] == fractions
+    visits = streams.visits([(2, 1), (0, 1), (1, 1)])
+    stream = streams.one_vs_all(dataset, validation=0.2, fraction=[0.1, 0.5, 1.0], seed=3, schedule=visits)
+    assert stream.facts["fraction"] == [1.0, 0.1, 0.5], "as the tasks, by their first visits"
+    assert stream.facts["tasks"] == [2, 0, 1]
     for options, words in (
         ({"fraction": 0.0}, "fraction of training"),
         ({"fraction": [0.1]}, "1 fractions were given"),

@@ -228,7 +228,8 @@ def one_vs_all(
       scenario: as in `split`.
       seed: as in `split`, and of the draw.
       validation: as in `split`.
-      fraction: of every class' training examples, a number for all tasks or one a task.
+      fraction: of every class' training examples, a number for all tasks or one a task. Of a class, those of a smaller
+        one are among those of a larger; which others are drawn from them differs.
       **options: epochs, schedule, as in `split`.
 
     Returns:
@@ -272,7 +273,8 @@ def one_vs_all(
     names = [["others", dataset.classes[label]] for label in order[:tasks]]
     common: dict[str, Any] = {"scenario": scenario, "seed": seed, "validation": validation, **options}
     stream = relabelled(dataset, labels, names=names, **common)
-    facts = {**stream.facts, "kind": "one_vs_all", "class_order": order[:tasks].tolist(), "fraction": used}
+    parts = [used[task] for task in stream.facts["tasks"]]
+    facts = {**stream.facts, "kind": "one_vs_all", "class_order": order[:tasks].tolist(), "fraction": parts}
     return stream._replace(facts=facts)
 
 
