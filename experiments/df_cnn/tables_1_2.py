@@ -52,7 +52,8 @@ from cljax.cli.process import use_compilation_cache, use_threads
 from cljax.filters import TUCKER
 from cljax.keys import make_key
 from cljax.storage.checkpoints import Saving
-from cljax.types import Array, Learner
+from cljax.training.plan import init_key
+from cljax.types import Array, Learner, Method, Stream
 from experiments import tables
 from experiments.tables import Run, above
 
@@ -189,13 +190,8 @@ def _begin(words: list[str], models: str | None, folder: str, left: float) -> Ru
     pasts = []
     nothing = np.zeros((0, len(made.seeds[0][1].facts["classes"])), np.float32)
     for seed, stream in made.seeds:
-        most = streams.max_examples(stream.tables)
-        learner = training.make_learner(method, made.optimizer, stream.tables, 1.0, make_key(seed), most)
-        if models is None:
-            learner = jax.jit(uniform)(learner, make_key(seed))
-        else:
-            start = jax.jit(methods.start_from_models)
-            learner = start(learner, past_of(models, "single_task", seed, stream).learner)
+        trained = models and past_of(models, "single_task", seed, stream).learner
+        learner = first(method, made.optimizer, seed, stream, trained)
         pasts.append(training.Past(learner, training.Evaluation(*[nothing] * 3, nothing.astype(np.uint32))))
 
     def stop(event: training.Event) -> None:
@@ -208,6 +204,15 @@ def _begin(words: list[str], models: str | None, folder: str, left: float) -> Ru
     except TimeoutError:
         return None
     return report.run_record(outcome, network=made.networks[method.name], config=made.config)
+
+
+def first(method: Method, optimizer: Any, seed: int, stream: Stream, trained: Learner | None = None) -> Learner:
+    """The learner that a run of `tensor_factorization` begins with, but for its kernels: uniform, or trained ones."""
+    key, most = init_key(make_key(seed)), streams.max_examples(stream.tables)
+    learner = training.make_learner(method, optimizer, stream.tables, 1.0, key, most)
+    if trained is None:
+        return jax.jit(uniform)(learner, init_key(key))
+    return jax.jit(methods.start_from_models)(learner, trained)
 
 
 def uniform(learner: Learner, key: Array) -> Learner:
