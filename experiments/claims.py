@@ -94,10 +94,9 @@ def in_percent(found: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, dict[s
 
 def merge(out: pathlib.Path, claims: Iterable[Claim]) -> pathlib.Path:
     """Puts claims into `claims.json` in a folder, in place of those of the same words; `claims.md` shows them."""
-    path, new = out / "claims.json", list(claims)
-    done = {one["claim"] for one in new}
+    path, new = out / "claims.json", {one["claim"]: one for one in claims}
     old = json.loads(path.read_text())["claims"] if path.exists() else []
-    everything = [one for one in old if one["claim"] not in done] + new
+    everything = [new.pop(one["claim"], one) for one in old] + list(new.values())
     write_json(path, {"claims": everything})
     write_text(path.with_suffix(".md"), as_text(everything))
     return path

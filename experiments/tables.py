@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from cljax import metrics, report
 from cljax.files import read_json, write_text
@@ -79,6 +80,7 @@ class Table(NamedTuple):
       in_form: `{form: {system: arguments}}` that some systems have in a form, behind those.
       own: `{system: function}` of the table, the system, the configuration and the time: the run of one that is more
         than a command, or None.
+      draw: a figure of the runs that are there, for `NAME_FORM.png` beside the result.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Table(NamedTuple):
     stands_in: bool = False
     in_form: Mapping[str, Mapping[str, str]] = {}
     own: Mapping[str, Callable[[Any, str, Config, float], Run | None]] = {}
+    draw: Callable[[Runs], Figure] | None = None
 
 
 def accuracy(run: Run) -> np.ndarray:
@@ -293,6 +296,8 @@ def shown(table: Table, found: Mapping[str, Any]) -> str:
         means, intervals, papers = found[f"{column}_mean"], found[f"{column}_ci95"], table.published.get(column, {})
         lines.append(f"{column.replace('_', ' ')}, percent:")
         for name, mean in means.items():
+            if np.isnan(mean):
+                continue
             paper = f"   paper {papers[name]:6.2f}" if name in papers else ""
             lines.append(f"  {name:28s} {mean:6.2f} ±{intervals[name]:5.2f}{paper}")
         apart = found["differences"]
@@ -346,6 +351,8 @@ def main(table: Table, config: Config) -> None:
     if found["not_run"]:
         same = "the same command without --only" if config.only else "the same command"
         print(f"Not run yet: {', '.join(found['not_run'])}; {same} goes on.")
-    write_result(config, f"{table.name}_{config.form}", found, command_line(table.module))
+    path = write_result(config, f"{table.name}_{config.form}", found, command_line(table.module))
+    if table.draw:
+        table.draw(runs).savefig(path.with_suffix(".png"), dpi=110)
     if config.seeds > 1 and config.form != "tiny":  # one seed has no interval
         claims.merge(pathlib.Path(config.out), own)

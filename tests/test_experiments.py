@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 import tyro
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cljax import data, methods, metrics, networks, report, streams, training, tucker
@@ -28,12 +29,14 @@ from experiments import benchmark_gpu, benchmark_methods, claims, five_papers, g
 from experiments.benchmark import ours, plain
 from experiments.clnp import figure_3 as clnp_figure_3
 from experiments.clnp import figure_4 as clnp_figure_4
+from experiments.clnp import figure_5 as clnp_figure_5
 from experiments.clnp import table_1 as clnp_table_1
 from experiments.df_cnn import figure_3, tables_1_2
 from experiments.lwf import __main__ as lwf
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
 from experiments.lwm import figure_4
+from experiments.lwm import figure_5 as lwm_figure_5
 from tests.test_cli import fake_stream
 from tests.test_df_cnn import count
 
@@ -63,9 +66,9 @@ def test_merging_replaces_claims_of_the_same_words(tmp_path):
     one, two, again = (claims.claim("paper", what, "1", found, "reproduced") for what, found in ["ax", "bx", "ay"])
     claims.merge(tmp_path, [one, two])
     claims.merge(tmp_path, [again])
-    assert json.loads((tmp_path / "claims.json").read_text())["claims"] == [two, again]
+    assert json.loads((tmp_path / "claims.json").read_text())["claims"] == [again, two]
     table = (tmp_path / "claims.md").read_text().splitlines()
-    assert table[-2:] == ["| b | 1 | x | reproduced |", "| a | 1 | y | reproduced |"]
+    assert table[-2:] == ["| a | 1 | y | reproduced |", "| b | 1 | x | reproduced |"], "where they stood"
     assert table.count("## paper") == 1
     at = table.index("| of | claims | reproduced |")
     assert table[at + 2 : at + 4] == ["| paper | 2 | 2 |", ""]
@@ -138,7 +141,9 @@ def table_of(**changes):
 
 
 def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, capsys):
-    table, places = table_of(), {"runs": str(tmp_path / "runs"), "out": str(tmp_path)}
+    drawn = []
+    table = table_of()._replace(draw=lambda runs: drawn.append(set(runs)) or Figure())
+    places = {"runs": str(tmp_path / "runs"), "out": str(tmp_path)}
     config = tables.Config(**places, form="tiny", seeds=2, only=("lwf",))
     tables.main(table, dataclasses.replace(config, seconds=0.0))
     assert "No run is complete yet" in capsys.readouterr().out
@@ -157,6 +162,8 @@ def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, caps
     found = json.loads((tmp_path / "results" / "x_tiny.json").read_text())
     assert found["not_run"] == []
     assert set(found["average_accuracy_mean"]) == set(table.systems)
+    assert drawn == [{"lwf"}, set(table.systems)]
+    assert (tmp_path / "results" / "x_tiny.png").exists()
     (other,) = set((tmp_path / "runs").iterdir()) - {first}
     config = json.loads((other / "config.json").read_text())
     assert config["training"]["epochs"] == 2, "a system's own option is in place of all's"
@@ -259,6 +266,34 @@ def test_clnps_capacity_by_hand():
     np.testing.assert_allclose(clnp_figure_4.used(run, "dense_0"), used[:, 1])
 
 
+def test_clnps_figure_5_draws_each_system_and_each_convolution():
+    usage = {"conv_0": {"free": [[0.5, 0.2], [0.7, 0.4]]}, "dense_0": {"free": [[1.0, 1.0]]}}
+    runs = {
+        "CLNP": {"accuracy": [[[0.1, 0.0], [0.3, 0.5]], [[0.1, 0.0], [0.5, 0.9]]], "feature_usage": usage},
+        "multi-task": {"accuracy": [[[np.nan, np.nan], [0.6, 0.8]], [[np.nan, np.nan], [0.6, 0.8]]]},
+    }
+    left, right = clnp_figure_5.draw(runs).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in (*left.lines, *right.lines)}
+    assert {name: np.round(points, 9).tolist() for name, points in drawn.items()} == {
+        "CLNP": [[1, 40], [2, 70]],
+        "multi-task": [[1, 60], [2, 80]],
+        "convolution 1": [[1, 40], [2, 70]],
+    }
+    del runs["CLNP"]
+    assert not clnp_figure_5.draw(runs).axes[1].lines
+
+
+def test_lwms_figure_5_draws_what_is_there_in_the_same_colours():
+    run = lambda *steps: {"accuracy": [[[steps[0], 0.0], [steps[1], steps[1]]]] * 2}
+    runs = {"lwm_50": run(0.5, 0.25), "finetune_50": run(0.5, 0.125), "finetune_20": run(0.75, 0.25)}
+    panels = lwm_figure_5.draw(runs).axes
+    assert [len(panel.lines) for panel in panels] == [0, 1, 2, 0]
+    (small,), (lwm, large) = panels[1].lines, panels[2].lines
+    assert lwm.get_xydata().tolist() == [[50, 50], [100, 25]]
+    assert small.get_xydata().tolist() == [[20, 75], [40, 25]]
+    assert small.get_color() == large.get_color() != lwm.get_color()
+
+
 def test_df_cnns_curves_by_hand():
     """Two tasks of four epochs, of which every second is evaluated; the second task's are in two phases."""
     run = {
@@ -272,6 +307,20 @@ def test_df_cnns_curves_by_hand():
     np.testing.assert_allclose(figure_3.converged(run), [(2 / 2 + 1 / 2) / 2], rtol=1e-6)
     np.testing.assert_allclose(figure_3.forgetting_ratio(run), [0.45 / 0.5], rtol=1e-6)
     np.testing.assert_allclose(figure_3.recovered(run), [(0.45 - 0.5) / 0.5], rtol=1e-6)
+
+
+def test_df_cnns_figure_4_draws_each_task_from_when_it_comes():
+    run = {
+        "curve_epochs": [[0, 0, 2], [0, 0, 4], [1, 0, 2]],
+        "curves": [[[0.4, 0.0], [0.5, 0.1], [0.3, 0.8]], [[0.4, 0.0], [0.7, 0.1], [0.5, 0.8]]],
+        "epochs": {"loss": [[[[1.0] * 4], [[1.0] * 2 + [None] * 2]]] * 2},
+        "schedule": {"task": [0, 1]},
+        "seeds": [0, 1],
+    }
+    (panel,) = figure_3.draw({"STL": run, "HPS": run}).axes
+    *tasks, peaks = (np.round(line.get_xydata(), 9).tolist() for line in panel.lines)
+    assert tasks == [[[0.5, 40], [1, 60]], [[0.5, 40], [1, 60], [2, 40]], [[2, 80]], [[2, 80]]]
+    np.testing.assert_allclose([y for _, y in peaks], 70, rtol=1e-6)
 
 
 def test_a_multi_task_run_is_measured_in_the_round_that_validation_chooses():

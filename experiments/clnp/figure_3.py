@@ -16,10 +16,10 @@ import numpy as np
 import tyro
 from matplotlib.axes import Axes
 
-from cljax import metrics
 from cljax.report import frame, palette
 from experiments import claims
 from experiments.clnp.table_1 import AT_SCALE, FORMS, Config, Runs
+from experiments.drawing import lines
 from experiments.saving import command_line, write_result
 
 SOURCE = "Golkar et al. 2019, figure 3"
@@ -45,13 +45,7 @@ def tasks_held(used: np.ndarray, tolerance: float = 1e-9) -> np.ndarray:
 def draw(used: np.ndarray) -> Axes:
     """The parts of both layers' units in use after each task, `[S, layers, T]`, means and intervals."""
     ax = frame.axes(None, (7, 4.2))
-    places = np.arange(1, used.shape[-1] + 1)
-    for layer, name in enumerate(("first hidden layer", "second")):
-        found = metrics.mean_and_interval(100 * used[:, layer])
-        low, high = (np.clip(found.mean + sign * found.half_width, 0, 100) for sign in (-1, 1))
-        color = palette.style(layer).color
-        ax.plot(places, found.mean, color=color, label=name)
-        ax.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
+    lines(ax, {"first hidden layer": used[:, 0], "second": used[:, 1]})
     for layer, percent in enumerate(PUBLISHED["used after 10 tasks"]):  # type: ignore[arg-type]
         label = "paper, after 10 tasks" if layer else None
         ax.plot([10], [percent], "x", color=palette.style(layer).color, label=label)

@@ -17,7 +17,7 @@ Beside what the paper measures, the best test accuracy that a task has while it 
 tested at the epoch that its validation images choose. `forgetting_ratio` is figure 3b's in the end, over all tasks but
 the last; `converged` the part of its epochs after which a task has 98% of its peak (figure 5c has it for Office-Home);
 `recovered` what old tasks gain, of their peaks, while the last three tenths of the tasks (in `reduced` the last two)
-are learned. The curves of figure 4 are in the records. PARAMETERS are the published sizes, which a test holds.
+are learned. Figure 4 is drawn beside the result. PARAMETERS are the published sizes, which a test holds.
 
 DEN's code is withheld. It is given the large network, of whose convolutions the first task has the paper's features,
 and the published numbers, but for the group lasso: 0.8 a step would leave no new unit, so it is 0.8 times the rate.
@@ -27,8 +27,11 @@ from __future__ import annotations
 
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 from cljax import metrics
+from cljax.report import frame, palette
+from cljax.report.series import learning_curve
 from experiments import claims, tables
 from experiments.five_papers import DF_CNN_FIRST, DF_CNN_LAST
 from experiments.tables import Run, Runs, above
@@ -93,6 +96,32 @@ def reverse_transfer(runs: Runs) -> tuple[str, str]:
     return claims.compare(("DF-CNN", gain), ("none", np.zeros_like(gain)))
 
 
+def draw(runs: Runs) -> Figure:
+    """Figure 4: each task's test accuracy from when it comes, thick while it is learned, a panel a system.
+
+    The dotted lines are the mean peaks of single-task learning, of both sizes.
+    """
+    systems = [name for name in runs if not name.startswith("STL")] or list(runs)
+    rows, columns = -(-len(systems) // 3), min(3, len(systems))
+    figure = Figure((4 * columns, 3.3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for unused in panels[len(systems) :]:
+        unused.remove()
+    for place, (panel, name) in enumerate(zip(panels, systems, strict=False)):
+        places = learning_curve(runs[name], "curves")[0]
+        visits = np.asarray(runs[name]["curve_epochs"])[:, 0]
+        curves = 100 * np.mean(np.asarray(runs[name]["curves"], np.float64), axis=0).T
+        colors = np.linspace(0, len(palette.TASKS) - 1, len(curves)).round().astype(int)
+        for task, means in enumerate(curves):
+            for when, width in ((visits == task, 2.2), (visits >= task, 1.0)):
+                panel.plot(places[when], means[when], color=palette.TASKS[colors[task]][0], linewidth=width)
+        for peaks, color in (("STL", "0.3"), ("STL, large", "0.6")):
+            if peaks in runs:
+                panel.axhline(100 * tables.peak(runs[peaks]).mean(), color=color, linestyle=":")
+        frame.dress(panel, name, "tasks learned", "" if place % columns else "test accuracy (%)")
+    return figure
+
+
 PEAK = {
     "STL": 31.2,
     "STL, large": 34.3,
@@ -155,6 +184,7 @@ TABLE = tables.Table(
         form: {"DEN": f"den.group_lasso={0.8 * rate:g}"}
         for form, rate in (("full", 1e-4), ("leased", 1e-4), ("reduced", 1e-3), ("tiny", 1e-3))
     },
+    draw=draw,
 )  # fmt: skip
 
 

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
+from cljax.report import frame
 from experiments import tables
-from experiments.tables import Run, above, after_each_task, incremental, kept
+from experiments.drawing import lines
+from experiments.tables import Run, Runs, above, after_each_task, incremental, kept
 
 ALL = "--data cifar100 --scenario class --augment crop flip --clip 0 --weight-decay 1e-5 --quiet"
 PAPER = f"{ALL} --validation 0 --network resnet34 --epochs 10 --batch-size 128 --lr 0.01"
@@ -38,6 +41,7 @@ METHODS = {
     "icarl": "--methods icarl",
 }
 """The last takes `--set` of the form, the others have their own; 'attention' is L_C and L_AD."""
+LABELS = {"lwf_mc": "LwF-MC", "lwm": "LwM", "finetune": "fine-tuning", "attention": "L_C and L_AD", "icarl": "iCaRL"}
 SYSTEMS = {
     f"{name}_{classes}": f"{words} --tasks {100 // classes} --class-order random"
     for classes in (10, 20, 50)
@@ -51,6 +55,20 @@ def later(run: Run) -> np.ndarray:
     In the first nothing is distilled: there LwM and LwF-MC differ in what their losses say of unseen classes alone.
     """
     return after_each_task(run)[:, 1:].mean(axis=-1)
+
+
+def draw(runs: Runs) -> Figure:
+    """After each step the accuracy on all classes seen, a panel a size of steps."""
+    figure = Figure((13, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(STEPS), sharey=True)
+    for place, (panel, (end, what)) in enumerate(zip(panels, STEPS.items(), strict=True)):
+        found = {name: runs.get(f"{name}_{end}") for name in METHODS}
+        named = {LABELS[name]: None if run is None else after_each_task(run) for name, run in found.items()}
+        lines(panel, named, int(end.partition("_")[0]))
+        frame.dress(panel, what, "classes seen", "" if place else "accuracy (%)")
+    known = dict(pair for panel in panels for pair in zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(known.values(), known.keys(), loc="outside right center", frameon=False)
+    return figure
 
 
 FIGURE, TABLE_5 = "curves without numbers", "26.8 to 97.2 at 60 classes of iILSVRC-small, top-5"
@@ -78,6 +96,7 @@ TABLE = tables.Table(
     ),
     metrics={"incremental_accuracy_from_the_second_step": later},
     pairs={f"LwM to LwF-MC, {what}": (f"lwm_{end}", f"lwf_mc_{end}") for end, what in STEPS.items()},
+    draw=draw,
 )
 
 if __name__ == "__main__":
