@@ -336,11 +336,11 @@ def main(table: Table, config: Config) -> None:
             f"{table.name} has the forms {', '.join(table.forms)} and the systems {', '.join(table.systems)}; "
             f"not {', '.join(unknown) or config.form}."
         )
-    until, runs = time.monotonic() + config.seconds, {}
-    for name in table.systems:
-        run = run_of(table, name, config, until)
-        if run is not None:
-            runs[name] = run
+    until = time.monotonic() + config.seconds
+    made = {name: run_of(table, name, config, until) for name in table.systems}
+    # what another process has made since is read now
+    there = {name: run or run_of(table, name, config, 0.0) for name, run in made.items()}
+    runs = {name: run for name, run in there.items() if run}
     if not runs:
         print("No run is complete yet; the same command goes on.")
         return

@@ -140,7 +140,7 @@ def table_of(**changes):
     return table._replace(**changes)
 
 
-def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, capsys):
+def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, capsys, monkeypatch):
     drawn = []
     table = table_of()._replace(draw=lambda runs: drawn.append(set(runs)) or Figure())
     places = {"runs": str(tmp_path / "runs"), "out": str(tmp_path)}
@@ -179,6 +179,14 @@ def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, caps
         )
     assert "reproduced      the strong is above (x, tiny)" in capsys.readouterr().out
     assert not (tmp_path / "claims.json").exists(), "a trial claims nothing"
+    asked, run_of = [], tables.run_of
+    late = lambda table, name, *rest: (
+        asked.append(name) or (asked.count(name) > 1 and run_of(table, name, *rest)) or None
+    )
+    monkeypatch.setattr(tables, "run_of", late)
+    tables.main(table, tables.Config(**places, form="tiny", seeds=2))
+    found = json.loads((tmp_path / "results" / "x_tiny.json").read_text())
+    assert found["not_run"] == [], "other processes made both meanwhile"
     with pytest.raises(SystemExit, match="systems lwf, lwf, strong; not lwm"):
         tables.main(table, tables.Config(**places, form="tiny", only=("lwm",)))
     with pytest.raises(SystemExit, match=r"forms tiny .*; not full"):
