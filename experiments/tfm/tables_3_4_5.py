@@ -53,6 +53,8 @@ ORDERS = (
     ("tfm", "lwf"),
     ("tfm", "imm"),
     ("tfm", "ewc"),
+    ("tfm", "lfl"),
+    ("hat", "freezing"),
     ("lwf", "finetune"),
     ("lwf", "lfl"),
     ("freezing", "finetune"),
