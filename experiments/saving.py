@@ -8,7 +8,7 @@ import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cljax import report
@@ -28,14 +28,14 @@ def digest(*decides: Any) -> str:
     return hashlib.sha256(json.dumps(report.plain(list(decides)), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def kept(folder: pathlib.Path, name: str, decides: Any, make: Callable[[], Any]) -> Any:
+def kept(folder: pathlib.Path, name: str, decides: Any, make: Callable[[], Any] | None) -> Any:
     """What `make()` returns, as JSON has it; read where the same configuration left it in the folder before.
 
     Args:
       folder: of the file `NAME-DIGEST.json`.
       name: for who looks into the folder.
       decides: all that the result depends on; what differs in any of it is made anew.
-      make: called where nothing is kept.
+      make: called where nothing is kept; None, and there is nothing.
 
     Example:
       >>> import tempfile
@@ -45,14 +45,39 @@ def kept(folder: pathlib.Path, name: str, decides: Any, make: Callable[[], Any])
     """
     path = folder / f"{name}-{digest(decides)}.json"
     if not path.exists():
+        if make is None:
+            return None
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report.plain(make()))
     return read_json(path)
 
 
+def check_replaces(config: Any, name: str, systems: Iterable[str] | None = None) -> None:
+    """Checks, before anything is run, that a result of that name has no more seeds or systems than the new one.
+
+    Raises:
+      SystemExit: it has, and would be lost.
+    """
+    path = pathlib.Path(config.out) / "results" / f"{name}.json"
+    if not path.exists():
+        return
+    before = read_json(path)
+    seeds, known = before["config"]["seeds"], set(before.get("average_accuracy_mean", ()))
+    if seeds > config.seeds:
+        raise SystemExit(f"{path} is of {seeds} seeds, and one of {config.seeds} would replace it. Give another --out.")
+    if systems is not None and (lost := sorted(known - set(systems))):
+        raise SystemExit(
+            f"{path} has {', '.join(lost)} as well, and would lose them. Leave out --only (what is kept is not run "
+            f"again), or give another --out."
+        )
+
+
 def command_line(module: str) -> str:
     """The command that started this process, as the module's, without this machine's folders and the time it had."""
-    words = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    words = []
+    for word in sys.argv[1:]:
+        option, *value = word.split("=", 1) if word.startswith("--") else ["", word]
+        words += [option.replace("_", "-"), *value] if option else value
     local = {f"--{name.replace('_', '-')}" for name in LOCAL}
     stay = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & local]
     data_dir = ["--data-dir", "FOLDER"] if "--data-dir" in words else []

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from cljax import metrics, report
 from cljax.files import read_json, write_text
 from experiments import claims
-from experiments.saving import command_line, digest, write_result
+from experiments.saving import check_replaces, command_line, digest, write_result
 
 Run = dict[str, Any]
 """An entry of a record: a method over all seeds."""
@@ -328,7 +328,7 @@ def main(table: Table, config: Config) -> None:
     """Does the runs that are not there yet, writes the result, the claims and what the paper has beside ours.
 
     Raises:
-      SystemExit: the table has no such form or system.
+      SystemExit: the table has no such form or system; or its result is of more seeds.
     """
     unknown = [name for name in config.only if name not in table.systems]
     if unknown or config.form not in table.forms:
@@ -336,6 +336,7 @@ def main(table: Table, config: Config) -> None:
             f"{table.name} has the forms {', '.join(table.forms)} and the systems {', '.join(table.systems)}; "
             f"not {', '.join(unknown) or config.form}."
         )
+    check_replaces(config, f"{table.name}_{config.form}")
     until = time.monotonic() + config.seconds
     made = {name: run_of(table, name, config, until) for name in table.systems}
     # what another process has made since is read now
@@ -356,3 +357,19 @@ def main(table: Table, config: Config) -> None:
         table.draw(runs).savefig(path.with_suffix(".png"), dpi=110)
     if config.seeds > 1 and config.form != "tiny":  # one seed has no interval
         claims.merge(pathlib.Path(config.out), own)
+
+
+def all_of(wanted: Sequence[Table], config: Config) -> None:
+    """The same of several tables, one after the other; `--only` and `--seconds` are of them all.
+
+    Raises:
+      SystemExit: as of `main`; none of them has such a system.
+    """
+    until = time.monotonic() + config.seconds
+    known = {system for table in wanted for system in table.systems}
+    if unknown := sorted(set(config.only) - known):
+        raise SystemExit(f"There is no system {', '.join(unknown)}, but: {', '.join(sorted(known))}.")
+    for table in wanted:
+        only = tuple(system for system in config.only if system in table.systems)
+        if only or not config.only:
+            main(table, dataclasses.replace(config, only=only, seconds=until - time.monotonic()))

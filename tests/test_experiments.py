@@ -6,6 +6,7 @@ import itertools
 import json
 import pathlib
 import shlex
+import sys
 import time
 
 import chex
@@ -31,7 +32,7 @@ from experiments.clnp import figure_3 as clnp_figure_3
 from experiments.clnp import figure_4 as clnp_figure_4
 from experiments.clnp import figure_5 as clnp_figure_5
 from experiments.clnp import table_1 as clnp_table_1
-from experiments.df_cnn import figure_3, tables_1_2
+from experiments.df_cnn import causes, figure_3, tables_1_2
 from experiments.lwf import __main__ as lwf
 from experiments.lwf import paper, parts, runs
 from experiments.lwf.paper import from_torch, middle
@@ -55,6 +56,69 @@ def test_a_part_that_there_is_not_is_refused(module):
     """Nothing used to be done, and of the benchmark an empty result took the place of the last."""
     with pytest.raises(SystemExit):
         tyro.cli(module.Config, args=["--only", "nothing"])
+
+
+def test_a_cause_that_there_is_not_is_refused_before_data_are_read(tmp_path):
+    """It used to write a result of no run over that of all."""
+    with pytest.raises(SystemExit, match="There is no run task 11, but: task 1"):
+        causes.main(causes.Config(data_dir=str(tmp_path), out=str(tmp_path), only=("task 11",)))
+
+
+def test_causes_that_are_kept_stay_in_the_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(causes.data, "load", lambda *_: None)
+    monkeypatch.setattr(causes, "run", lambda dataset, way: {"test": [0.1 * way.task] * 300, "loss": [1.0]})
+    for only in (("task 1", "task 6"), ("task 10",)):
+        causes.main(causes.Config(runs=str(tmp_path), out=str(tmp_path), only=only))
+    found = json.loads((tmp_path / "results" / "df_cnn_causes.json").read_text())
+    assert list(found["runs"]) == ["task 1", "task 6", "task 10"]
+
+
+def test_a_claim_of_no_difference_is_not_tested_where_there_is_no_interval():
+    for claimed in (parts.level, parts.not_above):
+        for values in ([0.9], [0.9, np.nan, 0.9]):
+            assert claimed("", "", ("a", values), ("b", [0.1] * len(values)))["verdict"] == "not tested"
+        assert claimed("", "", ("a", [0.9, 0.8, 0.9]), ("b", [0.1, 0.1, 0.2]))["verdict"] == "not reproduced"
+        assert claimed("", "", ("a", [0.1, 0.8, 0.9]), ("b", [0.8, 0.1, 0.9]))["verdict"] == "reproduced"
+
+
+def test_less_does_not_replace_a_result_of_more(tmp_path):
+    config = tables.Config(out=str(tmp_path), seeds=3)
+    saving.check_replaces(config, "x")
+    saving.write_result(config, "x", {"average_accuracy_mean": {"lwf": 1.0, "ewc": 2.0}}, "")
+    saving.check_replaces(config, "x", ["lwf", "ewc", "si"])
+    saving.check_replaces(dataclasses.replace(config, seeds=5), "x")
+    with pytest.raises(SystemExit, match=r"x.json is of 3 seeds, and one of 2 would replace it. Give another --out"):
+        saving.check_replaces(dataclasses.replace(config, seeds=2), "x")
+    with pytest.raises(SystemExit, match=r"x.json has ewc as well, and would lose them. Leave out --only"):
+        saving.check_replaces(config, "x", ["lwf"])
+    for main, more, name in (
+        (lambda config: tables.main(table_of(), config), tables.Config(form="tiny"), "x_tiny"),
+        (clnp_table_1.main, clnp_table_1.Config(form="tiny"), "clnp_table_1_tiny"),
+        (clnp_figure_3.main, clnp_table_1.Config(form="tiny"), "clnp_figure_3_tiny"),
+        (figure_4.main, figure_4.Config(form="tiny"), "lwm_figure_4_tiny"),
+        (lwf.main, lwf.Config(only=("figure_5",)), "lwf_figure_5"),
+    ):
+        saving.write_result(config, name, {}, "")
+        with pytest.raises(SystemExit, match=f"{name}.json is of 3 seeds"):
+            main(dataclasses.replace(more, out=str(tmp_path), seeds=1))
+
+
+def test_options_of_several_tables_are_checked_before_the_first_is_run(monkeypatch):
+    ran = []
+    monkeypatch.setattr(tables, "main", lambda table, config: ran.append((table.name, config.only)))
+    two = [table_of(name="a", systems={"lwf": "", "ewc": ""}), table_of(name="b", systems={"lwf": "", "si": ""})]
+    with pytest.raises(SystemExit, match="no system lwm, but: ewc, lwf, si"):
+        tables.all_of(two, tables.Config(only=("lwf", "lwm")))
+    tables.all_of(two, tables.Config(only=("lwf", "si")))
+    assert ran == [("a", ("lwf",)), ("b", ("lwf", "si"))]
+    tables.all_of(two, tables.Config(only=("ewc",)))
+    assert ran[2:] == [("a", ("ewc",))]
+
+
+def test_a_private_folder_is_not_in_the_command_of_a_result(monkeypatch):
+    for option in ("--data-dir", "--data_dir"):
+        monkeypatch.setattr(sys, "argv", ["x", f"{option}=/home/me", "--seeds=3"])
+        assert saving.command_line("experiments.x") == "python -m experiments.x --data-dir FOLDER --seeds 3"
 
 
 def test_differences_of_hundredths_are_shown():
@@ -180,9 +244,11 @@ def test_a_table_s_systems_are_run_once_each_with_its_own_options(tmp_path, caps
     assert "reproduced      the strong is above (x, tiny)" in capsys.readouterr().out
     assert not (tmp_path / "claims.json").exists(), "a trial claims nothing"
     asked, run_of = [], tables.run_of
-    late = lambda table, name, *rest: (
-        asked.append(name) or (asked.count(name) > 1 and run_of(table, name, *rest)) or None
-    )
+
+    def late(table, name, *rest):
+        asked.append(name)
+        return run_of(table, name, *rest) if asked.count(name) > 1 else None
+
     monkeypatch.setattr(tables, "run_of", late)
     tables.main(table, tables.Config(**places, form="tiny", seeds=2))
     found = json.loads((tmp_path / "results" / "x_tiny.json").read_text())
@@ -357,6 +423,21 @@ def test_tf_distillation_begins_with_the_single_task_models(tmp_path):
     begun, ended = (np.asarray(one["rounds"]["accuracy"]) for one in (run, trained))
     assert (run["method"], begun.shape) == ("tensor_factorization", (2, 8, 2))
     np.testing.assert_allclose(begun, np.broadcast_to(ended[:, -1:], begun.shape), atol=1e-6)
+
+
+def test_seeds_of_tf_that_diverged_are_not_in_its_run(tmp_path, monkeypatch, private_cache):
+    drive = training.drive
+
+    def second_diverges(*args, **kwargs):
+        outcome = drive(*args, **kwargs)
+        return outcome._replace(failure=outcome.failure._replace(round=np.array([-1, 0])))
+
+    monkeypatch.setattr(tables_1_2.training, "drive", second_diverges)
+    words = "compare --data digits --tasks 2 --schedule multi-task --epochs 4 --network cnn --channels 4 --quiet"
+    words = [*words.split(), "--methods", "tensor_factorization", "--seeds", "2"]
+    run = tables_1_2._begin(words, None, str(tmp_path), 600.0)
+    assert run["seeds"] == [0]
+    assert np.shape(run["accuracy"]) == (1, 2, 2)
 
 
 def test_tf_begins_with_kernels_uniform_from_0_to_1(tmp_path):

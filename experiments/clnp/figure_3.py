@@ -20,7 +20,7 @@ from cljax.report import frame, palette
 from experiments import claims
 from experiments.clnp.table_1 import AT_SCALE, FORMS, Config, Runs
 from experiments.drawing import lines
-from experiments.saving import command_line, write_result
+from experiments.saving import check_replaces, command_line, write_result
 
 SOURCE = "Golkar et al. 2019, figure 3"
 TASKS = {"full": 25, "published": 25, "reduced": 25, "tiny": 3}
@@ -92,6 +92,7 @@ def claims_of(used: np.ndarray, accuracy: np.ndarray, form: str) -> list[claims.
 
 def main(config: Config) -> None:
     """Runs what is not kept, writes the result, the picture and the claims."""
+    check_replaces(config, f"clnp_figure_3_{config.form}")
     numbers = Runs(config).chosen("clnp")["best"]
     runs = Runs(config, FORMS[config.form]._replace(tasks=TASKS[config.form]))
     found = [runs.record("clnp", seed, numbers) for seed in range(config.seeds)]

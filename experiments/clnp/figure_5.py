@@ -10,8 +10,8 @@ validation images; neither is done here. The reduced form has an eighth of the f
 twentieth of CIFAR-10, at four times the rate in batches of 16: rate times steps, which L1's reach goes with, is 4.5 for
 the first task and 2.3 for others (full: 10.6 and 1.1). Its alpha is 2e-3: of others that were tried with one seed, at
 1e-3 three tasks filled the last layer, and at 4e-3 the first two tasks were learned 8 points worse. Its multi-task
-training has all of the first task's images in an epoch, and 24 epochs at twice the paper's rate. An hour and a
-half of a core, of which multi-task training takes a third. FOLDER has both data sets as TFDS prepares them.
+training has all of the first task's images in an epoch, and 24 epochs at twice the paper's rate. An hour and a half of
+a core, of which multi-task training takes a third. FOLDER has both data sets as TFDS prepares them.
 """
 
 from __future__ import annotations
@@ -132,7 +132,6 @@ TABLE = tables.Table(
     },
     draw=draw,
 )
-
 
 if __name__ == "__main__":
     tables.main(TABLE, tyro.cli(tables.Config))

@@ -36,7 +36,7 @@ from cljax.methods.clnp import THRESHOLDS
 from cljax.storage.checkpoints import Saving
 from cljax.types import Method, Network, Stream
 from experiments import claims
-from experiments.saving import command_line, digest, kept, write_result
+from experiments.saving import check_replaces, command_line, digest, kept, write_result
 
 PUBLISHED = {"single_task": 98.48, "clnp": 98.42, "superposition": 97.6, "si": 97.2, "ewc": 97.0}
 """Test accuracy over the ten tasks, in percent; CLNP's has 18% and 40% of the two hidden layers' units used."""
@@ -217,6 +217,7 @@ def as_hyper(numbers: dict[str, float]) -> dict[str, float]:
 
 def main(config: Config) -> None:
     """Runs what is not kept, seed by seed, writes the result and the claims."""
+    check_replaces(config, f"clnp_table_1_{config.form}", config.methods)
     runs, seeds = Runs(config), list(range(config.seeds))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in config.methods}
     for seed, name in itertools.product(seeds, config.methods):

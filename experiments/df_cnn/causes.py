@@ -163,11 +163,18 @@ def summary(way: Way, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    """Runs what is not kept, and writes what is."""
+    """Runs what is not kept, and writes what is.
+
+    Raises:
+      SystemExit: there is no such run.
+    """
+    if unknown := sorted(set(config.only) - set(WAYS)):
+        raise SystemExit(f"There is no run {', '.join(unknown)}, but: {', '.join(WAYS)}.")
     dataset, rows = data.load("cifar100", config.data_dir), {}
     for name, way in WAYS.items():
-        if name in config.only:
-            found = kept(pathlib.Path(config.runs), "run", way._asdict(), lambda way=way: run(dataset, way))
+        make = (lambda way=way: run(dataset, way)) if name in config.only else None
+        found = kept(pathlib.Path(config.runs), "run", way._asdict(), make)
+        if found is not None:
             rows[name] = summary(way, found)
             print(f"{name:40s} {rows[name]['peak']:5.1f} at epoch {rows[name]['peak_at_epoch']}", flush=True)
     columns = {"single_task": "task {}", "df_cnn": "DF-CNN, task {}"}

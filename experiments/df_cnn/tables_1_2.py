@@ -52,6 +52,7 @@ from cljax.cli.process import use_compilation_cache, use_threads
 from cljax.filters import TUCKER
 from cljax.keys import make_key
 from cljax.storage.checkpoints import Saving
+from cljax.training.outcome import members
 from cljax.training.plan import init_key
 from cljax.types import Array, Learner, Method, Stream
 from experiments import tables
@@ -203,7 +204,8 @@ def _begin(words: list[str], models: str | None, folder: str, left: float) -> Ru
         outcome = training.drive(*drive, past=pasts, report=stop, checkpoints=Saving(folder, 20.0))
     except TimeoutError:
         return None
-    return report.run_record(outcome, network=made.networks[method.name], config=made.config)
+    whole = members(outcome, np.flatnonzero(np.asarray(outcome.failure.round) < 0).tolist())  # which did not diverge
+    return report.run_record(whole, network=made.networks[method.name], config=made.config)
 
 
 def first(method: Method, optimizer: Any, seed: int, stream: Stream, trained: Learner | None = None) -> Learner:
@@ -281,23 +283,8 @@ def table_of(name: Name, form: str = "full") -> tables.Table:
     )
 
 
-def main(config: Config) -> None:
-    """The tables, one after the other.
-
-    Raises:
-      SystemExit: none of them has such a system.
-    """
-    until, wanted = time.monotonic() + config.seconds, [table_of(name, config.form) for name in config.tables]
-    known = {system for table in wanted for system in table.systems}
-    if unknown := sorted(set(config.only) - known):
-        raise SystemExit(f"There is no system {', '.join(unknown)}, but: {', '.join(sorted(known))}.")
-    for table in wanted:
-        only = tuple(system for system in config.only if system in table.systems)
-        if only or not config.only:
-            tables.main(table, dataclasses.replace(config, only=only, seconds=until - time.monotonic()))
-
-
 TABLES = tuple(table_of(name, "reduced") for name in get_args(Name))
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    asked = tyro.cli(Config)
+    tables.all_of([table_of(name, asked.form) for name in asked.tables], asked)

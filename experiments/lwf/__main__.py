@@ -34,7 +34,7 @@ from experiments import claims
 from experiments.lwf import efficiency, parts
 from experiments.lwf.published import FIGURE_1
 from experiments.lwf.runs import FORMS, Runs
-from experiments.saving import write_result
+from experiments.saving import check_replaces, write_result
 
 PARTS = {part: getattr(parts, part) for part in ("table_1", "figure_4", "figure_5", "table_2")}
 AFTER = {"fifty": "fifty classes of CIFAR-100"}
@@ -90,16 +90,21 @@ def main(config: Config) -> None:
     """Does the parts asked for, all where none is named, and writes their results and claims.
 
     Raises:
-      SystemExit: the form does not have a part.
+      SystemExit: the form does not have a part; or a result is of more seeds.
     """
     has: tuple[str, ...] = OF_FIFTY if config.form == "fifty" else (*PARTS, "figure_1")
     if not set(config.only) <= set(has):
         raise SystemExit(f"--form {config.form} has {', '.join(has)}, and no other part.")
+    names = {
+        part: f"lwf_{part}" + (f"_{config.form}" if config.form != "reduced" else "") for part in config.only or has
+    }
+    for name in names.values():
+        check_replaces(config, name)
     use_threads()
     use_compilation_cache()
     out = pathlib.Path(config.out)
     runs = Runs(pathlib.Path(config.runs), config.form, config.seeds, config.data_dir)
-    for part in config.only or has:
+    for part, name in names.items():
         if part == "figure_1":
             numbers, decided = figure_1(runs)
         else:
@@ -107,7 +112,6 @@ def main(config: Config) -> None:
             numbers, decided = {"published": result.published, **claims.in_percent(result.found)}, result.claims
             if config.form == "reduced":
                 numbers["full_form"] = full_form(part, runs)
-        name = f"lwf_{part}" if config.form == "reduced" else f"lwf_{part}_{config.form}"
         command = f"python -m experiments.lwf --only {part} --form {config.form} --seeds {config.seeds}"
         write_result(config, name, {**describe(part, config, runs), **numbers}, command)
         for one in decided:

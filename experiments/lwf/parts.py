@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax import metrics
 from experiments.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, Claim, Named, claim, compare
 from experiments.lwf.published import IN_A_FIGURE, SOURCE, TABLE_1, TABLE_2
 
@@ -91,14 +92,19 @@ def above(what: str, published: str, mine: Named, other: Named, **options: Any) 
 def not_above(what: str, published: str, mine: Named, other: Named) -> Claim:
     """The claim that one is not clearly above the other."""
     text, verdict = compare(mine, other)
-    return claim(SOURCE, what, published, text, NOT_REPRODUCED if verdict == REPRODUCED else REPRODUCED)
+    return claim(SOURCE, what, published, text, _unless(verdict == REPRODUCED, mine, other))
 
 
 def level(what: str, published: str, mine: Named, other: Named) -> Claim:
     """The claim that two are not apart."""
     (text, verdict), (_, reverse) = compare(mine, other), compare(other, mine)
-    apart = REPRODUCED in (verdict, reverse)
-    return claim(SOURCE, what, published, text, NOT_REPRODUCED if apart else REPRODUCED)
+    return claim(SOURCE, what, published, text, _unless(REPRODUCED in (verdict, reverse), mine, other))
+
+
+def _unless(apart: bool, mine: Named, other: Named) -> str:
+    """The verdict of a claim that holds unless two are told apart; without an interval nothing is known."""
+    half = metrics.paired_difference(*(np.asarray(values, np.float64) for _, values in (mine, other))).half_width
+    return NOT_TESTED if np.isnan(half) else NOT_REPRODUCED if apart else REPRODUCED
 
 
 def not_tested(what: str, published: str, why: str) -> Claim:

@@ -30,7 +30,7 @@ from cljax.cli.options import Compare, settle
 from cljax.cli.process import use_threads
 from experiments import claims, tables
 from experiments.lwm import causes
-from experiments.saving import command_line, write_result
+from experiments.saving import check_replaces, command_line, write_result
 
 SOURCE = "Dhar et al. 2019, figure 4"
 SYSTEMS = {"fine-tuning": causes.FINETUNE, "LwF-MC": "lwf_mc", "LwM, γ 0.1": "lwm, gamma 0.1", "LwM": "lwm"}
@@ -131,6 +131,7 @@ def clearest(looks: Mapping[str, Looks]) -> list[int]:
 
 def main(config: Config) -> None:
     """Trains the systems, writes what was measured, the picture and the claims."""
+    check_replaces(config, f"lwm_figure_4_{config.form}")
     use_threads()
     every: dict[str, list[Looks]] = {}
     for name, system in SYSTEMS.items():

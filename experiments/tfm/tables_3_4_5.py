@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shlex
 from typing import Literal, NamedTuple, get_args
 
 import tyro
@@ -157,7 +158,7 @@ def make_table(name: Name, data: str = "cifar100") -> Table:
     """A table of CIFAR-100, or of a folder of the paper's own images."""
     source, numbers, split, here, reduced, (network, side, side_here), margin = SETTINGS[name]
     own = data != "cifar100"
-    common = f"--data {data} {split if own else here}"
+    common = f"--data {shlex.quote(data)} {split if own else here}"
     large = f"{common} {TRAINED} --image-size {side if own else side_here} {network}"
     searched = f"tfm.growth=0.55 tfm.candidates=0.025,0.05,0.1 tfm.margin={margin}"
     wanted = "tfm.growth=0.55,0.05" if margin is None else searched
@@ -198,11 +199,6 @@ class Config(tables.Config):
     """Or the folder of the paper's own images, `train` and `val` with one sub-folder a class each."""
 
 
-def main(config: Config) -> None:
-    """The tables, one after the other; each begins with the whole of `--seconds`."""
-    for name in config.tables:
-        tables.main(make_table(name, config.data), config)
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    asked = tyro.cli(Config)
+    tables.all_of([make_table(name, asked.data) for name in asked.tables], asked)
